@@ -1,0 +1,38 @@
+# A fresh machine with Python 3.11 or newer needs nothing else:
+#   make demo    install into .venv and run the quick start
+#   make test    install into .venv and run every check
+# PYTHON chooses the interpreter, PIP_ARGS is handed to pip.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Ray's usage report and its token files are not wanted for a run on one machine.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/ciess-ray search configs/quickstart.yaml --budget 10% --output runs/quickstart --overwrite
+
+test: check
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[datasets,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,64 @@
+"""Every exception the project raises on purpose.
+
+    CiessError
+    ├── DataError                interactions that cannot be read or split
+    ├── BudgetError              a memory budget that is unreadable or cannot be met
+    ├── EmbeddingSizeError       sizes outside their bounds, or of the wrong shape
+    ├── ConfigError              a field, key or option that is wrong
+    │   └── UnknownNameError     a name that is in no table, with the nearest that is
+    ├── TrainingError            a base recommender whose training failed
+    └── ResultError              a result folder that exists, is incomplete or was changed
+
+A message says what was wrong, where (file, row, field), and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CiessError(Exception):
+    """Base of every exception raised on purpose; its message is meant for the user."""
+
+
+class DataError(CiessError):
+    """Interactions that cannot be read or split."""
+
+
+class BudgetError(CiessError):
+    """A memory budget that is unreadable or cannot be met."""
+
+
+class EmbeddingSizeError(CiessError):
+    """Embedding sizes outside their bounds, or of the wrong shape."""
+
+
+class ConfigError(CiessError):
+    """A configuration field, key or option that is wrong."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that is in no table.
+
+    Args:
+        what: What the name should have named, e.g. ``"recommender"``.
+        name: The name given.
+        known: The names there are.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {what} {name!r}.{hint} Known: {', '.join(known)}.")
+        self.what, self.name, self.known = what, name, tuple(known)
+
+    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (self.what, self.name, self.known)
+
+
+class TrainingError(CiessError):
+    """A base recommender whose training failed."""
+
+
+class ResultError(CiessError):
+    """A result folder that exists, is incomplete or was changed."""

@@ -1,0 +1,125 @@
+"""The Markov decision process of CIESS as pure functions of arrays.
+
+State, action and reward are those of CIESS (arXiv 2304.03501) section 2.2: one row an entity, every
+number scaled to [-1, 1]. Nothing here knows a recommender or an environment.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+
+#: ``paper``: (d / d_max)². ``reference``: ((d - 1) / d_max)², what the authors' released code computes.
+MemoryCostForm = Literal["paper", "reference"]
+
+NUM_STATE_FEATURES = 3
+
+
+def scale_size(
+    embedding_sizes: NDArray[np.integer] | Floats, min_embedding_size: int, max_embedding_size: int
+) -> NDArray[np.float32]:
+    """Embedding sizes on the action's scale: d_min is -1, d_max is +1; shape (n,) to (n,)."""
+    span = max(max_embedding_size - min_embedding_size, 1)
+    sizes = np.asarray(embedding_sizes, np.float64)
+    return (2.0 * (sizes - min_embedding_size) / span - 1.0).astype(np.float32)
+
+
+def unscale_size(action: Floats, min_embedding_size: int, max_embedding_size: int) -> NDArray[np.float64]:
+    """The real-valued sizes that actions in [-1, 1] stand for, clipped to the bounds; shape (n,) to (n,)."""
+    span = max_embedding_size - min_embedding_size
+    sizes = min_embedding_size + (np.asarray(action, np.float64) + 1.0) * (span / 2.0)
+    return np.clip(sizes, min_embedding_size, max_embedding_size)
+
+
+def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Interaction counts of users, or of items, min-max scaled to [-1, 1].
+
+    Minimum and maximum are taken over the entities that have any interaction; one without any is
+    clipped to -1. Where all counts are equal the scale is undefined and every entity gets 0.
+
+    Args:
+        counts: Training interactions of each entity, shape (n,).
+
+    Returns:
+        Shape (n,), float32.
+    """
+    counts = np.asarray(counts, np.float64)
+    seen = counts[counts > 0]
+    if seen.size == 0 or seen.min() == seen.max():
+        return np.zeros(counts.shape, np.float32)
+    scaled = 2.0 * (counts - seen.min()) / (seen.max() - seen.min()) - 1.0
+    return np.clip(scaled, -1.0, 1.0).astype(np.float32)
+
+
+def relative_quality(quality: Floats, full_quality: Floats, ceiling: float | None = 1.0) -> NDArray[np.float32]:
+    """Quality of each entity as a share of what the full-size table gives it.
+
+    Args:
+        quality: Mean ranking metric under the masked table, shape (n,); NaN where there is none.
+        full_quality: The same under the fully trained full-size table, shape (n,).
+        ceiling: Upper bound of the share, 1 in the paper; None for no bound.
+
+    Returns:
+        Shape (n,), float32; NaN where the full table's quality is 0 or missing.
+    """
+    full = np.asarray(full_quality, np.float64)
+    has_quality = full > 0
+    share = np.full(full.shape, np.nan)
+    np.divide(np.asarray(quality, np.float64), full, out=share, where=has_quality)
+    if ceiling is not None:
+        share = np.minimum(share, ceiling)
+    return share.astype(np.float32)
+
+
+def observe(
+    scaled_popularity: NDArray[np.float32],
+    embedding_sizes: NDArray[np.integer] | Floats,
+    quality: Floats,
+    min_embedding_size: int,
+    max_embedding_size: int,
+) -> NDArray[np.float32]:
+    """States of all users, or of all items.
+
+    Args:
+        scaled_popularity: From :func:`scale_popularity`, shape (n,).
+        embedding_sizes: Current sizes, shape (n,), in dimensions.
+        quality: Share of the full table's quality, shape (n,); NaN where an entity has none, which the
+            state shows as 0, the middle of the scale.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+
+    Returns:
+        Popularity, size and quality, shape (n, 3), float32, each in [-1, 1].
+    """
+    scaled_quality = np.clip(2.0 * np.asarray(quality, np.float64) - 1.0, -1.0, 1.0)
+    return np.stack(
+        [
+            scaled_popularity,
+            scale_size(embedding_sizes, min_embedding_size, max_embedding_size),
+            np.nan_to_num(scaled_quality, nan=0.0).astype(np.float32),
+        ],
+        axis=1,
+    )
+
+
+def memory_cost(
+    embedding_sizes: NDArray[np.integer] | Floats, max_embedding_size: int, form: MemoryCostForm = "paper"
+) -> NDArray[np.float32]:
+    """What each size costs before the memory weight λ, shape (n,) to (n,), float32.
+
+    CIESS section 2.2.3 charges the squared kept ratio, (d / d_max)²; the authors' code
+    ((d - 1) / d_max)², which makes the smallest size free.
+    """
+    sizes = np.asarray(embedding_sizes, np.float64)
+    if form == "reference":
+        sizes = sizes - 1.0
+    return np.square(sizes / max_embedding_size).astype(np.float32)
+
+
+def reward(quality: Floats, memory_cost: Floats, memory_weight: float) -> NDArray[np.float32]:
+    """r = q - λ · memory cost for each entity, shape (n,); NaN where the entity has no quality."""
+    return (np.asarray(quality, np.float64) - memory_weight * np.asarray(memory_cost, np.float64)).astype(
+        np.float32
+    )
