@@ -1,0 +1,341 @@
+"""How much memory an embedding table may take, and sizes that take no more.
+
+A table of N rows of at most d_max numbers is *full* at N · d_max parameters. A budget caps the
+parameters that are kept, or the bytes of the packed file (see :mod:`ciess_ray.packed`), and
+:func:`project_sizes` is the exact Euclidean projection of any proposed sizes onto that cap.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import BudgetError, EmbeddingSizeError
+
+BYTES_PER_PARAM = 4
+#: What the packed file's header may take; the format keeps within it.
+HEADER_BYTES = 1024
+
+BudgetUnit = Literal["ratio", "params", "bytes"]
+
+_UNIT_BYTES = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_UNIT_PARAMS = {"params": 1, "param": 1, "parameters": 1, "k params": 10**3, "m params": 10**6}
+_BUDGET = re.compile(r"\s*(?P<number>[0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>[a-z% ]*?)\s*", re.I)
+_EXAMPLES = "write it like 0.1, 10%, '62000 params' or 64MB"
+
+
+def index_bytes_per_row(max_embedding_size: int) -> int:
+    """Bytes in which the packed file writes one row's size."""
+    return 1 if max_embedding_size <= 255 else 2 if max_embedding_size <= 65_535 else 4
+
+
+def packed_bytes(num_params: int, num_rows: int, max_embedding_size: int) -> int:
+    """Upper bound of the packed file's bytes: values, one size a row, header."""
+    return num_params * BYTES_PER_PARAM + num_rows * index_bytes_per_row(max_embedding_size) + HEADER_BYTES
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """A cap on an embedding table.
+
+    Attributes:
+        amount: Share of the full table in (0, 1], parameters, or bytes, by ``unit``.
+        unit: A ratio or a number of parameters caps parameters, as in the papers; bytes cap the packed
+            file with its index and header.
+    """
+
+    amount: float
+    unit: BudgetUnit = "ratio"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.amount) or self.amount <= 0:
+            raise BudgetError(f"a memory budget must be above 0, not {self.amount:g}: {_EXAMPLES}.")
+        if self.unit == "ratio" and self.amount > 1:
+            raise BudgetError(
+                f"a memory budget of {self.amount:g} is more than the full table (1.0, or 100%): {_EXAMPLES}."
+            )
+
+    @classmethod
+    def parse(cls, text: "str | float | MemoryBudget") -> "MemoryBudget":
+        """Read ``0.1``, ``10%``, ``62000 params`` or ``64MB`` (10⁶ bytes; ``64MiB`` for 2²⁰).
+
+        Raises:
+            BudgetError: The text is no budget, or an amount is 0 or above the full table.
+        """
+        if isinstance(text, MemoryBudget):
+            return text
+        match = _BUDGET.fullmatch(str(text))
+        if match is None:
+            raise BudgetError(f"cannot read {text!r} as a memory budget: {_EXAMPLES}.")
+        number = float(re.sub("[_,]", "", match["number"]))
+        unit = " ".join(match["unit"].lower().split())
+        if unit == "":
+            return cls(number, "ratio")
+        if unit == "%":
+            return cls(number / 100.0, "ratio")
+        if unit in _UNIT_PARAMS:
+            return cls(number * _UNIT_PARAMS[unit], "params")
+        if unit in _UNIT_BYTES:
+            return cls(number * _UNIT_BYTES[unit], "bytes")
+        raise BudgetError(f"unknown unit {match['unit']!r} in the memory budget {text!r}: {_EXAMPLES}.")
+
+    def cap_params(self, num_rows: int, min_embedding_size: int, max_embedding_size: int) -> int:
+        """The most parameters the table may keep.
+
+        Args:
+            num_rows: Users and items together.
+            min_embedding_size: d_min; every row keeps at least so many.
+            max_embedding_size: d_max.
+
+        Returns:
+            At most ``num_rows * max_embedding_size``.
+
+        Raises:
+            BudgetError: The cap leaves less than d_min a row.
+        """
+        full = num_rows * max_embedding_size
+        if self.unit == "ratio":
+            # A share of an integer that should come out whole must not lose a parameter to binary fractions.
+            cap = math.floor(self.amount * full + 1e-6)
+        elif self.unit == "params":
+            cap = math.floor(self.amount)
+        else:
+            fixed = packed_bytes(0, num_rows, max_embedding_size)
+            cap = (math.floor(self.amount) - fixed) // BYTES_PER_PARAM
+        least = num_rows * min_embedding_size
+        if cap < least:
+            need = {
+                "ratio": f"{least / full:.4g} ({100 * least / full:.3g}%)",
+                "params": f"{least} params",
+                "bytes": f"{packed_bytes(least, num_rows, max_embedding_size)}B",
+            }[self.unit]
+            raise BudgetError(
+                f"the memory budget {self} leaves {max(cap, 0)} parameters for {num_rows} users and items, "
+                f"fewer than min_embedding_size={min_embedding_size} each; the least that works is {need}."
+            )
+        return min(cap, full)
+
+    def __str__(self) -> str:
+        if self.unit == "ratio":
+            return f"{100 * self.amount:.6g}%"
+        return f"{int(self.amount)} params" if self.unit == "params" else f"{int(self.amount)}B"
+
+
+@dataclass(frozen=True)
+class EmbeddingSizes:
+    """One embedding size for every user and item.
+
+    Attributes:
+        user: Sizes of the users, shape (num_users,), int32.
+        item: Sizes of the items, shape (num_items,), int32.
+        min_embedding_size: d_min, the least a row keeps.
+        max_embedding_size: d_max, the width of the full table.
+
+    Raises:
+        EmbeddingSizeError: d_max is below d_min or d_min below 1; a size is no integer or outside the bounds.
+    """
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    min_embedding_size: int = 1
+    max_embedding_size: int = 128
+
+    def __post_init__(self) -> None:
+        check_bounds(self.min_embedding_size, self.max_embedding_size)
+        for kind in ("user", "item"):
+            sizes = np.asarray(getattr(self, kind))
+            if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer):
+                raise EmbeddingSizeError(
+                    f"{kind} sizes must be a one-dimensional array of integers, "
+                    f"not {sizes.dtype} of shape {sizes.shape}."
+                )
+            outside = np.flatnonzero((sizes < self.min_embedding_size) | (sizes > self.max_embedding_size))
+            if outside.size:
+                raise EmbeddingSizeError(
+                    f"the size {sizes[outside[0]]} of {kind} {outside[0]} lies outside "
+                    f"[{self.min_embedding_size}, {self.max_embedding_size}]; project sizes first."
+                )
+            sizes = sizes.astype(np.int32)
+            sizes.flags.writeable = False
+            object.__setattr__(self, kind, sizes)
+
+    @classmethod
+    def full(cls, num_users: int, num_items: int, max_embedding_size: int, min_embedding_size: int = 1) -> "EmbeddingSizes":
+        """Every entity at d_max."""
+        return cls(
+            np.full(num_users, max_embedding_size, np.int32),
+            np.full(num_items, max_embedding_size, np.int32),
+            min_embedding_size,
+            max_embedding_size,
+        )
+
+    @classmethod
+    def from_proposal(
+        cls,
+        user: NDArray[np.floating] | NDArray[np.integer],
+        item: NDArray[np.floating] | NDArray[np.integer],
+        cap_params: int,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        rng: np.random.Generator,
+    ) -> "EmbeddingSizes":
+        """The sizes nearest to a proposal that keep at most ``cap_params`` parameters.
+
+        Users and items share the one cap: what users do not take is free for items.
+        """
+        proposal = np.concatenate([np.asarray(user, np.float64), np.asarray(item, np.float64)])
+        sizes = project_sizes(proposal, cap_params, min_embedding_size, max_embedding_size, rng)
+        return cls(sizes[: len(user)], sizes[len(user) :], min_embedding_size, max_embedding_size)
+
+    @classmethod
+    def equal(
+        cls,
+        num_users: int,
+        num_items: int,
+        cap_params: int,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        rng: np.random.Generator,
+    ) -> "EmbeddingSizes":
+        """The same size for everyone; a cap that does not divide evenly gives two neighbouring sizes.
+
+        Which entities get the larger one is drawn from ``rng``.
+        """
+        full = cls.full(num_users, num_items, max_embedding_size, min_embedding_size)
+        return cls.from_proposal(full.user, full.item, cap_params, min_embedding_size, max_embedding_size, rng)
+
+    @property
+    def num_rows(self) -> int:
+        """Users and items together."""
+        return len(self.user) + len(self.item)
+
+    @cached_property
+    def num_params(self) -> int:
+        """Parameters kept."""
+        return int(self.user.sum(dtype=np.int64) + self.item.sum(dtype=np.int64))
+
+    @property
+    def kept_ratio(self) -> float:
+        """Parameters kept as a share of the full table."""
+        return self.num_params / (self.num_rows * self.max_embedding_size)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Upper bound of the packed file's bytes."""
+        return packed_bytes(self.num_params, self.num_rows, self.max_embedding_size)
+
+    @property
+    def width(self) -> int:
+        """The largest size in use: no table need be wider."""
+        return int(max(self.user.max(initial=1), self.item.max(initial=1)))
+
+
+def check_bounds(min_embedding_size: int, max_embedding_size: int) -> None:
+    """Refuse bounds that no size can meet.
+
+    Raises:
+        EmbeddingSizeError: d_min is below 1 or d_max below d_min.
+    """
+    if min_embedding_size < 1:
+        raise EmbeddingSizeError(
+            f"min_embedding_size must be at least 1, not {min_embedding_size}: every row keeps one number."
+        )
+    if max_embedding_size < min_embedding_size:
+        raise EmbeddingSizeError(
+            f"max_embedding_size {max_embedding_size} is below min_embedding_size {min_embedding_size}: "
+            "raise the one or lower the other."
+        )
+
+
+def project_sizes(
+    proposal: NDArray[np.floating] | NDArray[np.integer],
+    cap_params: int,
+    min_embedding_size: int,
+    max_embedding_size: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int32]:
+    """Euclidean projection of proposed sizes onto a cap, rounded by largest remainder.
+
+    The nearest point of {x : Σx ≤ cap, d_min ≤ x ≤ d_max} is clip(proposal - τ) with the one τ ≥ 0 that
+    meets the cap; τ is found exactly, by sorting the 2n values at which an entry meets a bound. Rounding
+    keeps the sum, the bounds and the order of the proposal. Where the cap binds, the sizes sum to it.
+
+    Args:
+        proposal: Sizes asked for, shape (n,), in dimensions.
+        cap_params: The most the sizes may sum to.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        rng: Breaks ties between equal proposals when a remainder is dealt out.
+
+    Returns:
+        Sizes, shape (n,), int32.
+
+    Raises:
+        EmbeddingSizeError: A proposal is NaN or infinite, or the bounds contradict each other.
+        BudgetError: The cap is below d_min for every entity.
+    """
+    check_bounds(min_embedding_size, max_embedding_size)
+    sizes = np.asarray(proposal, np.float64)
+    if not np.isfinite(sizes).all():
+        bad = int(np.flatnonzero(~np.isfinite(sizes))[0])
+        raise EmbeddingSizeError(f"the size proposed for entity {bad} is {sizes[bad]}: it must be finite.")
+    if cap_params < sizes.size * min_embedding_size:
+        raise BudgetError(
+            f"a cap of {cap_params} parameters is below min_embedding_size={min_embedding_size} "
+            f"for each of {sizes.size} entities."
+        )
+    projected = np.clip(sizes, min_embedding_size, max_embedding_size)
+    if projected.sum() > cap_params:
+        shift = _shift_onto_cap(sizes, cap_params, min_embedding_size, max_embedding_size)
+        projected = np.clip(sizes - shift, min_embedding_size, max_embedding_size)
+        total = cap_params
+    else:
+        total = round(projected.sum())
+    rounded = np.floor(projected)
+    remainder = projected - rounded
+    to_deal = total - int(rounded.sum())
+    if to_deal > 0:
+        # Last key first: the largest remainder, then the larger proposal, then by lot.
+        order = np.lexsort((rng.random(sizes.size), -sizes, -remainder))
+        rounded[order[:to_deal]] += 1.0
+    return rounded.astype(np.int32)
+
+
+def _shift_onto_cap(
+    sizes: NDArray[np.float64], cap_params: int, min_embedding_size: int, max_embedding_size: int
+) -> float:
+    """The τ at which Σ clip(sizes - τ, d_min, d_max) equals the cap.
+
+    The sum is piecewise linear and falls in τ. Entry i bends it at sizes[i] - d_max, where it leaves the
+    upper bound, and at sizes[i] - d_min, where it reaches the lower one; between bends the slope is minus
+    the number of entries strictly inside.
+    """
+    leaves_upper, meets_lower = sizes - max_embedding_size, sizes - min_embedding_size
+    bends = np.concatenate([leaves_upper, meets_lower])
+    slope_change = np.concatenate([np.full(sizes.size, -1.0), np.full(sizes.size, 1.0)])
+    order = np.argsort(bends, kind="stable")
+    bends, slopes = bends[order], np.cumsum(slope_change[order])
+    # The sum at each bend: n · d_max before the first, then falling by slope times distance.
+    drops = np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(bends))])
+    sums = sizes.size * max_embedding_size + drops
+    after = int(np.searchsorted(-sums, -cap_params, side="left"))
+    if after == 0:
+        return float(bends[0])
+    segment = after - 1
+    if slopes[segment] == 0.0:
+        return float(bends[segment])
+    return float(bends[segment] + (cap_params - sums[segment]) / slopes[segment])

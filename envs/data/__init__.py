@@ -1,0 +1,28 @@
+"""Interactions: read, generated, thinned, split and sampled."""
+
+from envs.data.columns import Columns, log_from_arrays
+from envs.data.interactions import InteractionLog, Interactions
+from envs.data.readers import READERS, Reader, guess_format, read_interactions
+from envs.data.samples import SAMPLES, read_sample
+from envs.data.sampling import TripleSampler, contains, interaction_keys
+from envs.data.split import k_core, split_interactions
+from envs.data.synthetic import generate_interactions
+
+__all__ = [
+    "READERS",
+    "SAMPLES",
+    "Columns",
+    "InteractionLog",
+    "Interactions",
+    "Reader",
+    "TripleSampler",
+    "contains",
+    "generate_interactions",
+    "guess_format",
+    "interaction_keys",
+    "k_core",
+    "log_from_arrays",
+    "read_interactions",
+    "read_sample",
+    "split_interactions",
+]

@@ -1,0 +1,231 @@
+"""Interactions as a reader gives them, and as the frozen splits everything else works on.
+
+Entities are numbered: a *code* is the position of a user's or an item's own id in the sorted id array.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import sparse
+
+from envs.errors import DataError
+
+#: The ids of the user's own data, sorted: int64, or Python strings in an object array.
+Ids = NDArray[np.int64] | NDArray[np.object_]
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionLog:
+    """What a reader gives: one row an interaction, each pair of user and item once.
+
+    Attributes:
+        user_ids: Ids of the users, unique and sorted, shape (num_users,).
+        item_ids: Ids of the items, unique and sorted, shape (num_items,).
+        user: Code of each row's user, shape (num_rows,), int32.
+        item: Code of each row's item, shape (num_rows,), int32.
+        rating: Shape (num_rows,), float32; None where the data has none.
+        timestamp: Shape (num_rows,), int64 or float64, in the data's own unit; None where it has none.
+        num_duplicates: Rows left out because their pair was there again.
+        source: Where the rows came from, for messages.
+    """
+
+    user_ids: Ids
+    item_ids: Ids
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    rating: NDArray[np.float32] | None
+    timestamp: NDArray[np.int64] | NDArray[np.float64] | None
+    num_duplicates: int
+    source: str
+
+    @property
+    def num_rows(self) -> int:
+        """Interactions left after duplicates were merged."""
+        return len(self.user)
+
+    @property
+    def num_users(self) -> int:
+        """Users, those without interactions (only synthetic data has any) included."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """Items, those without interactions (only synthetic data has any) included."""
+        return len(self.item_ids)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "InteractionLog":
+        """The same log with only these rows, given as a mask or as positions; the ids stay as they are."""
+        return replace(
+            self,
+            user=self.user[rows],
+            item=self.item[rows],
+            rating=None if self.rating is None else self.rating[rows],
+            timestamp=None if self.timestamp is None else self.timestamp[rows],
+        )
+
+
+def merge_duplicates(log: InteractionLog) -> InteractionLog:
+    """Keep one row of each pair of user and item, and count the others.
+
+    The latest row is kept: by timestamp where there is one, by position otherwise and among equals.
+    The order of the rows that stay is not changed.
+    """
+    keys = log.user.astype(np.int64) * log.num_items + log.item
+    ordered_keys = np.sort(keys)
+    if not np.any(ordered_keys[1:] == ordered_keys[:-1]):
+        return log
+    # Both sorts are stable, so that the later of two equal rows comes last.
+    order = np.argsort(keys, kind="stable") if log.timestamp is None else np.lexsort((log.timestamp, keys))
+    is_last = np.append(ordered_keys[1:] != ordered_keys[:-1], True)
+    kept = np.sort(order[is_last])
+    return replace(log.select(kept), num_duplicates=log.num_duplicates + log.num_rows - len(kept))
+
+
+def binary_csr(
+    user: NDArray[np.integer], item: NDArray[np.integer], shape: tuple[int, int]
+) -> sparse.csr_array:
+    """Pairs as a matrix of ones.
+
+    Args:
+        user: Codes in ascending order, shape (n,).
+        item: Codes, ascending within each user and unique there, shape (n,).
+        shape: Number of users and of items.
+
+    Returns:
+        Shape (num_users, num_items), float32, indices sorted.
+    """
+    indptr = np.zeros(shape[0] + 1, np.int32)
+    np.cumsum(np.bincount(user, minlength=shape[0]), out=indptr[1:])
+    return sparse.csr_array((np.ones(len(item), np.float32), item.astype(np.int32), indptr), shape=shape)
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+def _frozen_csr(matrix: sparse.csr_array) -> sparse.csr_array:
+    """The same pairs as float32 ones with sorted int32 indices, read-only; copies only what must change."""
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    frozen = sparse.csr_array(matrix.shape, dtype=np.float32)
+    frozen.indptr = _frozen(matrix.indptr.astype(np.int32, copy=False))
+    frozen.indices = _frozen(matrix.indices.astype(np.int32, copy=False))
+    frozen.data = _frozen(np.ones(len(matrix.indices), np.float32))
+    frozen.has_canonical_format = True
+    return frozen
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Training, validation and test interactions that nothing can change any more.
+
+    Attributes:
+        train: Ones where a user interacted with an item, shape (num_users, num_items), float32, indices
+            sorted and int32; the arrays cannot be written.
+        validation: The same for the validation interactions.
+        test: The same for the test interactions.
+        user_ids: Ids of the rows as the user's data names them, sorted, shape (num_users,).
+        item_ids: Ids of the columns, sorted, shape (num_items,).
+        num_unevaluated_users: Users with fewer than three interactions: all of theirs are in training.
+        num_duplicates: Rows left out because their pair was there again.
+        source: Where the interactions came from, for messages.
+
+    Raises:
+        DataError: The splits and the ids differ in shape.
+    """
+
+    train: sparse.csr_array
+    validation: sparse.csr_array
+    test: sparse.csr_array
+    user_ids: Ids
+    item_ids: Ids
+    num_unevaluated_users: int
+    num_duplicates: int
+    source: str
+
+    def __post_init__(self) -> None:
+        shape = (len(self.user_ids), len(self.item_ids))
+        for name in ("train", "validation", "test"):
+            matrix = getattr(self, name)
+            if matrix.shape != shape:
+                raise DataError(
+                    f"{self.source}: the {name} split has shape {matrix.shape}, but there are {shape[0]} "
+                    f"user ids and {shape[1]} item ids; give every split the shape {shape}"
+                )
+            object.__setattr__(self, name, _frozen_csr(matrix))
+        object.__setattr__(self, "user_ids", _frozen(self.user_ids))
+        object.__setattr__(self, "item_ids", _frozen(self.item_ids))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        # Pickling forgets that the arrays are read-only, those of the cached properties too.
+        self.__dict__.update({field.name: state[field.name] for field in fields(self)})
+        self.__post_init__()
+
+    @property
+    def num_users(self) -> int:
+        """Rows of every split."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """Columns of every split."""
+        return len(self.item_ids)
+
+    @property
+    def num_entities(self) -> int:
+        """Users and items together: the rows of the embedding table."""
+        return self.num_users + self.num_items
+
+    @property
+    def num_interactions(self) -> int:
+        """Interactions of all three splits together."""
+        return int(self.train.nnz + self.validation.nnz + self.test.nnz)
+
+    @cached_property
+    def user_popularity(self) -> NDArray[np.int64]:
+        """Training interactions of each user, shape (num_users,)."""
+        return _frozen(np.diff(self.train.indptr).astype(np.int64))
+
+    @cached_property
+    def item_popularity(self) -> NDArray[np.int64]:
+        """Training interactions of each item, shape (num_items,)."""
+        return _frozen(np.bincount(self.train.indices, minlength=self.num_items).astype(np.int64))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the splits and the ids, in hex: the same on every machine for the same splits."""
+        digest = hashlib.sha256()
+        for matrix in (self.train, self.validation, self.test):
+            digest.update(np.asarray(matrix.shape, "<i8").tobytes())
+            digest.update(matrix.indptr.astype("<i4", copy=False).tobytes())
+            digest.update(matrix.indices.astype("<i4", copy=False).tobytes())
+        for ids in (self.user_ids, self.item_ids):
+            if ids.dtype == np.int64:
+                digest.update(b"int" + ids.astype("<i8", copy=False).tobytes())
+            else:
+                # Lengths keep ("ab", "c") apart from ("a", "bc").
+                text = pa.array(ids, pa.large_binary())
+                lengths = np.diff(np.frombuffer(text.buffers()[1], np.int64, len(text) + 1))
+                digest.update(b"text" + lengths.astype("<i8", copy=False).tobytes())
+                digest.update(b"".join(text.to_pylist()))
+        return digest.hexdigest()
+
+    def merge_validation_into_training(self) -> "Interactions":
+        """Train on training and validation together; validation is then empty and test the same.
+
+        The protocol of the published test figures, see CIESS (arXiv 2304.03501) section 3.
+        """
+        return replace(
+            self,
+            train=sparse.csr_array(self.train + self.validation),
+            validation=sparse.csr_array(self.validation.shape, dtype=np.float32),
+        )

@@ -1,0 +1,128 @@
+"""Splitting a log into training, validation and test, and thinning it to its k-core."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.data.interactions import InteractionLog, Interactions, binary_csr
+from envs.errors import ConfigError, DataError
+
+#: A user needs one interaction in each split to be trained on, validated and tested.
+MIN_EVALUATED_INTERACTIONS = 3
+
+
+def _held_out(num_interactions: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    # The small term undoes products such as 100 · 0.29 = 28.999999999999996.
+    return np.asarray(np.maximum(1, np.floor(num_interactions * share + 1e-9)), np.int64)
+
+
+def split_interactions(
+    log: InteractionLog, *, seed: int, validation_share: float = 0.25, test_share: float = 0.25
+) -> Interactions:
+    """Split each user's interactions at random.
+
+    Of a user's n >= 3 interactions, max(1, floor(n · share)) go to validation and to test each and the
+    others, at least one, to training. A user with fewer than three keeps all of them in training, is
+    counted, and is never evaluated. The result depends on the set of pairs and on the seed alone, not on
+    the order of the rows.
+
+    Args:
+        log: The interactions; ratings and timestamps are ignored.
+        seed: Seed of the only random draw.
+        validation_share: Share of each user's interactions, in (0, 1).
+        test_share: The same for test; the two sum to less than 1.
+
+    Raises:
+        ConfigError: A share lies outside (0, 1), or the shares leave nothing to train on.
+        DataError: No user has three interactions.
+    """
+    for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+        if not 0.0 < share < 1.0:
+            raise ConfigError(f"{name} is {share}; choose a share above 0 and below 1")
+    if validation_share + test_share >= 1.0:
+        raise ConfigError(
+            f"validation_share {validation_share} and test_share {test_share} leave nothing to train on; "
+            "choose shares that sum to less than 1"
+        )
+    counts = np.bincount(log.user, minlength=log.num_users).astype(np.int64)
+    is_evaluated = counts >= MIN_EVALUATED_INTERACTIONS
+    if not np.any(is_evaluated):
+        raise DataError(
+            f"{log.source}: none of the {log.num_users} users has the {MIN_EVALUATED_INTERACTIONS} "
+            "interactions that a split into training, validation and test needs; bring data with more "
+            f"interactions a user (this has {log.num_rows} in all)"
+        )
+    num_validation = np.where(is_evaluated, _held_out(counts, validation_share), 0)
+    num_validation = np.minimum(num_validation, np.maximum(counts - 2, 0))
+    num_test = np.where(is_evaluated, _held_out(counts, test_share), 0)
+    num_test = np.minimum(num_test, np.maximum(counts - num_validation - 1, 0))
+
+    keys = np.sort(log.user.astype(np.int64) * log.num_items + log.item)
+    user, item = np.divmod(keys, max(log.num_items, 1))
+    # Ordering by (user, place in one random permutation) shuffles each user's rows; these keys are unique,
+    # so that every sorting algorithm gives the same order.
+    num_rows = len(keys)
+    shuffled = np.random.default_rng(seed).permutation(num_rows)
+    by_user = np.sort(user[shuffled] * num_rows + np.arange(num_rows))
+    rows = shuffled[by_user % num_rows]
+    place = np.arange(num_rows) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_test, is_validation = np.zeros((2, num_rows), np.bool_)
+    is_test[rows] = place < num_test[user]
+    is_validation[rows] = place < (num_test + num_validation)[user]
+    is_validation &= ~is_test
+
+    shape = (log.num_users, log.num_items)
+    train, validation, test = (
+        binary_csr(user[mask], item[mask], shape)
+        for mask in (~(is_test | is_validation), is_validation, is_test)
+    )
+    return Interactions(
+        train=train,
+        validation=validation,
+        test=test,
+        user_ids=log.user_ids,
+        item_ids=log.item_ids,
+        num_unevaluated_users=int(np.sum(~is_evaluated)),
+        num_duplicates=log.num_duplicates,
+        source=log.source,
+    )
+
+
+def k_core(log: InteractionLog, k: int) -> InteractionLog:
+    """The largest part of a log in which every user and every item has at least k interactions.
+
+    Args:
+        log: The interactions.
+        k: Interactions an entity must have, at least 1.
+
+    Returns:
+        The rows that stay, in their order, with codes and ids of the entities that stay.
+
+    Raises:
+        ConfigError: k is below 1.
+        DataError: Nothing is left.
+    """
+    if k < 1:
+        raise ConfigError(f"the k of a k-core is {k}; choose 1 or more")
+    core = log
+    while True:
+        user_counts = np.bincount(core.user, minlength=log.num_users)
+        item_counts = np.bincount(core.item, minlength=log.num_items)
+        is_kept = (user_counts[core.user] >= k) & (item_counts[core.item] >= k)
+        if np.all(is_kept):
+            break
+        core = core.select(is_kept)
+    if core.num_rows == 0:
+        raise DataError(
+            f"{log.source}: the {k}-core is empty, no part of the data has {k} interactions for each of its "
+            "users and items; choose a smaller k"
+        )
+    has_user, has_item = user_counts > 0, item_counts > 0
+    return replace(
+        core,
+        user_ids=log.user_ids[has_user],
+        item_ids=log.item_ids[has_item],
+        user=(np.cumsum(has_user, dtype=np.int32) - 1)[core.user].astype(np.int32),
+        item=(np.cumsum(has_item, dtype=np.int32) - 1)[core.item].astype(np.int32),
+    )

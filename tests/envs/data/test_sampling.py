@@ -1,0 +1,95 @@
+"""Triples: never a positive for a negative, and the distributions promised."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from envs.data import TripleSampler, contains, interaction_keys
+from envs.data.sampling import Positives
+from envs.errors import DataError, UnknownNameError
+
+
+def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
+    dense = np.zeros((len(rows), num_items), np.float32)
+    for user, items in enumerate(rows):
+        dense[user, list(items)] = 1.0
+    return sparse.csr_array(dense)
+
+
+@pytest.mark.parametrize("positives", ["user", "interaction"])
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.sets(st.integers(0, 6), max_size=6), min_size=1, max_size=6).filter(any),
+    seed=st.integers(0, 2**32),
+)
+def test_positives_are_positive_and_negatives_are_not(
+    positives: Positives, rows: list[set[int]], seed: int
+) -> None:
+    train = matrix_of(rows, 7)
+    user, positive, negative = TripleSampler(train, positives=positives).draw(
+        200, np.random.default_rng(seed)
+    )
+    dense = train.toarray()
+    assert np.all(dense[user, positive] == 1.0)
+    assert np.all(dense[user, negative] == 0.0)
+    assert user.dtype == positive.dtype == negative.dtype == np.int64
+    assert user.shape == positive.shape == negative.shape == (200,)
+
+
+ROWS = [{0, 1, 2, 5}, set(), {4}, {0, 1, 2, 3, 4, 5, 6, 8, 9}]
+
+
+def frequencies(values: np.ndarray, size: int) -> np.ndarray:
+    return np.bincount(values, minlength=size) / len(values)
+
+
+def test_a_positive_is_uniform_over_users_then_over_their_items() -> None:
+    user, positive, _ = TripleSampler(matrix_of(ROWS, 10)).draw(60_000, np.random.default_rng(0))
+    assert frequencies(user, 4) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3], abs=0.01)
+    assert frequencies(positive[user == 0], 6) == pytest.approx([0.25, 0.25, 0.25, 0, 0, 0.25], abs=0.02)
+
+
+def test_a_positive_is_uniform_over_interactions() -> None:
+    sampler = TripleSampler(matrix_of(ROWS, 10), positives="interaction")
+    user, positive, _ = sampler.draw(60_000, np.random.default_rng(0))
+    assert frequencies(user, 4) == pytest.approx([4 / 14, 0, 1 / 14, 9 / 14], abs=0.01)
+    assert frequencies(positive[user == 3], 10)[:7] == pytest.approx(np.full(7, 1 / 9), abs=0.02)
+
+
+def test_a_negative_is_uniform_over_the_items_without_interaction() -> None:
+    user, _, negative = TripleSampler(matrix_of(ROWS, 10)).draw(60_000, np.random.default_rng(0))
+    for row in (0, 2, 3):
+        share = np.array([item not in ROWS[row] for item in range(10)]) / (10 - len(ROWS[row]))
+        assert frequencies(negative[user == row], 10) == pytest.approx(share, abs=0.02)
+
+
+def test_the_generator_alone_decides() -> None:
+    sampler = TripleSampler(matrix_of(ROWS, 10))
+    first, again, other = (np.stack(sampler.draw(100, np.random.default_rng(seed))) for seed in (3, 3, 4))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_user_with_every_item_is_refused() -> None:
+    with pytest.raises(DataError, match="user 1 .*every one of the 3 items.*leave"):
+        TripleSampler(matrix_of([{0}, {0, 1, 2}], 3))
+
+
+def test_no_training_interactions_are_refused() -> None:
+    with pytest.raises(DataError, match="no training interaction"):
+        TripleSampler(sparse.csr_array((3, 3), dtype=np.float32))
+
+
+def test_an_unknown_way_to_draw_positives() -> None:
+    with pytest.raises(UnknownNameError, match="Known: interaction, user"):
+        TripleSampler(matrix_of(ROWS, 10), positives="pair")  # type: ignore[arg-type]
+
+
+def test_keys_tell_which_pairs_are_there() -> None:
+    matrix = matrix_of(ROWS, 10)
+    keys = interaction_keys(matrix)
+    assert keys.dtype == np.int64 and np.all(np.diff(keys) > 0)
+    every_pair = np.arange(40).reshape(4, 10)
+    assert np.array_equal(contains(keys, every_pair), matrix.toarray() == 1.0)
+    assert not np.any(contains(keys[:0], every_pair))

@@ -1,0 +1,132 @@
+"""Splits and k-cores."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.data import (
+    InteractionLog,
+    generate_interactions,
+    interaction_keys,
+    k_core,
+    log_from_arrays,
+    split_interactions,
+)
+from envs.errors import ConfigError, DataError
+
+
+def as_pairs(log: InteractionLog) -> set[tuple[int, int]]:
+    return set(zip(log.user_ids[log.user].tolist(), log.item_ids[log.item].tolist(), strict=True))
+
+
+pair_sets = st.sets(st.tuples(st.integers(0, 8), st.integers(0, 20)), min_size=1, max_size=100)
+shares = st.sampled_from([0.01, 0.1, 0.25, 0.3, 0.45, 0.49, 0.9])
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=pair_sets, seed=st.integers(0, 2**32), validation_share=shares, test_share=shares)
+def test_splits_partition_the_pairs_in_the_shares_asked(
+    pairs: set[tuple[int, int]], seed: int, validation_share: float, test_share: float
+) -> None:
+    log = log_from_arrays(*zip(*pairs, strict=True))
+    counts = np.bincount(log.user)
+    if validation_share + test_share >= 1 or counts.max() < 3:
+        with pytest.raises((ConfigError, DataError)):
+            split_interactions(log, seed=seed, validation_share=validation_share, test_share=test_share)
+        return
+    split = split_interactions(log, seed=seed, validation_share=validation_share, test_share=test_share)
+    parts = [interaction_keys(matrix) for matrix in (split.train, split.validation, split.test)]
+    together = np.sort(np.concatenate(parts))
+    assert np.array_equal(together, np.sort(log.user.astype(np.int64) * log.num_items + log.item))
+    train, validation, test = (np.diff(m.indptr) for m in (split.train, split.validation, split.test))
+    assert np.all(train >= 1)
+    few = counts < 3
+    assert split.num_unevaluated_users == few.sum()
+    assert np.all(validation[few] == 0) and np.all(test[few] == 0)
+    assert np.all(validation[~few] >= 1) and np.all(test[~few] >= 1)
+    roomy = counts >= 10
+    if validation_share >= 0.1 and test_share >= 0.1 and validation_share + test_share <= 0.9:
+        assert np.array_equal(validation[roomy], np.floor(counts[roomy] * validation_share + 1e-9))
+        assert np.array_equal(test[roomy], np.floor(counts[roomy] * test_share + 1e-9))
+
+
+def test_the_seed_alone_decides() -> None:
+    log = generate_interactions(100, 80, 2000, seed=0)
+    same = [split_interactions(log, seed=5).fingerprint for _ in range(2)]
+    assert same[0] == same[1] != split_interactions(log, seed=6).fingerprint
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    log = generate_interactions(100, 80, 2000, seed=0)
+    shuffled = log.select(np.random.default_rng(1).permutation(log.num_rows))
+    assert split_interactions(shuffled, seed=5).fingerprint == split_interactions(log, seed=5).fingerprint
+
+
+def test_every_interaction_is_equally_likely_to_be_held_out() -> None:
+    log = log_from_arrays(np.zeros(8, np.int64), np.arange(8))
+    splits = [split_interactions(log, seed=seed) for seed in range(400)]
+    for name in ("validation", "test"):
+        held_out = sum(getattr(split, name).toarray()[0] for split in splits)
+        # 100 expected of each, standard deviation 8.7.
+        assert np.all((held_out > 60) & (held_out < 140))
+
+
+def test_users_with_fewer_than_three_stay_in_training() -> None:
+    log = log_from_arrays([1, 1, 2, 3, 3, 3], [1, 2, 1, 1, 2, 3])
+    split = split_interactions(log, seed=0)
+    assert split.num_unevaluated_users == 2
+    assert np.diff(split.train.indptr).tolist() == [2, 1, 1]
+    assert np.diff(split.test.indptr).tolist() == np.diff(split.validation.indptr).tolist() == [0, 0, 1]
+
+
+def test_fewer_interactions_than_a_split_needs() -> None:
+    with pytest.raises(DataError, match=r"mine: none of the 2 users has the 3 interactions.*bring data"):
+        split_interactions(log_from_arrays([1, 1, 2], [1, 2, 3], source="mine"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("validation_share", "test_share"), [(0.0, 0.2), (0.2, 1.0), (0.5, 0.5), (-0.1, 0.3)]
+)
+def test_shares_that_make_no_split(validation_share: float, test_share: float) -> None:
+    log = generate_interactions(10, 10, 40, seed=0)
+    with pytest.raises(ConfigError, match="share"):
+        split_interactions(log, seed=0, validation_share=validation_share, test_share=test_share)
+
+
+def slow_core(pairs: set[tuple[int, int]], k: int) -> set[tuple[int, int]]:
+    while True:
+        users, items = [user for user, _ in pairs], [item for _, item in pairs]
+        kept = {(u, i) for u, i in pairs if users.count(u) >= k and items.count(i) >= k}
+        if kept == pairs:
+            return pairs
+        pairs = kept
+
+
+@settings(max_examples=100, deadline=None)
+@given(pairs=pair_sets, k=st.integers(1, 6))
+def test_the_core_is_what_removing_one_by_one_leaves(pairs: set[tuple[int, int]], k: int) -> None:
+    log = log_from_arrays(*zip(*pairs, strict=True))
+    expected = slow_core(pairs, k)
+    if not expected:
+        with pytest.raises(DataError, match=f"the {k}-core is empty.*smaller k"):
+            k_core(log, k)
+        return
+    core = k_core(log, k)
+    assert as_pairs(core) == expected
+    assert np.bincount(core.user, minlength=core.num_users).min() >= k
+    assert np.bincount(core.item, minlength=core.num_items).min() >= k
+    assert core.user.dtype == core.item.dtype == np.int32
+
+
+def test_a_core_keeps_ratings_and_timestamps_beside_their_pairs() -> None:
+    log = log_from_arrays(["a", "b", "b", "c", "c"], [9, 1, 2, 1, 2], [0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
+    core = k_core(log, 2)
+    assert core.user_ids.tolist() == ["b", "c"] and core.item_ids.tolist() == [1, 2]
+    assert core.rating is not None and core.rating.tolist() == [1, 2, 3, 4]
+    assert core.timestamp is not None and core.timestamp.tolist() == [6, 7, 8, 9]
+
+
+def test_a_core_needs_a_k_of_one_or_more() -> None:
+    with pytest.raises(ConfigError, match="choose 1 or more"):
+        k_core(generate_interactions(10, 10, 30, seed=0), 0)
