@@ -34,7 +34,9 @@ _UNIT_BYTES = {
     "tib": 2**40,
 }
 _UNIT_PARAMS = {"params": 1, "param": 1, "parameters": 1, "k params": 10**3, "m params": 10**6}
-_BUDGET = re.compile(r"\s*(?P<number>[0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>[a-z% ]*?)\s*", re.I)
+_BUDGET = re.compile(
+    r"\s*(?P<number>[0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>[a-z% ]*?)\s*", re.I
+)
 _EXAMPLES = "write it like 0.1, 10%, '62000 params' or 64MB"
 
 
@@ -174,7 +176,9 @@ class EmbeddingSizes:
             object.__setattr__(self, kind, sizes)
 
     @classmethod
-    def full(cls, num_users: int, num_items: int, max_embedding_size: int, min_embedding_size: int = 1) -> "EmbeddingSizes":
+    def full(
+        cls, num_users: int, num_items: int, max_embedding_size: int, min_embedding_size: int = 1
+    ) -> "EmbeddingSizes":
         """Every entity at d_max."""
         return cls(
             np.full(num_users, max_embedding_size, np.int32),
@@ -192,13 +196,15 @@ class EmbeddingSizes:
         min_embedding_size: int,
         max_embedding_size: int,
         rng: np.random.Generator,
+        *,
+        fill: bool = False,
     ) -> "EmbeddingSizes":
-        """The sizes nearest to a proposal that keep at most ``cap_params`` parameters.
+        """The sizes nearest to a proposal that keep at most ``cap_params`` parameters, or with ``fill`` all.
 
         Users and items share the one cap: what users do not take is free for items.
         """
         proposal = np.concatenate([np.asarray(user, np.float64), np.asarray(item, np.float64)])
-        sizes = project_sizes(proposal, cap_params, min_embedding_size, max_embedding_size, rng)
+        sizes = project_sizes(proposal, cap_params, min_embedding_size, max_embedding_size, rng, fill=fill)
         return cls(sizes[: len(user)], sizes[len(user) :], min_embedding_size, max_embedding_size)
 
     @classmethod
@@ -216,7 +222,9 @@ class EmbeddingSizes:
         Which entities get the larger one is drawn from ``rng``.
         """
         full = cls.full(num_users, num_items, max_embedding_size, min_embedding_size)
-        return cls.from_proposal(full.user, full.item, cap_params, min_embedding_size, max_embedding_size, rng)
+        return cls.from_proposal(
+            full.user, full.item, cap_params, min_embedding_size, max_embedding_size, rng
+        )
 
     @property
     def num_rows(self) -> int:
@@ -267,12 +275,16 @@ def project_sizes(
     min_embedding_size: int,
     max_embedding_size: int,
     rng: np.random.Generator,
+    *,
+    fill: bool = False,
 ) -> NDArray[np.int32]:
     """Euclidean projection of proposed sizes onto a cap, rounded by largest remainder.
 
     The nearest point of {x : Σx ≤ cap, d_min ≤ x ≤ d_max} is clip(proposal - τ) with the one τ ≥ 0 that
     meets the cap; τ is found exactly, by sorting the 2n values at which an entry meets a bound. Rounding
     keeps the sum, the bounds and the order of the proposal. Where the cap binds, the sizes sum to it.
+    With ``fill`` the set is {x : Σx = cap, ...} and τ may be negative: memory that nobody asked for is
+    dealt out evenly instead of left unused.
 
     Args:
         proposal: Sizes asked for, shape (n,), in dimensions.
@@ -280,6 +292,7 @@ def project_sizes(
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         rng: Breaks ties between equal proposals when a remainder is dealt out.
+        fill: Whether the sizes must use the whole cap.
 
     Returns:
         Sizes, shape (n,), int32.
@@ -299,10 +312,10 @@ def project_sizes(
             f"for each of {sizes.size} entities."
         )
     projected = np.clip(sizes, min_embedding_size, max_embedding_size)
-    if projected.sum() > cap_params:
-        shift = _shift_onto_cap(sizes, cap_params, min_embedding_size, max_embedding_size)
+    if fill or projected.sum() > cap_params:
+        total = min(cap_params, sizes.size * max_embedding_size)
+        shift = _shift_onto_cap(sizes, total, min_embedding_size, max_embedding_size)
         projected = np.clip(sizes - shift, min_embedding_size, max_embedding_size)
-        total = cap_params
     else:
         total = round(projected.sum())
     rounded = np.floor(projected)

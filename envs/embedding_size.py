@@ -45,7 +45,8 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     ## Action Space
     ``Dict(user=Box(-1, 1, (num_users,)), item=Box(-1, 1, (num_items,)))``, float32: -1 is
     ``min_embedding_size``, +1 is ``max_embedding_size``. Sizes are rounded. Under a budget the executed
-    sizes are the exact projection of the proposed ones onto the cap.
+    sizes are the exact projection of the proposed ones onto the cap, which they use up: a table that
+    leaves memory unused ranks no better for it.
 
     ## Observation Space
     ``Dict(user=Box(-1, 1, (num_users, 3)), item=Box(-1, 1, (num_items, 3)))``, float32:
@@ -279,14 +280,16 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             raise EmbeddingSizeError(
                 f"the action of {kind}s must be finite and of shape {expected}, not {np.shape(action)}."
             )
-        return np.rint(unscale_size(action, self.min_embedding_size, self.max_embedding_size)).astype(np.int32)
+        return np.rint(unscale_size(action, self.min_embedding_size, self.max_embedding_size)).astype(
+            np.int32
+        )
 
     def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
         bounds = (self.min_embedding_size, self.max_embedding_size)
         if self.cap_params is None:
             return EmbeddingSizes(proposed["user"], proposed["item"], *bounds)
         return EmbeddingSizes.from_proposal(
-            proposed["user"], proposed["item"], self.cap_params, *bounds, self.np_random
+            proposed["user"], proposed["item"], self.cap_params, *bounds, self.np_random, fill=True
         )
 
     def _new_trainer(self, sizes: EmbeddingSizes) -> Trainer:

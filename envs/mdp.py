@@ -53,7 +53,9 @@ def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     return np.clip(scaled, -1.0, 1.0).astype(np.float32)
 
 
-def relative_quality(quality: Floats, full_quality: Floats, ceiling: float | None = 1.0) -> NDArray[np.float32]:
+def relative_quality(
+    quality: Floats, full_quality: Floats, ceiling: float | None = 1.0
+) -> NDArray[np.float32]:
     """Quality of each entity as a share of what the full-size table gives it.
 
     Args:
@@ -119,7 +121,7 @@ def memory_cost(
 
 
 def reward(quality: Floats, memory_cost: Floats, memory_weight: float) -> NDArray[np.float32]:
-    """r = q - λ · memory cost for each entity, shape (n,); NaN where the entity has no quality."""
+    """Reward q - λ · memory cost of each entity, shape (n,); NaN where it has no quality."""
     return (np.asarray(quality, np.float64) - memory_weight * np.asarray(memory_cost, np.float64)).astype(
         np.float32
     )

@@ -122,8 +122,9 @@ class Trainer:
         mean = float(total) / max(num_batches, 1)
         if not math.isfinite(mean):
             raise TrainingError(
-                f"the loss of {type(self.recommender).__name__} is {mean} at batch {self.num_batches}, learning "
-                f"rate {self.settings.learning_rate_at(self.num_batches - 1):g}: lower training.learning_rate."
+                f"the loss of {type(self.recommender).__name__} is {mean} at batch {self.num_batches}, "
+                f"learning rate {self.settings.learning_rate_at(self.num_batches - 1):g}: "
+                "lower training.learning_rate."
             )
         return mean
 

@@ -1,0 +1,206 @@
+"""The command line: ``ciess-ray``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ciess_ray.config import RunConfig, field_table, load_config
+from envs.data import READERS, Columns, generate_interactions, read_interactions
+from envs.errors import CiessError, ConfigError
+
+app = typer.Typer(
+    name="ciess-ray",
+    help="Find the embedding size that each user and item deserves under a memory budget.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+console = Console()
+errors = Console(stderr=True)
+
+_SEARCH_HELP = """
+Search embedding sizes for one configuration and budget.
+
+[bold]Examples[/bold]
+
+  ciess-ray search configs/quickstart.yaml
+
+  ciess-ray search configs/quickstart.yaml --budget 64MB --output runs/small
+
+  ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
+
+Whatever the YAML file says can be said here too, as [bold]section.field=value[/bold];
+[bold]ciess-ray fields[/bold] lists every field with its default and meaning.
+
+The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
+budget caps) and what scoring needs beside it. Ctrl-C leaves a folder that says how far the search came.
+"""
+
+
+@app.command(help=_SEARCH_HELP)
+def search(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.", metavar="CONFIG")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="0.1, 10%, '62000 params', or 64MB of packed file.", metavar="BUDGET")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
+) -> None:
+    """See ``_SEARCH_HELP``."""
+    given = {"budget": budget, "output": output, "seed": seed, "recommender.device": device}
+    options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
+    run = load_config(config, [*(overrides or []), *options])
+
+    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray.live_view import LiveView
+    from ciess_ray.search import search as run_search
+
+    with LiveView(console) as view:
+        result = run_search(run, overwrite=overwrite, on_progress=view)
+    console.print(_comparison(result.summary))
+    _print_files(result.path, result.summary, run)
+
+
+@app.command()
+def fields() -> None:
+    """List every field of a configuration with its default and meaning."""
+    table = Table("field", "default", "meaning", box=None, pad_edge=False)
+    for name, default, meaning in field_table():
+        table.add_row(name, escape(default), escape(meaning))
+    console.print(table)
+
+
+@data_app.command("describe")
+def describe(
+    file: Annotated[Path, typer.Argument(help="File of interactions.")],
+    format: Annotated[str, typer.Option(help=f"auto, {', '.join(READERS)}")] = "auto",
+    user: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
+    item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Name of the rating column.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.")] = None,
+) -> None:
+    """Read a file of interactions and print what was found."""
+    import numpy as np
+
+    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    names = {kind: name for kind, name in given.items() if name is not None}
+    log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in (
+        ("users", f"{log.num_users:,}"),
+        ("items", f"{log.num_items:,}"),
+        ("interactions", f"{log.num_rows:,}"),
+        ("duplicates merged", f"{log.num_duplicates:,}"),
+        ("density", f"{log.num_rows / (log.num_users * log.num_items):.4%}"),
+        ("per user", _spread(np.bincount(log.user, minlength=log.num_users))),
+        ("per item", _spread(np.bincount(log.item, minlength=log.num_items))),
+        ("users with < 3", f"{int((np.bincount(log.user) < 3).sum()):,} (kept in training, not evaluated)"),
+        ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
+        ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
+        ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+
+
+@data_app.command("generate")
+def generate(
+    file: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    num_users: Annotated[int, typer.Option("--users", min=1)] = 10_000,
+    num_items: Annotated[int, typer.Option("--items", min=1)] = 5_000,
+    num_interactions: Annotated[int, typer.Option("--interactions", min=1)] = 500_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write synthetic interactions with power-law popularity and a planted low-rank structure."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.exists():
+        raise ConfigError(f"{file}: exists; name another file.")
+    log = generate_interactions(num_users, num_items, num_interactions, seed=seed)
+    pq.write_table(pa.table({"user_id": log.user_ids[log.user], "item_id": log.item_ids[log.item]}), file)
+    console.print(
+        f"{log.num_rows:,} interactions of {log.num_users:,} users and {log.num_items:,} items: {file}"
+    )
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's ends in one message and exit status 2, Ctrl-C in 130."""
+    try:
+        app(standalone_mode=False)
+    except CiessError as error:
+        errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; the output folder says how far the search came.")
+        sys.exit(130)
+    except typer._click.exceptions.ClickException as error:  # type: ignore[attr-defined]
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _as_yaml(value: object) -> str:
+    dumped: str = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
+    return dumped.removesuffix("\n...\n").strip()
+
+
+def _spread(counts: Any) -> str:
+    import numpy as np
+
+    low, middle, high = np.percentile(counts, [0, 50, 100])
+    return f"{low:g} / {middle:g} / {high:g} (min / median / max), mean {counts.mean():.1f}"
+
+
+def _comparison(summary: dict[str, Any]) -> Table:
+    table = Table("", "R@20", "N@20", "of full R@20", "parameters", "packed bytes", "user size", "item size")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    full = summary["methods"][0]["test"]["recall@20"]
+    for row in summary["methods"]:
+        name = row["name"] if row is summary["methods"][0] else f"{row['name']} at {row['kept_ratio']:.2%}"
+        table.add_row(
+            name,
+            f"{row['test']['recall@20']:.4f}",
+            f"{row['test']['ndcg@20']:.4f}",
+            f"{row['test']['recall@20'] / full:.1%}" if full else "",
+            f"{row['num_params']:,}",
+            f"{row['packed_bytes']:,}",
+            f"{row['mean_user_size']:.1f}",
+            f"{row['mean_item_size']:.1f}",
+        )
+    return table
+
+
+def _print_files(path: Path, summary: dict[str, Any], run: RunConfig) -> None:
+    budget, sizes = summary["budget"], summary["bytes"]
+    console.print(
+        f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
+        f"{budget['num_params']:,} kept"
+    )
+    beside = ", ".join(
+        f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
+    )
+    console.print(
+        f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}", soft_wrap=True
+    )
+    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
+    console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
+    console.print(f"result: {path}", highlight=False, soft_wrap=True)
+    if run.tracking.mlflow:
+        console.print(
+            f"compare runs: mlflow ui --backend-store-uri {run.tracking.uri}", highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,393 @@
+"""The Ray actor that steps a whole embedding table and hands back columns of entity transitions."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from ciess_ray.exploration import random_table_sizes, seeded_generator
+from ciess_ray.td3.module import PROTO_ACTIONS
+from envs import mdp
+from envs.errors import ConfigError, TrainingError
+
+KINDS = ("user", "item")
+MAX_FAILURES_IN_A_ROW = 3
+_RESET_STREAM, _EXPLORATION_STREAM, _WARMUP_STREAM = 10, 11, 12
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TableStep:
+    """What a search remembers of one step of the table.
+
+    Attributes:
+        proposed_sizes: Sizes asked for, one array each for ``user`` and ``item``, shape (n,), int16 or int32.
+        embedding_sizes: Sizes executed, after any projection onto the budget; same shapes.
+        info: The environment's numbers for the whole table: kept ratio, quality, metrics, seconds.
+        reward: Mean entity reward at the λ of the step.
+        greedy_ratio: Mean size the actors themselves ask for, as a share of d_max.
+        memory_weight: λ of the step.
+        is_warmup: Whether a random table-level policy acted instead of the actors.
+        worker_index: Which env runner; 0 is the local one.
+        episode: Episode of that runner, from 0.
+        step: Step within the episode, from 0.
+        runner_step: Steps that runner had taken before, over all episodes.
+    """
+
+    proposed_sizes: Arrays
+    embedding_sizes: Arrays
+    info: dict[str, float]
+    reward: float
+    greedy_ratio: float
+    memory_weight: float
+    is_warmup: bool
+    worker_index: int
+    episode: int
+    step: int
+    runner_step: int
+
+
+class TableRollout:
+    """One table step with the transitions of its entities, as columns of the replay buffer."""
+
+    def __init__(self, step: TableStep, transitions: dict[str, Arrays]) -> None:
+        self.step = step
+        self.transitions = transitions
+
+    def env_steps(self) -> int:
+        """Table steps: one."""
+        return 1
+
+    def agent_steps(self) -> int:
+        """Entities that acted."""
+        return sum(len(columns["action"]) for columns in self.transitions.values())
+
+
+class TableEnvRunner(EnvRunner, Checkpointable):
+    """Steps one environment that follows the contract of ``EmbeddingSizeEnv``, all entities at once.
+
+    Every draw depends on (seed, worker index, counter), so there is no generator to checkpoint. Built by
+    RLlib from ``config``: ``env`` is a Gymnasium id that starts with ``CIESS/`` or a name registered with
+    Tune, and object references among the values of ``env_config`` are fetched before the environment is
+    built.
+    """
+
+    # RLlib declares the base class of each, or None.
+    config: Any
+    env: Any
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.worker_index = self.worker_index or 0
+        self.spaces = kwargs.get("spaces")
+        self.memory_weight = float(self.config.memory_weight)
+        self.module: Any = None
+        self._weights_seq_no = 0
+        self._num_steps = 0
+        self._num_resets = 0
+        self._episode_step = 0
+        self._obs: dict[str, NDArray[np.float32]] | None = None
+        if self.worker_index > 0:
+            torch.set_num_threads(max(int(self.config.num_cpus_per_env_runner), 1))
+        self.make_env()
+        self.make_module()
+
+    def make_env(self) -> None:
+        """Builds the environment, anew where there is one; a runner that never samples has none."""
+        if self.env is not None:
+            self.env.close()
+            self.env = None
+        self._obs = None
+        is_idle = self.worker_index == 0 and self.config.num_env_runners > 0
+        if is_idle and not self.config.create_env_on_local_worker:
+            return
+        name = self.config.env
+        registry: Any = _global_registry
+        arguments = {
+            key: ray.get(value) if isinstance(value, ray.ObjectRef) else value
+            for key, value in self.config.env_config.items()
+        }
+        if isinstance(name, str) and registry.contains(ENV_CREATOR, name):
+            context = EnvContext(arguments, self.worker_index, num_workers=self.num_workers)
+            self.env = registry.get(ENV_CREATOR, name)(context)
+        elif isinstance(name, str):
+            # Its order-enforcing wrapper would refuse to step an episode that a checkpoint restored.
+            self.env = gym.make(name, disable_env_checker=True, **arguments).unwrapped
+        else:
+            raise ConfigError(f"environment must be a registered name, not {name!r}.")
+        self._table.memory_weight = self.memory_weight
+
+    def make_module(self) -> None:
+        """Builds both policies, without what only the learner needs."""
+        spec = self.config.get_multi_rl_module_spec(env=None, spaces=self.get_spaces(), inference_only=True)
+        if self.env is not None:
+            for module_spec in spec.rl_module_specs.values():
+                module_spec.model_config = {
+                    **module_spec.model_config,
+                    "min_embedding_size": self._table.min_embedding_size,
+                    "max_embedding_size": self._table.max_embedding_size,
+                }
+        self.module = spec.build()
+
+    def get_spaces(self) -> Any:
+        """Spaces of one entity, for users and for items."""
+        if self.env is None and self.spaces is not None:
+            return self.spaces
+        obs = gym.spaces.Box(-1.0, 1.0, (mdp.NUM_STATE_FEATURES,), np.float32)
+        action = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        return {kind: (obs, action) for kind in KINDS}
+
+    def assert_healthy(self) -> None:
+        """Raises AssertionError where the constructor did not finish."""
+        assert self.module is not None
+
+    def stop(self) -> None:
+        """Closes the environment."""
+        if self.env is not None:
+            self.env.close()
+
+    def set_memory_weight(self, memory_weight: float) -> None:
+        """The λ of the steps to come; it enters the rewards reported, not the transitions."""
+        self.memory_weight = memory_weight
+        if self.env is not None:
+            self._table.memory_weight = memory_weight
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+        **kwargs: Any,
+    ) -> list[TableRollout]:
+        """Steps the table.
+
+        Args:
+            num_timesteps: Table steps to take; ``rollout_fragment_length`` where neither number is given.
+            num_episodes: Episodes to finish instead.
+            explore: Explore, or act greedily; ``config.explore`` where not given.
+            random_actions: Act with random table-level policies, as in the warm-up.
+            force_reset: Start a new episode first.
+            **kwargs: RLlib's forward compatibility.
+
+        Raises:
+            TrainingError: The environment failed several times in a row, though built anew each time.
+        """
+        explore = bool(self.config.explore if explore is None else explore)
+        if num_timesteps is None and num_episodes is None:
+            num_timesteps = int(self.config.rollout_fragment_length)
+        if force_reset:
+            self._obs = None
+        rollouts: list[TableRollout] = []
+        num_ended = num_failures = 0
+        while (num_timesteps is not None and len(rollouts) < num_timesteps) or (
+            num_episodes is not None and num_ended < num_episodes
+        ):
+            rollout, has_ended = self._step(explore, random_actions)
+            if rollout is None:
+                num_failures += 1
+                if num_failures >= MAX_FAILURES_IN_A_ROW:
+                    raise TrainingError(
+                        f"the environment of env runner {self.worker_index} failed {num_failures} times in a "
+                        "row; the cause is in the log above."
+                    )
+                continue
+            num_failures = 0
+            rollouts.append(rollout)
+            num_ended += has_ended
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, len(rollouts), reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, len(rollouts), reduce="lifetime_sum")
+        self.metrics.log_value(NUM_EPISODES, num_ended, reduce="sum")
+        return rollouts
+
+    def get_metrics(self) -> Any:
+        """What was logged since the last call."""
+        return self.metrics.reduce()
+
+    @property
+    def _table(self) -> Any:
+        return self.env.unwrapped
+
+    def _key(self, stream: int, counter: int) -> tuple[int, ...]:
+        # Evaluation has a worker 0 of its own, which must not repeat the training worker's draws.
+        return (
+            int(self.config.seed),
+            stream + 100 * bool(self.config.in_evaluation),
+            self.worker_index,
+            counter,
+        )
+
+    def _reset(self) -> None:
+        seed = int(np.random.SeedSequence(self._key(_RESET_STREAM, self._num_resets)).generate_state(1)[0])
+        self._obs, _ = self._try_env_reset(seed=seed)
+        self._num_resets += 1
+        self._episode_step = 0
+        for kind in KINDS:
+            if self.module[kind].exploration is not None:
+                self.module[kind].exploration.reset()
+
+    def _step(self, explore: bool, random_actions: bool) -> tuple[TableRollout | None, bool]:
+        if self._obs is None:
+            self._reset()
+        obs = self._obs
+        assert obs is not None
+        num_runners = max(self.config.num_env_runners, 1)
+        is_warmup = random_actions or (
+            explore and self._num_steps * num_runners < self.config.num_warmup_steps
+        )
+        actions, proto_actions = self._act(obs, explore, is_warmup)
+        result = self._try_env_step(actions)  # type: ignore[no-untyped-call]
+        if isinstance(result, str):
+            return None, False
+        next_obs, reward, terminated, truncated, info = result
+        transitions = {
+            kind: {
+                "obs": obs[kind],
+                "action": actions[kind],
+                "quality": np.asarray(info[kind]["quality"], np.float32),
+                "memory_cost": np.asarray(info[kind]["memory_cost"], np.float32),
+                "next_obs": next_obs[kind],
+                "terminated": np.full(len(actions[kind]), terminated),
+            }
+            for kind in KINDS
+        }
+        rollout = TableRollout(self._table_step(info, float(reward), proto_actions, is_warmup), transitions)
+        self._num_steps += 1
+        self._episode_step += 1
+        has_ended = bool(terminated or truncated)
+        self._obs = None if has_ended else next_obs
+        return rollout, has_ended
+
+    def _act(self, obs: Arrays, explore: bool, is_warmup: bool) -> tuple[Arrays, Arrays]:
+        bounds = self._table.min_embedding_size, self._table.max_embedding_size
+        rng = np.random.default_rng(self._key(_WARMUP_STREAM, self._num_steps))
+        generator = seeded_generator(*self._key(_EXPLORATION_STREAM, self._num_steps))
+        actions, proto_actions = {}, {}
+        for kind in KINDS:
+            batch = {Columns.OBS: torch.from_numpy(obs[kind])}
+            if explore and not is_warmup:
+                output = self.module[kind].forward_exploration(batch, generator=generator)
+            else:
+                output = self.module[kind].forward_inference(batch)
+            actions[kind] = output[Columns.ACTIONS].numpy()
+            proto_actions[kind] = output[PROTO_ACTIONS].numpy()
+            if is_warmup:
+                sizes = random_table_sizes(obs[kind][:, 0], rng, *bounds, self.config.target_ratio)
+                actions[kind] = mdp.scale_size(sizes, *bounds)
+        return actions, proto_actions
+
+    def _table_step(self, info: dict[str, Any], reward: float, proto: Arrays, is_warmup: bool) -> TableStep:
+        low, high = self._table.min_embedding_size, self._table.max_embedding_size
+        dtype = np.int16 if high <= np.iinfo(np.int16).max else np.int32
+        greedy = np.concatenate([np.rint(mdp.unscale_size(proto[kind], low, high)) for kind in KINDS])
+        return TableStep(
+            proposed_sizes={kind: info[kind]["proposed_sizes"].astype(dtype) for kind in KINDS},
+            embedding_sizes={kind: info[kind]["embedding_sizes"].astype(dtype) for kind in KINDS},
+            info={
+                key: float(value)
+                for key, value in info.items()
+                if isinstance(value, int | float | np.integer | np.floating)
+            },
+            reward=reward,
+            greedy_ratio=float(greedy.mean() / high),
+            memory_weight=self.memory_weight,
+            is_warmup=is_warmup,
+            worker_index=self.worker_index,
+            episode=self._num_resets - 1,
+            step=self._episode_step,
+            runner_step=self._num_steps,
+        )
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Weights, counters, the episode under way; see :meth:`get_progress` for the last two."""
+        state: dict[str, Any] = {}
+        subcomponents: Any = self._get_subcomponents
+        if self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = self.module.get_state(
+                components=subcomponents(COMPONENT_RL_MODULE, components),
+                not_components=subcomponents(COMPONENT_RL_MODULE, not_components),
+                **kwargs,
+            )
+            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+        if self._check_component("progress", components, not_components):
+            state["progress"] = self.get_progress()
+        return state
+
+    def set_state(self, state: Any) -> None:
+        """Takes up weights that are newer than its own, and its own progress, never another runner's."""
+        if isinstance(state, ray.ObjectRef):
+            state = ray.get(state)
+        if COMPONENT_RL_MODULE in state:
+            weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0)
+            if weights_seq_no == 0 or self._weights_seq_no < weights_seq_no:
+                weights = state[COMPONENT_RL_MODULE]
+                self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
+            if weights_seq_no > 0:
+                self._weights_seq_no = weights_seq_no
+        if state.get("progress", {}).get("worker_index") == self.worker_index:
+            self.set_progress(state["progress"])
+
+    def get_progress(self) -> dict[str, Any]:
+        """Counters and the episode under way, from which a runner of the same index goes on exactly."""
+        can_snapshot = self.env is not None and hasattr(self._table, "get_state")
+        return {
+            "worker_index": self.worker_index,
+            "num_steps": self._num_steps,
+            "num_resets": self._num_resets,
+            "episode_step": self._episode_step,
+            "memory_weight": self.memory_weight,
+            "obs": self._obs,
+            "env": self._table.get_state() if can_snapshot and self._obs is not None else None,
+            "exploration": {
+                kind: self.module[kind].exploration.get_state()
+                for kind in KINDS
+                if self.module[kind].exploration is not None
+            },
+        }
+
+    def set_progress(self, progress: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_progress` returned; without an environment's state, at a new episode."""
+        self._num_steps = progress["num_steps"]
+        self._num_resets = progress["num_resets"]
+        self._episode_step = progress["episode_step"]
+        self._obs = None
+        if self.env is not None and progress["env"] is not None:
+            self._table.set_state(progress["env"])
+            self._obs = progress["obs"]
+            for kind, state in progress["exploration"].items():
+                self.module[kind].exploration.set_state(state)
+        self.set_memory_weight(progress["memory_weight"])
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What RLlib needs to build the runner again."""
+        return (), {"config": self.config, "worker_index": self.worker_index}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """The policies."""
+        return [(COMPONENT_RL_MODULE, self.module)]

@@ -1,0 +1,384 @@
+"""Exploration: noise on the proto-action, and the random walk on the size graph.
+
+CIESS (arXiv 2304.03501) section 2.2.5. At its interface exploration speaks actions in [-1, 1]; inside, sizes
+in embedding dimensions. Everything is an array over entities, and every draw is from the generator given.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.errors import ConfigError, UnknownNameError
+
+#: Values of actions in states: ``critic(obs (n, 3), action (n,)) -> (n,)``.
+Critic = Callable[[Tensor, Tensor], Tensor]
+
+# Below 1 by more than a double near d_max can lose, so that row + u never rounds up to the next row.
+_LARGEST_DRAW = 1.0 - 2.0**-40
+
+
+def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on the key alone, e.g. (seed, worker index, step): nothing to checkpoint."""
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(seed) >> 1)
+
+
+def scale(sizes: Tensor, min_embedding_size: int, max_embedding_size: int) -> Tensor:
+    """Sizes as actions: d_min is -1, d_max is +1. The torch twin of ``envs.mdp.scale_size``."""
+    span = max(max_embedding_size - min_embedding_size, 1)
+    return (2.0 * (sizes.double() - min_embedding_size) / span - 1.0).float()
+
+
+def unscale(action: Tensor, min_embedding_size: int, max_embedding_size: int) -> Tensor:
+    """Actions as real-valued sizes, not clipped. The torch twin of ``envs.mdp.unscale_size``."""
+    return min_embedding_size + (action.double() + 1.0) * ((max_embedding_size - min_embedding_size) / 2.0)
+
+
+class SizeGraph:
+    """Sizes joined by an edge where they differ by at most ``max_step``; CIESS equations 12 and 13.
+
+    A step goes to a neighbour with probability proportional to 1 / |difference|; it never stays and never
+    leaves the bounds. Where there is a single size, there is nowhere to go and the walk stays.
+
+    Args:
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        max_step: t of CIESS, 5 there.
+    """
+
+    def __init__(self, min_embedding_size: int, max_embedding_size: int, max_step: int = 5) -> None:
+        if not 1 <= min_embedding_size <= max_embedding_size or max_step < 1:
+            raise ConfigError(
+                f"need 1 <= min_embedding_size <= max_embedding_size and max_step >= 1, not "
+                f"{min_embedding_size}, {max_embedding_size} and {max_step}."
+            )
+        self.min_embedding_size = min_embedding_size
+        self.max_embedding_size = max_embedding_size
+        steps = torch.arange(1, max_step + 1)
+        self.offsets = torch.cat([-steps.flip(0), steps])
+        sizes = torch.arange(min_embedding_size, max_embedding_size + 1)
+        target = sizes[:, None] + self.offsets
+        weight = (1.0 / self.offsets.abs().double()) * (
+            (target >= min_embedding_size) & (target <= max_embedding_size)
+        )
+        total = weight.sum(dim=1, keepdim=True)
+        self._probabilities = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
+        cumulative = weight.cumsum(dim=1)
+        # Ends at exactly 1 from the last neighbour on, so no draw falls beyond it.
+        cumulative = cumulative / cumulative[:, -1:].clamp_min(1e-300)
+        rows = torch.arange(sizes.numel(), dtype=torch.float64)
+        self._flat = (cumulative + rows[:, None]).ravel()
+
+    def transition_probabilities(self, start: Tensor) -> Tensor:
+        """Probability of each of :attr:`offsets` from each start.
+
+        Args:
+            start: Sizes, shape (n,), integer.
+
+        Returns:
+            Shape (n, 2 * max_step), float64; 0 where the neighbour would be out of bounds.
+        """
+        return self._probabilities[start.long() - self.min_embedding_size]
+
+    def random_walk(self, start: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
+        """The start and every size visited.
+
+        One search in one sorted array serves a step of all entities: row r of the cumulative probabilities
+        lies in [r, r + 1], so r + u finds the draw u of the entity whose size has row r.
+
+        Args:
+            start: Sizes, shape (n,), integer.
+            num_steps: Length of the walk, in steps.
+            generator: The generator drawn from.
+
+        Returns:
+            Shape (n, num_steps + 1), int64.
+        """
+        visited = torch.empty(start.shape[0], num_steps + 1, dtype=torch.int64)
+        row = start.long() - self.min_embedding_size
+        visited[:, 0] = row
+        if self.min_embedding_size < self.max_embedding_size:
+            num_offsets = self.offsets.numel()
+            for step in range(1, num_steps + 1):
+                draw = torch.rand(row.shape[0], generator=generator, dtype=torch.float64)
+                draw.clamp_max_(_LARGEST_DRAW)
+                index = torch.searchsorted(self._flat, row + draw, right=True) - row * num_offsets
+                row = row + self.offsets[index]
+                visited[:, step] = row
+        else:
+            visited[:] = row[:, None]
+        return visited + self.min_embedding_size
+
+
+def pick_best(candidates: Tensor, values: Tensor) -> Tensor:
+    """The candidate with the largest value in each row, the first of equals; (n, k), (n, k) to (n,)."""
+    return candidates.gather(1, values.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+class Noise:
+    """A noise process in size units. :meth:`sample` is called once a table step, :meth:`reset` an episode."""
+
+    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
+        """One number an entity, shape (n,), float64, in embedding dimensions."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forgets the episode; only processes with a memory do anything."""
+
+    def get_state(self) -> dict[str, Any]:
+        """What the process remembers within an episode."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_state` returned."""
+
+
+class NoNoise(Noise):
+    """Zero everywhere."""
+
+    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
+        """See the base class."""
+        return torch.zeros(num_entities, dtype=torch.float64)
+
+
+class Gaussian(Noise):
+    """Independent normal noise of standard deviation ``sigma``; 6 size units in CIESS section 3."""
+
+    def __init__(self, sigma: float = 6.0) -> None:
+        self.sigma = sigma
+
+    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
+        """See the base class."""
+        return self.sigma * torch.randn(num_entities, generator=generator, dtype=torch.float64)
+
+
+class Uniform(Noise):
+    """Independent uniform noise in [-half_width, half_width]; the default has Gaussian(6)'s variance."""
+
+    def __init__(self, half_width: float = 6.0 * math.sqrt(3.0)) -> None:
+        self.half_width = half_width
+
+    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
+        """See the base class."""
+        return self.half_width * (
+            2.0 * torch.rand(num_entities, generator=generator, dtype=torch.float64) - 1.0
+        )
+
+
+class OrnsteinUhlenbeck(Noise):
+    """Noise that drifts back to zero, one process an entity, restarted at each episode.
+
+    x ← x - theta x + sigma ε from x = 0. θ = 0.15 is that of DDPG (arXiv 1509.02971) section 7, σ = 3 puts
+    its stationary deviation near the 6 size units of the Gaussian.
+    """
+
+    def __init__(self, sigma: float = 3.0, theta: float = 0.15) -> None:
+        self.sigma, self.theta = sigma, theta
+        self._x: Tensor | None = None
+
+    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
+        """See the base class."""
+        x = self._x if self._x is not None else torch.zeros(num_entities, dtype=torch.float64)
+        draw = torch.randn(num_entities, generator=generator, dtype=torch.float64)
+        self._x = x - self.theta * x + self.sigma * draw
+        return self._x
+
+    def reset(self) -> None:
+        """See the base class."""
+        self._x = None
+
+    def get_state(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"x": None if self._x is None else self._x.numpy().copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See the base class."""
+        self._x = None if state["x"] is None else torch.from_numpy(np.array(state["x"]))
+
+
+class Exploration:
+    """How the actor's proto-actions become the actions tried; here noise is added and that is all.
+
+    :meth:`explore` is called once a table step, for users and for items each by an object of their own;
+    :meth:`reset` when an episode starts; :meth:`get_state` and :meth:`set_state` around a checkpoint.
+
+    Args:
+        noise: The noise process, in size units.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+    """
+
+    def __init__(self, noise: Noise, min_embedding_size: int, max_embedding_size: int) -> None:
+        self.noise = noise
+        self.min_embedding_size = min_embedding_size
+        self.max_embedding_size = max_embedding_size
+
+    def explore(
+        self, obs: Tensor, proto_action: Tensor, critic: Critic, generator: torch.Generator
+    ) -> Tensor:
+        """Actions to try.
+
+        Args:
+            obs: States, shape (n, 3).
+            proto_action: What the actor would do, shape (n,), in [-1, 1].
+            critic: Values of actions, of which a subclass may make use.
+            generator: The generator drawn from.
+
+        Returns:
+            Shape (n,), float32, in [-1, 1].
+        """
+        sizes = self._noisy_sizes(proto_action, generator)
+        return scale(sizes, self.min_embedding_size, self.max_embedding_size)
+
+    def reset(self) -> None:
+        """Forgets the episode."""
+        self.noise.reset()
+
+    def get_state(self) -> dict[str, Any]:
+        """What is remembered within an episode."""
+        return self.noise.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_state` returned."""
+        self.noise.set_state(state)
+
+    def _noisy_sizes(self, proto_action: Tensor, generator: torch.Generator) -> Tensor:
+        sizes = unscale(proto_action, self.min_embedding_size, self.max_embedding_size)
+        sizes = sizes + self.noise.sample(sizes.shape[0], generator)
+        return sizes.clamp(self.min_embedding_size, self.max_embedding_size)
+
+
+class RandomWalk(Exploration):
+    """Noise, then a walk on the size graph from the rounded size, then the critic's choice; CIESS 2.2.5.
+
+    The start and the sizes visited are scored by critic 1 at the entity's state, and the best is taken.
+
+    Args:
+        noise: The noise process, in size units.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        num_steps: Length of the walk, 5 in CIESS.
+        max_step: Largest difference along an edge, 5 in CIESS.
+        chunk_rows: Candidates scored at a time, which bounds the memory of the critic's hidden layers.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        num_steps: int = 5,
+        max_step: int = 5,
+        chunk_rows: int = 16_384,
+    ) -> None:
+        super().__init__(noise, min_embedding_size, max_embedding_size)
+        self.num_steps = num_steps
+        self.chunk_rows = chunk_rows
+        self.graph = SizeGraph(min_embedding_size, max_embedding_size, max_step)
+
+    def explore(
+        self, obs: Tensor, proto_action: Tensor, critic: Critic, generator: torch.Generator
+    ) -> Tensor:
+        """See the base class."""
+        start = self._noisy_sizes(proto_action, generator).round()
+        candidates = self.graph.random_walk(start, self.num_steps, generator)
+        actions = scale(candidates, self.min_embedding_size, self.max_embedding_size)
+        num_entities, num_candidates = actions.shape
+        values = torch.empty_like(actions)
+        chunk = max(self.chunk_rows // num_candidates, 1)
+        for first in range(0, num_entities, chunk):
+            part = slice(first, first + chunk)
+            rows = obs[part].repeat_interleave(num_candidates, dim=0)
+            values[part] = critic(rows, actions[part].reshape(-1)).reshape(-1, num_candidates)
+        return pick_best(actions, values)
+
+
+NOISES: dict[str, Callable[..., Noise]] = {
+    "none": NoNoise,
+    "gaussian": Gaussian,
+    "uniform": Uniform,
+    "ornstein_uhlenbeck": OrnsteinUhlenbeck,
+}
+EXPLORATIONS: dict[str, Callable[..., Exploration]] = {"noise": Exploration, "random_walk": RandomWalk}
+
+
+def build_exploration(
+    spec: Mapping[str, Any], min_embedding_size: int, max_embedding_size: int
+) -> Exploration:
+    """An exploration from its description.
+
+    Args:
+        spec: ``name`` of :data:`EXPLORATIONS`, ``noise`` (a name of :data:`NOISES`, or a mapping with
+            ``name`` and its arguments), and the arguments of the exploration itself, e.g.
+            ``{"name": "random_walk", "noise": {"name": "gaussian", "sigma": 6.0}, "num_steps": 5}``.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+
+    Raises:
+        UnknownNameError: A name is in no table.
+        ConfigError: An argument is not known to what it was given to.
+    """
+    arguments = dict(spec)
+    name = arguments.pop("name", "random_walk")
+    noise_spec = arguments.pop("noise", "gaussian")
+    noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
+    noise_name = noise_arguments.pop("name", "gaussian")
+    if name not in EXPLORATIONS:
+        raise UnknownNameError("exploration", name, EXPLORATIONS)
+    if noise_name not in NOISES:
+        raise UnknownNameError("noise", noise_name, NOISES)
+    try:
+        noise = NOISES[noise_name](**noise_arguments)
+        return EXPLORATIONS[name](noise, min_embedding_size, max_embedding_size, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"exploration {name!r} with noise {noise_name!r}: {error}.") from error
+
+
+def random_table_sizes(
+    popularity: NDArray[np.float32],
+    rng: np.random.Generator,
+    min_embedding_size: int,
+    max_embedding_size: int,
+    target_ratio: float | None = None,
+) -> NDArray[np.float64]:
+    """Sizes from a random policy that looks at popularity only: what a warm-up step tries.
+
+    size = level * (1 + slope * shape), plus a little noise an entity. The level is log-uniform in
+    [d_min, d_max], or within a factor of eight of ``target_ratio * d_max``. The shape is a power of the
+    popularity's rank, centred, so that with a power near 8 only the most popular tenth stands out; the slope
+    is as likely to favour the popular as the others, and at its extreme leaves the disfavoured nothing.
+    Called for users and for items apart, it shows the critics very different splits between the two.
+
+    Args:
+        popularity: Scaled popularity, shape (n,).
+        rng: The generator drawn from.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        target_ratio: Kept ratio aimed at, if any.
+
+    Returns:
+        Shape (n,), within the bounds.
+    """
+    low, high = float(min_embedding_size), float(max_embedding_size)
+    if target_ratio is not None:
+        aim = target_ratio * max_embedding_size
+        low, high = np.clip(aim / 8.0, low, high), np.clip(aim * 8.0, low, high)
+    level = np.exp(rng.uniform(np.log(low), np.log(high)))
+    power = np.exp(rng.uniform(0.0, np.log(8.0)))
+    favours_popular = rng.random() < 0.5
+    slope = rng.random()
+    # Entities of one popularity share one rank.
+    _, inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
+    rank = ((np.cumsum(counts) - counts / 2.0) / popularity.shape[0])[inverse]
+    shape = rank**power
+    shape = shape - shape.mean()
+    extreme = max(-float(shape.min()) if favours_popular else float(shape.max()), 1e-12)
+    sizes = level * (1.0 + (slope if favours_popular else -slope) / extreme * shape)
+    sizes = sizes * np.exp(rng.normal(0.0, 0.1, popularity.shape[0]))
+    bounded: NDArray[np.float64] = np.clip(sizes, min_embedding_size, max_embedding_size)
+    return bounded

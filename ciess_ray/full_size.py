@@ -1,0 +1,124 @@
+"""The fully trained full-size table that every quality is measured against; fitted once, kept by hash."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ciess_ray.config import RunConfig
+from ciess_ray.retraining import fit_to_convergence
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.metrics import EntityQuality, entity_quality
+
+_STREAM = 20
+
+
+@dataclass(frozen=True, eq=False)
+class FullSizeFit:
+    """What is kept of the full-size recommender.
+
+    Attributes:
+        quality: Validation quality of every entity.
+        mean_quality: Their mean over the users that have one.
+        validation: Validation metrics by name.
+        best_batch: Batches after which validation quality was best.
+        is_cached: Whether it was read instead of trained.
+    """
+
+    quality: EntityQuality
+    mean_quality: float
+    validation: dict[str, float]
+    best_batch: int
+    is_cached: bool = False
+
+
+def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
+    """Every entity at d_max."""
+    return EmbeddingSizes.full(
+        interactions.num_users,
+        interactions.num_items,
+        config.recommender.max_embedding_size,
+        config.recommender.min_embedding_size,
+    )
+
+
+def fit_full_size(
+    config: RunConfig, interactions: Interactions, progress: Callable[[int, float], None] | None = None
+) -> FullSizeFit:
+    """Train the full-size recommender to convergence, or read the fit of an earlier search.
+
+    A fit is reused only where everything that it depends on is the same: the split interactions,
+    recommender, training recipe, seed, and the versions of this package and of PyTorch.
+
+    Args:
+        config: The run.
+        interactions: The splits.
+        progress: Called after each validation with the batches trained and the quality.
+    """
+    file = None if config.cache is None else config.cache / f"full-size-{_key(config, interactions)}.npz"
+    if file is not None:
+        kept = _read(file)
+        if kept is not None:
+            return kept
+    _, report = fit_to_convergence(
+        config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
+    )
+    fit = FullSizeFit(
+        entity_quality(report.best, interactions.train),
+        report.best.quality,
+        report.best.summary(),
+        report.best_batch,
+    )
+    if file is not None:
+        _write(file, fit)
+    return fit
+
+
+def _key(config: RunConfig, interactions: Interactions) -> str:
+    depends_on = {
+        "interactions": interactions.fingerprint,
+        "recommender": config.recommender.model_dump(mode="json", exclude={"min_embedding_size"}),
+        "training": config.training.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": [version("ciess-ray"), version("torch")],
+    }
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _write(file: Path, fit: FullSizeFit) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Two searches may fit the same table at once; the file appears whole or not at all.
+    temporary = file.with_suffix(f".{os.getpid()}.partial")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            user=fit.quality.user,
+            item=fit.quality.item,
+            mean_quality=fit.mean_quality,
+            best_batch=fit.best_batch,
+            metric_names=np.array(list(fit.validation)),
+            metric_values=np.array(list(fit.validation.values())),
+        )
+    os.replace(temporary, file)
+
+
+def _read(file: Path) -> FullSizeFit | None:
+    """The fit in a file; None where there is none, or where the file is damaged and has to be made again."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            return FullSizeFit(
+                EntityQuality(kept["user"], kept["item"]),
+                float(kept["mean_quality"]),
+                dict(zip(kept["metric_names"].tolist(), kept["metric_values"].tolist(), strict=True)),
+                int(kept["best_batch"]),
+                is_cached=True,
+            )
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None

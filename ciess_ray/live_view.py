@@ -1,0 +1,85 @@
+"""The one live view of a search: a line that moves in a terminal, plain lines elsewhere."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ciess_ray.journal import Progress
+
+
+class LiveView:
+    """Shows the progress of a search; use as a context manager and hand it to ``search``.
+
+    Args:
+        console: Where to; plain lines where it is no terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._phase = ""
+        self._latest: dict[str, Progress] = {}
+
+    def __enter__(self) -> "LiveView":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Called with each piece of news."""
+        if self._live is not None:
+            shown = self._latest.get(progress.phase)
+            if not progress.is_step and shown is not None and shown.is_step:
+                # News from within a step must not blank what the last step showed.
+                progress = Progress(**{**vars(shown), "note": progress.note, "elapsed_s": progress.elapsed_s})
+            self._latest[progress.phase] = progress
+            self._live.update(self._table())
+        elif progress.is_step or progress.phase != self._phase:
+            self._console.print("  ".join(filter(None, _cells(progress))), highlight=False, soft_wrap=True)
+        self._phase = progress.phase
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for column in ("phase", "step", "kept", "quality", "λ", "elapsed", "left", ""):
+            table.add_column(column, style="dim" if column == "" else "")
+        for progress in self._latest.values():
+            kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
+            table.add_row(
+                progress.phase,
+                f"{progress.step}/{progress.num_steps}",
+                "" if kept is None else f"{kept:.2%}",
+                "" if quality is None else f"{quality:.1%} of full",
+                "" if weight is None else f"{weight:.3f}",
+                _duration(progress.elapsed_s),
+                "" if progress.remaining_s is None else _duration(progress.remaining_s),
+                progress.note,
+            )
+        return table
+
+
+def _cells(progress: Progress) -> list[str]:
+    if not progress.is_step:
+        return [f"{progress.phase}:", f"{progress.num_steps} steps at most"]
+    kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
+    return [
+        f"{progress.phase} {progress.step}/{progress.num_steps}",
+        "" if kept is None else f"kept {kept:.2%}",
+        "" if quality is None else f"quality {quality:.1%} of full",
+        "" if weight is None else f"λ {weight:.3f}",
+        "" if progress.remaining_s is None else f"{_duration(progress.remaining_s)} left",
+        progress.note,
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,170 @@
+"""The packed table: one flat buffer of values, one size a row, nothing else.
+
+A row's values are its first d_n numbers, so no index a weight is stored: the file takes 4 bytes a
+parameter, 1 byte a row (2 or 4 where d_max asks for it) and a header of at most
+:data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it executes nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from envs.budget import EmbeddingSizes, index_bytes_per_row
+from envs.errors import ResultError
+from envs.recommenders import BaseRecommender, build_recommender
+
+FORMAT = "ciess-ray packed table 1"
+TABLE_FILE = "table.safetensors"
+SCORER_FILE = "scorer.safetensors"
+INTERACTIONS_FILE = "interactions.npz"
+
+_SIZE_DTYPE: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTable:
+    """A table of sized rows without its zeros.
+
+    Attributes:
+        values: The numbers kept, row after row, users first, shape (Σ d_n,), float32.
+        sizes: One embedding size a row.
+    """
+
+    values: NDArray[np.float32]
+    sizes: EmbeddingSizes
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (self.sizes.num_params,):
+            raise ResultError(
+                f"a packed table of {self.sizes.num_params} parameters cannot hold values of shape "
+                f"{self.values.shape}: sizes and values do not belong together."
+            )
+
+    @classmethod
+    def pack(cls, table: NDArray[np.float32], sizes: EmbeddingSizes) -> "PackedTable":
+        """Keep of each row its first d_n numbers.
+
+        Args:
+            table: Users, then items, shape (num_users + num_items, at least the largest size), float32.
+            sizes: One embedding size a row.
+        """
+        return cls(np.ascontiguousarray(table[_prefix_mask(sizes, table.shape[1])], np.float32), sizes)
+
+    def unpack(self, width: int | None = None) -> NDArray[np.float32]:
+        """The masked table, shape (num_users + num_items, width), float32, zeros beyond each size.
+
+        Args:
+            width: Columns; by default the largest size in use.
+        """
+        width = width or self.sizes.width
+        table = np.zeros((self.sizes.num_rows, width), np.float32)
+        table[_prefix_mask(self.sizes, width)] = self.values
+        return table
+
+    def to_bytes(self) -> bytes:
+        """The safetensors file, at most ``sizes.packed_bytes`` long."""
+        dtype = _SIZE_DTYPE[index_bytes_per_row(self.sizes.max_embedding_size)]
+        tensors = {
+            "values": self.values,
+            "sizes": np.concatenate([self.sizes.user, self.sizes.item]).astype(dtype),
+        }
+        metadata = {
+            "format": FORMAT,
+            "num_users": str(len(self.sizes.user)),
+            "min_embedding_size": str(self.sizes.min_embedding_size),
+            "max_embedding_size": str(self.sizes.max_embedding_size),
+        }
+        content: bytes = safetensors.numpy.save(tensors, metadata)
+        return content
+
+    def save(self, path: Path) -> int:
+        """Write the file.
+
+        Returns:
+            Its bytes.
+        """
+        return path.write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> "PackedTable":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ResultError: There is no such file, or it is no packed table.
+        """
+        tensors, metadata = read_safetensors(path, FORMAT)
+        num_users = int(metadata["num_users"])
+        sizes = tensors["sizes"].astype(np.int32)
+        bounds = int(metadata["min_embedding_size"]), int(metadata["max_embedding_size"])
+        return cls(tensors["values"], EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds))
+
+
+def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors and metadata of a safetensors file whose metadata names a format.
+
+    Raises:
+        ResultError: There is no such file, it is damaged, or it is of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
+    except safetensors.SafetensorError as error:
+        raise ResultError(f"{path}: damaged, or no safetensors file ({error}); write it again.") from error
+    if metadata.get("format") != expected_format:
+        raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}.")
+    return tensors, metadata
+
+
+def _prefix_mask(sizes: EmbeddingSizes, width: int) -> NDArray[np.bool_]:
+    row_sizes = np.concatenate([sizes.user, sizes.item])
+    mask: NDArray[np.bool_] = np.arange(width)[None, :] < row_sizes[:, None]
+    return mask
+
+
+def pack_recommender(recommender: BaseRecommender) -> PackedTable:
+    """The packed table of a trained recommender."""
+    values = recommender.table.packed_values().numpy()
+    return PackedTable(values, recommender.sizes)
+
+
+def unpack_recommender(
+    table: PackedTable,
+    train: csr_array,
+    name: str,
+    options: dict[str, Any],
+    scorer_state: dict[str, NDArray[Any]],
+) -> BaseRecommender:
+    """A recommender that scores as the one that was packed, on the CPU.
+
+    Args:
+        table: Its packed table.
+        train: The interactions that it was trained on, shape (num_users, num_items).
+        name: Its name in ``envs.recommenders.RECOMMENDERS``.
+        options: Its options.
+        scorer_state: Its other parameters, by name.
+
+    Raises:
+        ResultError: The parameters are not those of this recommender.
+    """
+    if train.shape != (len(table.sizes.user), len(table.sizes.item)):
+        raise ResultError(
+            f"the table has {len(table.sizes.user)} users and {len(table.sizes.item)} items, "
+            f"the interactions {train.shape[0]} and {train.shape[1]}: they come from different searches."
+        )
+    recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
+    recommender.table.load_packed_values(torch.from_numpy(table.values))
+    state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
+    missing = recommender.load_state_dict(state, strict=False)
+    if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
+        raise ResultError(f"the scorer's weights are not those of {name}: {missing}.")
+    return recommender

@@ -1,0 +1,279 @@
+"""What a search leaves on disk, and how it is read back.
+
+One folder, no pickle in it:
+
+    result.json            config, seeds, versions, budget asked and met, metrics, seconds by phase, bytes
+    sizes.parquet          kind, id, embedding size and popularity of every entity
+    table.safetensors      the packed table: what the budget caps
+    scorer.safetensors     the recommender's other weights
+    interactions.npz       the training graph, which is also what users have seen
+    ids.parquet            the ids of the user's own data, by row
+    candidates.parquet     every step of the search: kept ratio, quality, sizes
+    progress.jsonl         a line a step of every phase
+    sizes.png, search.png  figures
+"""
+
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ciess_ray.packed import (
+    INTERACTIONS_FILE,
+    SCORER_FILE,
+    TABLE_FILE,
+    PackedTable,
+    pack_recommender,
+    read_safetensors,
+    unpack_recommender,
+)
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.errors import ResultError
+from envs.recommenders import BaseRecommender
+
+RESULT_FILE = "result.json"
+SIZES_FILE = "sizes.parquet"
+IDS_FILE = "ids.parquet"
+CANDIDATES_FILE = "candidates.parquet"
+PROGRESS_FILE = "progress.jsonl"
+FIGURE_FILES = ("sizes.png", "search.png")
+SCORER_FORMAT = "ciess-ray scorer 1"
+RESULT_FORMAT = "ciess-ray result 1"
+
+_OWN_FILES = (
+    RESULT_FILE,
+    SIZES_FILE,
+    IDS_FILE,
+    CANDIDATES_FILE,
+    PROGRESS_FILE,
+    TABLE_FILE,
+    SCORER_FILE,
+    INTERACTIONS_FILE,
+    *FIGURE_FILES,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One table-level action that the search took.
+
+    Attributes:
+        step: Its number in the search, from 0.
+        sizes: The sizes that were executed.
+        quality: Mean ranking metric on validation after the step's short training.
+        proposed_ratio: Mean proposed size as a share of d_max.
+        is_greedy: Whether the actors alone chose, without exploration.
+    """
+
+    step: int
+    sizes: EmbeddingSizes
+    quality: float
+    proposed_ratio: float
+    is_greedy: bool = False
+
+
+class ResultFolder:
+    """Writes one search's folder.
+
+    Args:
+        path: The folder; made if it is not there.
+        overwrite: Whether a result in it may be replaced; only files that a search writes are removed.
+
+    Raises:
+        ResultError: The folder holds a result and ``overwrite`` is False, or it is a file.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = path
+        check_output(path, overwrite=overwrite)
+        path.mkdir(parents=True, exist_ok=True)
+        for name in _OWN_FILES:
+            (path / name).unlink(missing_ok=True)
+
+    def write_result(self, values: Mapping[str, Any]) -> None:
+        """Replace ``result.json`` in one step; the format, versions and bytes of all files are added."""
+        bytes_by_file = {
+            entry.name: entry.stat().st_size
+            for entry in sorted(self.path.iterdir())
+            if entry.name in _OWN_FILES
+        }
+        bytes_by_file.pop(RESULT_FILE, None)
+        content = {"format": RESULT_FORMAT, "versions": versions(), **values, "bytes": bytes_by_file}
+        temporary = self.path / f".{RESULT_FILE}.partial"
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path / RESULT_FILE)
+
+    def log_progress(self, values: Mapping[str, Any]) -> None:
+        """Append one line to ``progress.jsonl``."""
+        with (self.path / PROGRESS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def write_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Every step of the search; sizes as lists of 16-bit numbers."""
+        columns = {
+            "step": pa.array([c.step for c in candidates], pa.int32()),
+            "is_greedy": pa.array([c.is_greedy for c in candidates], pa.bool_()),
+            "kept_ratio": pa.array([c.sizes.kept_ratio for c in candidates], pa.float64()),
+            "proposed_ratio": pa.array([c.proposed_ratio for c in candidates], pa.float64()),
+            "num_params": pa.array([c.sizes.num_params for c in candidates], pa.int64()),
+            "quality": pa.array([c.quality for c in candidates], pa.float64()),
+            "user_sizes": pa.array([c.sizes.user for c in candidates], pa.list_(pa.int16())),
+            "item_sizes": pa.array([c.sizes.item for c in candidates], pa.list_(pa.int16())),
+        }
+        pq.write_table(pa.table(columns), self.path / CANDIDATES_FILE, compression="zstd")
+
+    def write_table(self, recommender: BaseRecommender, interactions: Interactions) -> None:
+        """The packed table and what scoring needs beside it.
+
+        Args:
+            recommender: Trained on ``interactions.train``.
+            interactions: What it was trained on.
+        """
+        pack_recommender(recommender).save(self.path / TABLE_FILE)
+        safetensors.torch.save_file(
+            {name: value.contiguous() for name, value in recommender.scorer_state().items()},
+            self.path / SCORER_FILE,
+            {"format": SCORER_FORMAT},
+        )
+        train = interactions.train
+        np.savez_compressed(
+            self.path / INTERACTIONS_FILE,
+            indptr=train.indptr,
+            indices=train.indices,
+            shape=np.array(train.shape),
+        )
+        ids = _entity_columns(interactions)
+        pq.write_table(pa.table(ids), self.path / IDS_FILE, compression="zstd")
+        sizes = recommender.sizes
+        popularity = np.concatenate([interactions.user_popularity, interactions.item_popularity])
+        columns = {
+            **ids,
+            "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
+            "popularity": pa.array(popularity),
+        }
+        pq.write_table(pa.table(columns), self.path / SIZES_FILE, compression="zstd")
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that would be overwritten, before any work is done.
+
+    Raises:
+        ResultError: The path is a file, or holds a result and ``overwrite`` is False.
+    """
+    if path.exists() and not path.is_dir():
+        raise ResultError(f"{path}: is a file; name a folder for the result.")
+    if (path / RESULT_FILE).exists() and not overwrite:
+        raise ResultError(
+            f"{path}: already holds a result; name another folder, or replace it with --overwrite."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("ciess-ray", "ray", "torch", "numpy", "scipy", "gymnasium", "mlflow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _entity_columns(interactions: Interactions) -> dict[str, pa.Array]:
+    """Kind and id of every row of the table; ids are text where users' or items' are."""
+    user_ids, item_ids = interactions.user_ids, interactions.item_ids
+    if user_ids.dtype == item_ids.dtype:
+        ids = pa.concat_arrays([pa.array(user_ids), pa.array(item_ids)])
+    else:
+        ids = pa.array([*map(str, user_ids.tolist()), *map(str, item_ids.tolist())])
+    kinds = pa.DictionaryArray.from_arrays(
+        np.repeat(np.array([0, 1], np.int8), [len(user_ids), len(item_ids)]), ["user", "item"]
+    )
+    return {"kind": kinds, "id": ids}
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """A finished search, read back from its folder.
+
+    Attributes:
+        path: The folder.
+        summary: What ``result.json`` says.
+        table: The packed table.
+        train: The interactions that the table was trained on, shape (num_users, num_items).
+    """
+
+    path: Path
+    summary: dict[str, Any]
+    table: PackedTable
+    train: csr_array
+
+    @classmethod
+    def load(cls, path: Path) -> "SearchResult":
+        """Read a folder.
+
+        Raises:
+            ResultError: There is no finished search, or a file of it is missing or damaged.
+        """
+        summary = read_summary(path)
+        if summary.get("status") != "finished":
+            raise ResultError(
+                f"{path}: this search is {summary.get('status')!r}, not finished "
+                f"(phase {summary.get('phase')!r}); run it again with --overwrite."
+            )
+        return cls(path, summary, PackedTable.load(path / TABLE_FILE), _read_interactions(path))
+
+    def recommender(self) -> BaseRecommender:
+        """The recommender, which scores as it did when it was packed; on the CPU, without Ray."""
+        scorer, _ = read_safetensors(self.path / SCORER_FILE, SCORER_FORMAT)
+        described = self.summary["config"]["recommender"]
+        return unpack_recommender(self.table, self.train, described["name"], described["options"], scorer)
+
+    def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The user's own ids of users and of items, by row."""
+        ids = pq.read_table(self.path / IDS_FILE).column("id").to_numpy()
+        num_users = self.train.shape[0]
+        return ids[:num_users], ids[num_users:]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a folder's ``result.json`` says.
+
+    Raises:
+        ResultError: There is none, it is damaged, or of another format.
+    """
+    file = path / RESULT_FILE
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{file}: no such file; is {path} the folder of a search?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
+    if not isinstance(summary, dict) or summary.get("format") != RESULT_FORMAT:
+        raise ResultError(f"{file}: not of the format {RESULT_FORMAT!r}.")
+    return summary
+
+
+def _read_interactions(path: Path) -> csr_array:
+    file = path / INTERACTIONS_FILE
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            indices, indptr, shape = arrays["indices"], arrays["indptr"], tuple(arrays["shape"].tolist())
+        return csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+    except FileNotFoundError:
+        raise ResultError(f"{file}: no such file; is {path} the folder of a finished search?") from None
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error

@@ -1,0 +1,100 @@
+"""Fresh recommenders trained to convergence for given sizes, and measured on test.
+
+CIESS (arXiv 2304.03501) section 2.2.6: candidates of the search are trained from scratch. What is published
+is trained on training and validation interactions together and measured on test; no data is left to stop
+on there, so the number of batches is the one that was best on validation, scaled by the interactions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ciess_ray.config import RunConfig
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.recommenders import BaseRecommender, build_recommender, resolve_device
+from envs.recommenders.evaluation import evaluate
+from envs.recommenders.training import FitReport, Trainer
+
+
+@dataclass(frozen=True, eq=False)
+class FinalRecommender:
+    """A recommender as it is handed over.
+
+    Attributes:
+        recommender: Trained on training and validation interactions.
+        metrics: Recall and NDCG on test, means over the users that have test items.
+        num_batches: Batches trained.
+    """
+
+    recommender: BaseRecommender
+    metrics: dict[str, float]
+    num_batches: int
+
+
+def fit_to_convergence(
+    config: RunConfig,
+    interactions: Interactions,
+    sizes: EmbeddingSizes,
+    seed: tuple[int, ...],
+    progress: Callable[[int, float], None] | None = None,
+) -> tuple[BaseRecommender, FitReport]:
+    """Train a fresh recommender until its validation quality has stopped rising.
+
+    Args:
+        config: The run.
+        interactions: The splits.
+        sizes: One embedding size an entity.
+        seed: What its initial values and triples depend on.
+        progress: Called after each validation with the batches trained and the quality.
+    """
+    trainer = _new_trainer(config, interactions, sizes, seed)
+    return trainer.recommender, trainer.fit(interactions.validation, progress)
+
+
+def train_for_test(
+    config: RunConfig,
+    interactions: Interactions,
+    sizes: EmbeddingSizes,
+    best_batch: int,
+    seed: tuple[int, ...],
+    progress: Callable[[int, int], None] | None = None,
+) -> FinalRecommender:
+    """Train on training and validation interactions and measure on test.
+
+    Args:
+        config: The run.
+        interactions: The splits; training alone, as in :func:`fit_to_convergence`.
+        sizes: One embedding size an entity.
+        best_batch: Batches after which validation was best when trained on the training interactions.
+        seed: What its initial values and triples depend on.
+        progress: Called now and then with the batches trained and their number in all.
+    """
+    merged = interactions.merge_validation_into_training()
+    num_batches = max(1, round(best_batch * merged.train.nnz / interactions.train.nnz))
+    trainer = _new_trainer(config, merged, sizes, seed)
+    while trainer.num_batches < num_batches:
+        trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
+        if progress is not None:
+            progress(trainer.num_batches, num_batches)
+    metrics = evaluate(trainer.recommender, merged.train, merged.test)
+    return FinalRecommender(trainer.recommender, metrics.summary(), num_batches)
+
+
+def _new_trainer(
+    config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes, seed: tuple[int, ...]
+) -> Trainer:
+    initial, triples = np.random.SeedSequence(seed).spawn(2)
+    recommender = build_recommender(
+        config.recommender.name,
+        interactions.train,
+        sizes,
+        generator=torch.Generator().manual_seed(int(initial.generate_state(1)[0])),
+        device=resolve_device(config.recommender.device),
+        options=config.recommender.options,
+    )
+    return Trainer(
+        recommender, interactions.train, config.training.settings(), np.random.default_rng(triples)
+    )

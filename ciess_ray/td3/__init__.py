@@ -1,0 +1,1 @@
+"""TD3 for table-level embedding sizes; README.md lists the differences from the papers."""

@@ -1,0 +1,138 @@
+"""The update of TD3 (Fujimoto et al. 2018, algorithm 1), users and items each with networks of their own."""
+
+import zlib
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.utils import update_target_network
+from torch import Tensor
+
+from ciess_ray.exploration import seeded_generator
+from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_LOSS, CRITIC_VALUE
+from ciess_ray.td3 import losses
+from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
+from envs.errors import TrainingError
+
+ACTOR = "actor"
+CRITIC = "critic"
+_NOISE_STREAM = 2
+_STATE_KEY = "num_updates"
+
+
+class TD3TorchLearner(TorchLearner):
+    """Critics at every update; actor and targets at every ``policy_delay``-th.
+
+    RLlib computes all losses and then applies all gradients; here the critics step first, because TD3's
+    actor follows the critic that this very update has improved.
+    """
+
+    # RLlib declares the base class of each.
+    config: Any
+    _num_updates = 0
+
+    def build(self) -> None:
+        """Networks, targets and optimizers."""
+        if self._is_built:
+            return
+        super().build()
+        for module_id in self.module.keys():
+            self._td3_module(module_id).make_target_networks()
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """One Adam for the actor, one for both critics."""
+        module = self._td3_module(module_id)
+        critic_params = [*module.critic_1.parameters(), *module.critic_2.parameters()]
+        for name, params, lr in (
+            (ACTOR, list(module.actor.parameters()), config.actor_lr),
+            (CRITIC, critic_params, config.critic_lr),
+        ):
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=torch.optim.Adam(params, lr=lr),
+                params=params,
+                lr_or_lr_schedule=lr,
+            )
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """The critics' loss on one batch; the actor's comes after the critics' step."""
+        module = self._td3_module(module_id)
+        obs, actions, next_obs = batch[Columns.OBS], batch[Columns.ACTIONS], batch[Columns.NEXT_OBS]
+        with torch.no_grad():
+            generator = seeded_generator(
+                config.seed,
+                _NOISE_STREAM,
+                self._num_updates,
+                zlib.crc32(module_id.encode()),
+                device=obs.device,
+            )
+            next_actions = losses.smoothed_action(
+                module.target_actor(next_obs), config.target_noise, config.target_noise_clip, generator
+            )
+            target_values = module.forward_target({Columns.OBS: next_obs, Columns.ACTIONS: next_actions})
+            target = losses.critic_target(
+                batch[Columns.REWARDS],
+                batch[Columns.TERMINATEDS],
+                config.gamma,
+                target_values[TARGET_VALUES_1],
+                target_values[TARGET_VALUES_2],
+            )
+        value_1 = module.critic_1(obs, actions)
+        loss = losses.critic_loss(value_1, module.critic_2(obs, actions), target)
+        self.metrics.log_value((module_id, CRITIC_LOSS), loss.item(), window=1)
+        self.metrics.log_value((module_id, CRITIC_VALUE), value_1.mean().item(), window=1)
+        return loss
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        self._num_updates += 1
+        is_actor_update = self._num_updates % self.config.policy_delay == 0
+        critic_losses = {}
+        for module_id, columns in batch.items():
+            config = self.config.get_config_for_module(module_id)
+            loss = self.compute_loss_for_module(module_id=module_id, config=config, batch=columns, fwd_out={})
+            self._minimise(module_id, CRITIC, loss)
+            critic_losses[module_id] = loss.detach()
+            if is_actor_update:
+                self._update_actor(module_id, config, columns[Columns.OBS])
+        return {}, critic_losses, {}
+
+    def _update_actor(self, module_id: str, config: Any, obs: Tensor) -> None:
+        module = self._td3_module(module_id)
+        loss = losses.actor_loss(module.critic_1(obs, module.actor(obs)))
+        self.metrics.log_value((module_id, ACTOR_LOSS), loss.item(), window=1)
+        self._minimise(module_id, ACTOR, loss)
+        for network, target in module.get_target_network_pairs():
+            update_target_network(main_net=network, target_net=target, tau=config.tau)
+
+    def _minimise(self, module_id: str, name: str, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the {name} loss of the {module_id} module is {loss.item()} at update {self._num_updates}; "
+                "lower actor_lr and critic_lr, or look for values that are not finite in the environment's "
+                "quality."
+            )
+        optimizer = self.get_optimizer(module_id, name)
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        # Not backward(): the actor's loss passes through critic 1, whose gradients must stay untouched.
+        for param, gradient in zip(params, torch.autograd.grad(loss, params), strict=True):
+            param.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _td3_module(self, module_id: str) -> TD3Module:
+        module = self.module[module_id].unwrapped()
+        assert isinstance(module, TD3Module)
+        return module
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Adds the update counter, on which the delay and the smoothing noise depend."""
+        return {**super().get_state(*args, **kwargs), _STATE_KEY: self._num_updates}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_state` returned."""
+        super().set_state(state)
+        self._num_updates = state.get(_STATE_KEY, self._num_updates)

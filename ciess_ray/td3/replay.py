@@ -1,0 +1,165 @@
+"""A columnar replay buffer of entity transitions whose rewards are formed when a batch is drawn."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs import mdp
+from envs.errors import ConfigError
+
+#: Name, width (0: one number) and type of each column; 37 bytes a transition in all.
+COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
+    "obs": (mdp.NUM_STATE_FEATURES, np.float32),
+    "action": (0, np.float32),
+    "quality": (0, np.float32),
+    "memory_cost": (0, np.float32),
+    "next_obs": (mdp.NUM_STATE_FEATURES, np.float32),
+    "terminated": (0, np.bool_),
+}
+_SMALLEST_ALLOCATION = 4096
+
+
+class EntityReplayBuffer:
+    """A ring of the last ``capacity`` transitions of users, or of items.
+
+    Quality and memory cost are stored instead of the reward, so a new λ never meets stale rewards. Memory
+    grows with what is stored. Draw number i depends on (seed, i) alone.
+
+    Args:
+        capacity: Transitions kept.
+        seed: Of the draws.
+    """
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        if capacity < 1:
+            raise ConfigError(f"a replay buffer's capacity must be at least 1, not {capacity}.")
+        self.capacity = capacity
+        self.seed = seed
+        self.num_draws = 0
+        self._size = 0
+        self._cursor = 0
+        self._columns = {name: self._empty(name, 0) for name in COLUMNS}
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(column.nbytes for column in self._columns.values())
+
+    def add(self, transitions: dict[str, NDArray[Any]]) -> int:
+        """Stores the transitions of entities that have a quality.
+
+        Args:
+            transitions: Every column of :data:`COLUMNS`, shape (n,) or (n, 3); ``quality`` is NaN where an
+                entity has none.
+
+        Returns:
+            How many were stored.
+        """
+        keep = np.flatnonzero(np.isfinite(transitions["quality"]))[-self.capacity :]
+        count = int(keep.size)
+        self._allocate(self._size + count)
+        positions = (self._cursor + np.arange(count)) % self.capacity
+        for name, column in self._columns.items():
+            column[positions] = transitions[name][keep]
+        self._cursor = (self._cursor + count) % self.capacity
+        self._size = min(self._size + count, self.capacity)
+        return count
+
+    def sample(self, batch_size: int, memory_weight: float) -> dict[str, Tensor]:
+        """A batch drawn uniformly with replacement, with rewards at the λ given.
+
+        Returns:
+            ``obs`` and ``next_obs`` (batch, 3), ``action``, ``reward`` and ``terminated`` (batch,), float32.
+        """
+        if self._size == 0:
+            raise ConfigError("no transition is stored yet, or no entity has a quality to learn from.")
+        rng = np.random.default_rng((self.seed, self.num_draws))
+        self.num_draws += 1
+        index = rng.integers(0, self._size, batch_size)
+        batch = {name: column[index] for name, column in self._columns.items()}
+        reward = mdp.reward(batch.pop("quality"), batch.pop("memory_cost"), memory_weight)
+        batch["reward"] = reward
+        return {
+            name: torch.from_numpy(column.astype(np.float32, copy=False)) for name, column in batch.items()
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """Columns as arrays and four whole numbers."""
+        return {
+            **{name: column[: self._size].copy() for name, column in self._columns.items()},
+            "capacity": self.capacity,
+            "seed": self.seed,
+            "num_draws": self.num_draws,
+            "cursor": self._cursor,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_state` returned, capacity and seed included."""
+        self.capacity, self.seed = int(state["capacity"]), int(state["seed"])
+        self.num_draws, self._cursor = int(state["num_draws"]), int(state["cursor"])
+        self._size = len(state["quality"])
+        self._columns = {name: np.array(state[name], dtype) for name, (_, dtype) in COLUMNS.items()}
+
+    @staticmethod
+    def _empty(name: str, rows: int) -> NDArray[Any]:
+        width, dtype = COLUMNS[name]
+        return np.empty((rows, width) if width else rows, dtype)
+
+    def _allocate(self, rows: int) -> None:
+        allocated = len(self._columns["quality"])
+        rows = min(rows, self.capacity)
+        if rows <= allocated:
+            return
+        rows = min(max(rows, 2 * allocated, _SMALLEST_ALLOCATION), self.capacity)
+        for name, column in self._columns.items():
+            grown = self._empty(name, rows)
+            grown[: self._size] = column[: self._size]
+            self._columns[name] = grown
+
+
+class ReplayBuffer:
+    """One :class:`EntityReplayBuffer` for users and one for items.
+
+    Args:
+        capacity: Transitions kept of each.
+        seed: Of the draws.
+        kinds: Names of the buffers.
+    """
+
+    def __init__(self, capacity: int, seed: int, kinds: tuple[str, ...] = ("user", "item")) -> None:
+        self.buffers = {
+            kind: EntityReplayBuffer(
+                capacity, int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+            )
+            for index, kind in enumerate(kinds)
+        }
+
+    def __len__(self) -> int:
+        return sum(len(buffer) for buffer in self.buffers.values())
+
+    def add(self, transitions: dict[str, dict[str, NDArray[Any]]]) -> int:
+        """Stores the transitions of one table step; how many were stored is returned."""
+        return sum(buffer.add(transitions[kind]) for kind, buffer in self.buffers.items())
+
+    def sample(self, batch_size: int, memory_weight: float) -> dict[str, dict[str, Tensor]]:
+        """One batch for users and one for items; a kind without transitions has none."""
+        return {
+            kind: buffer.sample(batch_size, memory_weight)
+            for kind, buffer in self.buffers.items()
+            if len(buffer)
+        }
+
+    def get_state(self) -> dict[str, Any]:
+        """The states of both buffers."""
+        return {kind: buffer.get_state() for kind, buffer in self.buffers.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`get_state` returned."""
+        for kind, buffer in self.buffers.items():
+            buffer.set_state(state[kind])

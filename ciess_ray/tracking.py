@@ -1,0 +1,98 @@
+"""MLflow, and nothing where it is off. The driver alone writes."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ciess_ray.config import RunConfig
+
+#: MLflow refuses longer values of parameters.
+_MAX_PARAM_LENGTH = 6000
+
+
+class Tracker(Protocol):
+    """Where a run is recorded."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Called once a step; values that are not finite are left out."""
+
+    def log_folder(self, folder: Path) -> None:
+        """Called once, when the result folder is complete."""
+
+
+class NullTracker:
+    """Records nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Does nothing."""
+
+    def log_folder(self, folder: Path) -> None:
+        """Does nothing."""
+
+
+class MlflowTracker:
+    """Records one MLflow run: one batch of metrics a step, the result folder as artifacts."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """One write for all; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        entities = [
+            Metric(name.replace("@", "_"), float(value), now_ms, step)
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        self._client.log_batch(self.run_id, metrics=entities)
+
+    def log_folder(self, folder: Path) -> None:
+        """The whole folder, under ``result``."""
+        self._client.log_artifacts(self.run_id, str(folder), "result")
+
+
+@contextlib.contextmanager
+def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
+    """A tracker for one run, which ends FINISHED, KILLED (Ctrl-C) or FAILED as the block does."""
+    if not config.tracking.mlflow:
+        yield NullTracker()
+        return
+    # Alembic announces every migration of a fresh store, a page of lines that tell a user nothing.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    experiment_id = (
+        experiment.experiment_id if experiment else client.create_experiment(config.tracking.experiment)
+    )
+    run = client.create_run(experiment_id, run_name=run_name)
+    params = [
+        Param(name, value[:_MAX_PARAM_LENGTH]) for name, value in flatten(config.model_dump(mode="json"))
+    ]
+    client.log_batch(run.info.run_id, params=params)
+    status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
+    try:
+        yield MlflowTracker(client, run.info.run_id)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run.info.run_id, status)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested fields as dotted names and text."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)

@@ -1,0 +1,75 @@
+import logging
+import os
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from envs import TOY_SIZE_ENV_ID, mdp
+
+KINDS = ("user", "item")
+TOY = {"num_users": 300, "num_items": 200, "max_embedding_size": 64}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local Ray of two CPUs, for the whole session.
+
+    One torch thread: these nets are small, and threads that wait for each other on busy cores cost tenfold.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    yield ray
+    ray.shutdown()
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def make_algo(ray_cluster):
+    """Builds TD3 on ToySizeEnv with small nets; every algorithm is stopped at the end of the test."""
+    from ciess_ray.td3.algorithm import TD3Config
+
+    algos = []
+
+    def make(env_config=TOY, seed=0, num_env_runners=0, train_batch_size_per_learner=256, **training):
+        fields = {"hiddens": (32, 32), "updates_per_step": 4} | training
+        config = (
+            TD3Config()
+            .environment(TOY_SIZE_ENV_ID, env_config=env_config)
+            .training(train_batch_size_per_learner=train_batch_size_per_learner, **fields)
+            .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5)
+            .resources(num_cpus_for_main_process=0.5)
+            .fault_tolerance(delay_between_env_runner_restarts_s=0, env_runner_health_probe_timeout_s=5)
+            .debugging(seed=seed, log_level="ERROR")
+        )
+        algos.append(config.build_algo())
+        return algos[-1]
+
+    yield make
+    for algo in algos:
+        algo.stop()
+
+
+@pytest.fixture
+def greedy_errors():
+    """Mean |greedy size - optimum| of users and of items in the first step of an episode."""
+
+    def errors(algo, env_config):
+        env = gym.make(TOY_SIZE_ENV_ID, **env_config).unwrapped
+        env.memory_weight = algo.memory_weight
+        obs, _ = env.reset(seed=0)
+        result = {}
+        for kind, optimum in env.optimal_sizes().items():
+            with torch.no_grad():
+                action = algo.greedy_policy(kind).actor(torch.from_numpy(obs[kind])).numpy()
+            sizes = np.rint(mdp.unscale_size(action, env.min_embedding_size, env.max_embedding_size))
+            result[kind] = float(np.abs(sizes - optimum).mean())
+        return result
+
+    return errors
