@@ -148,7 +148,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; the output folder says how far the search came.")
         sys.exit(130)
-    except typer._click.exceptions.ClickException as error:  # type: ignore[attr-defined]
+    except typer._click.exceptions.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
 

@@ -6,7 +6,7 @@ valid one, and what can be known to be wrong is refused before any work is done.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,7 +24,7 @@ Exploration = dict[str, Any]
 class _Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetConfig(_Section):
@@ -143,7 +143,7 @@ class SearchConfig(_Section):
     num_warmup_steps: int = Field(
         0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
     )
-    memory_weight: float | Literal["auto"] = Field(
+    memory_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"
     )
     initial_memory_weight: float = Field(0.4, ge=0, description="where auto begins")
@@ -151,7 +151,9 @@ class SearchConfig(_Section):
         0.05, gt=0, description="how far auto moves where sizes are twice the budget"
     )
     quality_ceiling: float | None = Field(
-        1.0, description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none"
+        1.0,
+        gt=0,
+        description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none",
     )
     num_greedy_steps: int = Field(
         1, ge=0, description="steps at the end that the actors take alone, without exploration"
@@ -264,7 +266,7 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
         if isinstance(section, type) and issubclass(section, BaseModel):
             yield from _fields(section, f"{prefix}{name}.")
         else:
-            default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+            default = field.get_default(call_default_factory=True)
             shown = "required" if field.is_required() else "null" if default is None else str(default)
             yield f"{prefix}{name}", shown, field.description or ""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from envs.budget import EmbeddingSizes, index_bytes_per_row
-from envs.errors import ResultError
+from envs.errors import CiessError, ResultError
 from envs.recommenders import BaseRecommender, build_recommender
 
 FORMAT = "ciess-ray packed table 1"
@@ -97,13 +97,16 @@ class PackedTable:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ResultError: There is no such file, or it is no packed table.
+            ResultError: There is no such file, it is no packed table, or its parts contradict each other.
         """
         tensors, metadata = read_safetensors(path, FORMAT)
-        num_users = int(metadata["num_users"])
-        sizes = tensors["sizes"].astype(np.int32)
-        bounds = int(metadata["min_embedding_size"]), int(metadata["max_embedding_size"])
-        return cls(tensors["values"], EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds))
+        try:
+            num_users = int(metadata["num_users"])
+            sizes = tensors["sizes"].astype(np.int32)
+            bounds = int(metadata["min_embedding_size"]), int(metadata["max_embedding_size"])
+            return cls(tensors["values"], EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds))
+        except (KeyError, ValueError, CiessError) as error:
+            raise ResultError(f"{path}: damaged ({error}); write it again.") from error
 
 
 def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -118,7 +121,7 @@ def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, NDArra
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise ResultError(f"{path}: damaged, or no safetensors file ({error}); write it again.") from error
     if metadata.get("format") != expected_format:
         raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}.")
@@ -164,7 +167,10 @@ def unpack_recommender(
     recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
     recommender.table.load_packed_values(torch.from_numpy(table.values))
     state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
-    missing = recommender.load_state_dict(state, strict=False)
+    try:
+        missing = recommender.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ResultError(f"the scorer's weights are not those of {name}: {error}.") from error
     if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
         raise ResultError(f"the scorer's weights are not those of {name}: {missing}.")
     return recommender

@@ -5,11 +5,12 @@ validation once trained to convergence, next to the full-size table and to equal
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -171,7 +172,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -236,13 +237,13 @@ def _explore(
         num_cpus = ray.cluster_resources().get("CPU", 0.0)
         if settings.num_env_runners > num_cpus:
             raise ConfigError(
-                f"search.num_env_runners={settings.num_env_runners} asks for {settings.num_env_runners} CPUs, "
-                f"one each, and this cluster has {num_cpus:g}: the runners would wait for ever."
+                f"search.num_env_runners={settings.num_env_runners} asks for as many CPUs, and this "
+                f"cluster has {num_cpus:g}: the runners would wait for ever."
             )
-        algorithm = _td3_config(config, interactions, full, cap_params).build_algo()
+        algorithm = cast(TD3, _td3_config(config, interactions, full, cap_params).build_algo())
         try:
             while len(candidates) < settings.num_steps:
-                outcome = algorithm.train()
+                outcome = algorithm.train()  # type: ignore[no-untyped-call]
                 steps = algorithm.last_steps[: settings.num_steps - len(candidates)]
                 td3 = {k: v for k, v in outcome.items() if k.startswith("td3/")}
                 _remember(config, steps, candidates, journal, td3, is_greedy=False)
@@ -250,7 +251,7 @@ def _explore(
                 steps = _greedy_steps(algorithm, settings.num_greedy_steps)
                 _remember(config, steps, candidates, journal, {}, is_greedy=True)
         finally:
-            algorithm.stop()
+            algorithm.stop()  # type: ignore[no-untyped-call]
 
 
 def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:

@@ -8,6 +8,7 @@ parameters that are kept, or the bytes of the packed file (see :mod:`ciess_ray.p
 import math
 import re
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +20,8 @@ from envs.errors import BudgetError, EmbeddingSizeError
 BYTES_PER_PARAM = 4
 #: What the packed file's header may take; the format keeps within it.
 HEADER_BYTES = 1024
+#: Beyond it float64 no longer tells apart the fractions of a size that rounding looks at.
+_MAX_PROPOSAL = 1e9
 
 BudgetUnit = Literal["ratio", "params", "bytes"]
 
@@ -121,7 +124,7 @@ class MemoryBudget:
         least = num_rows * min_embedding_size
         if cap < least:
             need = {
-                "ratio": f"{least / full:.4g} ({100 * least / full:.3g}%)",
+                "ratio": f"{_round_up(least / full)} ({_round_up(100 * least / full)}%)",
                 "params": f"{least} params",
                 "bytes": f"{packed_bytes(least, num_rows, max_embedding_size)}B",
             }[self.unit]
@@ -137,7 +140,13 @@ class MemoryBudget:
         return f"{int(self.amount)} params" if self.unit == "params" else f"{int(self.amount)}B"
 
 
-@dataclass(frozen=True)
+def _round_up(value: float) -> str:
+    """At least the value, in four significant digits: a budget named as the least must work."""
+    step = Decimal(1).scaleb(Decimal(value).adjusted() - 3)
+    return f"{float(Decimal(value).quantize(step, ROUND_CEILING)):.4g}"
+
+
+@dataclass(frozen=True, eq=False)
 class EmbeddingSizes:
     """One embedding size for every user and item.
 
@@ -298,14 +307,18 @@ def project_sizes(
         Sizes, shape (n,), int32.
 
     Raises:
-        EmbeddingSizeError: A proposal is NaN or infinite, or the bounds contradict each other.
+        EmbeddingSizeError: A proposal is NaN or beyond ±10⁹, or the bounds contradict each other.
         BudgetError: The cap is below d_min for every entity.
     """
     check_bounds(min_embedding_size, max_embedding_size)
     sizes = np.asarray(proposal, np.float64)
-    if not np.isfinite(sizes).all():
-        bad = int(np.flatnonzero(~np.isfinite(sizes))[0])
-        raise EmbeddingSizeError(f"the size proposed for entity {bad} is {sizes[bad]}: it must be finite.")
+    is_usable = np.abs(sizes) <= _MAX_PROPOSAL
+    if not is_usable.all():
+        bad = int(np.argmin(is_usable))
+        raise EmbeddingSizeError(
+            f"the size proposed for entity {bad} is {sizes[bad]:g}: it must be finite, "
+            f"and within ±{_MAX_PROPOSAL:g}."
+        )
     if cap_params < sizes.size * min_embedding_size:
         raise BudgetError(
             f"a cap of {cap_params} parameters is below min_embedding_size={min_embedding_size} "

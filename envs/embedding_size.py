@@ -32,6 +32,8 @@ Action = dict[str, NDArray[np.float32]]
 
 KINDS = ("user", "item")
 
+_FULL_SIZE_SEED = 0
+
 
 class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     """One step gives every user and every item an embedding size and trains a recommender with them.
@@ -90,7 +92,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # Gymnasium's base declares it on instances
+        "render_modes": ["rgb_array"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -229,7 +234,9 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
                 self.max_embedding_size,
                 self.min_embedding_size,
             )
-            report = self._new_trainer(full).fit(self.interactions.validation)
+            # Not from the episode's own draws: one seed must give one episode, the first like any other.
+            rng = np.random.default_rng(_FULL_SIZE_SEED)
+            report = self._new_trainer(full, rng).fit(self.interactions.validation)
             self._full_quality = entity_quality(report.best, self.interactions.train)
         return self._full_quality
 
@@ -292,21 +299,21 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             proposed["user"], proposed["item"], self.cap_params, *bounds, self.np_random, fill=True
         )
 
-    def _new_trainer(self, sizes: EmbeddingSizes) -> Trainer:
+    def _new_trainer(self, sizes: EmbeddingSizes, seeds: np.random.Generator) -> Trainer:
         recommender = build_recommender(
             self._recommender,
             self.interactions.train,
             sizes,
-            generator=torch.Generator().manual_seed(int(self.np_random.integers(2**63))),
+            generator=torch.Generator().manual_seed(int(seeds.integers(2**63))),
             device=self._device,
             options=self._recommender_options,
         )
-        rng = np.random.default_rng(self.np_random.integers(2**63))
+        rng = np.random.default_rng(seeds.integers(2**63))
         return Trainer(recommender, self.interactions.train, self.training, rng, self._sampler)
 
     def _train_and_rank(self) -> tuple[Any, dict[str, float]]:
         started = time.perf_counter()
-        trainer = self._new_trainer(self._sizes)
+        trainer = self._new_trainer(self._sizes, self.np_random)
         trainer.train(self.batches_per_step)
         trained = time.perf_counter()
         metrics = evaluate(trainer.recommender, self.interactions.train, self.interactions.validation)

@@ -50,7 +50,8 @@ def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     if seen.size == 0 or seen.min() == seen.max():
         return np.zeros(counts.shape, np.float32)
     scaled = 2.0 * (counts - seen.min()) / (seen.max() - seen.min()) - 1.0
-    return np.clip(scaled, -1.0, 1.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(scaled, -1.0, 1.0).astype(np.float32)
+    return clipped
 
 
 def relative_quality(
@@ -114,7 +115,7 @@ def memory_cost(
     CIESS section 2.2.3 charges the squared kept ratio, (d / d_max)²; the authors' code
     ((d - 1) / d_max)², which makes the smallest size free.
     """
-    sizes = np.asarray(embedding_sizes, np.float64)
+    sizes: NDArray[np.float64] = np.asarray(embedding_sizes, np.float64)
     if form == "reference":
         sizes = sizes - 1.0
     return np.square(sizes / max_embedding_size).astype(np.float32)

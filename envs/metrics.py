@@ -61,7 +61,8 @@ def ranking_metrics(
     discount and an ideal list of min(k, relevant) items.
 
     Args:
-        ranked_items: Best first, shape (num_users, at least max(cutoffs)); -1 where a list is shorter.
+        ranked_items: Best first, shape (num_users, depth); -1 where a list is shorter. Places beyond
+            ``depth`` count as misses.
         relevant: Held-out interactions, shape (num_users, num_items), with sorted indices.
         cutoffs: Lengths of list to judge.
 
@@ -82,7 +83,7 @@ def ranking_metrics(
 
     discount = 1.0 / np.log2(np.arange(2, depth + 2))
     hits_to = np.cumsum(is_hit, axis=1)
-    gain_to = np.cumsum(is_hit * discount, axis=1)
+    gain_to = np.cumsum(is_hit * discount[: ranked.shape[1]], axis=1)
     ideal_to = np.concatenate([[0.0], np.cumsum(discount)])
     recall = np.full((num_users, len(cutoffs)), np.nan)
     ndcg = recall.copy()
@@ -127,4 +128,5 @@ def item_quality(user_quality: NDArray[np.float64], train: csr_array) -> NDArray
     present = ~np.isnan(user_quality)
     total = np.where(present, user_quality, 0.0) @ train
     count = present.astype(np.float64) @ train
-    return np.divide(total, count, out=np.zeros(train.shape[1]), where=count > 0)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.zeros(train.shape[1]), where=count > 0)
+    return mean

@@ -165,6 +165,13 @@ class Interactions:
         object.__setattr__(self, "user_ids", _frozen(self.user_ids))
         object.__setattr__(self, "item_ids", _frozen(self.item_ids))
 
+    def __copy__(self) -> "Interactions":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Interactions":
+        # Nothing can change: Gymnasium, which copies an environment's arguments, need not copy the data.
+        return self
+
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         # Pickling forgets that the arrays are read-only, those of the cached properties too.
         self.__dict__.update({field.name: state[field.name] for field in fields(self)})

@@ -88,4 +88,5 @@ class DotProductRecommender(BaseRecommender):
         rows = self.table()
         used = torch.cat([users, positives + self.num_users, negatives + self.num_users])
         squared_norm = rows.square().sum(dim=1).index_select(0, used).sum()
-        return F.softplus(margin).mean() + self.l2 * squared_norm / len(users)
+        total: Tensor = F.softplus(margin).mean() + self.l2 * squared_norm / len(users)
+        return total

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ciess_ray.config import RunConfig, TrainingConfig, field_table, load_config, parse_config
+from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
+from envs.recommenders.training import TrainingSettings
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("dataset:\n  path: ratings.csv\nsearch:\n  num_episodes: 7\n")
+    return path
+
+
+def test_defaults_are_the_papers(file):
+    config = load_config(file)
+    assert config.dataset.path == Path("ratings.csv")
+    assert config.search.num_steps == 70
+    assert config.recommender.max_embedding_size == 128 and config.agent.hiddens == (256, 256)
+    assert config.training.settings() == TrainingSettings()
+    assert TrainingConfig(max_batches=9).settings() == TrainingSettings(max_batches=9)
+
+
+def test_overrides_land(file):
+    overrides = [
+        "search.num_episodes=3",
+        "search.quality_ceiling=null",
+        "search.memory_weight=0.7",
+        "training.learning_rate=1e-2",
+        "agent.hiddens=[16, 8]",
+        "agent.exploration={name: uniform}",
+        "recommender.options.num_layers=2",
+        "dataset.columns={user: customer, item: sku}",
+        "budget=62000 params",
+        "cache=null",
+        "seed=5",
+        "output=a=b",
+    ]
+    config = load_config(file, overrides)
+    assert config.search.num_episodes == 3 and config.search.quality_ceiling is None
+    assert config.search.memory_weight == 0.7 and config.training.learning_rate == 0.01
+    assert config.agent.hiddens == (16, 8) and config.agent.exploration == {"name": "uniform"}
+    assert config.recommender.options == {"num_layers": 2}
+    columns = config.dataset.named_columns()
+    assert columns.user == "customer" and columns.item == "sku"
+    assert config.memory_budget.unit == "params" and config.cache is None
+    assert config.seed == 5 and config.output == Path("a=b")
+
+
+def test_the_last_of_two_overrides_counts(file):
+    assert load_config(file, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_a_configuration_survives_a_round_trip(file):
+    config = load_config(file)
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_a_configuration_cannot_be_changed(file):
+    with pytest.raises(ValueError, match="frozen"):
+        load_config(file).search.num_episodes = 1
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "says"),
+    [
+        ("sed=1", ConfigError, "unknown field 'sed'. Did you mean 'seed'"),
+        ("search.num_episode=1", ConfigError, "Did you mean 'search.num_episodes'"),
+        ("serach.num_episodes=1", ConfigError, "unknown field 'serach'. Did you mean 'search'"),
+        ("recommender.name=lightgnc", UnknownNameError, "Did you mean 'lightgcn'"),
+        ("recommender.options.num_layer=1", UnknownNameError, "Did you mean 'num_layers'"),
+        ("recommender.device=gpu", UnknownNameError, "device 'gpu'.*Known: auto, cpu, cuda"),
+        ("agent.exploration.name=random_wlak", UnknownNameError, "Did you mean 'random_walk'"),
+        ("agent.exploration.noise=gausian", UnknownNameError, "Did you mean 'gaussian'"),
+        ("agent.exploration.num_step=3", UnknownNameError, "Did you mean 'num_steps'"),
+        ("search.mode=fast", ConfigError, "search.mode='fast': .*'projected' or 'paper'"),
+        ("search.num_episodes=many", ConfigError, "search.num_episodes='many': .*valid integer"),
+        ("search.num_episodes=2.5", ConfigError, "search.num_episodes=2.5: .*valid integer"),
+        ("search.num_episodes=0", ConfigError, "greater than or equal to 1"),
+        ("search.memory_weight=car", ConfigError, "search.memory_weight.*'car'"),
+        ("search.memory_weight=-1", ConfigError, "search.memory_weight.*-1.*greater than or equal to 0"),
+        ("search.quality_ceiling=0", ConfigError, "search.quality_ceiling=0: .*greater than 0"),
+        ("search.quality_ceiling=.inf", ConfigError, "search.quality_ceiling=inf: .*finite"),
+        ("training.learning_rate=.nan", ConfigError, "training.learning_rate=nan"),
+        ("training.learning_rate=.inf", ConfigError, "training.learning_rate=inf: .*finite"),
+        ("training.positives=all", ConfigError, "training.positives='all'"),
+        ("agent.hiddens=[]", ConfigError, "agent.hiddens"),
+        ("search=3", ConfigError, "search=3: "),
+        ("seed=-1", ConfigError, "seed=-1"),
+        ("dataset.path=null", ConfigError, "give either dataset.path .* or dataset.sample"),
+        ("dataset.sample=movielens-latest-small", ConfigError, "and not both"),
+        ("dataset.format=csw", UnknownNameError, "dataset.format 'csw'. Did you mean 'csv'"),
+        ("dataset.columns={usr: a}", ConfigError, "dataset.columns.*usr"),
+        ("dataset.k_core=1", ConfigError, "dataset.k_core=1"),
+        ("budget=lots", BudgetError, "cannot read 'lots'"),
+        ("budget=0", BudgetError, "above 0"),
+        ("budget=150%", BudgetError, "more than the full table"),
+        ("budget=5 bananas", BudgetError, "unknown unit 'bananas'"),
+        ("recommender.min_embedding_size=200", EmbeddingSizeError, "below min_embedding_size 200"),
+        ("recommender.min_embedding_size=0", EmbeddingSizeError, "at least 1"),
+        ("seed", ConfigError, "cannot read the override 'seed': write section.field=value"),
+        ("=3", ConfigError, "cannot read the override '=3'"),
+        ("seed=[1", ConfigError, r"cannot read the value of the override 'seed=\[1'"),
+        ("dataset.path.x=1", ConfigError, "goes into 'path', which is no section"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(file, override, error, says):
+    with pytest.raises(error, match=says) as caught:
+        load_config(file, [override])
+    assert isinstance(caught.value, CiessError)
+
+
+def test_all_mistakes_are_named_at_once(file):
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, ["sed=1", "search.num_episodes=0", "training.patience=x"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3 and all(line.startswith(str(file)) for line in lines)
+
+
+def test_a_missing_dataset_is_named():
+    with pytest.raises(ConfigError, match="config: the field 'dataset' is missing; 'ciess-ray fields'"):
+        parse_config({})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(file):
+    with pytest.raises(ConfigError, match="PyTorch sees no GPU here"):
+        load_config(file, ["recommender.device=cuda"])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "expected fields such as 'dataset:'"),
+        (b"- 1\n- 2\n", "expected fields such as 'dataset:'"),
+        (b"just text", "not 'just text'"),
+        (b"a: [1", "no valid YAML"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(file, content, says):
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no.yaml: no such configuration; .*configs/"):
+        load_config(tmp_path / "no.yaml")
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configurations_that_come_along_load(path):
+    config = load_config(path)
+    # What a file says is what the fields are called: nothing in it is overridden by a default.
+    given = yaml.safe_load(path.read_text())
+    assert set(given) <= config.model_fields_set
+
+
+def test_every_field_is_listed_with_a_meaning():
+    rows = list(field_table())
+    names = [name for name, _, _ in rows]
+    assert len(set(names)) == len(names) > 40
+    assert {"budget", "seed", "dataset.path", "search.num_episodes", "agent.exploration"} <= set(names)
+    assert all(default and meaning for _, default, meaning in rows)
+    sections = {name.split(".")[0] for name in names}
+    assert sections == set(RunConfig.model_fields)
+    assert ("search.num_episodes", "30", "M; 30 in CIESS") in rows

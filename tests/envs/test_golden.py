@@ -1,0 +1,217 @@
+"""What the authors' code computes, and where we differ from it on purpose.
+
+Parts (h), (i) and (j) of the file, the walk and the scale of actions, are checked with the exploration in
+tests/ciess_ray/test_exploration.py. ngcf_norm_adj, b2 and b3 belong to NGCF and NCF, which are not built yet.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_array
+
+from envs import mdp
+from envs.budget import EmbeddingSizes
+from envs.metrics import CUTOFFS, entity_quality, item_quality, ranking_metrics
+from envs.recommenders import LightGCN
+from envs.recommenders.evaluation import evaluate, rank_items
+from envs.recommenders.propagation import normalised_adjacency, propagate, to_torch
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def matrix(dense):
+    return csr_array(np.asarray(dense, np.float32))
+
+
+@pytest.fixture(scope="module")
+def train(golden):
+    return matrix(golden["a_adjacency"]["R"])
+
+
+@pytest.fixture
+def make_lightgcn(golden, train):
+    part = golden["b_lightgcn_forward"]
+    sizes = EmbeddingSizes(np.array(part["user_sizes"]), np.array(part["item_sizes"]), 1, 4)
+
+    def make(**options):
+        recommender = LightGCN(train, sizes, generator=torch.Generator(), **options)
+        with torch.no_grad():
+            recommender.table.weight.copy_(torch.tensor(part["user_emb"] + part["item_emb"]))
+        return recommender
+
+    return make
+
+
+def test_normalised_adjacency(golden, train):
+    # The reference adds 1e-9 to every degree instead of leaving empty rows alone: below float32.
+    expected = golden["a_adjacency"]["lightgcn_norm_adj"]
+    adjacency = normalised_adjacency(train)
+    assert_allclose(adjacency.toarray(), expected, **CLOSE)
+    table = torch.randn(adjacency.shape[0], 3, generator=torch.Generator().manual_seed(0))
+    product = propagate(to_torch(adjacency, torch.device("cpu")), table)
+    assert_allclose(product, np.array(expected) @ table.numpy(), **CLOSE)
+
+
+def test_lightgcn_forward(golden, make_lightgcn):
+    part, recommender = golden["b_lightgcn_forward"], make_lightgcn()
+    mask = np.array(part["user_mask"] + part["item_mask"])
+    assert_allclose(recommender.table.mask, mask)
+    with torch.no_grad():
+        assert_allclose(recommender.table(), mask * (part["user_emb"] + part["item_emb"]), **CLOSE)
+        user, item = encoded = recommender.encode()
+        scores = recommender.score(encoded, torch.arange(6))
+    assert_allclose(user, part["user_out"], **CLOSE)
+    assert_allclose(item, part["item_out"], **CLOSE)
+    assert_allclose(scores, part["scores"], **CLOSE)
+
+
+def test_kept_ratio_counts_sizes_and_not_values(golden, make_lightgcn):
+    # The reference counts values that are not 0 inside the mask, so that a parameter of exactly 0 is free
+    # there (0.607 here); the sum of the sizes is what has to be stored.
+    part = golden["b_lightgcn_forward"]
+    assert make_lightgcn().sizes.kept_ratio == pytest.approx(part["sum_sizes_over_budget"])
+
+
+def test_bpr_loss_and_its_gradient(golden, make_lightgcn):
+    part = golden["c_bpr_lightgcn"]
+    triple = [torch.tensor(part[name]) for name in ("users", "pos", "neg")]
+    recommender = make_lightgcn(l2=part["decay"])
+    loss = recommender.loss(*triple)
+    loss.backward()
+    assert_allclose(loss.item(), part["total"], **CLOSE)
+    assert_allclose(recommender.table.weight.grad, part["grad_user"] + part["grad_item"], **CLOSE)
+    # The gradients above are small; what the L2 term adds to them must be seen beside the ranking term.
+    without = make_lightgcn(l2=0.0).loss(*triple).item()
+    assert_allclose(without, part["mf_loss"], **CLOSE)
+    heavy = make_lightgcn(l2=1e4 * part["decay"]).loss(*triple).item()
+    assert_allclose(heavy - without, 1e4 * part["reg_loss"], rtol=1e-5)
+
+
+def fixed_scores(scores):
+    """A recommender that always gives these scores."""
+    scores = torch.tensor(scores)
+    return SimpleNamespace(
+        num_users=scores.shape[0],
+        num_items=scores.shape[1],
+        device=torch.device("cpu"),
+        encode=lambda: None,
+        score=lambda encoded, users: scores[users],
+        train=lambda: None,
+        eval=lambda: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def ranking(golden):
+    part = golden["d_ranking"]
+    seen, relevant = matrix(part["train"]), matrix(part["valid"])
+    return SimpleNamespace(
+        part=part,
+        seen=seen,
+        relevant=relevant,
+        metrics=evaluate(fixed_scores(part["scores"]), seen, relevant),
+    )
+
+
+def test_ranking_metrics(ranking):
+    # User 3 has no validation interactions: 0 and counted in the reference, NaN and left out here.
+    metrics, part = ranking.metrics, ranking.part
+    assert np.isnan(metrics.user_quality).tolist() == [False, False, False, True, False]
+    for column, k in enumerate(CUTOFFS):
+        assert_allclose(np.nan_to_num(metrics.recall[:, column]), part[f"recall@{k}"], **CLOSE)
+        assert_allclose(np.nan_to_num(metrics.ndcg[:, column]), part[f"ndcg@{k}"], **CLOSE)
+    assert_allclose(np.nan_to_num(metrics.user_quality), part["quality_user"], **CLOSE)
+    assert_allclose(np.nan_to_num(metrics.user_quality).mean(), part["AVG"], **CLOSE)
+    assert_allclose(metrics.quality, part["AVG"] * 5 / 4, **CLOSE)
+
+
+def test_the_ranking_of_every_user_gives_the_same_metrics(ranking):
+    ranked = rank_items(fixed_scores(ranking.part["scores"]), ranking.seen, np.arange(5), 20)
+    metrics = ranking_metrics(ranked, ranking.relevant)
+    np.testing.assert_array_equal(metrics.recall, ranking.metrics.recall)
+    np.testing.assert_array_equal(metrics.ndcg, ranking.metrics.ndcg)
+
+
+def test_item_quality(golden, ranking):
+    expected = np.array(golden["e_item_quality"]["quality_item"])
+    counting_absent_users_as_0 = np.nan_to_num(ranking.metrics.user_quality)
+    assert_allclose(item_quality(counting_absent_users_as_0, ranking.seen), expected, **CLOSE)
+    # Here user 3, who has no quality, takes no part in the mean of an item, and an item of nobody else has
+    # none itself.
+    dense = ranking.seen.toarray()
+    others = dense[[0, 1, 2, 4]].sum(axis=0)
+    quality = entity_quality(ranking.metrics, ranking.seen).item
+    np.testing.assert_array_equal(np.isnan(quality), others == 0)
+    share = np.divide(others, dense.sum(axis=0), out=np.zeros(24), where=others > 0)
+    assert_allclose(np.nan_to_num(quality) * share, expected, **CLOSE)
+
+
+@pytest.fixture
+def states(golden, train):
+    """Our states of users or items, and the inputs to them, from part (f)."""
+    part = golden["f_state"]
+    counts = {"user": np.diff(train.indptr), "item": np.bincount(train.indices, minlength=8)}
+
+    def make(kind, peak=None, quality=None):
+        assert counts[kind].tolist() == part[f"{kind}_freq"]
+        peak = np.array(part[f"{kind}_peak"]) if peak is None else peak
+        quality = np.array(part[f"{kind}_quality"]) if quality is None else quality
+        share = mdp.relative_quality(quality, peak)
+        return mdp.observe(
+            mdp.scale_popularity(counts[kind]), np.array(part[f"{kind}_sizes"]), share, 1, 128
+        )
+
+    return make
+
+
+def test_states(golden, states):
+    part = golden["f_state"]
+    assert_allclose(states("user"), part["state_user"], **CLOSE)
+    got, expected = states("item"), np.array(part["state_item"])
+    assert_allclose(got[:7], expected[:7], **CLOSE)
+    # Item 7 was never seen in training. Its popularity is -1.667 in the reference and clipped to -1 here; its
+    # full quality is 0, which gives -1 in the reference, and no quality here: 0, the middle of the scale.
+    assert expected[7].tolist() == pytest.approx([-5 / 3, expected[7, 1], -1])
+    assert got[7].tolist() == pytest.approx([-1, expected[7, 1], 0])
+
+
+@pytest.mark.parametrize(("kind", "num_seen"), [("user", 6), ("item", 7)])
+def test_states_after_a_reset(golden, states, kind, num_seen):
+    # Before the first step the reference shows a quality of 0; here that of the full table, which is 1. As
+    # above, item 7 differs in popularity too, and has no quality.
+    expected = np.array(golden["f_state"][f"state_reset_{kind}"])[:num_seen]
+    peak = np.array(golden["f_state"][f"{kind}_peak"])
+    got = states(kind, quality=peak)[:num_seen]
+    assert_allclose(got[:, :2], expected[:, :2], **CLOSE)
+    assert (expected[:, 2] == 0).all()
+    assert (got[:, 2] == 1).all()
+
+
+def test_states_without_a_full_size_fit(golden, states):
+    # The released code never fits the full table: its peaks are 0, raised to 1e-5.
+    expected = golden["f_state"]["state_user_peak_zero"]
+    assert_allclose(states("user", peak=np.full(6, 1e-5)), expected, **CLOSE)
+
+
+def test_reward(golden):
+    # The released code charges ((d - 1) / d_max)² and pays the raw quality; CIESS's text (d / d_max)² and the
+    # share of the full table's.
+    for case in golden["g_reward"]["cases"]:
+        sizes = np.array(case["sizes"])
+        quality = np.full(sizes.shape, case["quality"])
+        cost = mdp.memory_cost(sizes, 128, "reference")
+        assert_allclose(mdp.reward(quality, cost, case["lambda"]), case["reward"], **CLOSE)
+        in_paper = mdp.reward(quality, mdp.memory_cost(sizes, 128, "paper"), case["lambda"])
+        extra = case["lambda"] * (2 * sizes - 1) / 128**2
+        assert_allclose(in_paper, np.array(case["reward"]) - extra, **CLOSE)
+
+
+def test_scale_of_sizes(golden):
+    part = golden["i_normalise_actions"]
+    assert_allclose(mdp.scale_size(np.array(part["actions"]), 1, 128), part["normalised"], **CLOSE)
+    assert_allclose(mdp.unscale_size(np.array(part["normalised"]), 1, 128), part["actions"], **CLOSE)
+    # The reference subtracts d_min where it should subtract 1: right for d_min = 1 alone.
+    assert mdp.scale_size(np.array([4, 128]), 4, 128).tolist() == [-1, 1]
