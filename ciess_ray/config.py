@@ -140,15 +140,18 @@ class SearchConfig(_Section):
     batches_per_step: int | None = Field(
         None, ge=1, description="batches that a step trains, instead of epochs"
     )
+    step_learning_rate: float | None = Field(
+        None, gt=0, description="first learning rate of a step's short training; null: training.learning_rate"
+    )
     num_warmup_steps: int = Field(
         0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
     )
     memory_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"
     )
-    initial_memory_weight: float = Field(0.4, ge=0, description="where auto begins")
+    initial_memory_weight: float = Field(0.0, ge=0, description="where auto begins")
     memory_weight_lr: float = Field(
-        0.05, gt=0, description="how far auto moves where sizes are twice the budget"
+        0.02, gt=0, description="how far auto moves where sizes are twice the budget"
     )
     quality_ceiling: float | None = Field(
         1.0,

@@ -326,6 +326,8 @@ def build_exploration(
     arguments = dict(spec)
     name = arguments.pop("name", "random_walk")
     noise_spec = arguments.pop("noise", "gaussian")
+    if not isinstance(noise_spec, (str, Mapping)):
+        raise ConfigError(f"noise must be a name or a mapping with a name and arguments, not {noise_spec!r}.")
     noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
     noise_name = noise_arguments.pop("name", "gaussian")
     if name not in EXPLORATIONS:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,6 +172,8 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # RLlib warns at every start that its new API stack, the only one used here, is new.
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
@@ -191,7 +193,10 @@ def _td3_config(
         "full_quality": ray.put(full.quality),
         "recommender": recommender.name,
         "recommender_options": recommender.options,
-        "training": config.training.settings(),
+        "training": replace(
+            config.training.settings(),
+            learning_rate=settings.step_learning_rate or config.training.learning_rate,
+        ),
         "epochs_per_step": settings.epochs_per_step,
         "batches_per_step": settings.batches_per_step,
         "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,

@@ -63,11 +63,12 @@ def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
     if not config.tracking.mlflow:
         yield NullTracker()
         return
-    # Alembic announces every migration of a fresh store, a page of lines that tell a user nothing.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
     from mlflow.entities import Param
 
+    # A fresh store announces its tables and every migration, lines that tell a user nothing.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=config.tracking.uri)
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     experiment_id = (

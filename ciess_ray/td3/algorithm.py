@@ -73,7 +73,7 @@ class TD3Config(AlgorithmConfig):
         memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.
             0.4 is the paper's for LightGCN on ML-1M.
         target_ratio: Kept ratio that the actors' own mean size is held to by dual ascent on λ; None keeps λ.
-        memory_weight_lr: Change of λ an iteration where the mean size is twice the target.
+        memory_weight_lr: Change of λ an iteration where the mean size is twice the target or more.
         memory_weight_bounds: Smallest and largest λ.
     """
 
@@ -290,7 +290,8 @@ class TD3(Algorithm):
         ratios = [step.greedy_ratio for step in self.last_steps if not step.is_warmup]
         if self.config.target_ratio is None or not ratios:
             return
-        excess = _mean(ratios) / self.config.target_ratio - 1.0
+        # Bounded to both sides alike: before λ has worked, actors may ask for ten times the target.
+        excess = min(_mean(ratios) / self.config.target_ratio - 1.0, 1.0)
         low, high = self.config.memory_weight_bounds
         ascended = self.memory_weight + self.config.memory_weight_lr * excess
         self.memory_weight = float(min(max(ascended, low), high))

@@ -34,7 +34,7 @@ def test_overrides_land(file):
         "search.memory_weight=0.7",
         "training.learning_rate=1e-2",
         "agent.hiddens=[16, 8]",
-        "agent.exploration={name: uniform}",
+        "agent.exploration={name: noise, noise: uniform}",
         "recommender.options.num_layers=2",
         "dataset.columns={user: customer, item: sku}",
         "budget=62000 params",
@@ -45,7 +45,7 @@ def test_overrides_land(file):
     config = load_config(file, overrides)
     assert config.search.num_episodes == 3 and config.search.quality_ceiling is None
     assert config.search.memory_weight == 0.7 and config.training.learning_rate == 0.01
-    assert config.agent.hiddens == (16, 8) and config.agent.exploration == {"name": "uniform"}
+    assert config.agent.hiddens == (16, 8) and config.agent.exploration == {"name": "noise", "noise": "uniform"}
     assert config.recommender.options == {"num_layers": 2}
     columns = config.dataset.named_columns()
     assert columns.user == "customer" and columns.item == "sku"
@@ -78,7 +78,9 @@ def test_a_configuration_cannot_be_changed(file):
         ("recommender.device=gpu", UnknownNameError, "device 'gpu'.*Known: auto, cpu, cuda"),
         ("agent.exploration.name=random_wlak", UnknownNameError, "Did you mean 'random_walk'"),
         ("agent.exploration.noise=gausian", UnknownNameError, "Did you mean 'gaussian'"),
-        ("agent.exploration.num_step=3", UnknownNameError, "Did you mean 'num_steps'"),
+        ("agent.exploration.num_step=3", ConfigError, "exploration 'random_walk' .* argument 'num_step'"),
+        ("agent.exploration.noise={sgma: 3}", ConfigError, "noise 'gaussian': .* argument 'sgma'"),
+        ("agent.exploration.noise=3", ConfigError, "noise must be a name or a mapping .* not 3"),
         ("search.mode=fast", ConfigError, "search.mode='fast': .*'projected' or 'paper'"),
         ("search.num_episodes=many", ConfigError, "search.num_episodes='many': .*valid integer"),
         ("search.num_episodes=2.5", ConfigError, "search.num_episodes=2.5: .*valid integer"),
