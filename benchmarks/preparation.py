@@ -1,6 +1,6 @@
 """Seconds to read, split and normalise a dataset.
 
-    python benchmarks/preparation.py ml-1m.parquet
+python benchmarks/preparation.py ml-1m.parquet
 """
 
 import argparse

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -112,7 +111,7 @@ def _write(file: Path, fit: FullSizeFit) -> None:
 def _read(file: Path) -> FullSizeFit | None:
     """The fit in a file; None where there is none, or where the file is damaged and has to be made again."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             return FullSizeFit(
                 EntityQuality(kept["user"], kept["item"]),
                 float(kept["mean_quality"]),
@@ -120,5 +119,6 @@ def _read(file: Path) -> FullSizeFit | None:
                 int(kept["best_batch"]),
                 is_cached=True,
             )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except Exception:
+        # Damage shows in a dozen ways: of zipfile, zlib, struct, NumPy. None is worse than training again.
         return None

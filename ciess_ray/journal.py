@@ -106,6 +106,10 @@ class Journal:
             )
         )
 
+    def advance_to_batch(self, batch: int, quality: float) -> None:
+        """A recommender has been validated after so many batches, where batches are the phase's steps."""
+        self.advance(batch, {metric_keys.QUALITY: quality}, note=f"quality {quality:.4f}")
+
     def at_batch(self, batch: int, quality: float) -> None:
         """A recommender has been validated after so many batches."""
         elapsed = time.perf_counter() - self._started

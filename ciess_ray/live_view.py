@@ -1,5 +1,6 @@
 """The one live view of a search: a line that moves in a terminal, plain lines elsewhere."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -7,6 +8,9 @@ from rich.live import Live
 from rich.table import Table
 
 from ciess_ray.journal import Progress
+
+#: Plain lines tell of news from within a step only after so long a silence.
+_QUIET_S = 20.0
 
 
 class LiveView:
@@ -20,6 +24,7 @@ class LiveView:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._phase = ""
+        self._printed = 0.0
         self._latest: dict[str, Progress] = {}
 
     def __enter__(self) -> "LiveView":
@@ -42,7 +47,8 @@ class LiveView:
                 progress = Progress(**{**vars(shown), "note": progress.note, "elapsed_s": progress.elapsed_s})
             self._latest[progress.phase] = progress
             self._live.update(self._table())
-        elif progress.is_step or progress.phase != self._phase:
+        elif progress.is_step or progress.phase != self._phase or time.monotonic() > self._printed + _QUIET_S:
+            self._printed = time.monotonic()
             self._console.print("  ".join(filter(None, _cells(progress))), highlight=False, soft_wrap=True)
         self._phase = progress.phase
 
@@ -67,7 +73,7 @@ class LiveView:
 
 def _cells(progress: Progress) -> list[str]:
     if not progress.is_step:
-        return [f"{progress.phase}:", f"{progress.num_steps} steps at most"]
+        return [f"{progress.phase} {progress.step}/{progress.num_steps}", progress.note]
     kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
     return [
         f"{progress.phase} {progress.step}/{progress.num_steps}",

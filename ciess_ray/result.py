@@ -16,7 +16,6 @@ One folder, no pickle in it:
 import json
 import os
 import platform
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -122,7 +121,9 @@ class ResultFolder:
             file.write(json.dumps(values) + "\n")
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
-        """Every step of the search; sizes as lists of 16-bit numbers."""
+        """Every step of the search; sizes as lists of 16-bit numbers, of 32-bit where d_max asks for it."""
+        largest = max((c.sizes.max_embedding_size for c in candidates), default=0)
+        sizes_type = pa.list_(pa.int16() if largest <= np.iinfo(np.int16).max else pa.int32())
         columns = {
             "step": pa.array([c.step for c in candidates], pa.int32()),
             "is_greedy": pa.array([c.is_greedy for c in candidates], pa.bool_()),
@@ -130,8 +131,8 @@ class ResultFolder:
             "proposed_ratio": pa.array([c.proposed_ratio for c in candidates], pa.float64()),
             "num_params": pa.array([c.sizes.num_params for c in candidates], pa.int64()),
             "quality": pa.array([c.quality for c in candidates], pa.float64()),
-            "user_sizes": pa.array([c.sizes.user for c in candidates], pa.list_(pa.int16())),
-            "item_sizes": pa.array([c.sizes.item for c in candidates], pa.list_(pa.int16())),
+            "user_sizes": pa.array([c.sizes.user for c in candidates], sizes_type),
+            "item_sizes": pa.array([c.sizes.item for c in candidates], sizes_type),
         }
         pq.write_table(pa.table(columns), self.path / CANDIDATES_FILE, compression="zstd")
 
@@ -243,8 +244,18 @@ class SearchResult:
         return unpack_recommender(self.table, self.train, described["name"], described["options"], scorer)
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The user's own ids of users and of items, by row."""
-        ids = pq.read_table(self.path / IDS_FILE).column("id").to_numpy()
+        """The user's own ids of users and of items, by row.
+
+        Raises:
+            ResultError: Their file is missing or damaged.
+        """
+        file = self.path / IDS_FILE
+        try:
+            ids = pq.read_table(file).column("id").to_numpy()
+        except FileNotFoundError:
+            raise ResultError(f"{file}: no such file; is {self.path} the folder of a search?") from None
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
         num_users = self.train.shape[0]
         return ids[:num_users], ids[num_users:]
 
@@ -270,10 +281,10 @@ def read_summary(path: Path) -> dict[str, Any]:
 def _read_interactions(path: Path) -> csr_array:
     file = path / INTERACTIONS_FILE
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             indices, indptr, shape = arrays["indices"], arrays["indptr"], tuple(arrays["shape"].tolist())
         return csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; is {path} the folder of a finished search?") from None
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Of zipfile, zlib, struct, NumPy or SciPy, by where the damage is.
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error

@@ -98,7 +98,7 @@ def search(
         try:
             folder.write_result(summary)
             with journal.phase("full-size fit", config.training.max_batches):
-                full = fit_full_size(config, interactions, journal.at_batch)
+                full = fit_full_size(config, interactions, journal.advance_to_batch)
             journal.full_quality = full.mean_quality
             with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 _explore(config, interactions, full, cap_params, candidates, journal)

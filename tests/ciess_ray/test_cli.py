@@ -1,0 +1,196 @@
+import io
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from ciess_ray import cli
+from ciess_ray.config import field_table
+from ciess_ray.journal import Progress
+from ciess_ray.live_view import LiveView
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line as ``main`` does; gives exit status, what was printed and what was complained of."""
+    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("dataset: {path: nowhere.csv}\n")
+    return path
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["search", "no.yaml"], "no.yaml: no such configuration"),
+            (["search", "CONFIG", "sed=1"], "Did you mean 'seed'"),
+            (["search", "CONFIG", "--budget", "150%"], "more than the full table"),
+            (["search", "CONFIG", "--seed", "-1"], "seed=-1"),
+            (["search", "CONFIG", "--device", "gpu"], "unknown device 'gpu'"),
+            (["search", "CONFIG", "recommender.name=lightgnc"], "Did you mean 'lightgcn'"),
+            (["search", "CONFIG"], "nowhere.csv"),
+            (["data", "describe", "nowhere.csv"], "nowhere.csv"),
+        ],
+    )
+    def test_one_line_and_exit_status_2(self, run, config_file, tmp_path, arguments, says):
+        given = [config_file if argument == "CONFIG" else argument for argument in arguments]
+        if arguments[0] == "search":
+            given.append(f"output={tmp_path / 'out'}")
+        status, out, err = run(*given)
+        assert status == 2 and out == ""
+        assert err.startswith("error: ") and says in err
+        assert len(err.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_brackets_in_a_message_are_text(self, run, config_file):
+        status, _, err = run("search", config_file, "seed=[red]")
+        assert status == 2 and "[red]" in err
+
+    def test_wrong_usage(self, run):
+        for arguments in (["serach"], ["search", "--bugdet", "1"], ["data", "generate", "x", "--users", "0"]):
+            status, out, err = run(*arguments)
+            assert status == 2 and out == "" and "Usage: ciess-ray" in err
+
+    def test_ctrl_c(self, run, config_file, monkeypatch):
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "load_config", interrupt)
+        status, _, err = run("search", config_file)
+        assert status == 130 and err.startswith("interrupted")
+
+    def test_the_installed_command_shows_no_traceback(self):
+        code = "from ciess_ray.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "search", "no.yaml"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr == (
+            "error: no.yaml: no such configuration; the ones that come along lie in configs/.\n"
+        )
+
+
+class TestHelp:
+    def test_overrides_are_explained(self, run):
+        status, out, _ = run("search", "--help")
+        assert status == 0
+        for text in ("section.field=value", "search.num_episodes=3", "--budget", "--overwrite", "ciess-ray fields"):
+            assert text in out
+
+    def test_fields_are_all_listed(self, run):
+        status, out, _ = run("fields")
+        assert status == 0
+        listed = {line.split()[0] for line in out.splitlines() if line.strip()}
+        assert {name for name, _, _ in field_table()} <= listed
+        assert "{'name': 'random_walk'" in out
+
+
+class TestData:
+    def test_generated_interactions_are_described(self, run, tmp_path):
+        file = tmp_path / "log.parquet"
+        arguments = ("data", "generate", file, "--users", 50, "--items", 40, "--interactions", 600)
+        status, out, _ = run(*arguments)
+        assert status == 0 and out == f"600 interactions of 50 users and 40 items: {file}\n"
+        assert pq.read_table(file).num_rows == 600
+
+        status, out, _ = run("data", "describe", file)
+        assert status == 0
+        rows = {line[:17].strip(): line[17:].strip() for line in out.splitlines()}
+        assert (rows["users"], rows["items"], rows["interactions"]) == ("50", "40", "600")
+        assert rows["density"] == "30.0000%" and rows["ratings"] == rows["timestamps"] == "no"
+
+    def test_generating_the_same_twice_gives_the_same(self, run, tmp_path):
+        for name in "ab":
+            run("data", "generate", tmp_path / name, "--users", 9, "--items", 9, "--interactions", 30)
+        assert pq.read_table(tmp_path / "a").equals(pq.read_table(tmp_path / "b"))
+
+    def test_generating_overwrites_nothing(self, run, tmp_path):
+        file = tmp_path / "mine.parquet"
+        file.write_text("mine")
+        status, _, err = run("data", "generate", file)
+        assert status == 2 and f"{file}: exists; name another file" in err
+        assert file.read_text() == "mine"
+
+    def test_columns_can_be_named(self, run, tmp_path):
+        file = tmp_path / "log.csv"
+        file.write_text("customer,sku,stars\n" + "".join(f"{n},{n % 3},{n % 5}\n" for n in range(10)))
+        status, _, err = run("data", "describe", file, "--user", "custmer", "--item", "sku")
+        assert status == 2 and "Did you mean 'customer'" in err
+        given = ("--user", "customer", "--item", "sku", "--rating", "stars")
+        status, out, _ = run("data", "describe", file, *given)
+        assert status == 0 and "0 to 4" in out
+
+
+def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
+    log, config, output = tmp_path / "log.parquet", tmp_path / "run.yaml", tmp_path / "out"
+    run("data", "generate", log, "--users", 60, "--items", 40, "--interactions", 900)
+    values = {
+        "dataset": {"path": str(log)},
+        "cache": None,
+        "recommender": {"max_embedding_size": 8, "device": "cpu"},
+        "training": {"batch_size": 128, "evaluate_every": 10, "patience": 1, "max_batches": 20},
+        "search": {"num_episodes": 1, "episode_length": 2, "batches_per_step": 2, "num_candidates": 1},
+        "agent": {"hiddens": [8], "batch_size": 32, "updates_per_step": 2},
+        "tracking": {"mlflow": False},
+    }
+    config.write_text(json.dumps(values))
+    arguments = ("search", config, "--budget", "25%", "--output", output, "search.num_greedy_steps=0")
+    status, out, err = run(*arguments)
+    assert status == 0, err
+    assert "\x1b" not in out
+    lines = out.splitlines()
+    assert lines[0] == "full-size fit:  20 steps at most"
+    assert any(line.startswith("search 1/2  kept 25.00%  quality ") for line in lines)
+    assert any(line.startswith("equal sizes at 25.00%") for line in lines)
+    assert "budget 25%: at most 200 parameters, 200 kept" in lines
+    num_bytes = (output / "table.safetensors").stat().st_size
+    assert any(line.startswith(f"bytes: table.safetensors {num_bytes:,}; beside it") for line in lines)
+    assert f"result: {output}" in lines and "mlflow" not in out
+
+    status, out, err = run(*arguments)
+    assert status == 2 and "replace it with --overwrite" in err
+
+
+class TestLiveView:
+    STEP = Progress("search", 2, 10, "warm-up", 0.1, 0.95, 0.4, 65.0, 3725.0)
+
+    def test_a_line_a_step_where_there_is_no_terminal(self):
+        stream = io.StringIO()
+        with LiveView(Console(file=stream, width=200)) as view:
+            view(Progress("search", 0, 10, "", None, None, None, 0.0, None, is_step=False))
+            view(Progress("search", 0, 10, "batch 5", None, None, None, 0.0, None, is_step=False))
+            view(self.STEP)
+        assert stream.getvalue().splitlines() == [
+            "search:  10 steps at most",
+            "search 2/10  kept 10.00%  quality 95.0% of full  λ 0.400  1:02:05 left  warm-up",
+        ]
+
+    def test_a_table_that_moves_in_a_terminal(self):
+        stream = io.StringIO()
+        with LiveView(Console(file=stream, width=200, force_terminal=True)) as view:
+            view(self.STEP)
+            view(Progress("search", 2, 10, "batch 5", None, None, None, 66.0, None, is_step=False))
+        # News from within a step leave the figures of the last step where they are.
+        last = stream.getvalue().splitlines()[-1]
+        for text in ("2/10", "10.00%", "95.0% of full", "0.400", "1:06", "1:02:05", "batch 5"):
+            assert text in last
