@@ -2,7 +2,7 @@
 
 Writes results/random_walk.json:
 
-python benchmarks/random_walk.py --num-entities 70000
+OMP_NUM_THREADS=1 python benchmarks/random_walk.py --num-entities 70000
 """
 
 import argparse
@@ -46,7 +46,8 @@ def main() -> None:
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads",
         "seed": 0,
         "num_entities": args.num_entities,
         "num_steps": args.num_steps,

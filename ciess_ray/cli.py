@@ -141,16 +141,15 @@ def generate(
 def main() -> None:
     """Entry point: a mistake of the user's ends in one message and exit status 2, Ctrl-C in 130."""
     try:
-        app(standalone_mode=False)
+        app(prog_name="ciess-ray")
     except CiessError as error:
         errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; the output folder says how far the search came.")
-        sys.exit(130)
-    except typer._click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+    except SystemExit as exit:
+        # Typer turns Ctrl-C into this status without a word.
+        if exit.code == 130:
+            errors.print("interrupted; the output folder says how far the search came.")
+        raise
 
 
 def _as_yaml(value: object) -> str:
@@ -166,21 +165,20 @@ def _spread(counts: Any) -> str:
 
 
 def _comparison(summary: dict[str, Any]) -> Table:
-    table = Table("", "R@20", "N@20", "of full R@20", "parameters", "packed bytes", "user size", "item size")
+    table = Table(
+        "", "kept", "R@20", "N@20", "parameters", "packed bytes", "user : item", box=None, pad_edge=False
+    )
     for column in table.columns[1:]:
         column.justify = "right"
-    full = summary["methods"][0]["test"]["recall@20"]
     for row in summary["methods"]:
-        name = row["name"] if row is summary["methods"][0] else f"{row['name']} at {row['kept_ratio']:.2%}"
         table.add_row(
-            name,
+            row["name"],
+            f"{row['kept_ratio']:.2%}",
             f"{row['test']['recall@20']:.4f}",
             f"{row['test']['ndcg@20']:.4f}",
-            f"{row['test']['recall@20'] / full:.1%}" if full else "",
             f"{row['num_params']:,}",
             f"{row['packed_bytes']:,}",
-            f"{row['mean_user_size']:.1f}",
-            f"{row['mean_item_size']:.1f}",
+            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
         )
     return table
 

@@ -106,7 +106,13 @@ class AgentConfig(_Section):
     hiddens: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden widths; 2 x 256 in CIESS")
     actor_lr: float = Field(1e-3, gt=0, description="Adam's rate for the actors; 1e-3 in CIESS")
     critic_lr: float = Field(3e-3, gt=0, description="Adam's rate for the critics; 3e-3 in CIESS")
-    gamma: float = Field(0.99, ge=0, lt=1, description="discount; 0.99 in CIESS")
+    gamma: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="discount; 0.99 in CIESS. A fresh recommender's quality depends on no earlier size, so 0 "
+        "loses nothing and learns from far fewer steps",
+    )
     tau: float = Field(0.005, gt=0, le=1, description="share a target moves at an update; 0.005 in CIESS")
     batch_size: int = Field(
         4096, ge=1, description="transitions of users, and of items, an update; 4096 in CIESS"
@@ -159,7 +165,7 @@ class SearchConfig(_Section):
         description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none",
     )
     num_greedy_steps: int = Field(
-        1, ge=0, description="steps at the end that the actors take alone, without exploration"
+        2, ge=0, description="steps at the end that the actors take alone, without exploration"
     )
     num_candidates: int = Field(
         5, ge=1, description="l, candidates that are trained to convergence; 5 in CIESS"

@@ -263,7 +263,8 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         transitions = {
             kind: {
                 "obs": obs[kind],
-                "action": actions[kind],
+                # Under a budget the sizes executed earn the quality, not the ones asked for.
+                "action": info[kind].get("action", actions[kind]),
                 "quality": np.asarray(info[kind]["quality"], np.float32),
                 "memory_cost": np.asarray(info[kind]["memory_cost"], np.float32),
                 "next_obs": next_obs[kind],

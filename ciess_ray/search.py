@@ -84,6 +84,27 @@ def search(
     cap_params = config.memory_budget.cap_params(interactions.num_entities, *bounds)
     if config.tracking.mlflow:
         _check_tracking(config)
+    with ray_session():
+        _check_env_runners(config)
+        return _search(config, interactions, cap_params, overwrite, on_progress)
+
+
+def _check_env_runners(config: RunConfig) -> None:
+    num_env_runners, num_cpus = config.search.num_env_runners, ray.cluster_resources().get("CPU", 0.0)
+    if num_env_runners > num_cpus:
+        raise ConfigError(
+            f"search.num_env_runners={num_env_runners} asks for as many CPUs, and this cluster has "
+            f"{num_cpus:g}: the runners would wait for ever. Ask for {num_cpus:.0f} or fewer."
+        )
+
+
+def _search(
+    config: RunConfig,
+    interactions: Interactions,
+    cap_params: int,
+    overwrite: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> SearchResult:
     folder = ResultFolder(config.output, overwrite=overwrite)
     summary: dict[str, Any] = {
         "status": "running",
@@ -100,6 +121,7 @@ def search(
             with journal.phase("full-size fit", config.training.max_batches):
                 full = fit_full_size(config, interactions, journal.advance_to_batch)
             journal.full_quality = full.mean_quality
+            summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
             with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 _explore(config, interactions, full, cap_params, candidates, journal)
             folder.write_candidates(candidates)
@@ -238,25 +260,18 @@ def _explore(
 ) -> None:
     """Take every step of the search; ``candidates`` grows as they come."""
     settings = config.search
-    with ray_session():
-        num_cpus = ray.cluster_resources().get("CPU", 0.0)
-        if settings.num_env_runners > num_cpus:
-            raise ConfigError(
-                f"search.num_env_runners={settings.num_env_runners} asks for as many CPUs, and this "
-                f"cluster has {num_cpus:g}: the runners would wait for ever."
-            )
-        algorithm = cast(TD3, _td3_config(config, interactions, full, cap_params).build_algo())
-        try:
-            while len(candidates) < settings.num_steps:
-                outcome = algorithm.train()  # type: ignore[no-untyped-call]
-                steps = algorithm.last_steps[: settings.num_steps - len(candidates)]
-                td3 = {k: v for k, v in outcome.items() if k.startswith("td3/")}
-                _remember(config, steps, candidates, journal, td3, is_greedy=False)
-            if settings.num_greedy_steps:
-                steps = _greedy_steps(algorithm, settings.num_greedy_steps)
-                _remember(config, steps, candidates, journal, {}, is_greedy=True)
-        finally:
-            algorithm.stop()  # type: ignore[no-untyped-call]
+    algorithm = cast(TD3, _td3_config(config, interactions, full, cap_params).build_algo())
+    try:
+        while len(candidates) < settings.num_steps:
+            outcome = algorithm.train()  # type: ignore[no-untyped-call]
+            steps = algorithm.last_steps[: settings.num_steps - len(candidates)]
+            td3 = {k: v for k, v in outcome.items() if k.startswith("td3/")}
+            _remember(config, steps, candidates, journal, td3, is_greedy=False)
+        if settings.num_greedy_steps:
+            steps = _greedy_steps(algorithm, settings.num_greedy_steps)
+            _remember(config, steps, candidates, journal, {}, is_greedy=True)
+    finally:
+        algorithm.stop()  # type: ignore[no-untyped-call]
 
 
 def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:

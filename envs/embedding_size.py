@@ -20,6 +20,7 @@ from envs.mdp import (
     relative_quality,
     reward,
     scale_popularity,
+    scale_size,
     unscale_size,
 )
 from envs.metrics import EntityQuality, entity_quality
@@ -61,9 +62,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
 
     ## Rewards
     The mean over the entities that have a quality of q - λ · (d / d_max)², where q is the entity's share of
-    the quality that the full-size table gives it and d the size it proposed.
+    the quality that the full-size table gives it and d the size that earned it, the executed one.
     ``info["user"]`` and ``info["item"]`` hold, for each entity, ``reward``, ``quality`` (NaN where there
-    is none), ``memory_cost``, ``proposed_sizes`` and ``embedding_sizes``; ``info`` itself ``kept_ratio``,
+    is none), ``memory_cost``, ``proposed_sizes``, ``embedding_sizes`` (executed) and ``action`` (these on
+    the action's scale, which is what learning takes for the action); ``info`` itself ``kept_ratio``,
     ``proposed_ratio``, ``num_params``, ``packed_bytes``, ``quality`` (mean of the six ranking metrics),
     ``recall@k``, ``ndcg@k``, ``train_s`` and ``evaluate_s``.
 
@@ -200,13 +202,15 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             share = relative_quality(
                 getattr(quality, kind), getattr(self.full_quality, kind), self._quality_ceiling
             )
-            cost = memory_cost(proposed[kind], self.max_embedding_size, self._memory_cost_form)
+            executed = getattr(self._sizes, kind)
+            cost = memory_cost(executed, self.max_embedding_size, self._memory_cost_form)
             info[kind] = {
                 "reward": reward(share, cost, self.memory_weight),
                 "quality": share,
                 "memory_cost": cost,
+                "action": scale_size(executed, self.min_embedding_size, self.max_embedding_size),
                 "proposed_sizes": proposed[kind],
-                "embedding_sizes": getattr(self._sizes, kind),
+                "embedding_sizes": executed,
             }
             self._quality[kind] = share
         num_proposed = sum(int(p.sum(dtype=np.int64)) for p in proposed.values())

@@ -333,9 +333,9 @@ class TD3(Algorithm):
             metric_keys.NUM_UPDATES: self.num_updates,
         }
         for key in (metric_keys.CRITIC_LOSS, metric_keys.ACTOR_LOSS, metric_keys.CRITIC_VALUE):
-            latest = [self.metrics.peek((LEARNER_RESULTS, kind, key), default=None) for kind in KINDS]
-            # Tune refuses a result without a metric it was told of, so the key is there from the start.
-            values[key] = _mean(value for value in latest if value is not None)
+            # RLlib takes a default of None for none given.
+            latest = [self.metrics.peek((LEARNER_RESULTS, kind, key), default=np.nan) for kind in KINDS]
+            values[key] = _mean(value for value in latest if not np.isnan(value))
         for key, value in values.items():
             self.metrics.log_value(key, value, window=1)
 

@@ -1,5 +1,6 @@
 """The update of TD3 (Fujimoto et al. 2018, algorithm 1), users and items each with networks of their own."""
 
+import math
 import zlib
 from typing import Any
 
@@ -19,6 +20,13 @@ ACTOR = "actor"
 CRITIC = "critic"
 _NOISE_STREAM = 2
 _STATE_KEY = "num_updates"
+
+
+def num_warmup_updates(config: Any) -> int:
+    """Updates that fall into the warm-up, in which critics learn and actors stand still."""
+    num_iterations = math.ceil(config.num_warmup_steps / max(config.num_env_runners, 1))
+    num_updates: int = num_iterations * config.updates_per_step
+    return num_updates
 
 
 class TD3TorchLearner(TorchLearner):
@@ -89,7 +97,10 @@ class TD3TorchLearner(TorchLearner):
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         self._num_updates += 1
-        is_actor_update = self._num_updates % self.config.policy_delay == 0
+        is_delayed_update = self._num_updates % self.config.policy_delay == 0
+        # Nothing an actor says is tried during the warm-up. Following critics that have seen a table or two,
+        # it would only run into a bound of tanh, where no gradient brings it back.
+        is_actor_update = is_delayed_update and self._num_updates > num_warmup_updates(self.config)
         critic_losses = {}
         for module_id, columns in batch.items():
             config = self.config.get_config_for_module(module_id)
@@ -97,16 +108,17 @@ class TD3TorchLearner(TorchLearner):
             self._minimise(module_id, CRITIC, loss)
             critic_losses[module_id] = loss.detach()
             if is_actor_update:
-                self._update_actor(module_id, config, columns[Columns.OBS])
+                self._update_actor(module_id, columns[Columns.OBS])
+            if is_delayed_update:
+                for network, target in self._td3_module(module_id).get_target_network_pairs():
+                    update_target_network(main_net=network, target_net=target, tau=config.tau)
         return {}, critic_losses, {}
 
-    def _update_actor(self, module_id: str, config: Any, obs: Tensor) -> None:
+    def _update_actor(self, module_id: str, obs: Tensor) -> None:
         module = self._td3_module(module_id)
         loss = losses.actor_loss(module.critic_1(obs, module.actor(obs)))
         self.metrics.log_value((module_id, ACTOR_LOSS), loss.item(), window=1)
         self._minimise(module_id, ACTOR, loss)
-        for network, target in module.get_target_network_pairs():
-            update_target_network(main_net=network, target_net=target, tau=config.tau)
 
     def _minimise(self, module_id: str, name: str, loss: Tensor) -> None:
         if not torch.isfinite(loss):

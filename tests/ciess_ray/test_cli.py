@@ -15,7 +15,7 @@ from ciess_ray.live_view import LiveView
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command line as ``main`` does; gives exit status, what was printed and what was complained of."""
+    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
     monkeypatch.setattr(cli, "console", Console(width=200))
     monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
 
@@ -63,13 +63,17 @@ class TestMistakes:
         assert not (tmp_path / "out").exists()
 
     def test_brackets_in_a_message_are_text(self, run, config_file):
-        status, _, err = run("search", config_file, "seed=[red]")
-        assert status == 2 and "[red]" in err
+        status, _, err = run("search", config_file, "budget=[red]x[/red]")
+        assert status == 2 and "[red]x[/red]" in err
 
     def test_wrong_usage(self, run):
         for arguments in (["serach"], ["search", "--bugdet", "1"], ["data", "generate", "x", "--users", "0"]):
             status, out, err = run(*arguments)
             assert status == 2 and out == "" and "Usage: ciess-ray" in err
+
+    def test_nothing_at_all_shows_the_help(self, run):
+        status, out, err = run()
+        assert status == 2 and "Usage: ciess-ray" in out + err and "search" in out + err
 
     def test_ctrl_c(self, run, config_file, monkeypatch):
         def interrupt(*args):
@@ -94,7 +98,13 @@ class TestHelp:
     def test_overrides_are_explained(self, run):
         status, out, _ = run("search", "--help")
         assert status == 0
-        for text in ("section.field=value", "search.num_episodes=3", "--budget", "--overwrite", "ciess-ray fields"):
+        for text in (
+            "section.field=value",
+            "search.num_episodes=3",
+            "--budget",
+            "--overwrite",
+            "ciess-ray fields",
+        ):
             assert text in out
 
     def test_fields_are_all_listed(self, run):
@@ -159,9 +169,10 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     assert status == 0, err
     assert "\x1b" not in out
     lines = out.splitlines()
-    assert lines[0] == "full-size fit:  20 steps at most"
+    assert lines[0] == "full-size fit 0/20" and lines[1].startswith("full-size fit 10/20")
     assert any(line.startswith("search 1/2  kept 25.00%  quality ") for line in lines)
-    assert any(line.startswith("equal sizes at 25.00%") for line in lines)
+    (equal,) = (line for line in lines if line.strip("│ ").startswith("equal sizes"))
+    assert "25.00%" in equal and " 200 " in equal
     assert "budget 25%: at most 200 parameters, 200 kept" in lines
     num_bytes = (output / "table.safetensors").stat().st_size
     assert any(line.startswith(f"bytes: table.safetensors {num_bytes:,}; beside it") for line in lines)
@@ -181,7 +192,7 @@ class TestLiveView:
             view(Progress("search", 0, 10, "batch 5", None, None, None, 0.0, None, is_step=False))
             view(self.STEP)
         assert stream.getvalue().splitlines() == [
-            "search:  10 steps at most",
+            "search 0/10",
             "search 2/10  kept 10.00%  quality 95.0% of full  λ 0.400  1:02:05 left  warm-up",
         ]
 
@@ -191,6 +202,6 @@ class TestLiveView:
             view(self.STEP)
             view(Progress("search", 2, 10, "batch 5", None, None, None, 66.0, None, is_step=False))
         # News from within a step leave the figures of the last step where they are.
-        last = stream.getvalue().splitlines()[-1]
+        last = stream.getvalue().splitlines()[-2]
         for text in ("2/10", "10.00%", "95.0% of full", "0.400", "1:06", "1:02:05", "batch 5"):
             assert text in last

@@ -45,7 +45,10 @@ def test_overrides_land(file):
     config = load_config(file, overrides)
     assert config.search.num_episodes == 3 and config.search.quality_ceiling is None
     assert config.search.memory_weight == 0.7 and config.training.learning_rate == 0.01
-    assert config.agent.hiddens == (16, 8) and config.agent.exploration == {"name": "noise", "noise": "uniform"}
+    assert config.agent.hiddens == (16, 8) and config.agent.exploration == {
+        "name": "noise",
+        "noise": "uniform",
+    }
     assert config.recommender.options == {"num_layers": 2}
     columns = config.dataset.named_columns()
     assert columns.user == "customer" and columns.item == "sku"

@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -149,13 +151,16 @@ class TestFolder:
         config, _, news = finished
         lines = [json.loads(line) for line in (config.output / "progress.jsonl").read_text().splitlines()]
         steps = [(line["phase"], line["step"]) for line in lines]
-        expected = [("search", step) for step in range(1, NUM_STEPS + 1)]
+        num_fits = sum(phase == "full-size fit" for phase, _ in steps)
+        expected = [("full-size fit", batch) for batch in (20, 40, 60)[:num_fits]]
+        expected += [("search", step) for step in range(1, NUM_STEPS + 1)]
         expected += [(phase, step) for phase in ("retraining", "test") for step in (1, 2, 3)]
-        assert steps == expected
-        assert [line.get("note") for line in lines[:NUM_STEPS]] == ["warm-up"] * 2 + [None] * 2 + ["greedy"] * 2
-        told = [(progress.phase, progress.step) for progress in news if progress.is_step]
-        assert told == steps
-        assert all("search/quality" in line and "search/memory_weight" in line for line in lines[:NUM_STEPS])
+        assert num_fits > 0 and steps == expected
+        in_search = lines[num_fits : num_fits + NUM_STEPS]
+        notes = [line.get("note") for line in in_search]
+        assert notes == ["warm-up"] * 2 + [None] * 2 + ["greedy"] * 2
+        assert all("search/quality" in line and "search/memory_weight" in line for line in in_search)
+        assert [(progress.phase, progress.step) for progress in news if progress.is_step] == steps
 
     def test_the_loaded_recommender_gives_the_test_figures(self, finished):
         config, result, _ = finished
@@ -164,6 +169,19 @@ class TestFolder:
         metrics = evaluate(loaded.recommender(), loaded.train, merged.test)
         assert metrics.summary() == pytest.approx(result.summary["methods"][2]["test"], rel=1e-6)
         assert (loaded.train != merged.train).nnz == 0
+
+    def test_a_table_is_loaded_and_serves_without_ray(self, finished):
+        code = (
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from ciess_ray.result import SearchResult\n"
+            "recommender = SearchResult.load(Path(sys.argv[1])).recommender()\n"
+            "assert recommender.encode()[0].shape[0] == 200\n"
+            "print([name for name in ('ray', 'mlflow') if name in sys.modules])\n"
+        )
+        command = [sys.executable, "-c", code, str(finished[0].output)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
 
 
 class TestAgain:
@@ -246,16 +264,14 @@ class TestOutput:
         ResultFolder(folder, overwrite=True)
         assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
 
-    @pytest.mark.parametrize("name", sorted(OWN_FILES - {"progress.jsonl", "sizes.png", "search.png"}))
+    @pytest.mark.parametrize(
+        "name",
+        ["result.json", "table.safetensors", "scorer.safetensors", "interactions.npz", "ids.parquet"],
+    )
     def test_a_missing_or_damaged_file_is_named(self, finished, tmp_path, name):
-        config, _, _ = finished
         folder = tmp_path / "copy"
-        shutil.copytree(config.output, folder)
+        shutil.copytree(finished[0].output, folder)
         content = (folder / name).read_bytes()
-        if name in ("sizes.parquet", "candidates.parquet"):
-            (folder / name).unlink()
-            SearchResult.load(folder).recommender()
-            return
 
         def read():
             result = SearchResult.load(folder)
@@ -264,17 +280,23 @@ class TestOutput:
 
         read()
         middle = len(content) // 2
-        for damaged in (content[:middle], content[:middle] + b"\x00\xff" * 20 + content[middle + 40 :], b""):
-            (folder / name).write_bytes(damaged)
-            if name == "table.safetensors" and len(damaged) == len(content):
-                continue  # Other values are values too.
-            if name == "scorer.safetensors" and damaged != b"":
-                continue  # It is nearly empty here.
+        overwritten = content[:middle] + b"\x00\xff" * 20 + content[middle + 40 :]
+        # Other values in a table are values too.
+        damaged = [b"", content[:middle]] + [overwritten] * (name != "table.safetensors")
+        for bad in damaged:
+            (folder / name).write_bytes(bad)
             with pytest.raises(ResultError, match=f"{name}: damaged"):
                 read()
         (folder / name).unlink()
         with pytest.raises(ResultError, match=f"{name}: no such file"):
             read()
+
+    def test_nothing_else_is_needed_to_read_it(self, finished, tmp_path):
+        folder = tmp_path / "copy"
+        shutil.copytree(finished[0].output, folder)
+        for name in ("sizes.parquet", "candidates.parquet", "progress.jsonl", "sizes.png", "search.png"):
+            (folder / name).unlink()
+        SearchResult.load(folder).recommender()
 
     def test_large_sizes_fit_into_candidates(self, tmp_path):
         folder = ResultFolder(tmp_path / "out")
@@ -286,7 +308,8 @@ class TestOutput:
 
 class TestBreakingOff:
     @pytest.mark.parametrize(
-        ("phase", "step"), [("full-size fit", 0), ("search", 0), ("search", 3), ("retraining", 1), ("test", 2)]
+        ("phase", "step"),
+        [("full-size fit", 0), ("search", 0), ("search", 3), ("retraining", 1), ("test", 2)],
     )
     def test_an_interrupt_leaves_what_was_found(self, finished, make_config, tmp_path, phase, step):
         def interrupt(progress):
@@ -357,6 +380,11 @@ class TestModes:
     def test_an_env_runner_of_its_own(self, make_config, tmp_path):
         result = search(make_config(tmp_path / "out", search={"num_env_runners": 1}))
         assert result.summary["status"] == "finished" and result.summary["num_steps"] == NUM_STEPS
+
+    def test_one_update_a_step_as_in_ciess(self, make_config, tmp_path):
+        settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_greedy_steps": 0, "num_candidates": 1}
+        config = make_config(tmp_path / "out", search=settings, agent={"updates_per_step": 1})
+        assert search(config).summary["num_steps"] == 2
 
     def test_bytes_cap_the_file(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}

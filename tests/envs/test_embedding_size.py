@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, EmbeddingSizeError, UnknownNameError
+from envs.mdp import scale_size
 from envs.metrics import CUTOFFS, EntityQuality
 from envs.recommenders.training import TrainingSettings
 
@@ -87,7 +88,9 @@ def test_observations_and_info(make_env, make_interactions):
     assert (obs["user"][:, 1] == -1).all() and (obs["item"][:, 1] == 1).all()
     for kind, size in (("user", 1), ("item", D_MAX)):
         own = info[kind]
-        assert own.keys() == {"reward", "quality", "memory_cost", "proposed_sizes", "embedding_sizes"}
+        sizes = {"action", "proposed_sizes", "embedding_sizes"}
+        assert own.keys() == {"reward", "quality", "memory_cost"} | sizes
+        np.testing.assert_array_equal(own["action"], action[kind])
         assert all(column.shape == (counts[kind],) for column in own.values())
         assert (own["proposed_sizes"] == size).all() and (own["embedding_sizes"] == size).all()
         np.testing.assert_allclose(own["memory_cost"], (size / D_MAX) ** 2)
@@ -106,7 +109,15 @@ def test_observations_and_info(make_env, make_interactions):
     assert info["packed_bytes"] == 4 * num_params + sum(counts.values()) + 1024
     metrics = {f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTOFFS}
     assert info["quality"] == pytest.approx(np.mean([info[name] for name in metrics]))
-    others = {"kept_ratio", "proposed_ratio", "num_params", "packed_bytes", "quality", "train_s", "evaluate_s"}
+    others = {
+        "kept_ratio",
+        "proposed_ratio",
+        "num_params",
+        "packed_bytes",
+        "quality",
+        "train_s",
+        "evaluate_s",
+    }
     assert info.keys() == metrics | others | set(KINDS)
 
 
@@ -126,11 +137,13 @@ def test_the_budget_holds_exactly_after_every_step(make_env, budget):
         sizes = np.concatenate([info[kind]["embedding_sizes"] for kind in KINDS])
         assert sizes.sum() == info["num_params"] == cap
         assert sizes.min() >= 1 and sizes.max() <= D_MAX
-        # The cost is that of what was proposed, which the budget does not touch.
         proposed = np.concatenate([info[kind]["proposed_sizes"] for kind in KINDS])
         assert info["proposed_ratio"] == proposed.mean() / D_MAX != info["kept_ratio"]
+        # What earned the quality is what costs, and what learning takes for the action.
         cost = np.concatenate([info[kind]["memory_cost"] for kind in KINDS])
-        np.testing.assert_allclose(cost, (proposed / D_MAX) ** 2, rtol=1e-6)
+        np.testing.assert_allclose(cost, (sizes / D_MAX) ** 2, rtol=1e-6)
+        action = np.concatenate([info[kind]["action"] for kind in KINDS])
+        np.testing.assert_array_equal(action, scale_size(sizes, 1, D_MAX))
 
 
 def test_an_episode_is_truncated_at_its_length(make_env):

@@ -160,9 +160,7 @@ def states(golden, train):
         peak = np.array(part[f"{kind}_peak"]) if peak is None else peak
         quality = np.array(part[f"{kind}_quality"]) if quality is None else quality
         share = mdp.relative_quality(quality, peak)
-        return mdp.observe(
-            mdp.scale_popularity(counts[kind]), np.array(part[f"{kind}_sizes"]), share, 1, 128
-        )
+        return mdp.observe(mdp.scale_popularity(counts[kind]), np.array(part[f"{kind}_sizes"]), share, 1, 128)
 
     return make
 

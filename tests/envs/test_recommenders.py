@@ -38,9 +38,7 @@ def blocks():
 def mixed_sizes(train, d_max=8, seed=0):
     rng = np.random.default_rng(seed)
     num_users, num_items = train.shape
-    return EmbeddingSizes(
-        rng.integers(1, d_max, num_users), rng.integers(1, d_max - 1, num_items), 1, d_max
-    )
+    return EmbeddingSizes(rng.integers(1, d_max, num_users), rng.integers(1, d_max - 1, num_items), 1, d_max)
 
 
 def build(name, train, sizes=None, seed=0, **options):
