@@ -117,6 +117,23 @@ def test_lambda_stays_where_there_is_no_target_and_during_warmup(make_algo):
     assert warm.memory_weight > 0.4
 
 
+def test_actors_stand_still_during_the_warmup_while_critics_learn(make_algo):
+    algo = make_algo(num_warmup_steps=2, updates_per_step=4)
+    start = weights(algo)
+    for _ in range(2):
+        algo.train()
+    warmed = weights(algo)
+    algo.train()
+    learned = weights(algo)
+    for kind in KINDS:
+        for name, value in start[kind].items():
+            is_actor = name.startswith("actor.")
+            moved = not np.array_equal(value, warmed[kind][name])
+            assert moved != is_actor or name.startswith("target_actor"), name
+            if is_actor:
+                assert not np.array_equal(value, learned[kind][name]), name
+
+
 def test_remote_runners_step_copies_of_their_own(make_algo):
     algo = make_algo(num_env_runners=2, target_ratio=0.1)
     for _ in range(2):
