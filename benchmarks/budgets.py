@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("budgets", nargs="+")
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--runs", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--output", type=Path, default=Path("results/quickstart_budgets.json"))
     arguments = parser.parse_args()
@@ -31,7 +32,7 @@ def main() -> None:
         folder = arguments.runs / budget.replace("%", "percent")
         is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
         if not is_finished:
-            config = load_config(arguments.config, [f"budget='{budget}'", f"output={folder}"])
+            config = load_config(arguments.config, [*arguments.set, f"budget='{budget}'", f"output={folder}"])
             search(config, overwrite=True)
         summary = SearchResult.load(folder).summary
         rows += [
@@ -41,9 +42,10 @@ def main() -> None:
         print(f"{budget}: done", flush=True)
     result = {
         "command": f"python benchmarks/budgets.py {arguments.config} {' '.join(arguments.budgets)}",
+        "changed": [override for override in arguments.set if "path" not in override],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "seed": summary["config"]["seed"],
-        "dataset": summary["dataset"],
+        "dataset": {key: value for key, value in summary["dataset"].items() if key != "source"},
         "rows": rows,
     }
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
