@@ -8,7 +8,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ciess_ray.config import RunConfig, field_table, load_config
 from envs.data import READERS, Columns, generate_interactions, read_interactions
@@ -78,7 +78,7 @@ def search(
 @app.command()
 def fields() -> None:
     """List every field of a configuration with its default and meaning."""
-    table = Table("field", "default", "meaning", box=None, pad_edge=False)
+    table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
     for name, default, meaning in field_table():
         table.add_row(name, escape(default), escape(meaning))
     console.print(table)

@@ -36,10 +36,8 @@ def rank_items(
     for start in range(0, len(users), block):
         rows = np.asarray(users[start : start + block], np.int64)
         scores = recommender.score(encoded, torch.from_numpy(rows).to(recommender.device))
-        lengths = np.diff(seen.indptr)[rows]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        columns = seen.indices[np.repeat(seen.indptr[rows], lengths) + within]
-        flat = np.repeat(np.arange(len(rows), dtype=np.int64), lengths) * num_items + columns
+        seen_rows = seen[rows]
+        flat = np.repeat(np.arange(len(rows)), np.diff(seen_rows.indptr)) * num_items + seen_rows.indices
         scores.view(-1)[torch.from_numpy(flat).to(scores.device)] = -torch.inf
         values, items = scores.topk(depth_there_is, dim=1)
         items[values == -torch.inf] = -1
