@@ -46,7 +46,7 @@ class DatasetConfig(_Section):
         if (self.path is None) == (self.sample is None):
             raise ConfigError(
                 "dataset: give either dataset.path (a file of interactions) or dataset.sample "
-                f"({', '.join(sorted(SAMPLES))}), and not both."
+                f"({', '.join(sorted(SAMPLES))}), and not both; null takes one back."
             )
         if self.sample is not None and self.sample not in SAMPLES:
             raise UnknownNameError("dataset.sample", self.sample, SAMPLES)

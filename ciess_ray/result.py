@@ -144,11 +144,9 @@ class ResultFolder:
             interactions: What it was trained on.
         """
         pack_recommender(recommender).save(self.path / TABLE_FILE)
-        safetensors.torch.save_file(
-            {name: value.contiguous() for name, value in recommender.scorer_state().items()},
-            self.path / SCORER_FILE,
-            {"format": SCORER_FORMAT},
-        )
+        # save_file would make a file that its owner alone can read.
+        scorer = {name: value.contiguous() for name, value in recommender.scorer_state().items()}
+        (self.path / SCORER_FILE).write_bytes(safetensors.torch.save(scorer, {"format": SCORER_FORMAT}))
         train = interactions.train
         np.savez_compressed(
             self.path / INTERACTIONS_FILE,
@@ -232,8 +230,9 @@ class SearchResult:
         summary = read_summary(path)
         if summary.get("status") != "finished":
             raise ResultError(
-                f"{path}: this search is {summary.get('status')!r}, not finished "
-                f"(phase {summary.get('phase')!r}); run it again with --overwrite."
+                f"{path}: this search is {summary.get('status')!r}, not finished (phase "
+                f"{summary.get('phase')!r}); wait for it where it still runs, or run it again "
+                "with --overwrite."
             )
         return cls(path, summary, PackedTable.load(path / TABLE_FILE), _read_interactions(path))
 

@@ -5,6 +5,7 @@ validation once trained to convergence, next to the full-size table and to equal
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,30 +92,34 @@ def _search(
     overwrite: bool,
     on_progress: Callable[[Progress], None] | None,
 ) -> SearchResult:
-    folder = ResultFolder(config.output, overwrite=overwrite)
     summary: dict[str, Any] = {
         "status": "running",
-        "phase": "full-size fit",
         "config": config.model_dump(mode="json"),
         "dataset": _describe(interactions),
         "budget": {"asked": str(config.memory_budget), "cap_params": cap_params},
     }
     with track(config, run_name=config.output.name) as tracker:
+        folder = ResultFolder(config.output, overwrite=overwrite)
         journal = Journal(folder, tracker, on_progress)
         candidates: list[Candidate] = []
+
+        def phase(name: str, num_steps: int) -> AbstractContextManager[None]:
+            # A search that is killed leaves the name of the phase it was in.
+            folder.write_result(summary | {"phase": name})
+            return journal.phase(name, num_steps)
+
         try:
-            folder.write_result(summary)
-            with journal.phase("full-size fit", config.training.max_batches):
+            with phase("full-size fit", config.training.max_batches):
                 full = fit_full_size(config, interactions, journal.advance_to_batch)
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
-            with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
+            with phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 find_candidates(config, interactions, full, cap_params, candidates, journal)
             folder.write_candidates(candidates)
-            with journal.phase("retraining", config.search.num_candidates + 1):
+            with phase("retraining", config.search.num_candidates + 1):
                 equal, best, retrained = _retrain(config, interactions, candidates, cap_params, journal)
             methods = [_full_method(config, interactions, full), equal, best]
-            with journal.phase("test", len(methods)):
+            with phase("test", len(methods)):
                 outcomes = [
                     _measure(config, interactions, method, position, journal)
                     for position, method in enumerate(methods)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ciess_ray.config import RunConfig
+from envs.errors import ConfigError
 
 #: MLflow refuses longer values of parameters.
 _MAX_PARAM_LENGTH = 6000
@@ -59,35 +60,49 @@ class MlflowTracker:
 
 @contextlib.contextmanager
 def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
-    """A tracker for one run, which ends FINISHED, KILLED (Ctrl-C) or FAILED as the block does."""
+    """A tracker for one run, which ends FINISHED, KILLED (Ctrl-C) or FAILED as the block does.
+
+    Raises:
+        ConfigError: MLflow cannot record at ``tracking.uri``.
+    """
     if not config.tracking.mlflow:
         yield NullTracker()
         return
-    from mlflow import MlflowClient
-    from mlflow.entities import Param
-
-    # A fresh store announces its tables and every migration, lines that tell a user nothing.
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=config.tracking.uri)
-    experiment = client.get_experiment_by_name(config.tracking.experiment)
-    experiment_id = (
-        experiment.experiment_id if experiment else client.create_experiment(config.tracking.experiment)
-    )
-    run = client.create_run(experiment_id, run_name=run_name)
-    params = [
-        Param(name, value[:_MAX_PARAM_LENGTH]) for name, value in flatten(config.model_dump(mode="json"))
-    ]
-    client.log_batch(run.info.run_id, params=params)
+    client, run_id = _start_run(config, run_name)
     status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
     try:
-        yield MlflowTracker(client, run.info.run_id)
+        yield MlflowTracker(client, run_id)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
-        client.set_terminated(run.info.run_id, status)
+        client.set_terminated(run_id, status)
+
+
+def _start_run(config: RunConfig, run_name: str) -> tuple[Any, str]:
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    # A fresh store announces its tables and every migration, lines that tell a user nothing.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    fields = flatten(config.model_dump(mode="json"))
+    try:
+        client = MlflowClient(tracking_uri=config.tracking.uri)
+        experiment = client.get_experiment_by_name(config.tracking.experiment)
+        experiment_id = (
+            experiment.experiment_id if experiment else client.create_experiment(config.tracking.experiment)
+        )
+        run = client.create_run(experiment_id, run_name=run_name)
+        client.log_batch(run.info.run_id, params=[Param(k, v[:_MAX_PARAM_LENGTH]) for k, v in fields])
+    except MlflowException as error:
+        raise ConfigError(
+            f"tracking.uri={config.tracking.uri!r}: MLflow cannot record there ({error}); name a store such "
+            "as sqlite:///mlflow.db or a server's address, or set tracking.mlflow=false."
+        ) from error
+    return client, run.info.run_id
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

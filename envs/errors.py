@@ -15,6 +15,8 @@ A message says what was wrong, where (file, row, field), and what to do.
 import difflib
 from collections.abc import Iterable
 
+_MAX_LISTED = 20
+
 
 class CiessError(Exception):
     """Base of every exception raised on purpose; its message is meant for the user."""
@@ -49,7 +51,9 @@ class UnknownNameError(ConfigError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {what} {name!r}.{hint} Known: {', '.join(known)}.")
+        # Beside the nearest of very many names, the others are noise.
+        listed = "" if near and len(known) > _MAX_LISTED else f" Known: {', '.join(known)}."
+        super().__init__(f"unknown {what} {name!r}.{hint}{listed}")
         self.what, self.name, self.known = what, name, tuple(known)
 
     def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:

@@ -58,8 +58,9 @@ def pick_columns(
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(
                 f"{source}: there is no column {name!r} for the {role}; the columns are "
-                f"{', '.join(map(repr, names))}.{hint} Name the columns to read with "
-                f"Columns(user=..., item=...)"
+                f"{', '.join(map(repr, names))}.{hint} Name the columns to read "
+                "(dataset.columns of a configuration, --user and --item on the command line), "
+                "and separate them with commas"
             )
         if names.count(name) > 1:
             raise DataError(

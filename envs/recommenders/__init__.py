@@ -29,17 +29,24 @@ __all__ = [
 
 
 def check_recommender(name: str, options: dict[str, Any]) -> None:
-    """Refuse a recommender that is in no table, or an option that it does not have.
+    """Refuse a recommender that is in no table, or an option that it does not have or cannot use.
 
     Raises:
         UnknownNameError: Naming the nearest recommender or option.
+        ConfigError: An option's value is not of the kind of its default.
     """
     if name not in RECOMMENDERS:
         raise UnknownNameError("recommender", name, RECOMMENDERS)
-    known = set(inspect.signature(RECOMMENDERS[name]).parameters) - _GIVEN
-    for option in options:
+    known = {k: v for k, v in inspect.signature(RECOMMENDERS[name]).parameters.items() if k not in _GIVEN}
+    for option, value in options.items():
         if option not in known:
             raise UnknownNameError(f"option of the recommender {name}", option, known)
+        number = (int, float) if isinstance(known[option].default, float) else type(known[option].default)
+        if not isinstance(value, number) or isinstance(value, bool) or not value >= 0:
+            raise ConfigError(
+                f"the option {option} of the recommender {name} must be a number like "
+                f"{known[option].default!r}, at least 0, not {value!r}."
+            )
 
 
 def build_recommender(

@@ -180,3 +180,13 @@ def test_every_field_is_listed_with_a_meaning():
     sections = {name.split(".")[0] for name in names}
     assert sections == set(RunConfig.model_fields)
     assert ("search.num_episodes", "30", "M; 30 in CIESS") in rows
+
+
+@pytest.mark.parametrize(
+    "options", ["{num_layers: two}", "{num_layers: 2.5}", "{l2: true}", "{init_std: -1}"]
+)
+def test_an_option_of_the_wrong_kind_is_refused(tmp_path, options):
+    file = tmp_path / "run.yaml"
+    file.write_text("dataset: {path: log.parquet}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="must be a number like"):
+        load_config(file, [f"recommender.options={options}"])

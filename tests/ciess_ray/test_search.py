@@ -314,6 +314,9 @@ class TestBreakingOff:
     def test_an_interrupt_leaves_what_was_found(self, finished, make_config, tmp_path, phase, step):
         def interrupt(progress):
             if (progress.phase, progress.step) == (phase, step):
+                # What a search that is killed here leaves behind.
+                summary = strict_json(config.output / "result.json")
+                assert (summary["status"], summary["phase"]) == ("running", phase)
                 raise KeyboardInterrupt
 
         config = make_config(tmp_path / "out")

@@ -5,6 +5,7 @@ import pytest
 
 from ciess_ray.config import parse_config
 from ciess_ray.tracking import MlflowTracker, flatten, track
+from envs.errors import ConfigError
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated; it says so when the store is first opened.
 pytestmark = pytest.mark.filterwarnings(
@@ -93,3 +94,10 @@ def test_nothing_is_written_where_it_is_off(config, empty_store, tmp_path):
 
 def test_nested_fields_become_dotted_names():
     assert dict(flatten({"a": {"b": 1, "c": {}}, "d": None})) == {"a.b": "1", "a.c": "{}", "d": "None"}
+
+
+def test_a_store_mlflow_cannot_use_is_refused_with_the_remedy():
+    values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": "foo://bar"}}
+    with pytest.raises(ConfigError, match=r"tracking\.uri='foo://bar'.*tracking\.mlflow=false"):
+        with track(parse_config(values), "run"):
+            pass

@@ -76,7 +76,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 def test_missing_column_names_those_there_are(tmp_path: Path) -> None:
     message = refuse_text(tmp_path, "a.csv", "userid,item_id,title\n1,2,x\n")
     assert "'user_id'" in message and "'userid', 'item_id', 'title'" in message
-    assert "Did you mean 'userid'?" in message and "Columns(" in message
+    assert "Did you mean 'userid'?" in message and "dataset.columns" in message
     message = refuse_parquet(tmp_path, user_id=[1], itemid=[1])
     assert "'item_id'" in message and "Did you mean 'itemid'?" in message
     message = refuse_text(tmp_path, "b.csv", "user_id,item_id\n1,2\n", columns=Columns(rating="stars"))
