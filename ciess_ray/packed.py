@@ -55,7 +55,7 @@ class PackedTable:
             table: Users, then items, shape (num_users + num_items, at least the largest size), float32.
             sizes: One embedding size a row.
         """
-        return cls(np.ascontiguousarray(table[_prefix_mask(sizes, table.shape[1])], np.float32), sizes)
+        return cls(np.ascontiguousarray(table[sizes.prefix_mask(table.shape[1])], np.float32), sizes)
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
         """The masked table, shape (num_users + num_items, width), float32, zeros beyond each size.
@@ -65,7 +65,7 @@ class PackedTable:
         """
         width = width or self.sizes.width
         table = np.zeros((self.sizes.num_rows, width), np.float32)
-        table[_prefix_mask(self.sizes, width)] = self.values
+        table[self.sizes.prefix_mask(width)] = self.values
         return table
 
     def to_bytes(self) -> bytes:
@@ -126,12 +126,6 @@ def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, NDArra
     if metadata.get("format") != expected_format:
         raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}.")
     return tensors, metadata
-
-
-def _prefix_mask(sizes: EmbeddingSizes, width: int) -> NDArray[np.bool_]:
-    row_sizes = np.concatenate([sizes.user, sizes.item])
-    mask: NDArray[np.bool_] = np.arange(width)[None, :] < row_sizes[:, None]
-    return mask
 
 
 def pack_recommender(recommender: BaseRecommender) -> PackedTable:

@@ -155,6 +155,7 @@ class EmbeddingSizes:
         item: Sizes of the items, shape (num_items,), int32.
         min_embedding_size: d_min, the least a row keeps.
         max_embedding_size: d_max, the width of the full table.
+        num_tables: Tables in which every row has its size; NCF has one for each of its two branches.
 
     Raises:
         EmbeddingSizeError: d_max is below d_min or d_min below 1; a size is no integer or outside the bounds.
@@ -164,6 +165,7 @@ class EmbeddingSizes:
     item: NDArray[np.int32]
     min_embedding_size: int = 1
     max_embedding_size: int = 128
+    num_tables: int = 1
 
     def __post_init__(self) -> None:
         check_bounds(self.min_embedding_size, self.max_embedding_size)
@@ -259,6 +261,16 @@ class EmbeddingSizes:
     def width(self) -> int:
         """The largest size in use: no table need be wider."""
         return int(max(self.user.max(initial=1), self.item.max(initial=1)))
+
+    def prefix_mask(self, width: int | None = None) -> NDArray[np.bool_]:
+        """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.
+
+        Args:
+            width: Columns of one table; by default the largest size in use.
+        """
+        row_sizes = np.concatenate([self.user, self.item])
+        mask = np.arange(width or self.width) < row_sizes[:, None]
+        return np.tile(mask, (1, self.num_tables))
 
 
 def check_bounds(min_embedding_size: int, max_embedding_size: int) -> None:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.budget import EmbeddingSizes, MemoryBudget, check_bounds
-from envs.data import Interactions, TripleSampler
+from envs.data import Interactions
 from envs.errors import ConfigError, EmbeddingSizeError
 from envs.mdp import (
     NUM_STATE_FEATURES,
@@ -26,7 +26,7 @@ from envs.mdp import (
 from envs.metrics import EntityQuality, entity_quality
 from envs.recommenders import build_recommender, check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import Trainer, TrainingSettings
+from envs.recommenders.training import Trainer, TrainingSettings, make_loss
 
 Observation = dict[str, NDArray[np.float32]]
 Action = dict[str, NDArray[np.float32]]
@@ -147,7 +147,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         self._memory_cost_form, self._quality_ceiling = memory_cost_form, quality_ceiling
         self._device = resolve_device(device)
         self._full_quality = full_quality
-        self._sampler = TripleSampler(interactions.train, positives=self.training.positives)
+        self._loss = make_loss(interactions.train, self.training)
         self._popularity = {
             "user": scale_popularity(interactions.user_popularity),
             "item": scale_popularity(interactions.item_popularity),
@@ -313,7 +313,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             options=self._recommender_options,
         )
         rng = np.random.default_rng(seeds.integers(2**63))
-        return Trainer(recommender, self.interactions.train, self.training, rng, self._sampler)
+        return Trainer(recommender, self.interactions.train, self.training, rng, self._loss)
 
     def _train_and_rank(self) -> tuple[Any, dict[str, float]]:
         started = time.perf_counter()

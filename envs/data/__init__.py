@@ -4,7 +4,7 @@ from envs.data.columns import Columns, log_from_arrays
 from envs.data.interactions import InteractionLog, Interactions
 from envs.data.readers import READERS, Reader, guess_format, read_interactions
 from envs.data.samples import SAMPLES, read_sample
-from envs.data.sampling import TripleSampler, contains, interaction_keys
+from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import k_core, split_interactions
 from envs.data.synthetic import generate_interactions
 
@@ -15,6 +15,7 @@ __all__ = [
     "InteractionLog",
     "Interactions",
     "Reader",
+    "SharedNegativeSampler",
     "TripleSampler",
     "contains",
     "generate_interactions",

@@ -26,12 +26,8 @@ def contains(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.b
     return np.asarray(keys[place] == wanted)
 
 
-class TripleSampler:
-    """Draws BPR triples whose negative is never a training item of the user.
-
-    A negative is uniform over the items the user has no training interaction with, and is found without
-    rejection: draw its rank r among them; the number of the user's items below it is the number of places
-    k in its sorted items p with p[k] - k <= r, one binary search.
+class PositiveSampler:
+    """Draws pairs of a user and one of its training items.
 
     Args:
         train: Training interactions, shape (num_users, num_items), indices sorted.
@@ -43,27 +39,59 @@ class TripleSampler:
         UnknownNameError: ``positives`` is neither of the two.
     """
 
-    def __init__(self, train: sparse.csr_array, *, positives: Positives = "user") -> None:
+    def __init__(self, train: sparse.csr_array, positives: Positives = "user") -> None:
         if positives not in ("user", "interaction"):
             raise UnknownNameError("way to draw positives", positives, ("user", "interaction"))
         if train.nnz == 0:
             raise DataError("there is no training interaction to draw triples from; bring more data")
-        num_users, self._num_items = train.shape
-        self._indptr = train.indptr.astype(np.int64)
-        self._items = train.indices
-        self._num_positives = np.diff(self._indptr)
-        full = np.flatnonzero(self._num_positives >= self._num_items)
+        self.indptr = train.indptr.astype(np.int64)
+        self.num_positives = np.diff(self.indptr)
+        full = np.flatnonzero(self.num_positives >= train.shape[1])
         if len(full) > 0:
             raise DataError(
                 f"user {full[0]} (by row of the training interactions) and {len(full) - 1} others interacted "
-                f"with every one of the {self._num_items} items, so that there is no negative to draw for "
+                f"with every one of the {train.shape[1]} items, so that there is no negative to draw for "
                 "them; leave these users out, or add the items they did not interact with"
             )
-        user = np.repeat(np.arange(num_users, dtype=np.int64), self._num_positives)
-        place = np.arange(train.nnz) - self._indptr[user]
-        self._negatives_below = user * self._num_items + (self._items - place)
-        self._users = user if positives == "interaction" else np.flatnonzero(self._num_positives)
+        self._items = train.indices
         self._by_interaction = positives == "interaction"
+        rows = np.arange(train.shape[0], dtype=np.int64)
+        self._users = rows.repeat(self.num_positives) if self._by_interaction else rows[self.num_positives > 0]
+
+    def draw(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Users and positive items, each of shape (batch_size,), int64."""
+        row = rng.integers(len(self._users), size=batch_size)
+        user = self._users[row]
+        if not self._by_interaction:
+            row = self.indptr[user] + rng.integers(self.num_positives[user])
+        return user, self._items[row].astype(np.int64)
+
+
+class TripleSampler:
+    """Draws BPR triples whose negative is never a training item of the user.
+
+    A negative is uniform over the items the user has no training interaction with, and is found without
+    rejection: draw its rank r among them; the number of the user's items below it is the number of places
+    k in its sorted items p with p[k] - k <= r, one binary search.
+
+    Args:
+        train: Training interactions, shape (num_users, num_items), indices sorted.
+        positives: How a positive is drawn, see :class:`PositiveSampler`.
+
+    Raises:
+        DataError: There is no training interaction, or a user interacted with every item.
+        UnknownNameError: ``positives`` is neither of the two.
+    """
+
+    def __init__(self, train: sparse.csr_array, *, positives: Positives = "user") -> None:
+        self._positives = PositiveSampler(train, positives)
+        self._num_items = train.shape[1]
+        indptr = self._positives.indptr
+        user = np.repeat(np.arange(train.shape[0], dtype=np.int64), self._positives.num_positives)
+        place = np.arange(train.nnz) - indptr[user]
+        self._negatives_below = user * self._num_items + (train.indices - place)
 
     def draw(
         self, batch_size: int, rng: np.random.Generator
@@ -77,15 +105,55 @@ class TripleSampler:
         Returns:
             Users, positive items and negative items, each of shape (batch_size,), int64.
         """
-        row = rng.integers(len(self._users), size=batch_size)
-        user = self._users[row]
-        first = self._indptr[user]
-        num_positives = self._num_positives[user]
-        if not self._by_interaction:
-            row = first + rng.integers(num_positives)
-        positive = self._items[row].astype(np.int64)
-        rank = rng.integers(self._num_items - num_positives)
-        num_below = (
-            np.searchsorted(self._negatives_below, user * self._num_items + rank, side="right") - first
-        )
-        return user, positive, rank + num_below
+        user, positive = self._positives.draw(batch_size, rng)
+        rank = rng.integers(self._num_items - self._positives.num_positives[user])
+        place = np.searchsorted(self._negatives_below, user * self._num_items + rank, side="right")
+        return user, positive, rank + place - self._positives.indptr[user]
+
+
+class SharedNegativeSampler:
+    """Draws positives, and negatives that all of them share.
+
+    Args:
+        train: Training interactions, shape (num_users, num_items), indices sorted.
+        num_negatives: Negatives a batch, drawn without replacement; at most the number of items.
+        positives: How a positive is drawn, see :class:`PositiveSampler`.
+
+    Raises:
+        DataError: There is no training interaction, or a user interacted with every item.
+        UnknownNameError: ``positives`` is neither of the two.
+    """
+
+    def __init__(
+        self, train: sparse.csr_array, *, num_negatives: int, positives: Positives = "user"
+    ) -> None:
+        self._positives = PositiveSampler(train, positives)
+        self._num_negatives = min(num_negatives, train.shape[1])
+        self._users_of_item = train.T.tocsr()
+
+    def draw(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """One batch.
+
+        Args:
+            batch_size: Number of positives.
+            rng: The generator drawn from.
+
+        Returns:
+            Users and positive items (batch_size,), negative items (num_negatives,), int64, and which
+            negatives are training items of which user, (batch_size, num_negatives), bool.
+        """
+        num_items, num_users = self._users_of_item.shape
+        user, positive = self._positives.draw(batch_size, rng)
+        negative = rng.permutation(num_items)[: self._num_negatives]
+        known = self._users_of_item[negative]
+        # Of the negatives' users only those in the batch matter: each has one row of a small table.
+        present, row = np.unique(user, return_inverse=True)
+        row_of_user = np.full(num_users, -1)
+        row_of_user[present] = np.arange(len(present))
+        known_row = row_of_user[known.indices]
+        column = np.repeat(np.arange(len(negative)), np.diff(known.indptr))[known_row >= 0]
+        is_positive = np.zeros((len(present), len(negative)), np.bool_)
+        is_positive[known_row[known_row >= 0], column] = True
+        return user, positive, negative, is_positive[row]

@@ -1,22 +1,25 @@
 """What every base recommender is."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from envs.budget import EmbeddingSizes
 from envs.recommenders.sized_embedding import SizedEmbedding
 
+Encoded = tuple[Tensor, Tensor]
+
 
 class BaseRecommender(nn.Module, ABC):
     """A model that scores items for users from one table of sized rows.
 
-    Subclasses say how the masked table becomes representations (:meth:`encode`), how a pair of them is
-    scored (:meth:`score`), and what training minimises (:meth:`loss`). Anything else that they learn is an
-    ordinary parameter; it is stored beside the packed table and does not count against the budget.
+    Subclasses say how the masked table becomes representations (:meth:`encode`) and how these are scored,
+    for single pairs in training (:meth:`score_pairs`) and against the catalogue (:meth:`score`). Anything
+    else that they learn is an ordinary parameter; it is stored beside the packed table and does not count
+    against the budget.
 
     Args:
         train: Training interactions, shape (num_users, num_items).
@@ -25,7 +28,12 @@ class BaseRecommender(nn.Module, ABC):
         device: Where the parameters live.
         l2: Weight of the squared norm of the rows used, summed over a batch and divided by its length.
         init_std: Standard deviation of the table's initial values.
+
+    Attributes:
+        num_tables: Tables that a row has its size in; ``sizes.num_tables`` must say the same.
     """
+
+    num_tables: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -40,32 +48,50 @@ class BaseRecommender(nn.Module, ABC):
         super().__init__()
         self.num_users, self.num_items = train.shape
         self.device = device or torch.device("cpu")
-        self.sizes = sizes
         self.l2 = l2
         self.table = SizedEmbedding(sizes, init_std=init_std, generator=generator, device=self.device)
 
+    @property
+    def sizes(self) -> EmbeddingSizes:
+        """One embedding size an entity."""
+        return self.table.sizes
+
     @abstractmethod
-    def encode(self) -> tuple[Tensor, Tensor]:
+    def encode(self) -> Encoded:
         """Representations of all users and all items, (num_users, ·) and (num_items, ·).
 
-        Called once before a whole evaluation, and once a training batch by recommenders that need it.
+        Called once before a whole evaluation, and once a training batch.
         """
 
     @abstractmethod
-    def score(self, encoded: tuple[Tensor, Tensor], users: Tensor) -> Tensor:
-        """Scores of every item for some users.
+    def score(self, encoded: Encoded, users: Tensor, items: Tensor | None = None) -> Tensor:
+        """Scores of items for some users.
 
         Args:
             encoded: What :meth:`encode` gave.
             users: Row numbers, shape (batch,), int64.
+            items: Item numbers, shape (n,), int64; None for every item.
 
         Returns:
-            Shape (batch, num_items).
+            Shape (batch, n).
         """
 
     @abstractmethod
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """What a batch of triples costs, one number; each argument has shape (batch,), int64."""
+    def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of one item a user; each argument and the result have shape (batch,)."""
+
+    def penalty(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """L2 of what a batch uses: of masked rows here, one number.
+
+        Args:
+            encoded: What :meth:`encode` gave.
+            users: Row numbers, shape (batch,), int64.
+            items: Item numbers, of any length.
+        """
+        squared_norm = self.table().square().sum(dim=1)
+        used = squared_norm.index_select(0, torch.cat([users, items + self.num_users]))
+        total: Tensor = self.l2 * used.sum() / len(users)
+        return total
 
     def scorer_state(self) -> dict[str, Tensor]:
         """The parameters that are not the table, by name, on the CPU."""
@@ -73,20 +99,14 @@ class BaseRecommender(nn.Module, ABC):
 
 
 class DotProductRecommender(BaseRecommender):
-    """A recommender whose score is the inner product of two representations, trained with BPR."""
+    """A recommender whose score is the inner product of two representations."""
 
-    def score(self, encoded: tuple[Tensor, Tensor], users: Tensor) -> Tensor:
-        """Inner products, shape (batch, num_items)."""
+    def score(self, encoded: Encoded, users: Tensor, items: Tensor | None = None) -> Tensor:
+        """Inner products, shape (batch, number of items)."""
         user, item = encoded
-        return user[users] @ item.T
+        return user[users] @ (item if items is None else item[items]).T
 
-    def loss(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """BPR (arXiv 1205.2618) plus L2 on the masked rows that the batch uses."""
-        user, item = self.encode()
-        chosen = user.index_select(0, users)
-        margin = (chosen * (item.index_select(0, negatives) - item.index_select(0, positives))).sum(dim=1)
-        rows = self.table()
-        used = torch.cat([users, positives + self.num_users, negatives + self.num_users])
-        squared_norm = rows.square().sum(dim=1).index_select(0, used).sum()
-        total: Tensor = F.softplus(margin).mean() + self.l2 * squared_norm / len(users)
-        return total
+    def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """Inner products, shape (batch,)."""
+        user, item = encoded
+        return (user.index_select(0, users) * item.index_select(0, items)).sum(dim=1)

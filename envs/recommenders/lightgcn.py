@@ -42,7 +42,7 @@ class LightGCN(DotProductRecommender):
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Means over the layers, (num_users, width) and (num_items, width)."""
-        layer = self.table()
+        layer = self.table(self.sizes.width)
         total = layer
         for _ in range(self.num_layers):
             layer = propagate(self.adjacency, layer)

@@ -9,7 +9,8 @@ from envs.budget import EmbeddingSizes
 class SizedEmbedding(nn.Module):
     """Rows of users, then items; row n keeps its first d_n numbers and the rest are zero.
 
-    The table is as wide as the largest size in use, not as d_max: what no row keeps is not stored.
+    The table is as wide as the largest size it was made for, not as d_max: what no row keeps is not stored.
+    Where ``sizes.num_tables`` is more than one, the tables stand side by side and share the sizes.
 
     Args:
         sizes: One size a row.
@@ -24,19 +25,31 @@ class SizedEmbedding(nn.Module):
         self, sizes: EmbeddingSizes, *, init_std: float, generator: torch.Generator, device: torch.device
     ) -> None:
         super().__init__()
-        self.num_users, self.num_items = len(sizes.user), len(sizes.item)
-        row_sizes = torch.cat([torch.tensor(sizes.user), torch.tensor(sizes.item)])
-        mask = torch.arange(sizes.width)[None, :] < row_sizes[:, None]
+        self.sizes, self.width = sizes, sizes.width
+        mask = torch.from_numpy(sizes.prefix_mask()).to(device)
         values = torch.randn(mask.shape, generator=generator) * init_std
-        self.register_buffer("mask", mask.to(device), persistent=False)
-        self.weight = nn.Parameter((values * mask).to(device))
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight = nn.Parameter(values.to(device) * mask)
 
-    def forward(self) -> Tensor:
-        """The masked table, shape (num_users + num_items, width)."""
-        return self.weight * self.mask
+    def forward(self, num_columns: int | None = None) -> Tensor:
+        """The masked table, shape (num_users + num_items, num_tables * width).
+
+        Args:
+            num_columns: Leading columns that are wanted; None for all.
+        """
+        return self.weight[:, :num_columns] * self.mask[:, :num_columns]
+
+    def mask_to(self, sizes: EmbeddingSizes) -> None:
+        """Let each row show another prefix from now on; what it holds beyond it stays.
+
+        Args:
+            sizes: One size a row, none above :attr:`width`.
+        """
+        self.sizes = sizes
+        self.mask = torch.from_numpy(sizes.prefix_mask(self.width)).to(self.weight.device)
 
     def packed_values(self) -> Tensor:
-        """The numbers that are kept, row after row, shape (Σ d_n,), float32, on the CPU."""
+        """The numbers that are kept, row after row, shape (num_params,), float32, on the CPU."""
         return self.weight.detach()[self.mask].cpu()
 
     def load_packed_values(self, values: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Training of a base recommender: a number of batches, or until validation stops rising."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,13 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 
-from envs.data import TripleSampler
+from envs.budget import EmbeddingSizes
 from envs.data.sampling import Positives
-from envs.errors import TrainingError
+from envs.errors import TrainingError, UnknownNameError
 from envs.metrics import RankingMetrics
 from envs.recommenders.base import BaseRecommender
 from envs.recommenders.evaluation import evaluate
+from envs.recommenders.losses import LOSSES, RankingLoss
+
+
+#: Batches between two copies of the parameters that a NaN is undone with.
+_BATCHES_PER_SNAPSHOT = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class TrainingSettings:
         decay_every: Batches between two decays; 50 to 200 in the authors' code.
         min_learning_rate: Where the decay ends; 1e-3.
         positives: A positive drawn for a random ``user``, or a random ``interaction``.
+        loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
+        num_negatives: Negatives that a batch shares, for ``softmax``.
         evaluate_every: Batches between two validations.
         patience: Validations in a row without a new best after which training has converged.
         max_batches: Where training ends in any case.
@@ -39,6 +46,8 @@ class TrainingSettings:
     decay_every: int = 100
     min_learning_rate: float = 1e-3
     positives: Positives = "user"
+    loss: str = "bpr"
+    num_negatives: int = 128
     evaluate_every: int = 100
     patience: int = 5
     max_batches: int = 4_000
@@ -70,15 +79,38 @@ class FitReport:
     evaluate_s: float = 0.0
 
 
+def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
+    """The loss that the settings name, with the sampler of its batches.
+
+    Raises:
+        UnknownNameError: There is no such loss.
+        DataError: The interactions leave nothing to draw.
+    """
+    if settings.loss not in LOSSES:
+        raise UnknownNameError("loss", settings.loss, LOSSES)
+    return LOSSES[settings.loss](
+        train,
+        batch_size=settings.batch_size,
+        positives=settings.positives,
+        num_negatives=settings.num_negatives,
+    )
+
+
+def _copy_of_state(recommender: BaseRecommender) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in recommender.state_dict().items()}
+
+
 class Trainer:
-    """Trains one recommender with Adam on triples.
+    """Trains one recommender with Adam.
 
     Args:
         recommender: What is trained, in place.
         train: Training interactions, shape (num_users, num_items).
         settings: The recipe.
-        rng: Draws the triples.
-        sampler: A sampler already made for these interactions and ``settings.positives``.
+        rng: Draws the batches.
+        loss: What :func:`make_loss` gave for these interactions and settings; None makes it.
+        draw_sizes: Draws the sizes that the recommender is masked to for each batch, as a weight-sharing
+            supernet is trained; None leaves it as it is.
     """
 
     def __init__(
@@ -87,10 +119,12 @@ class Trainer:
         train: csr_array,
         settings: TrainingSettings,
         rng: np.random.Generator,
-        sampler: TripleSampler | None = None,
+        loss: RankingLoss | None = None,
+        draw_sizes: Callable[[np.random.Generator], EmbeddingSizes] | None = None,
     ) -> None:
         self.recommender, self.settings, self.train_interactions, self.rng = recommender, settings, train, rng
-        self.sampler = sampler or TripleSampler(train, positives=settings.positives)
+        self.loss = loss or make_loss(train, settings)
+        self.draw_sizes = draw_sizes
         self.optimizer = torch.optim.Adam(
             [p for p in recommender.parameters() if p.requires_grad], lr=settings.learning_rate, fused=True
         )
@@ -103,30 +137,42 @@ class Trainer:
             Mean loss of these batches.
 
         Raises:
-            TrainingError: The loss is NaN or infinite; the message names the batch and the learning rate.
+            TrainingError: A loss is NaN or infinite. The message names the batch, the learning rate and the
+                remedy; the recommender is left as it was some batches before.
         """
-        device = self.recommender.device
-        total = torch.zeros((), device=device)
-        self.recommender.train()
-        for _ in range(num_batches):
-            learning_rate = self.settings.learning_rate_at(self.num_batches)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            triple = self.sampler.draw(self.settings.batch_size, self.rng)
-            loss = self.recommender.loss(*(torch.from_numpy(column).to(device) for column in triple))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += loss.detach()
-            self.num_batches += 1
-        mean = float(total) / max(num_batches, 1)
-        if not math.isfinite(mean):
-            raise TrainingError(
-                f"the loss of {type(self.recommender).__name__} is {mean} at batch {self.num_batches}, "
-                f"learning rate {self.settings.learning_rate_at(self.num_batches - 1):g}: "
-                "lower training.learning_rate."
-            )
-        return mean
+        recommender, device = self.recommender, self.recommender.device
+        total, wanted = 0.0, max(num_batches, 1)
+        recommender.train()
+        while num_batches > 0:
+            chunk = min(num_batches, _BATCHES_PER_SNAPSHOT)
+            good_state, good_batch = _copy_of_state(recommender), self.num_batches
+            losses = torch.stack([self._train_batch(device) for _ in range(chunk)]).double()
+            if not losses.isfinite().all():
+                recommender.load_state_dict(good_state)
+                failed = good_batch + int(losses.isfinite().logical_not().nonzero()[0])
+                self.num_batches = good_batch
+                raise TrainingError(
+                    f"the loss of {type(recommender).__name__} is {float(losses[failed - good_batch])} at "
+                    f"batch {failed + 1}, learning rate {self.settings.learning_rate_at(failed):g}: lower "
+                    f"training.learning_rate; the recommender is left as it was after {good_batch} batches."
+                )
+            total += float(losses.sum())
+            num_batches -= chunk
+        return total / wanted
+
+    def _train_batch(self, device: torch.device) -> Tensor:
+        learning_rate = self.settings.learning_rate_at(self.num_batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.draw_sizes is not None:
+            self.recommender.table.mask_to(self.draw_sizes(self.rng))
+        batch = self.loss.draw(self.rng)
+        loss = self.loss(self.recommender, *(torch.from_numpy(column).to(device) for column in batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.num_batches += 1
+        return loss.detach()
 
     def fit(
         self,
@@ -138,16 +184,23 @@ class Trainer:
         Args:
             validation: Held-out interactions that early stopping looks at.
             progress: Called after each validation with the batches trained and the quality.
+
+        Raises:
+            TrainingError: A loss is NaN or infinite; the recommender is left at its best validation.
         """
         settings, recommender = self.settings, self.recommender
         report: FitReport | None = None
-        best_state = {}
+        best_state: dict[str, Tensor] = {}
         train_s = evaluate_s = 0.0
         history: list[tuple[int, float]] = []
         waited = 0
         while self.num_batches < settings.max_batches and waited < settings.patience:
             started = time.perf_counter()
-            self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
+            try:
+                self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
+            except TrainingError:
+                recommender.load_state_dict(best_state or recommender.state_dict())
+                raise
             trained = time.perf_counter()
             metrics = evaluate(recommender, self.train_interactions, validation)
             train_s += trained - started
@@ -155,7 +208,7 @@ class Trainer:
             history.append((self.num_batches, metrics.quality))
             if report is None or metrics.quality > report.best.quality:
                 report = FitReport(metrics, best_batch=self.num_batches)
-                best_state = {name: value.clone() for name, value in recommender.state_dict().items()}
+                best_state = _copy_of_state(recommender)
                 waited = 0
             else:
                 waited += 1

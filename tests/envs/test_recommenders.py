@@ -71,9 +71,13 @@ class TestConformance:
         scores = recommender.score(encoded, torch.tensor([3, 0, 3]))
         assert scores.shape == (3, train.shape[1])
         torch.testing.assert_close(scores[0], scores[2])
-        triple = [torch.tensor([1, 2, 1])] * 3
-        loss = recommender.loss(*triple)
-        assert loss.shape == () and loss.isfinite()
+        users, items = torch.tensor([3, 0, 3]), torch.tensor([1, 5, 1])
+        some = recommender.score(encoded, users, items)
+        torch.testing.assert_close(some, scores[:, items])
+        pairs = recommender.score_pairs(encoded, users, items)
+        torch.testing.assert_close(pairs, some.diagonal())
+        penalty = recommender.penalty(encoded, users, items)
+        assert penalty.shape == () and penalty > 0
 
     def test_a_row_keeps_a_prefix_and_the_table_is_no_wider_than_its_largest(self, name, train):
         sizes = mixed_sizes(train)
@@ -92,7 +96,8 @@ class TestConformance:
         trainer = trainer_of(recommender, train)
         trainer.train(3)
         mask, weight = recommender.table.mask, recommender.table.weight
-        recommender.loss(*(torch.from_numpy(c) for c in trainer.sampler.draw(64, trainer.rng))).backward()
+        batch = (torch.from_numpy(column) for column in trainer.loss.draw(trainer.rng))
+        trainer.loss(recommender, *batch).backward()
         assert (weight.grad[~mask] == 0).all() and (weight.grad[mask] != 0).any()
         assert (weight[~mask] == 0).all()
 
@@ -210,7 +215,7 @@ class TestTraining:
         trainer.train(7)
         with torch.no_grad():
             recommender.table.weight[:, 0] = bad
-        with pytest.raises(TrainingError, match="loss of MF is nan at batch 9, learning rate 0.05: lower tr"):
+        with pytest.raises(TrainingError, match="loss of MF is nan at batch 8, learning rate 0.05: lower tr"):
             trainer.train(2)
 
     def test_a_learning_rate_that_is_far_too_high_is_named(self, make_interactions):

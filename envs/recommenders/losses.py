@@ -1,0 +1,95 @@
+"""What training minimises, and the batches that it draws for it."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from envs.data.sampling import Positives, SharedNegativeSampler, TripleSampler
+from envs.recommenders.base import BaseRecommender
+
+
+_NEVER = -1e30
+
+
+class RankingLoss(ABC):
+    """A loss with the sampler of its batches.
+
+    Args:
+        train: Training interactions, shape (num_users, num_items).
+        batch_size: Positives a batch.
+        positives: How a positive is drawn.
+        num_negatives: Negatives that the whole batch shares, where they are shared.
+    """
+
+    def __init__(
+        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
+    ) -> None:
+        self.batch_size = batch_size
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """The arrays of one batch."""
+
+    @abstractmethod
+    def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
+        """What a batch costs, one number, penalty included."""
+
+
+class BPR(RankingLoss):
+    """Softplus of the margin of a negative item over a positive one (arXiv 1205.2618), the paper's loss."""
+
+    def __init__(
+        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
+    ) -> None:
+        super().__init__(train, batch_size=batch_size, positives=positives, num_negatives=num_negatives)
+        self.sampler = TripleSampler(train, positives=positives)
+
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+        """Users, positive items and negative items, each of shape (batch_size,), int64."""
+        return self.sampler.draw(self.batch_size, rng)
+
+    def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
+        users, positives, negatives = batch
+        encoded = recommender.encode()
+        margin = recommender.score_pairs(encoded, users, negatives) - recommender.score_pairs(
+            encoded, users, positives
+        )
+        return F.softplus(margin).mean() + recommender.penalty(
+            encoded, users, torch.cat([positives, negatives])
+        )
+
+
+class SampledSoftmax(RankingLoss):
+    """Cross-entropy of the positive item among negatives that the whole batch shares.
+
+    With negatives drawn uniformly no correction of the logits is needed (arXiv 2201.02327). An item that a
+    user interacted with in training is left out of that user's negatives.
+    """
+
+    def __init__(
+        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
+    ) -> None:
+        super().__init__(train, batch_size=batch_size, positives=positives, num_negatives=num_negatives)
+        self.sampler = SharedNegativeSampler(train, positives=positives, num_negatives=num_negatives)
+
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """Users and positives (batch_size,), negatives (num_negatives,), pairs to leave out (both)."""
+        return self.sampler.draw(self.batch_size, rng)
+
+    def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
+        users, positives, negatives, is_positive = batch
+        encoded = recommender.encode()
+        positive = recommender.score_pairs(encoded, users, positives)
+        # Not -inf: a row without any negative left would have no gradient but NaN.
+        negative = recommender.score(encoded, users, negatives).masked_fill(is_positive, _NEVER)
+        total = torch.logaddexp(positive, negative.logsumexp(dim=1))
+        return (total - positive).mean() + recommender.penalty(encoded, users, positives)
+
+
+LOSSES: dict[str, type[RankingLoss]] = {"bpr": BPR, "softmax": SampledSoftmax}
