@@ -56,11 +56,11 @@ class PositiveSampler:
         self._items = train.indices
         self._by_interaction = positives == "interaction"
         rows = np.arange(train.shape[0], dtype=np.int64)
-        self._users = rows.repeat(self.num_positives) if self._by_interaction else rows[self.num_positives > 0]
+        self._users = (
+            rows.repeat(self.num_positives) if self._by_interaction else rows[self.num_positives > 0]
+        )
 
-    def draw(
-        self, batch_size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Users and positive items, each of shape (batch_size,), int64."""
         row = rng.integers(len(self._users), size=batch_size)
         user = self._users[row]
@@ -124,9 +124,7 @@ class SharedNegativeSampler:
         UnknownNameError: ``positives`` is neither of the two.
     """
 
-    def __init__(
-        self, train: sparse.csr_array, *, num_negatives: int, positives: Positives = "user"
-    ) -> None:
+    def __init__(self, train: sparse.csr_array, *, num_negatives: int, positives: Positives = "user") -> None:
         self._positives = PositiveSampler(train, positives)
         self._num_negatives = min(num_negatives, train.shape[1])
         self._users_of_item = train.T.tocsr()

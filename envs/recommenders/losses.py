@@ -13,7 +13,6 @@ from torch import Tensor
 from envs.data.sampling import Positives, SharedNegativeSampler, TripleSampler
 from envs.recommenders.base import BaseRecommender
 
-
 _NEVER = -1e30
 
 

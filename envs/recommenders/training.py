@@ -17,7 +17,6 @@ from envs.recommenders.base import BaseRecommender
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, RankingLoss
 
-
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100
 
