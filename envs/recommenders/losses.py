@@ -54,6 +54,7 @@ class BPR(RankingLoss):
         return self.sampler.draw(self.batch_size, rng)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
+        """What a batch costs."""
         users, positives, negatives = batch
         encoded = recommender.encode()
         margin = recommender.score_pairs(encoded, users, negatives) - recommender.score_pairs(
@@ -82,6 +83,7 @@ class SampledSoftmax(RankingLoss):
         return self.sampler.draw(self.batch_size, rng)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
+        """What a batch costs."""
         users, positives, negatives, is_positive = batch
         encoded = recommender.encode()
         positive = recommender.score_pairs(encoded, users, positives)
