@@ -19,6 +19,7 @@ from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import Interactions
 from envs.errors import ConfigError
+from envs.step_modes import State
 
 
 @contextlib.contextmanager
@@ -52,11 +53,16 @@ def check_env_runners(config: RunConfig) -> None:
 
 
 def _td3_config(
-    config: RunConfig, interactions: Interactions, full: FullSizeFit, cap_params: int
+    config: RunConfig,
+    interactions: Interactions,
+    full: FullSizeFit,
+    pretrained: State | None,
+    cap_params: int,
 ) -> TD3Config:
     recommender, agent, settings = config.recommender, config.agent, config.search
     is_auto = settings.memory_weight == "auto"
-    target_ratio = cap_params / (interactions.num_entities * recommender.max_embedding_size)
+    full_params = interactions.num_entities * recommender.max_embedding_size * recommender.num_tables
+    target_ratio = cap_params / full_params
     env_config = {
         # In the object store once, and mapped by every runner instead of copied.
         "interactions": ray.put(interactions),
@@ -67,6 +73,8 @@ def _td3_config(
             config.training.settings(),
             learning_rate=settings.step_learning_rate or config.training.learning_rate,
         ),
+        "step_mode": settings.step_mode,
+        "pretrained": None if pretrained is None else ray.put(pretrained),
         "epochs_per_step": settings.epochs_per_step,
         "batches_per_step": settings.batches_per_step,
         "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,
@@ -102,13 +110,14 @@ def find_candidates(
     config: RunConfig,
     interactions: Interactions,
     full: FullSizeFit,
+    pretrained: State | None,
     cap_params: int,
     candidates: list[Candidate],
     journal: Journal,
 ) -> None:
     """Take every step of the search; ``candidates`` grows as they come."""
     settings = config.search
-    algorithm = cast(TD3, _td3_config(config, interactions, full, cap_params).build_algo())
+    algorithm = cast(TD3, _td3_config(config, interactions, full, pretrained, cap_params).build_algo())
     try:
         while len(candidates) < settings.num_steps:
             outcome = algorithm.train()  # type: ignore[no-untyped-call]
@@ -144,9 +153,12 @@ def _remember(
     *,
     is_greedy: bool,
 ) -> None:
-    bounds = config.recommender.min_embedding_size, config.recommender.max_embedding_size
+    recommender = config.recommender
+    bounds = recommender.min_embedding_size, recommender.max_embedding_size
     for step in steps:
-        sizes = EmbeddingSizes(step.embedding_sizes["user"], step.embedding_sizes["item"], *bounds)
+        sizes = EmbeddingSizes(
+            step.embedding_sizes["user"], step.embedding_sizes["item"], *bounds, recommender.num_tables
+        )
         candidates.append(
             Candidate(len(candidates), sizes, step.info["quality"], step.info["proposed_ratio"], is_greedy)
         )

@@ -1,5 +1,6 @@
 """The command line: ``ciess-ray``."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +64,9 @@ def search(
     """See ``_SEARCH_HELP``."""
     given = {"budget": budget, "output": output, "seed": seed, "recommender.device": device}
     options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
+    if os.getcwd() not in sys.path:
+        # For recommenders of one's own, in Ray's actors too; last, where it hides no installed module.
+        sys.path.append(os.getcwd())
     run = load_config(config, [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
@@ -197,6 +201,8 @@ def _print_files(path: Path, summary: dict[str, Any], run: RunConfig) -> None:
     )
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
     console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
+    for hint in summary["hints"]:
+        console.print(f"[yellow]hint:[/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
     console.print(f"result: {path}", highlight=False, soft_wrap=True)
     if run.tracking.mlflow:
         console.print(

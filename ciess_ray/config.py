@@ -6,7 +6,8 @@ valid one, and what can be known to be wrong is refused before any work is done.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,8 +16,10 @@ from ciess_ray.exploration import build_exploration
 from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, Columns
 from envs.errors import CiessError, ConfigError, UnknownNameError
-from envs.recommenders import check_recommender, resolve_device
+from envs.recommenders import RECOMMENDERS, check_recommender, find_recommender, resolve_device
+from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
+from envs.step_modes import STEP_MODES
 
 Exploration = dict[str, Any]
 
@@ -62,7 +65,10 @@ class DatasetConfig(_Section):
 class RecommenderConfig(_Section):
     """The base recommender whose table is to shrink."""
 
-    name: str = Field("lightgcn", description="lightgcn or mf")
+    name: str = Field(
+        "lightgcn",
+        description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for a class of your own",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="what the recommender itself takes: num_layers, l2, init_std"
     )
@@ -76,6 +82,11 @@ class RecommenderConfig(_Section):
         check_bounds(self.min_embedding_size, self.max_embedding_size)
         resolve_device(self.device)
         return self
+
+    @property
+    def num_tables(self) -> int:
+        """Tables of the recommender in which every row has its size; the budget caps them together."""
+        return find_recommender(self.name).num_tables
 
 
 class TrainingConfig(_Section):
@@ -91,9 +102,20 @@ class TrainingConfig(_Section):
     positives: Literal["user", "interaction"] = Field(
         "user", description="draw a user and one of its items, as CIESS's code does, or an interaction"
     )
+    loss: str = Field(
+        "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
+    )
+    num_negatives: int = Field(128, ge=1, description="negatives that a batch shares, for softmax")
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
     patience: int = Field(5, ge=1, description="validations without a new best that end a training")
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, loss: str) -> str:
+        if loss not in LOSSES:
+            raise UnknownNameError("training.loss", loss, LOSSES)
+        return loss
 
     def settings(self) -> TrainingSettings:
         """The same as the recommenders take it."""
@@ -142,12 +164,20 @@ class SearchConfig(_Section):
     )
     num_episodes: int = Field(30, ge=1, description="M; 30 in CIESS")
     episode_length: int = Field(10, ge=1, description="T, steps an episode; 10 in CIESS")
+    step_mode: str = Field(
+        "fresh",
+        description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS",
+    )
     epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
     batches_per_step: int | None = Field(
         None, ge=1, description="batches that a step trains, instead of epochs"
     )
     step_learning_rate: float | None = Field(
         None, gt=0, description="first learning rate of a step's short training; null: training.learning_rate"
+    )
+    supernet_batches: int = Field(2_000, ge=1, description="batches that the supernet is trained, once")
+    supernet_kept_ratios: tuple[float, float] = Field(
+        (0.04, 0.25), description="least and greatest kept ratio of the tables the supernet is trained on"
     )
     num_warmup_steps: int = Field(
         0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
@@ -173,6 +203,18 @@ class SearchConfig(_Section):
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "SearchConfig":
+        if self.step_mode not in STEP_MODES:
+            raise UnknownNameError("search.step_mode", self.step_mode, STEP_MODES)
+        low, high = self.supernet_kept_ratios
+        if not 0 < low <= high <= 1:
+            raise ConfigError(
+                f"search.supernet_kept_ratios must be two kept ratios in (0, 1], the lower first, "
+                f"not [{low:g}, {high:g}]."
+            )
+        return self
 
     @property
     def num_steps(self) -> int:
@@ -257,11 +299,13 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(source, problem) for problem in error.errors())) from error
-    except UnknownNameError:
-        raise
+        by_field: dict[str, list[Any]] = {}
+        for problem in error.errors():
+            by_field.setdefault(_field_of(problem["loc"]), []).append(problem)
+        lines = (_explain(source, where, problems) for where, problems in by_field.items())
+        raise ConfigError("\n".join(lines)) from error
     except CiessError as error:
-        raise type(error)(f"{source}: {error}") from error
+        raise error.within(source) from error
 
 
 def field_table() -> Iterator[tuple[str, str, str]]:
@@ -296,12 +340,36 @@ def _put(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
 
 
-def _explain(source: str, problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+def _field_of(place: Sequence[str | int]) -> str:
+    """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
+    model: Any = RunConfig
+    for depth, part in enumerate(place[:-1]):
+        field = getattr(model, "model_fields", {}).get(part)
+        model = None if field is None else field.annotation
+        if get_origin(model) in (Union, UnionType):
+            return ".".join(map(str, place[: depth + 1 if _is_choice(model) else None]))
+    return ".".join(map(str, place))
+
+
+def _is_choice(annotation: Any) -> bool:
+    """Whether a value may be of several kinds, null aside; each tells of its own problem with a value."""
+    return sum(kind is not NoneType for kind in get_args(annotation)) > 1
+
+
+def _explain(source: str, where: str, problems: Sequence[Any]) -> str:
+    problem = problems[0]
+    known = {name: meaning for name, _, meaning in field_table()}
     if problem["type"] == "extra_forbidden":
-        known = [name for name, _, _ in field_table()]
         sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
         return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
     if problem["type"] == "missing":
         return f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field."
-    return f"{source}: {where}={problem['input']!r}: {problem['msg']}."
+    given = f"{source}: {where}={problem['input']!r}"
+    if problem["type"] == "model_type":
+        example = next(name for name in known if name.startswith(f"{where}."))
+        return f"{given}: {where} is a section; write its fields, e.g. {example}=..., or none of it."
+    # Of a field of several kinds, the kind that the value has knows what is wrong with it.
+    of_its_kind = [p for p in problems if not p["type"].endswith(("_type", "_parsing", "literal_error"))]
+    if len(problems) > 1 and not of_its_kind:
+        return f"{given}: expected {known[where]}."
+    return f"{given}: {(of_its_kind or problems)[0]['msg']}."

@@ -22,9 +22,10 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from ciess_ray.exploration import random_table_sizes, seeded_generator
+from ciess_ray.exploration import seeded_generator
 from ciess_ray.td3.module import PROTO_ACTIONS
 from envs import mdp
+from envs.allocations import random_table_sizes
 from envs.errors import ConfigError, TrainingError
 
 KINDS = ("user", "item")

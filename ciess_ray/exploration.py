@@ -5,12 +5,12 @@ in embedding dimensions. Everything is an array over entities, and every draw is
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.errors import ConfigError, UnknownNameError
@@ -120,21 +120,21 @@ def pick_best(candidates: Tensor, values: Tensor) -> Tensor:
     return candidates.gather(1, values.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
-class Noise:
+class Noise(ABC):
     """A noise process in size units. :meth:`sample` is called once a table step, :meth:`reset` an episode."""
 
+    @abstractmethod
     def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
         """One number an entity, shape (n,), float64, in embedding dimensions."""
-        raise NotImplementedError
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027 - most processes have no memory
         """Forgets the episode; only processes with a memory do anything."""
 
     def get_state(self) -> dict[str, Any]:
         """What the process remembers within an episode."""
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most processes have no memory
         """Takes up what :meth:`get_state` returned."""
 
 
@@ -339,48 +339,3 @@ def build_exploration(
         return EXPLORATIONS[name](noise, min_embedding_size, max_embedding_size, **arguments)
     except TypeError as error:
         raise ConfigError(f"exploration {name!r} with noise {noise_name!r}: {error}.") from error
-
-
-def random_table_sizes(
-    popularity: NDArray[np.float32],
-    rng: np.random.Generator,
-    min_embedding_size: int,
-    max_embedding_size: int,
-    target_ratio: float | None = None,
-) -> NDArray[np.float64]:
-    """Sizes from a random policy that looks at popularity only: what a warm-up step tries.
-
-    size = level * (1 + slope * shape), plus a little noise an entity. The level is log-uniform in
-    [d_min, d_max], or within a factor of eight of ``target_ratio * d_max``. The shape is a power of the
-    popularity's rank, centred, so that with a power near 8 only the most popular tenth stands out; the slope
-    is as likely to favour the popular as the others, and at its extreme leaves the disfavoured nothing.
-    Called for users and for items apart, it shows the critics very different splits between the two.
-
-    Args:
-        popularity: Scaled popularity, shape (n,).
-        rng: The generator drawn from.
-        min_embedding_size: d_min.
-        max_embedding_size: d_max.
-        target_ratio: Kept ratio aimed at, if any.
-
-    Returns:
-        Shape (n,), within the bounds.
-    """
-    low, high = float(min_embedding_size), float(max_embedding_size)
-    if target_ratio is not None:
-        aim = target_ratio * max_embedding_size
-        low, high = np.clip(aim / 8.0, low, high), np.clip(aim * 8.0, low, high)
-    level = np.exp(rng.uniform(np.log(low), np.log(high)))
-    power = np.exp(rng.uniform(0.0, np.log(8.0)))
-    favours_popular = rng.random() < 0.5
-    slope = rng.random()
-    # Entities of one popularity share one rank.
-    _, inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
-    rank = ((np.cumsum(counts) - counts / 2.0) / popularity.shape[0])[inverse]
-    shape = rank**power
-    shape = shape - shape.mean()
-    extreme = max(-float(shape.min()) if favours_popular else float(shape.max()), 1e-12)
-    sizes = level * (1.0 + (slope if favours_popular else -slope) / extreme * shape)
-    sizes = sizes * np.exp(rng.normal(0.0, 0.1, popularity.shape[0]))
-    bounded: NDArray[np.float64] = np.clip(sizes, min_embedding_size, max_embedding_size)
-    return bounded

@@ -1,4 +1,7 @@
-"""The fully trained full-size table that every quality is measured against; fitted once, kept by hash."""
+"""What is trained once before the steps: the full-size table, and the supernet where steps share one.
+
+Every quality is measured against the full-size table; its fit is kept by hash.
+"""
 
 import hashlib
 import json
@@ -7,16 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ciess_ray.config import RunConfig
-from ciess_ray.retraining import fit_to_convergence
+from ciess_ray.retraining import fit_to_convergence, recipe_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import EntityQuality, entity_quality
+from envs.recommenders import own_source
+from envs.step_modes import State, state_of, train_supernet
 
-_STREAM = 20
+_STREAM, _SUPERNET_STREAM = 20, 21
+_STATE = "state/"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +35,7 @@ class FullSizeFit:
         mean_quality: Their mean over the users that have one.
         validation: Validation metrics by name.
         best_batch: Batches after which validation quality was best.
+        state: Its parameters, where steps are finetuned from them.
         is_cached: Whether it was read instead of trained.
     """
 
@@ -35,6 +43,7 @@ class FullSizeFit:
     mean_quality: float
     validation: dict[str, float]
     best_batch: int
+    state: State | None = None
     is_cached: bool = False
 
 
@@ -45,6 +54,7 @@ def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
         interactions.num_items,
         config.recommender.max_embedding_size,
         config.recommender.min_embedding_size,
+        config.recommender.num_tables,
     )
 
 
@@ -66,7 +76,7 @@ def fit_full_size(
         kept = _read(file)
         if kept is not None:
             return kept
-    _, report = fit_to_convergence(
+    recommender, report = fit_to_convergence(
         config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
     )
     fit = FullSizeFit(
@@ -74,18 +84,47 @@ def fit_full_size(
         report.best.quality,
         report.best.summary(),
         report.best_batch,
+        state_of(recommender) if _keeps_state(config) else None,
     )
     if file is not None:
         _write(file, fit)
     return fit
 
 
+def fit_supernet(
+    config: RunConfig, interactions: Interactions, progress: Callable[[int, float], None] | None = None
+) -> State:
+    """Train the weight-sharing recommender that ``search.step_mode=supernet`` masks.
+
+    Args:
+        config: The run.
+        interactions: The splits.
+        progress: Called now and then with the batches trained and the loss.
+    """
+    supernet = train_supernet(
+        recipe_of(config, interactions),
+        interactions,
+        full_sizes(config, interactions),
+        config.search.supernet_kept_ratios,
+        config.search.supernet_batches,
+        np.random.default_rng((config.seed, _SUPERNET_STREAM)),
+        progress,
+    )
+    return state_of(supernet)
+
+
+def _keeps_state(config: RunConfig) -> bool:
+    return config.search.step_mode == "finetune"
+
+
 def _key(config: RunConfig, interactions: Interactions) -> str:
     depends_on = {
         "interactions": interactions.fingerprint,
         "recommender": config.recommender.model_dump(mode="json", exclude={"min_embedding_size"}),
+        "own_source": own_source(config.recommender.name),
         "training": config.training.model_dump(mode="json"),
         "seed": config.seed,
+        "keeps_state": _keeps_state(config),
         "versions": [version("ciess-ray"), version("torch")],
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]
@@ -95,16 +134,17 @@ def _write(file: Path, fit: FullSizeFit) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Two searches may fit the same table at once; the file appears whole or not at all.
     temporary = file.with_suffix(f".{os.getpid()}.partial")
+    arrays: dict[str, Any] = {
+        "user": fit.quality.user,
+        "item": fit.quality.item,
+        "mean_quality": fit.mean_quality,
+        "best_batch": fit.best_batch,
+        "metric_names": np.array(list(fit.validation)),
+        "metric_values": np.array(list(fit.validation.values())),
+        **{_STATE + name: value for name, value in (fit.state or {}).items()},
+    }
     with temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            user=fit.quality.user,
-            item=fit.quality.item,
-            mean_quality=fit.mean_quality,
-            best_batch=fit.best_batch,
-            metric_names=np.array(list(fit.validation)),
-            metric_values=np.array(list(fit.validation.values())),
-        )
+        np.savez_compressed(stream, **arrays)
     os.replace(temporary, file)
 
 
@@ -117,8 +157,8 @@ def _read(file: Path) -> FullSizeFit | None:
                 float(kept["mean_quality"]),
                 dict(zip(kept["metric_names"].tolist(), kept["metric_values"].tolist(), strict=True)),
                 int(kept["best_batch"]),
+                {name.removeprefix(_STATE): kept[name] for name in kept if name.startswith(_STATE)} or None,
                 is_cached=True,
             )
-    except Exception:
-        # Damage shows in a dozen ways: of zipfile, zlib, struct, NumPy. None is worse than training again.
+    except Exception:  # Damage shows in a dozen ways, of zipfile, zlib and NumPy; the fit is made again.
         return None

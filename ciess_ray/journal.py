@@ -110,6 +110,10 @@ class Journal:
         """A recommender has been validated after so many batches, where batches are the phase's steps."""
         self.advance(batch, {metric_keys.QUALITY: quality}, note=f"quality {quality:.4f}")
 
+    def advance_to_loss(self, batch: int, loss: float) -> None:
+        """A recommender has been trained for so many batches, with this mean loss over the last of them."""
+        self.advance(batch, {}, note=f"loss {loss:.4f}")
+
     def at_batch(self, batch: int, quality: float) -> None:
         """A recommender has been validated after so many batches."""
         elapsed = time.perf_counter() - self._started

@@ -1,8 +1,9 @@
 """The packed table: one flat buffer of values, one size a row, nothing else.
 
-A row's values are its first d_n numbers, so no index a weight is stored: the file takes 4 bytes a
-parameter, 1 byte a row (2 or 4 where d_max asks for it) and a header of at most
-:data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it executes nothing.
+A row's values are its first d_n numbers (of each table, where a recommender has several), so no index a
+weight is stored: the file takes 4 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it) and a
+header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it executes
+nothing.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class PackedTable:
     """A table of sized rows without its zeros.
 
     Attributes:
-        values: The numbers kept, row after row, users first, shape (Σ d_n,), float32.
+        values: The numbers kept, row after row, users first, shape (num_params,), float32.
         sizes: One embedding size a row.
     """
 
@@ -49,23 +50,27 @@ class PackedTable:
 
     @classmethod
     def pack(cls, table: NDArray[np.float32], sizes: EmbeddingSizes) -> "PackedTable":
-        """Keep of each row its first d_n numbers.
+        """Keep of each row its first d_n numbers, in each table.
 
         Args:
-            table: Users, then items, shape (num_users + num_items, at least the largest size), float32.
+            table: Users, then items, shape (num_users + num_items, num_tables * width), float32; the tables
+                stand side by side, each at least as wide as the largest size.
             sizes: One embedding size a row.
         """
-        return cls(np.ascontiguousarray(table[sizes.prefix_mask(table.shape[1])], np.float32), sizes)
+        mask = sizes.prefix_mask(table.shape[1] // sizes.num_tables)
+        return cls(np.ascontiguousarray(table[mask], np.float32), sizes)
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
-        """The masked table, shape (num_users + num_items, width), float32, zeros beyond each size.
+        """The masked table, shape (num_users + num_items, num_tables * width), float32.
+
+        Zeros stand beyond each size.
 
         Args:
-            width: Columns; by default the largest size in use.
+            width: Columns of one table; by default the largest size in use.
         """
-        width = width or self.sizes.width
-        table = np.zeros((self.sizes.num_rows, width), np.float32)
-        table[self.sizes.prefix_mask(width)] = self.values
+        mask = self.sizes.prefix_mask(width)
+        table = np.zeros(mask.shape, np.float32)
+        table[mask] = self.values
         return table
 
     def to_bytes(self) -> bytes:
@@ -80,6 +85,7 @@ class PackedTable:
             "num_users": str(len(self.sizes.user)),
             "min_embedding_size": str(self.sizes.min_embedding_size),
             "max_embedding_size": str(self.sizes.max_embedding_size),
+            "num_tables": str(self.sizes.num_tables),
         }
         content: bytes = safetensors.numpy.save(tensors, metadata)
         return content
@@ -104,7 +110,10 @@ class PackedTable:
             num_users = int(metadata["num_users"])
             sizes = tensors["sizes"].astype(np.int32)
             bounds = int(metadata["min_embedding_size"]), int(metadata["max_embedding_size"])
-            return cls(tensors["values"], EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds))
+            # Files of the first version have one table and do not say so.
+            num_tables = int(metadata.get("num_tables", 1))
+            row_sizes = EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds, num_tables)
+            return cls(tensors["values"], row_sizes)
         except (KeyError, ValueError, CiessError) as error:
             raise ResultError(f"{path}: damaged ({error}); write it again.") from error
 
@@ -137,7 +146,7 @@ def pack_recommender(recommender: BaseRecommender) -> PackedTable:
 def unpack_recommender(
     table: PackedTable,
     train: csr_array,
-    name: str,
+    name: str | type[BaseRecommender],
     options: dict[str, Any],
     scorer_state: dict[str, NDArray[Any]],
 ) -> BaseRecommender:
@@ -146,7 +155,7 @@ def unpack_recommender(
     Args:
         table: Its packed table.
         train: The interactions that it was trained on, shape (num_users, num_items).
-        name: Its name in ``envs.recommenders.RECOMMENDERS``.
+        name: Its name in ``envs.recommenders.RECOMMENDERS``, or its class.
         options: Its options.
         scorer_state: Its other parameters, by name.
 
@@ -161,10 +170,11 @@ def unpack_recommender(
     recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
     recommender.table.load_packed_values(torch.from_numpy(table.values))
     state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
+    label = name if isinstance(name, str) else name.__name__
     try:
         missing = recommender.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ResultError(f"the scorer's weights are not those of {name}: {error}.") from error
+        raise ResultError(f"the scorer's weights are not those of {label}: {error}.") from error
     if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
-        raise ResultError(f"the scorer's weights are not those of {name}: {missing}.")
-    return recommender
+        raise ResultError(f"the scorer's weights are not those of {label}: {missing}.")
+    return recommender.eval()

@@ -236,11 +236,28 @@ class SearchResult:
             )
         return cls(path, summary, PackedTable.load(path / TABLE_FILE), _read_interactions(path))
 
-    def recommender(self) -> BaseRecommender:
-        """The recommender, which scores as it did when it was packed; on the CPU, without Ray."""
+    def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
+        """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
+
+        Args:
+            own_class: The class of a recommender that does not come with this package. Reading a folder never
+                imports the module that it names, which may be code of somebody else's.
+
+        Raises:
+            ResultError: Its weights are missing or damaged, or another class is needed than was given.
+        """
         scorer, _ = read_safetensors(self.path / SCORER_FILE, SCORER_FORMAT)
         described = self.summary["config"]["recommender"]
-        return unpack_recommender(self.table, self.train, described["name"], described["options"], scorer)
+        name = described["name"]
+        needed = name.rpartition(":")[2] if ":" in name else None
+        given = None if own_class is None else own_class.__name__
+        if given != needed:
+            raise ResultError(
+                f"{self.path}: its recommender is {name!r}, not {given or 'one of this package'}; call "
+                f"recommender({needed or ''}) on the result"
+                + (", with the class that you import." if needed else ".")
+            )
+        return unpack_recommender(self.table, self.train, own_class or name, described["options"], scorer)
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The user's own ids of users and of items, by row.

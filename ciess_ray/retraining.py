@@ -2,21 +2,21 @@
 
 CIESS (arXiv 2304.03501) section 2.2.6: candidates of the search are trained from scratch. What is published
 is trained on training and validation interactions together and measured on test; no data is left to stop
-on there, so the number of batches is the one that was best on validation, scaled by the interactions.
+on there, so the number of batches is the one that was best on validation, and it and the learning rate's
+decay are stretched as the interactions grew.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from ciess_ray.config import RunConfig
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
-from envs.recommenders import BaseRecommender, build_recommender, resolve_device
+from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import FitReport, Trainer
+from envs.recommenders.training import FitReport, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def fit_to_convergence(
         seed: What its initial values and triples depend on.
         progress: Called after each validation with the batches trained and the quality.
     """
-    trainer = _new_trainer(config, interactions, sizes, seed)
+    trainer = recipe_of(config, interactions).trainer(sizes, np.random.default_rng(seed))
     return trainer.recommender, trainer.fit(interactions.validation, progress)
 
 
@@ -73,8 +73,12 @@ def train_for_test(
         progress: Called now and then with the batches trained and their number in all.
     """
     merged = interactions.merge_validation_into_training()
-    num_batches = max(1, round(best_batch * merged.train.nnz / interactions.train.nnz))
-    trainer = _new_trainer(config, merged, sizes, seed)
+    growth = merged.train.nnz / interactions.train.nnz
+    num_batches = max(1, round(best_batch * growth))
+    recipe = recipe_of(config, merged)
+    # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
+    stretched = replace(recipe.settings, decay_every=round(recipe.settings.decay_every * growth))
+    trainer = replace(recipe, settings=stretched).trainer(sizes, np.random.default_rng(seed))
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
@@ -83,18 +87,12 @@ def train_for_test(
     return FinalRecommender(trainer.recommender, metrics.summary(), num_batches)
 
 
-def _new_trainer(
-    config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes, seed: tuple[int, ...]
-) -> Trainer:
-    initial, triples = np.random.SeedSequence(seed).spawn(2)
-    recommender = build_recommender(
-        config.recommender.name,
+def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
+    """How the configured recommender is made and trained on the training interactions."""
+    return Recipe(
         interactions.train,
-        sizes,
-        generator=torch.Generator().manual_seed(int(initial.generate_state(1)[0])),
-        device=resolve_device(config.recommender.device),
-        options=config.recommender.options,
-    )
-    return Trainer(
-        recommender, interactions.train, config.training.settings(), np.random.default_rng(triples)
+        config.training.settings(),
+        config.recommender.name,
+        config.recommender.options,
+        resolve_device(config.recommender.device),
     )

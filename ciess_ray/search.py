@@ -15,7 +15,7 @@ import numpy as np
 from ciess_ray import figures, metric_keys
 from ciess_ray.candidate_search import check_env_runners, find_candidates, ray_session
 from ciess_ray.config import RunConfig
-from ciess_ray.full_size import FullSizeFit, fit_full_size, full_sizes
+from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_sizes
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.packed import pack_recommender
 from ciess_ray.result import Candidate, ResultFolder, SearchResult, check_output
@@ -77,7 +77,9 @@ def search(
     check_output(config.output, overwrite=overwrite)
     interactions = load_interactions(config)
     bounds = config.recommender.min_embedding_size, config.recommender.max_embedding_size
-    cap_params = config.memory_budget.cap_params(interactions.num_entities, *bounds)
+    cap_params = config.memory_budget.cap_params(
+        interactions.num_entities, *bounds, config.recommender.num_tables
+    )
     if config.tracking.mlflow:
         _check_tracking(config)
     with ray_session():
@@ -113,8 +115,12 @@ def _search(
                 full = fit_full_size(config, interactions, journal.advance_to_batch)
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
+            pretrained = full.state
+            if config.search.step_mode == "supernet":
+                with phase("supernet", config.search.supernet_batches):
+                    pretrained = fit_supernet(config, interactions, journal.advance_to_loss)
             with phase("search", config.search.num_steps + config.search.num_greedy_steps):
-                find_candidates(config, interactions, full, cap_params, candidates, journal)
+                find_candidates(config, interactions, full, pretrained, cap_params, candidates, journal)
             folder.write_candidates(candidates)
             with phase("retraining", config.search.num_candidates + 1):
                 equal, best, retrained = _retrain(config, interactions, candidates, cap_params, journal)
@@ -134,6 +140,7 @@ def _search(
                 "budget": _budget_met(summary["budget"], best.sizes),
                 "methods": [_row(method, outcome) for method, outcome in zip(methods, outcomes, strict=True)],
                 "retrained": retrained,
+                "hints": _hints(config, methods),
                 "num_steps": len(candidates),
             }
         except BaseException as error:
@@ -198,9 +205,15 @@ def _retrain(
 ) -> tuple[_Method, _Method, list[dict[str, Any]]]:
     """Train equal sizes and the best candidates to convergence; the best of these on validation wins."""
     bounds = config.recommender.min_embedding_size, config.recommender.max_embedding_size
+    num_tables = config.recommender.num_tables
     equal_rng = np.random.default_rng((config.seed, _EQUAL_STREAM))
     equal_sizes = EmbeddingSizes.equal(
-        interactions.num_users, interactions.num_items, cap_params, *bounds, equal_rng
+        interactions.num_users,
+        interactions.num_items,
+        cap_params,
+        *bounds,
+        equal_rng,
+        num_tables=num_tables,
     )
     chosen = select_candidates(candidates, cap_params, config.search.num_candidates)
     if not chosen:
@@ -208,7 +221,13 @@ def _retrain(
         nearest = min(candidates, key=lambda c: c.sizes.num_params)
         rng = np.random.default_rng((config.seed, _PROJECTION_STREAM))
         sizes = EmbeddingSizes.from_proposal(
-            nearest.sizes.user, nearest.sizes.item, cap_params, *bounds, rng, fill=True
+            nearest.sizes.user,
+            nearest.sizes.item,
+            cap_params,
+            *bounds,
+            rng,
+            fill=True,
+            num_tables=num_tables,
         )
         chosen = [Candidate(nearest.step, sizes, nearest.quality, nearest.proposed_ratio)]
     journal.num_steps = len(chosen) + 1
@@ -239,6 +258,19 @@ def _retrain(
         )
     equal, *found = fitted
     return equal, max(found, key=lambda method: method.validation_quality), retrained
+
+
+def _hints(config: RunConfig, methods: Sequence[_Method]) -> list[str]:
+    """What a reader of the figures should know about how they came about."""
+    training = config.training
+    last_best = training.max_batches - training.patience * training.evaluate_every
+    rising = [f"{m.name} (best at batch {m.best_batch:,})" for m in methods if m.best_batch > last_best]
+    if not rising:
+        return []
+    return [
+        f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
+        "stopped rising: raise it for a fair comparison."
+    ]
 
 
 def _full_method(config: RunConfig, interactions: Interactions, full: FullSizeFit) -> _Method:

@@ -1,8 +1,9 @@
 """How much memory an embedding table may take, and sizes that take no more.
 
-A table of N rows of at most d_max numbers is *full* at N · d_max parameters. A budget caps the
-parameters that are kept, or the bytes of the packed file (see :mod:`ciess_ray.packed`), and
-:func:`project_sizes` is the exact Euclidean projection of any proposed sizes onto that cap.
+A table of N rows of at most d_max numbers is *full* at N · d_max parameters, and a recommender of several
+tables, whose rows share one size, at so many times as many. A budget caps the parameters that are kept, or
+the bytes of the packed file (see :mod:`ciess_ray.packed`), and :func:`project_sizes` is the exact Euclidean
+projection of any proposed sizes onto that cap.
 """
 
 import math
@@ -98,21 +99,24 @@ class MemoryBudget:
             return cls(number * _UNIT_BYTES[unit], "bytes")
         raise BudgetError(f"unknown unit {match['unit']!r} in the memory budget {text!r}: {_EXAMPLES}.")
 
-    def cap_params(self, num_rows: int, min_embedding_size: int, max_embedding_size: int) -> int:
-        """The most parameters the table may keep.
+    def cap_params(
+        self, num_rows: int, min_embedding_size: int, max_embedding_size: int, num_tables: int = 1
+    ) -> int:
+        """The most parameters the tables may keep, all of them together.
 
         Args:
             num_rows: Users and items together.
-            min_embedding_size: d_min; every row keeps at least so many.
+            min_embedding_size: d_min; every row keeps at least so many in each table.
             max_embedding_size: d_max.
+            num_tables: Tables in which every row has its size.
 
         Returns:
-            At most ``num_rows * max_embedding_size``.
+            A multiple of ``num_tables``, at most ``num_rows * max_embedding_size * num_tables``.
 
         Raises:
             BudgetError: The cap leaves less than d_min a row.
         """
-        full = num_rows * max_embedding_size
+        full = num_rows * max_embedding_size * num_tables
         if self.unit == "ratio":
             # A share of an integer that should come out whole must not lose a parameter to binary fractions.
             cap = math.floor(self.amount * full + 1e-6)
@@ -121,16 +125,20 @@ class MemoryBudget:
         else:
             fixed = packed_bytes(0, num_rows, max_embedding_size)
             cap = (math.floor(self.amount) - fixed) // BYTES_PER_PARAM
-        least = num_rows * min_embedding_size
+        # One dimension more of a row costs a parameter in each table: what is left over buys nothing.
+        cap -= cap % num_tables
+        least = num_rows * min_embedding_size * num_tables
         if cap < least:
             need = {
                 "ratio": f"{_round_up(least / full)} ({_round_up(100 * least / full)}%)",
                 "params": f"{least} params",
                 "bytes": f"{packed_bytes(least, num_rows, max_embedding_size)}B",
             }[self.unit]
+            in_tables = "" if num_tables == 1 else f" in {num_tables} tables"
             raise BudgetError(
                 f"the memory budget {self} leaves {max(cap, 0)} parameters for {num_rows} users and items, "
-                f"fewer than min_embedding_size={min_embedding_size} each; the least that works is {need}."
+                f"fewer than min_embedding_size={min_embedding_size} each{in_tables}; "
+                f"the least that works is {need}."
             )
         return min(cap, full)
 
@@ -188,7 +196,12 @@ class EmbeddingSizes:
 
     @classmethod
     def full(
-        cls, num_users: int, num_items: int, max_embedding_size: int, min_embedding_size: int = 1
+        cls,
+        num_users: int,
+        num_items: int,
+        max_embedding_size: int,
+        min_embedding_size: int = 1,
+        num_tables: int = 1,
     ) -> "EmbeddingSizes":
         """Every entity at d_max."""
         return cls(
@@ -196,6 +209,7 @@ class EmbeddingSizes:
             np.full(num_items, max_embedding_size, np.int32),
             min_embedding_size,
             max_embedding_size,
+            num_tables,
         )
 
     @classmethod
@@ -209,14 +223,17 @@ class EmbeddingSizes:
         rng: np.random.Generator,
         *,
         fill: bool = False,
+        num_tables: int = 1,
     ) -> "EmbeddingSizes":
         """The sizes nearest to a proposal that keep at most ``cap_params`` parameters, or with ``fill`` all.
 
-        Users and items share the one cap: what users do not take is free for items.
+        Users and items share the one cap: what users do not take is free for items. It caps the parameters
+        of all tables together, so that the sizes themselves sum to at most ``cap_params // num_tables``.
         """
         proposal = np.concatenate([np.asarray(user, np.float64), np.asarray(item, np.float64)])
-        sizes = project_sizes(proposal, cap_params, min_embedding_size, max_embedding_size, rng, fill=fill)
-        return cls(sizes[: len(user)], sizes[len(user) :], min_embedding_size, max_embedding_size)
+        bounds = min_embedding_size, max_embedding_size
+        sizes = project_sizes(proposal, cap_params // num_tables, *bounds, rng, fill=fill)
+        return cls(sizes[: len(user)], sizes[len(user) :], *bounds, num_tables)
 
     @classmethod
     def equal(
@@ -227,6 +244,8 @@ class EmbeddingSizes:
         min_embedding_size: int,
         max_embedding_size: int,
         rng: np.random.Generator,
+        *,
+        num_tables: int = 1,
     ) -> "EmbeddingSizes":
         """The same size for everyone; a cap that does not divide evenly gives two neighbouring sizes.
 
@@ -234,7 +253,13 @@ class EmbeddingSizes:
         """
         full = cls.full(num_users, num_items, max_embedding_size, min_embedding_size)
         return cls.from_proposal(
-            full.user, full.item, cap_params, min_embedding_size, max_embedding_size, rng
+            full.user,
+            full.item,
+            cap_params,
+            min_embedding_size,
+            max_embedding_size,
+            rng,
+            num_tables=num_tables,
         )
 
     @property
@@ -244,13 +269,13 @@ class EmbeddingSizes:
 
     @cached_property
     def num_params(self) -> int:
-        """Parameters kept."""
-        return int(self.user.sum(dtype=np.int64) + self.item.sum(dtype=np.int64))
+        """Parameters kept, in all tables together."""
+        return self.num_tables * int(self.user.sum(dtype=np.int64) + self.item.sum(dtype=np.int64))
 
     @property
     def kept_ratio(self) -> float:
         """Parameters kept as a share of the full table."""
-        return self.num_params / (self.num_rows * self.max_embedding_size)
+        return self.num_params / (self.num_rows * self.max_embedding_size * self.num_tables)
 
     @property
     def packed_bytes(self) -> int:

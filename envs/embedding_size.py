@@ -5,13 +5,12 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.budget import EmbeddingSizes, MemoryBudget, check_bounds
 from envs.data import Interactions
-from envs.errors import ConfigError, EmbeddingSizeError
+from envs.errors import ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import (
     NUM_STATE_FEATURES,
     MemoryCostForm,
@@ -24,9 +23,10 @@ from envs.mdp import (
     unscale_size,
 )
 from envs.metrics import EntityQuality, entity_quality
-from envs.recommenders import build_recommender, check_recommender, resolve_device
+from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import Trainer, TrainingSettings, make_loss
+from envs.recommenders.training import Recipe, TrainingSettings
+from envs.step_modes import STEP_MODES, State
 
 Observation = dict[str, NDArray[np.float32]]
 Action = dict[str, NDArray[np.float32]]
@@ -79,7 +79,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - ``interactions``: the frozen splits.
     - ``recommender``, ``recommender_options``: a name in ``envs.recommenders.RECOMMENDERS`` and its options.
     - ``training``: the recipe of one step and of the full-size fit.
-    - ``epochs_per_step``: epochs of the fresh recommender, 5 in the paper; ``batches_per_step`` overrides it.
+    - ``step_mode``: how a step obtains its recommender, see :mod:`envs.step_modes`: ``fresh`` (the paper),
+      ``finetune`` or ``supernet``.
+    - ``pretrained``: parameters that ``finetune`` (of the full-size recommender) or ``supernet`` start from.
+    - ``epochs_per_step``: epochs that a step trains, 5 in the paper; ``batches_per_step`` overrides it.
     - ``budget``: anything ``MemoryBudget.parse`` reads; None leaves the sizes as proposed.
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.
     - ``episode_length``: T, 10 in the paper.
@@ -106,6 +109,8 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         recommender: str = "lightgcn",
         recommender_options: dict[str, Any] | None = None,
         training: TrainingSettings | None = None,
+        step_mode: str = "fresh",
+        pretrained: State | None = None,
         epochs_per_step: float = 5.0,
         batches_per_step: int | None = None,
         budget: MemoryBudget | str | float | None = None,
@@ -120,7 +125,6 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         render_mode: str | None = None,
     ) -> None:
         check_bounds(min_embedding_size, max_embedding_size)
-        check_recommender(recommender, recommender_options or {})
         if episode_length < 1:
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -130,12 +134,13 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         self.episode_length = episode_length
         self.memory_weight = memory_weight
         self.render_mode = render_mode
+        self._num_tables = check_recommender(recommender, recommender_options or {}).num_tables
         self.training = training or TrainingSettings()
         self.cap_params = (
             None
             if budget is None
             else MemoryBudget.parse(budget).cap_params(
-                interactions.num_entities, min_embedding_size, max_embedding_size
+                interactions.num_entities, min_embedding_size, max_embedding_size, self._num_tables
             )
         )
         self.batches_per_step = (
@@ -143,11 +148,11 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             if batches_per_step is not None
             else max(1, round(epochs_per_step * interactions.train.nnz / self.training.batch_size))
         )
-        self._recommender, self._recommender_options = recommender, recommender_options
+        self._recipe = Recipe(
+            interactions.train, self.training, recommender, recommender_options or {}, resolve_device(device)
+        )
         self._memory_cost_form, self._quality_ceiling = memory_cost_form, quality_ceiling
-        self._device = resolve_device(device)
         self._full_quality = full_quality
-        self._loss = make_loss(interactions.train, self.training)
         self._popularity = {
             "user": scale_popularity(interactions.user_popularity),
             "item": scale_popularity(interactions.item_popularity),
@@ -159,9 +164,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         self.action_space = spaces.Dict(
             {k: spaces.Box(-1.0, 1.0, (n,), np.float32) for k, n in counts.items()}
         )
-        self._sizes = EmbeddingSizes.full(
-            interactions.num_users, interactions.num_items, max_embedding_size, min_embedding_size
-        )
+        self._sizes = self._full_sizes()
+        if step_mode not in STEP_MODES:
+            raise UnknownNameError("step mode", step_mode, STEP_MODES)
+        self._step_mode = STEP_MODES[step_mode](self._recipe, self.batches_per_step, self._sizes, pretrained)
         self._quality: dict[str, NDArray[np.float32]] = {}
         self._num_steps = 0
 
@@ -172,12 +178,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         super().reset(seed=seed)
         self._num_steps = 0
         full = self.full_quality
-        self._sizes = EmbeddingSizes.full(
-            self.interactions.num_users,
-            self.interactions.num_items,
-            self.max_embedding_size,
-            self.min_embedding_size,
-        )
+        self._sizes = self._full_sizes()
         self._quality = {k: relative_quality(getattr(full, k), getattr(full, k)) for k in KINDS}
         return self._observation(), {}
 
@@ -232,15 +233,9 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     def full_quality(self) -> EntityQuality:
         """Quality of every entity under the full-size table, trained now if none was given."""
         if self._full_quality is None:
-            full = EmbeddingSizes.full(
-                self.interactions.num_users,
-                self.interactions.num_items,
-                self.max_embedding_size,
-                self.min_embedding_size,
-            )
             # Not from the episode's own draws: one seed must give one episode, the first like any other.
             rng = np.random.default_rng(_FULL_SIZE_SEED)
-            report = self._new_trainer(full, rng).fit(self.interactions.validation)
+            report = self._recipe.trainer(self._full_sizes(), rng).fit(self.interactions.validation)
             self._full_quality = entity_quality(report.best, self.interactions.train)
         return self._full_quality
 
@@ -277,9 +272,8 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go back to what :meth:`get_state` gave."""
-        self._sizes = EmbeddingSizes(
-            state["user_sizes"], state["item_sizes"], self.min_embedding_size, self.max_embedding_size
-        )
+        bounds = self.min_embedding_size, self.max_embedding_size
+        self._sizes = EmbeddingSizes(state["user_sizes"], state["item_sizes"], *bounds, self._num_tables)
         self._quality = {k: v.copy() for k, v in state["quality"].items()}
         self._num_steps = state["num_steps"]
         self.memory_weight = state["memory_weight"]
@@ -295,32 +289,34 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             np.int32
         )
 
+    def _full_sizes(self) -> EmbeddingSizes:
+        return EmbeddingSizes.full(
+            self.interactions.num_users,
+            self.interactions.num_items,
+            self.max_embedding_size,
+            self.min_embedding_size,
+            self._num_tables,
+        )
+
     def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
         bounds = (self.min_embedding_size, self.max_embedding_size)
         if self.cap_params is None:
-            return EmbeddingSizes(proposed["user"], proposed["item"], *bounds)
+            return EmbeddingSizes(proposed["user"], proposed["item"], *bounds, self._num_tables)
         return EmbeddingSizes.from_proposal(
-            proposed["user"], proposed["item"], self.cap_params, *bounds, self.np_random, fill=True
+            proposed["user"],
+            proposed["item"],
+            self.cap_params,
+            *bounds,
+            self.np_random,
+            fill=True,
+            num_tables=self._num_tables,
         )
-
-    def _new_trainer(self, sizes: EmbeddingSizes, seeds: np.random.Generator) -> Trainer:
-        recommender = build_recommender(
-            self._recommender,
-            self.interactions.train,
-            sizes,
-            generator=torch.Generator().manual_seed(int(seeds.integers(2**63))),
-            device=self._device,
-            options=self._recommender_options,
-        )
-        rng = np.random.default_rng(seeds.integers(2**63))
-        return Trainer(recommender, self.interactions.train, self.training, rng, self._loss)
 
     def _train_and_rank(self) -> tuple[Any, dict[str, float]]:
         started = time.perf_counter()
-        trainer = self._new_trainer(self._sizes, self.np_random)
-        trainer.train(self.batches_per_step)
+        recommender = self._step_mode.recommender(self._sizes, self.np_random)
         trained = time.perf_counter()
-        metrics = evaluate(trainer.recommender, self.interactions.train, self.interactions.validation)
+        metrics = evaluate(recommender, self.interactions.train, self.interactions.validation)
         return metrics, {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
 
     def _observation(self) -> Observation:

@@ -6,6 +6,7 @@
     ├── EmbeddingSizeError       sizes outside their bounds, or of the wrong shape
     ├── ConfigError              a field, key or option that is wrong
     │   └── UnknownNameError     a name that is in no table, with the nearest that is
+    ├── RecommenderProtocolError a recommender of one's own that breaks a rule of the protocol
     ├── TrainingError            a base recommender whose training failed
     └── ResultError              a result folder that exists, is incomplete or was changed
 
@@ -20,6 +21,10 @@ _MAX_LISTED = 20
 
 class CiessError(Exception):
     """Base of every exception raised on purpose; its message is meant for the user."""
+
+    def within(self, source: str) -> "CiessError":
+        """The same error, whose message begins with where it was found, e.g. a file's name."""
+        return type(self)(f"{source}: {self}")
 
 
 class DataError(CiessError):
@@ -45,19 +50,28 @@ class UnknownNameError(ConfigError):
         what: What the name should have named, e.g. ``"recommender"``.
         name: The name given.
         known: The names there are.
+        source: Where the name was found, e.g. a file's name; empty for nowhere in particular.
     """
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], source: str = "") -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         # Beside the nearest of very many names, the others are noise.
         listed = "" if near and len(known) > _MAX_LISTED else f" Known: {', '.join(known)}."
-        super().__init__(f"unknown {what} {name!r}.{hint}{listed}")
-        self.what, self.name, self.known = what, name, tuple(known)
+        super().__init__(f"{source and source + ': '}unknown {what} {name!r}.{hint}{listed}")
+        self.what, self.name, self.known, self.source = what, name, tuple(known), source
 
-    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
-        return type(self), (self.what, self.name, self.known)
+    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...], str]]:
+        return type(self), (self.what, self.name, self.known, self.source)
+
+    def within(self, source: str) -> "UnknownNameError":
+        """The same error, whose message begins with where it was found."""
+        return type(self)(self.what, self.name, self.known, source)
+
+
+class RecommenderProtocolError(CiessError):
+    """A recommender of one's own that breaks a rule of the protocol; see ``envs.recommenders.protocol``."""
 
 
 class TrainingError(CiessError):

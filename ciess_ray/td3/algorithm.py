@@ -67,7 +67,7 @@ class TD3Config(AlgorithmConfig):
     Exploration:
         exploration_spec: See :func:`ciess_ray.exploration.build_exploration`.
         num_warmup_steps: Table steps, over all env runners, with random table-level policies instead of the
-            actors: :func:`ciess_ray.exploration.random_table_sizes`. None in the paper.
+            actors: :func:`envs.allocations.random_table_sizes`. None in the paper.
 
     Memory:
         memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.

@@ -20,8 +20,25 @@ from envs.errors import DataError
 Ids = NDArray[np.int64] | NDArray[np.object_]
 
 
+class _HasIds:
+    """Something that names users and items by the ids of the user's own data."""
+
+    user_ids: Ids
+    item_ids: Ids
+
+    @property
+    def num_users(self) -> int:
+        """Users, those without interactions included."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """Items, those without interactions included."""
+        return len(self.item_ids)
+
+
 @dataclass(frozen=True, eq=False)
-class InteractionLog:
+class InteractionLog(_HasIds):
     """What a reader gives: one row an interaction, each pair of user and item once.
 
     Attributes:
@@ -48,16 +65,6 @@ class InteractionLog:
     def num_rows(self) -> int:
         """Interactions left after duplicates were merged."""
         return len(self.user)
-
-    @property
-    def num_users(self) -> int:
-        """Users, those without interactions (only synthetic data has any) included."""
-        return len(self.user_ids)
-
-    @property
-    def num_items(self) -> int:
-        """Items, those without interactions (only synthetic data has any) included."""
-        return len(self.item_ids)
 
     def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "InteractionLog":
         """The same log with only these rows, given as a mask or as positions; the ids stay as they are."""
@@ -125,7 +132,7 @@ def _frozen_csr(matrix: sparse.csr_array) -> sparse.csr_array:
 
 
 @dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(_HasIds):
     """Training, validation and test interactions that nothing can change any more.
 
     Attributes:
@@ -176,16 +183,6 @@ class Interactions:
         # Pickling forgets that the arrays are read-only, those of the cached properties too.
         self.__dict__.update({field.name: state[field.name] for field in fields(self)})
         self.__post_init__()
-
-    @property
-    def num_users(self) -> int:
-        """Rows of every split."""
-        return len(self.user_ids)
-
-    @property
-    def num_items(self) -> int:
-        """Columns of every split."""
-        return len(self.item_ids)
 
     @property
     def num_entities(self) -> int:

@@ -1,6 +1,8 @@
 """Base recommenders: models trained a thousand times over, each time with other embedding sizes."""
 
+import importlib
 import inspect
+import sys
 from typing import Any
 
 import torch
@@ -11,10 +13,11 @@ from envs.errors import ConfigError, UnknownNameError
 from envs.recommenders.base import BaseRecommender, DotProductRecommender
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
+from envs.recommenders.ncf import NCF
+from envs.recommenders.ngcf import NGCF
+from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
 
-RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF}
-
-_GIVEN = {"self", "train", "sizes", "generator", "device"}
+RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
 
 __all__ = [
     "RECOMMENDERS",
@@ -22,22 +25,95 @@ __all__ = [
     "DotProductRecommender",
     "LightGCN",
     "MF",
+    "NCF",
+    "NGCF",
     "build_recommender",
     "check_recommender",
+    "find_recommender",
+    "own_source",
     "resolve_device",
 ]
 
 
-def check_recommender(name: str, options: dict[str, Any]) -> None:
-    """Refuse a recommender that is in no table, or an option that it does not have or cannot use.
+def find_recommender(name: str) -> type[BaseRecommender]:
+    """The class that a name in :data:`RECOMMENDERS` stands for, or that an import path leads to.
+
+    Args:
+        name: E.g. ``lightgcn``, or ``package.module:ClassName`` for a class of one's own; its module is
+            imported.
+
+    Raises:
+        UnknownNameError: A name without a colon that is not in the table.
+        ConfigError: There is no such module or class, its module cannot be imported, or the class does not
+            derive from :class:`BaseRecommender`.
+    """
+    if ":" not in name:
+        if name not in RECOMMENDERS:
+            raise UnknownNameError("recommender", name, [*RECOMMENDERS, "package.module:ClassName"])
+        return RECOMMENDERS[name]
+    module_name, _, class_name = name.partition(":")
+    if not module_name or module_name.startswith(".") or not class_name:
+        raise ConfigError(f"cannot read the recommender {name!r}: write package.module:ClassName.")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # Of the module's own code, which may raise anything.
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"recommender {name!r}: there is no module {error.name!r}. Write package.module:ClassName, "
+                "and run from the folder that holds the module, or name that folder in PYTHONPATH."
+            ) from None
+        raise ConfigError(
+            f"recommender {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}."
+        ) from error
+    found = vars(module).get(class_name)
+    if found is None:
+        classes = [k for k, v in vars(module).items() if _is_recommender(v) and v.__module__ == module_name]
+        raise ConfigError(
+            f"recommender {name!r}: the module has no {class_name!r}; its recommenders: "
+            f"{', '.join(classes) or 'none'}."
+        )
+    if not _is_recommender(found):
+        raise ConfigError(
+            f"recommender {name!r}: {class_name} does not derive from envs.recommenders.BaseRecommender, or "
+            "from DotProductRecommender; let it."
+        )
+    recommender_class: type[BaseRecommender] = found
+    if recommender_class.__name__ != class_name:
+        # A result is read back by this name.
+        raise ConfigError(
+            f"recommender {name!r}: write {recommender_class.__name__}, the name of the class itself."
+        )
+    return recommender_class
+
+
+def _is_recommender(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseRecommender)
+
+
+def check_recommender(
+    recommender: str | type[BaseRecommender], options: dict[str, Any]
+) -> type[BaseRecommender]:
+    """Refuse a recommender that cannot be used, or an option that it does not have or cannot use.
+
+    Args:
+        recommender: A name, see :func:`find_recommender`, or the class itself. One that is not in
+            :data:`RECOMMENDERS` is checked against the protocol, once a process.
+        options: What its constructor is given beside data and sizes.
+
+    Returns:
+        Its class.
 
     Raises:
         UnknownNameError: Naming the nearest recommender or option.
-        ConfigError: An option's value is not of the kind of its default.
+        ConfigError: There is no such class, or an option's value is not of the kind of its default.
+        RecommenderProtocolError: The class breaks a rule of the protocol.
     """
-    if name not in RECOMMENDERS:
-        raise UnknownNameError("recommender", name, RECOMMENDERS)
-    known = {k: v for k, v in inspect.signature(RECOMMENDERS[name]).parameters.items() if k not in _GIVEN}
+    found = find_recommender(recommender) if isinstance(recommender, str) else recommender
+    is_own = found not in RECOMMENDERS.values()
+    if is_own:
+        check_signature(found)
+    name = recommender if isinstance(recommender, str) else recommender.__name__
+    known = {k: v for k, v in inspect.signature(found).parameters.items() if k not in GIVEN}
     for option, value in options.items():
         if option not in known:
             raise UnknownNameError(f"option of the recommender {name}", option, known)
@@ -47,10 +123,13 @@ def check_recommender(name: str, options: dict[str, Any]) -> None:
                 f"the option {option} of the recommender {name} must be a number like "
                 f"{known[option].default!r}, at least 0, not {value!r}."
             )
+    if is_own:
+        check_protocol(found, options)
+    return found
 
 
 def build_recommender(
-    name: str,
+    recommender: str | type[BaseRecommender],
     train: csr_array,
     sizes: EmbeddingSizes,
     *,
@@ -58,14 +137,27 @@ def build_recommender(
     device: torch.device | None = None,
     options: dict[str, Any] | None = None,
 ) -> BaseRecommender:
-    """A freshly initialised recommender by its name in :data:`RECOMMENDERS`.
+    """A freshly initialised recommender by its name, see :func:`find_recommender`, or by its class.
 
     Raises:
-        UnknownNameError: There is no such recommender, or it has no such option.
+        CiessError: Those of :func:`check_recommender`.
     """
     options = options or {}
-    check_recommender(name, options)
-    return RECOMMENDERS[name](train, sizes, generator=generator, device=device, **options)
+    found = check_recommender(recommender, options)
+    return found(train, sizes, generator=generator, device=device, **options)
+
+
+def own_source(name: str) -> str | None:
+    """The code of a recommender that is not in :data:`RECOMMENDERS`, its own bases included; None otherwise.
+
+    What was computed with such a class is known by its code: the name stays when the file is edited.
+    """
+    found = find_recommender(name)
+    if found in RECOMMENDERS.values():
+        return None
+    modules = {cls.__module__ for cls in found.__mro__ if issubclass(cls, BaseRecommender)}
+    own = sorted(module for module in modules if not module.startswith(f"{__name__}."))
+    return "\n".join(inspect.getsource(sys.modules[module]) for module in own)
 
 
 def resolve_device(name: str) -> torch.device:

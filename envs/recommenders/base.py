@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from envs.budget import EmbeddingSizes
+from envs.errors import EmbeddingSizeError
 from envs.recommenders.sized_embedding import SizedEmbedding
 
 Encoded = tuple[Tensor, Tensor]
@@ -31,6 +32,9 @@ class BaseRecommender(nn.Module, ABC):
 
     Attributes:
         num_tables: Tables that a row has its size in; ``sizes.num_tables`` must say the same.
+
+    Raises:
+        EmbeddingSizeError: The sizes are made for another number of tables.
     """
 
     num_tables: ClassVar[int] = 1
@@ -46,6 +50,11 @@ class BaseRecommender(nn.Module, ABC):
         init_std: float = 0.1,
     ) -> None:
         super().__init__()
+        if sizes.num_tables != self.num_tables:
+            raise EmbeddingSizeError(
+                f"{type(self).__name__} has {self.num_tables} table(s) of sized rows, the sizes are made for "
+                f"{sizes.num_tables}: make them with num_tables={self.num_tables}."
+            )
         self.num_users, self.num_items = train.shape
         self.device = device or torch.device("cpu")
         self.l2 = l2

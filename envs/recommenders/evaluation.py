@@ -4,12 +4,41 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from envs.metrics import CUTOFFS, RankingMetrics, ranking_metrics
 from envs.recommenders.base import BaseRecommender
 
-#: Scores held at a time: users a block times items.
-SCORES_PER_BLOCK = 4_000_000
+#: Users scored at a time; more would not stay in the cache.
+USERS_PER_BLOCK = 512
+#: Scores held at a time: users a block times items; 64 MB.
+SCORES_PER_BLOCK = 16_000_000
+#: Items scored at a time: their rows stay in the cache while all users of a block meet them.
+ITEMS_PER_TILE = 4096
+_GROUPS_OF = 16
+#: Groups for each place of a list from which on looking at their maxima first pays.
+_GROUPS_PER_PLACE = 32
+
+
+def _top(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The best scores of each row and their columns, best first, each (rows, depth).
+
+    The best ``depth`` numbers lie in the ``depth`` groups of columns with the highest maxima. Maxima are read
+    at the speed of memory, which ``topk`` over a whole row is far from: 40,981 columns take a third of the
+    time.
+    """
+    num_groups = scores.shape[1] // _GROUPS_OF
+    if num_groups < _GROUPS_PER_PLACE * depth:
+        values, columns = scores.topk(depth, dim=1)
+        return values, columns
+    num_grouped = num_groups * _GROUPS_OF
+    maxima = scores[:, :num_grouped].view(len(scores), _GROUPS_OF, num_groups).amax(dim=1)
+    groups = maxima.topk(depth, dim=1, sorted=False).indices
+    first = torch.arange(0, num_grouped, num_groups, device=scores.device)
+    rest = torch.arange(num_grouped, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    columns = torch.cat([(groups.unsqueeze(2) + first).flatten(1), rest], dim=1)
+    values, places = scores.gather(1, columns).topk(depth, dim=1)
+    return values, columns.gather(1, places)
 
 
 @torch.no_grad()
@@ -32,14 +61,26 @@ def rank_items(
     encoded = recommender.encode()
     depth_there_is = min(depth, num_items)
     ranked = np.full((len(users), depth), -1, np.int64)
-    block = max(1, SCORES_PER_BLOCK // num_items)
+    block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // num_items))
+    catalogue = torch.arange(num_items, device=recommender.device)
+    all_scores = torch.empty(0, device=recommender.device)
     for start in range(0, len(users), block):
         rows = np.asarray(users[start : start + block], np.int64)
-        scores = recommender.score(encoded, torch.from_numpy(rows).to(recommender.device))
+        block_users = torch.from_numpy(rows).to(recommender.device)
+        if num_items <= ITEMS_PER_TILE:
+            scores = recommender.score(encoded, block_users)
+        else:
+            # One buffer for all blocks: memory from the system anew costs more than the scores.
+            if len(all_scores) < len(rows):
+                all_scores = torch.empty(len(rows), num_items, device=recommender.device)
+            scores = all_scores[: len(rows)]
+            for first in range(0, num_items, ITEMS_PER_TILE):
+                tile = slice(first, first + ITEMS_PER_TILE)
+                scores[:, tile] = recommender.score(encoded, block_users, catalogue[tile])
         seen_rows = seen[rows]
         flat = np.repeat(np.arange(len(rows)), np.diff(seen_rows.indptr)) * num_items + seen_rows.indices
         scores.view(-1)[torch.from_numpy(flat).to(scores.device)] = -torch.inf
-        values, items = scores.topk(depth_there_is, dim=1)
+        values, items = _top(scores, depth_there_is)
         items[values == -torch.inf] = -1
         ranked[start : start + block, :depth_there_is] = items.cpu().numpy()
     recommender.train()

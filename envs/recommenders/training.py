@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from envs.budget import EmbeddingSizes
 from envs.data.sampling import Positives
 from envs.errors import TrainingError, UnknownNameError
 from envs.metrics import RankingMetrics
+from envs.recommenders import build_recommender
 from envs.recommenders.base import BaseRecommender
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, RankingLoss
@@ -219,3 +221,47 @@ class Trainer:
         report.num_batches, report.history = self.num_batches, history
         report.train_s, report.evaluate_s = train_s, evaluate_s
         return report
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Everything that a training depends on beside the sizes and the draws.
+
+    Attributes:
+        train: Training interactions, shape (num_users, num_items).
+        settings: How it is trained.
+        name: The recommender, by its name in :data:`envs.recommenders.RECOMMENDERS`.
+        options: The recommender's options.
+        device: Where it lives.
+        loss: The loss and its sampler, made once for all trainings.
+
+    Raises:
+        UnknownNameError: There is no such loss, or way to draw positives.
+        DataError: The interactions leave nothing to draw.
+    """
+
+    train: csr_array
+    settings: TrainingSettings
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    loss: RankingLoss = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", make_loss(self.train, self.settings))
+
+    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
+        """A fresh recommender of these sizes."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return build_recommender(
+            self.name, self.train, sizes, generator=generator, device=self.device, options=self.options
+        )
+
+    def trainer(
+        self,
+        sizes: EmbeddingSizes,
+        rng: np.random.Generator,
+        draw_sizes: Callable[[np.random.Generator], EmbeddingSizes] | None = None,
+    ) -> Trainer:
+        """A trainer of a fresh recommender, see :class:`Trainer`; both draw from ``rng``."""
+        return Trainer(self.recommender(sizes, rng), self.train, self.settings, rng, self.loss, draw_sizes)

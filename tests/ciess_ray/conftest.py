@@ -3,10 +3,13 @@ import os
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from envs import TOY_SIZE_ENV_ID, mdp
+from envs.data import generate_interactions
 
 KINDS = ("user", "item")
 TOY = {"num_users": 300, "num_items": 200, "max_embedding_size": 64}
@@ -28,6 +31,57 @@ def ray_cluster():
     yield ray
     ray.shutdown()
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def workplace(ray_cluster, tmp_path_factory):
+    """A folder with made-up interactions and room for the cached full-size fits."""
+    folder = tmp_path_factory.mktemp("search")
+    log = generate_interactions(200, 120, 4_000, seed=0, rank=4)
+    ids = {"user_id": [f"u{user:03}" for user in log.user], "item_id": log.item * 10}
+    pq.write_table(pa.table(ids), folder / "log.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(workplace):
+    """Makes the configuration of a search that takes seconds."""
+    from ciess_ray.config import parse_config
+
+    def make(output, **sections):
+        values = {
+            "dataset": {"path": workplace / "log.parquet"},
+            "budget": "20%",
+            "output": output,
+            "cache": workplace / "cache",
+            "recommender": {"max_embedding_size": 16, "device": "cpu"},
+            "training": {"batch_size": 256, "evaluate_every": 20, "patience": 2, "max_batches": 60},
+            "search": {
+                "num_episodes": 2,
+                "episode_length": 2,
+                "batches_per_step": 4,
+                "num_warmup_steps": 2,
+                "num_greedy_steps": 2,
+                "num_candidates": 2,
+            },
+            "agent": {"hiddens": (16, 16), "batch_size": 64, "updates_per_step": 2},
+            "tracking": {"mlflow": False},
+        }
+        for name, fields in sections.items():
+            values[name] = values[name] | fields if isinstance(fields, dict) else fields
+        return parse_config(values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(workplace, make_config):
+    """The configuration and the result of one search, with what it said on its way."""
+    from ciess_ray.search import search
+
+    config = make_config(workplace / "finished")
+    news = []
+    return config, search(config, on_progress=news.append), news
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,19 @@ def test_a_configuration_cannot_be_changed(file):
         ("search.num_episodes=many", ConfigError, "search.num_episodes='many': .*valid integer"),
         ("search.num_episodes=2.5", ConfigError, "search.num_episodes=2.5: .*valid integer"),
         ("search.num_episodes=0", ConfigError, "greater than or equal to 1"),
-        ("search.memory_weight=car", ConfigError, "search.memory_weight.*'car'"),
+        (
+            "search.memory_weight=car",
+            ConfigError,
+            "search.memory_weight='car': expected λ: a number .* or auto",
+        ),
+        (
+            "search.memory_weight=null",
+            ConfigError,
+            "search.memory_weight=None: expected λ: a number .* or auto",
+        ),
+        ("search.memory_weight=.nan", ConfigError, "search.memory_weight=nan: .*finite"),
+        ("budget=null", ConfigError, "budget=None: expected 0.1, 10%, '62000 params', or 64MB"),
+        ("dataset=ok.csv", ConfigError, "dataset='ok.csv': dataset is a section; .* e.g. dataset.path=..."),
         ("search.memory_weight=-1", ConfigError, "search.memory_weight.*-1.*greater than or equal to 0"),
         ("search.quality_ceiling=0", ConfigError, "search.quality_ceiling=0: .*greater than 0"),
         ("search.quality_ceiling=.inf", ConfigError, "search.quality_ceiling=inf: .*finite"),
@@ -96,7 +109,7 @@ def test_a_configuration_cannot_be_changed(file):
         ("training.learning_rate=.inf", ConfigError, "training.learning_rate=inf: .*finite"),
         ("training.positives=all", ConfigError, "training.positives='all'"),
         ("agent.hiddens=[]", ConfigError, "agent.hiddens"),
-        ("search=3", ConfigError, "search=3: "),
+        ("search=3", ConfigError, "search=3: search is a section; .* e.g. search.mode=..."),
         ("seed=-1", ConfigError, "seed=-1"),
         ("dataset.path=null", ConfigError, "give either dataset.path .* or dataset.sample"),
         ("dataset.sample=movielens-latest-small", ConfigError, "and not both"),
@@ -119,6 +132,10 @@ def test_a_mistake_is_named_with_its_remedy(file, override, error, says):
     with pytest.raises(error, match=says) as caught:
         load_config(file, [override])
     assert isinstance(caught.value, CiessError)
+    says = str(caught.value)
+    assert "override" in says or (says.startswith(f"{file}: ") and len(says.splitlines()) == 1)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), str(copy)) == (type(caught.value), says)
 
 
 def test_all_mistakes_are_named_at_once(file):

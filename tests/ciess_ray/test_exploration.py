@@ -12,7 +12,6 @@ from ciess_ray.exploration import (
     SizeGraph,
     build_exploration,
     pick_best,
-    random_table_sizes,
     scale,
     seeded_generator,
     unscale,
@@ -137,17 +136,6 @@ def test_noise_has_the_deviation_it_says():
     assert sample.std().item() == pytest.approx(3.0 / (1 - 0.85**2) ** 0.5, rel=0.02)
     process.reset()
     assert process.sample(100_000, generator).std().item() == pytest.approx(3.0, rel=0.02)
-
-
-def test_warmup_tries_many_splits_and_shapes():
-    popularity = np.sort(np.random.default_rng(0).random(500)).astype(np.float32) * 2 - 1
-    rng = np.random.default_rng(1)
-    sizes = np.stack([random_table_sizes(popularity, rng, 1, 128, target_ratio=0.1) for _ in range(200)])
-    assert sizes.min() >= 1 and sizes.max() <= 128
-    means = sizes.mean(axis=1)
-    assert np.quantile(means, 0.1) < 4 and np.quantile(means, 0.9) > 50
-    favours_popular = sizes[:, -50:].mean(axis=1) > sizes[:, :50].mean(axis=1)
-    assert 0.3 < favours_popular.mean() < 0.7
 
 
 def test_unknown_names_and_arguments_are_refused():

@@ -25,28 +25,40 @@ def tables(draw):
     num_items = draw(st.integers(1, 20 if d_max < 300 else 3))
     # Hypothesis likes the ends: a row of d_max beside one of d_min.
     row_sizes = np.array([draw(st.integers(d_min, d_max)) for _ in range(num_users + num_items)])
-    sizes = EmbeddingSizes(row_sizes[:num_users], row_sizes[num_users:], d_min, d_max)
+    num_tables = draw(st.integers(1, 2))
+    sizes = EmbeddingSizes(row_sizes[:num_users], row_sizes[num_users:], d_min, d_max, num_tables)
     width = draw(st.integers(sizes.width, sizes.width + 3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    table = rng.standard_normal((num_users + num_items, width), np.float32)
-    return table, sizes, np.where(np.arange(width) < row_sizes[:, None], table, np.float32(0))
+    tables = rng.standard_normal((num_users + num_items, num_tables, width), np.float32)
+    masked = np.where(np.arange(width) < row_sizes[:, None, None], tables, np.float32(0))
+    return *(part.reshape(len(row_sizes), -1) for part in (tables, masked)), sizes
 
 
 @given(tables())
 def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_factory, case):
-    table, sizes, masked = case
+    table, masked, sizes = case
     path = tmp_path_factory.getbasetemp() / "table.safetensors"
     num_bytes = PackedTable.pack(table, sizes).save(path)
     index = sizes.num_rows * index_bytes_per_row(sizes.max_embedding_size)
     assert num_bytes == path.stat().st_size
     assert num_bytes <= 4 * sizes.num_params + index + HEADER_BYTES == sizes.packed_bytes
     loaded = PackedTable.load(path)
-    np.testing.assert_array_equal(loaded.unpack(table.shape[1]), masked)
-    assert loaded.unpack().shape == (sizes.num_rows, sizes.width)
+    np.testing.assert_array_equal(loaded.unpack(table.shape[1] // sizes.num_tables), masked)
+    assert loaded.unpack().shape == (sizes.num_rows, sizes.num_tables * sizes.width)
     np.testing.assert_array_equal(loaded.sizes.user, sizes.user)
     np.testing.assert_array_equal(loaded.sizes.item, sizes.item)
     assert loaded.sizes.min_embedding_size == sizes.min_embedding_size
     assert loaded.sizes.max_embedding_size == sizes.max_embedding_size
+    assert loaded.sizes.num_tables == sizes.num_tables
+
+
+def test_a_file_from_before_there_were_several_tables_has_one(tmp_path):
+    tensors = {"values": np.arange(6, dtype=np.float32), "sizes": np.array([1, 3, 2], np.uint8)}
+    metadata = {"num_users": "2", "min_embedding_size": "1", "max_embedding_size": "4", "format": FORMAT}
+    (tmp_path / "table").write_bytes(safetensors.numpy.save(tensors, metadata))
+    loaded = PackedTable.load(tmp_path / "table")
+    assert loaded.sizes.num_tables == 1
+    assert loaded.unpack().tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]]
 
 
 @pytest.mark.parametrize(("d_max", "num_bytes"), [(255, 1), (256, 2), (65_535, 2), (65_536, 4)])
@@ -120,10 +132,11 @@ class TestRecommender:
     def trained(self, name, make_interactions):
         train = make_interactions().train
         rng = np.random.default_rng(0)
-        sizes = EmbeddingSizes(rng.integers(1, 8, 60), rng.integers(1, 6, 40), 1, 16)
+        num_tables = RECOMMENDERS[name].num_tables
+        sizes = EmbeddingSizes(rng.integers(1, 8, 60), rng.integers(1, 6, 40), 1, 16, num_tables)
         recommender = build_recommender(name, train, sizes, generator=torch.Generator().manual_seed(0))
         Trainer(recommender, train, TrainingSettings(batch_size=128), rng).train(10)
-        return recommender, train
+        return recommender.eval(), train
 
     def test_scores_as_the_one_that_was_packed(self, name, trained, tmp_path):
         recommender, train = trained

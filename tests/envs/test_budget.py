@@ -104,38 +104,47 @@ class TestCap:
     def test_parameters(self, text, cap):
         assert MemoryBudget.parse(text).cap_params(100, 1, 128) == cap
 
+    @pytest.mark.parametrize(
+        ("text", "cap"),
+        [(1.0, 25_600), (0.29, 7_424), ("5001 params", 5_000), ("99999 params", 25_600), ("5129B", 1_000)],
+    )
+    def test_parameters_of_two_tables(self, text, cap):
+        # All in parameters of both tables, and even: a dimension more of a row is one in each.
+        assert MemoryBudget.parse(text).cap_params(100, 1, 128, 2) == cap
+
     @given(
         st.integers(1, 10**6),
         st.integers(1, 4),
         st.integers(4, 100_000),
+        st.integers(1, 3),
         st.sampled_from(["0.0000001%", "1e-9 params", "2B"]),
     )
-    def test_the_least_budget_that_it_names_does_work(self, num_rows, d_min, d_max, too_little):
-        with pytest.raises(BudgetError, match=f"min_embedding_size={d_min} each; the least") as caught:
-            MemoryBudget.parse(too_little).cap_params(num_rows, d_min, d_max)
+    def test_the_least_budget_that_it_names_does_work(self, num_rows, d_min, d_max, num_tables, too_little):
+        with pytest.raises(BudgetError, match=f"min_embedding_size={d_min} each.*; the least") as caught:
+            MemoryBudget.parse(too_little).cap_params(num_rows, d_min, d_max, num_tables)
         named = re.search(r"the least that works is (.+)\.$", str(caught.value))[1]
         for text in re.fullmatch(r"([^(]+?)(?: \((.+)\))?", named).groups():
             if text is not None:
-                least = MemoryBudget.parse(text).cap_params(num_rows, d_min, d_max)
-                assert num_rows * d_min <= least
-                assert least <= num_rows * d_min * 1.01 + 1
+                least = MemoryBudget.parse(text).cap_params(num_rows, d_min, d_max, num_tables)
+                assert num_rows * d_min * num_tables <= least
+                assert least <= num_rows * d_min * num_tables * 1.01 + 1
 
     @given(
         st.integers(1, 40),
         st.integers(1, 40),
         st.sampled_from([8, 255, 256, 65_536]),
+        st.integers(1, 2),
         st.integers(0, 2**32 - 1),
         st.data(),
     )
-    def test_bytes_cap_the_packed_file(self, num_users, num_items, d_max, seed, data):
+    def test_bytes_cap_the_packed_file(self, num_users, num_items, d_max, num_tables, seed, data):
         num_rows = num_users + num_items
-        least = packed_bytes(num_rows, num_rows, d_max)
-        amount = data.draw(st.integers(least, least + 4 * num_rows * 10))
-        cap = MemoryBudget.parse(f"{amount}B").cap_params(num_rows, 1, d_max)
-        sizes = EmbeddingSizes.from_proposal(
-            rng(seed).uniform(1, 8, num_users), rng(seed).uniform(1, 8, num_items), cap, 1, d_max, rng(seed)
-        )
-        table = np.ones((num_rows, sizes.width), np.float32)
+        least = packed_bytes(num_rows * num_tables, num_rows, d_max)
+        amount = data.draw(st.integers(least, least + 4 * num_rows * num_tables * 10))
+        cap = MemoryBudget.parse(f"{amount}B").cap_params(num_rows, 1, d_max, num_tables)
+        user, item = rng(seed).uniform(1, 8, num_users), rng(seed).uniform(1, 8, num_items)
+        sizes = EmbeddingSizes.from_proposal(user, item, cap, 1, d_max, rng(seed), num_tables=num_tables)
+        table = np.ones((num_rows, num_tables * sizes.width), np.float32)
         assert len(PackedTable.pack(table, sizes).to_bytes()) <= sizes.packed_bytes <= amount
 
 
@@ -163,6 +172,25 @@ class TestEmbeddingSizes:
         assert (sizes.num_rows, sizes.num_params, sizes.width) == (5, 12, 4)
         assert sizes.kept_ratio == 12 / 40
         assert sizes.packed_bytes == 12 * 4 + 5 + 1024
+
+    def test_two_tables_count_twice_but_for_the_index(self):
+        sizes = EmbeddingSizes(np.array([1, 4]), np.array([2, 2, 3]), 1, 8, num_tables=2)
+        assert (sizes.num_rows, sizes.num_params, sizes.width) == (5, 24, 4)
+        assert sizes.kept_ratio == 24 / 80
+        assert sizes.packed_bytes == 24 * 4 + 5 + 1024
+        mask = sizes.prefix_mask()
+        assert mask.shape == (5, 8) and mask[0].tolist() == [True, False, False, False] * 2
+
+    def test_a_cap_is_of_all_tables_together(self):
+        full = EmbeddingSizes.full(2, 3, 8, num_tables=2)
+        assert (full.num_params, full.kept_ratio, full.num_tables) == (80, 1.0, 2)
+        equal = EmbeddingSizes.equal(2, 3, 41, 1, 8, rng(), num_tables=2)
+        assert (equal.num_params, equal.num_tables) == (40, 2)
+        assert equal.user.tolist() == [4, 4] and equal.item.tolist() == [4] * 3
+        filled = EmbeddingSizes.from_proposal(
+            np.ones(2), np.ones(3), 30, 1, 8, rng(), fill=True, num_tables=2
+        )
+        assert filled.num_params == 30 and filled.user.sum() + filled.item.sum() == 15
 
     def test_cannot_be_written_and_keeps_no_hold_on_what_it_was_given(self):
         given_sizes = np.array([1, 2], np.int32)

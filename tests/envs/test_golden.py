@@ -1,7 +1,7 @@
 """What the authors' code computes, and where we differ from it on purpose.
 
 Parts (h), (i) and (j) of the file, the walk and the scale of actions, are checked with the exploration in
-tests/ciess_ray/test_exploration.py. ngcf_norm_adj, b2 and b3 belong to NGCF and NCF, which are not built yet.
+tests/ciess_ray/test_exploration.py.
 """
 
 from types import SimpleNamespace
@@ -15,10 +15,15 @@ from scipy.sparse import csr_array
 from envs import mdp
 from envs.budget import EmbeddingSizes
 from envs.metrics import CUTOFFS, entity_quality, item_quality, ranking_metrics
-from envs.recommenders import LightGCN
+from envs.recommenders import NCF, NGCF, LightGCN
 from envs.recommenders.evaluation import evaluate, rank_items
 from envs.recommenders.losses import BPR
-from envs.recommenders.propagation import normalised_adjacency, propagate, to_torch
+from envs.recommenders.propagation import (
+    normalised_adjacency,
+    propagate,
+    row_normalised_adjacency,
+    to_torch,
+)
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -90,6 +95,91 @@ def test_bpr_loss_and_its_gradient(golden, train, make_lightgcn):
     assert_allclose(without, part["mf_loss"], **CLOSE)
     heavy = bpr(make_lightgcn(l2=1e4 * part["decay"]), *triple).item()
     assert_allclose(heavy - without, 1e4 * part["reg_loss"], rtol=1e-5)
+
+
+def test_row_normalised_adjacency(golden, train):
+    assert_allclose(
+        row_normalised_adjacency(train).toarray(), golden["a_adjacency"]["ngcf_norm_adj"], **CLOSE
+    )
+
+
+def test_ngcf_forward_and_loss(golden, train):
+    # The reference drops nodes and messages at evaluation too; these values are without any. It has two
+    # biases a layer, which only enter as their sum, and one here.
+    tables, part = golden["b_lightgcn_forward"], golden["b2_ngcf_forward"]
+    sizes = EmbeddingSizes(np.array(tables["user_sizes"]), np.array(tables["item_sizes"]), 1, 4)
+    recommender = NGCF(train, sizes, generator=torch.Generator()).eval()
+    weights = {name: torch.tensor(values) for name, values in part["weights"].items()}
+    with torch.no_grad():
+        recommender.table.weight.copy_(torch.tensor(tables["user_emb"] + tables["item_emb"]))
+        for layer in range(3):
+            recommender.weights_sum[layer].copy_(weights[f"W_gc_{layer}"])
+            recommender.weights_product[layer].copy_(weights[f"W_bi_{layer}"])
+            recommender.biases[layer].copy_((weights[f"b_gc_{layer}"] + weights[f"b_bi_{layer}"])[0])
+        user, item = recommender.encode()
+    assert_allclose(user, part["user_out"], **CLOSE)
+    assert_allclose(item, part["item_out"], **CLOSE)
+    triple = [torch.tensor(golden["c_bpr_lightgcn"][name]) for name in ("users", "pos", "neg")]
+    bpr = BPR(train, batch_size=6, positives="user", num_negatives=0)
+    assert recommender.l2 == 1e-3
+    assert_allclose(bpr(recommender, *triple).item(), part["total"], **CLOSE)
+    recommender.l2 = 0.0
+    assert_allclose(bpr(recommender, *triple).item(), part["mf_loss"], **CLOSE)
+
+
+@pytest.fixture
+def ncf_tables(golden):
+    """Sizes of part (b) and the tables of part (b3), that of the hidden layer masked to them."""
+    part, params = golden["b_lightgcn_forward"], golden["b3_ncf_forward"]["params"]
+    sizes = EmbeddingSizes(np.array(part["user_sizes"]), np.array(part["item_sizes"]), 1, 4, num_tables=2)
+    hidden, product = (
+        torch.tensor(params[f"emb_user_{branch}.weight"] + params[f"emb_item_{branch}.weight"])
+        for branch in ("mlp", "mf")
+    )
+    return sizes, torch.cat([hidden * torch.from_numpy(sizes.prefix_mask()[:, :4]), product], dim=1)
+
+
+def test_ncf_logits_and_loss(golden, train, ncf_tables):
+    # The reference does not mask the table of the products: sizes of d_max here, and the mask of the hidden
+    # layer's table in its values.
+    part, (_, tables) = golden["b3_ncf_forward"], ncf_tables
+    full = EmbeddingSizes.full(6, 8, 4, num_tables=2)
+    recommender = NCF(train, full, generator=torch.Generator())
+    params = {name: torch.tensor(values) for name, values in part["params"].items()}
+    with torch.no_grad():
+        recommender.table.weight.copy_(tables)
+        first, output = params["fc_layers.0.weight"], params["affine_output.weight"][0]
+        recommender.hidden_user.copy_(first[:, :4].T)
+        recommender.hidden_item.copy_(first[:, 4:].T)
+        recommender.hidden_bias.copy_(params["fc_layers.0.bias"])
+        recommender.output_hidden.copy_(output[:4])
+        recommender.output_product.copy_(output[4:])
+        recommender.output_bias.copy_(params["affine_output.bias"])
+    users, positives, negatives = (
+        torch.tensor(golden["c_bpr_lightgcn"][name]) for name in ("users", "pos", "neg")
+    )
+    encoded = recommender.encode()
+    with torch.no_grad():
+        pairs = recommender.score_pairs(encoded, users, positives)
+        scores = recommender.score(encoded, users, positives)
+    assert_allclose(pairs, part["logits_user_pos"], **CLOSE)
+    assert_allclose(scores.diagonal(), part["logits_user_pos"], **CLOSE)
+    bpr = BPR(train, batch_size=6, positives="user", num_negatives=0)
+    assert recommender.l2 == 1e-2
+    assert_allclose(bpr(recommender, users, positives, negatives).item(), part["total"], **CLOSE)
+    assert_allclose(
+        recommender.penalty(encoded, users, torch.cat([positives, negatives])).item(),
+        part["reg_loss"],
+        **CLOSE,
+    )
+
+
+def test_kept_ratio_of_ncf_counts_both_tables_at_their_sizes(golden, ncf_tables):
+    # 35 numbers within the mask in each table. The reference counts the table of the products whole: 35 + 56.
+    sizes, _ = ncf_tables
+    ratio, kept = golden["b3_ncf_forward"]["calc_sparsity"]
+    assert (kept, ratio) == (35 + 14 * 4, 91 / 112)
+    assert (sizes.num_params, sizes.kept_ratio) == (2 * 35, 70 / 112)
 
 
 def fixed_scores(scores):

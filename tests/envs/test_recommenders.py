@@ -15,8 +15,11 @@ from envs.recommenders import (
     check_recommender,
     evaluation,
     resolve_device,
+    training,
 )
 from envs.recommenders.evaluation import evaluate, rank_items
+from envs.recommenders.losses import BPR, LOSSES, SampledSoftmax
+from envs.recommenders.protocol import check_protocol
 from envs.recommenders.training import Trainer, TrainingSettings
 
 SETTINGS = TrainingSettings(
@@ -45,14 +48,14 @@ def build(name, train, sizes=None, seed=0, **options):
     return build_recommender(
         name,
         train,
-        sizes or mixed_sizes(train),
+        dataclasses.replace(sizes or mixed_sizes(train), num_tables=RECOMMENDERS[name].num_tables),
         generator=torch.Generator().manual_seed(seed),
         options=options,
     )
 
 
-def trainer_of(recommender, train, seed=0, **settings):
-    settings = dataclasses.replace(SETTINGS, **settings)
+def trainer_of(recommender, train, seed=0, loss="bpr", **settings):
+    settings = dataclasses.replace(SETTINGS, loss=loss, num_negatives=10, **settings)
     return Trainer(recommender, train, settings, np.random.default_rng(seed))
 
 
@@ -65,7 +68,7 @@ class TestConformance:
         return make_interactions().train
 
     def test_shapes(self, name, train):
-        recommender = build(name, train)
+        recommender = build(name, train).eval()
         encoded = recommender.encode()
         assert [len(part) for part in encoded] == list(train.shape)
         scores = recommender.score(encoded, torch.tensor([3, 0, 3]))
@@ -79,53 +82,73 @@ class TestConformance:
         penalty = recommender.penalty(encoded, users, items)
         assert penalty.shape == () and penalty > 0
 
+    def test_keeps_to_the_protocol(self, name):
+        check_protocol(RECOMMENDERS[name])
+
     def test_a_row_keeps_a_prefix_and_the_table_is_no_wider_than_its_largest(self, name, train):
-        sizes = mixed_sizes(train)
-        recommender = build(name, train, sizes)
+        recommender = build(name, train)
+        sizes, num_tables = recommender.sizes, RECOMMENDERS[name].num_tables
         assert sizes.width == 7 < sizes.max_embedding_size
         mask = recommender.table.mask.numpy()
-        assert mask.shape == (sizes.num_rows, sizes.width)
+        assert mask.shape == (sizes.num_rows, num_tables * sizes.width)
         row_sizes = np.concatenate([sizes.user, sizes.item])
-        np.testing.assert_array_equal(mask, np.arange(sizes.width) < row_sizes[:, None])
+        prefix = np.arange(sizes.width) < row_sizes[:, None]
+        np.testing.assert_array_equal(mask, np.tile(prefix, num_tables))
         table = recommender.table().detach().numpy()
         assert (table[~mask] == 0).all() and (table[mask] != 0).all()
         assert recommender.table.packed_values().shape == (sizes.num_params,)
 
-    def test_nothing_beyond_a_rows_size_is_learned(self, name, train):
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_nothing_beyond_a_rows_size_is_learned(self, name, train, loss):
         recommender = build(name, train)
-        trainer = trainer_of(recommender, train)
+        trainer = trainer_of(recommender, train, loss=loss)
         trainer.train(3)
         mask, weight = recommender.table.mask, recommender.table.weight
         batch = (torch.from_numpy(column) for column in trainer.loss.draw(trainer.rng))
+        recommender.zero_grad()
         trainer.loss(recommender, *batch).backward()
         assert (weight.grad[~mask] == 0).all() and (weight.grad[mask] != 0).any()
         assert (weight[~mask] == 0).all()
 
-    def test_one_seed_gives_the_same_recommender(self, name, train):
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_one_seed_gives_the_same_recommender(self, name, train, loss):
         trained = []
-        for initial, triples in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        for initial, batches in ((0, 0), (0, 0), (1, 0), (0, 1)):
             recommender = build(name, train, seed=initial)
-            loss = trainer_of(recommender, train, seed=triples).train(5)
-            trained.append((loss, recommender.table.packed_values()))
-        assert trained[0][0] == trained[1][0] and torch.equal(trained[0][1], trained[1][1])
-        for other in trained[2:]:
-            assert not torch.equal(trained[0][1], other[1])
+            value = trainer_of(recommender, train, seed=batches, loss=loss).train(5)
+            trained.append((value, recommender.state_dict()))
+        (first, state), (again, same_state), *others = trained
+        assert first == again and all(torch.equal(state[key], same_state[key]) for key in state)
+        for _, other in others:
+            assert not torch.equal(state["table.weight"], other["table.weight"])
 
-    def test_the_loss_falls(self, name, train):
-        trainer = trainer_of(build(name, train), train)
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_the_loss_falls(self, name, train, loss):
+        trainer = trainer_of(build(name, train), train, loss=loss)
         before = trainer.train(2)
         trainer.train(40)
-        assert trainer.train(5) < 0.7 * before
+        assert trainer.train(5) < 0.8 * before
 
-    def test_learns_blocks(self, name):
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_learns_blocks(self, name, loss):
         train = blocks()
         # Two numbers tell two blocks apart, and are too few to learn by heart who has seen what.
         recommender = build(name, train, EmbeddingSizes.full(*train.shape, 2))
-        trainer_of(recommender, train).train(100)
+        trainer_of(recommender, train, loss=loss).train(100)
         users = np.arange(2 * BLOCK)
         ranked = rank_items(recommender, train, users, BLOCK // 2)
         is_own_block = ranked // BLOCK == users[:, None] // BLOCK
         assert is_own_block.mean() > 0.95
+
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_another_instance_with_its_values_scores_the_same(self, name, train, loss):
+        trained = build(name, train)
+        trainer_of(trained, train, loss=loss).train(10)
+        loaded = build(name, train, seed=1)
+        loaded.table.load_packed_values(trained.table.packed_values())
+        loaded.load_state_dict(trained.scorer_state(), strict=False)
+        scores = [r.eval().score(r.encode(), torch.arange(train.shape[0])) for r in (trained, loaded)]
+        torch.testing.assert_close(*scores)
 
     def test_evaluation_in_blocks_changes_nothing(self, name, make_interactions, monkeypatch):
         interactions = make_interactions()
@@ -197,6 +220,36 @@ def test_devices():
             resolve_device("cuda")
 
 
+class TestSampledSoftmax:
+    @pytest.fixture
+    def recommender(self, make_interactions):
+        return build("mf", make_interactions().train, seed=3)
+
+    def test_is_the_cross_entropy_of_the_positive_among_the_negatives(self, make_interactions, recommender):
+        train = make_interactions().train
+        loss = SampledSoftmax(train, batch_size=50, positives="user", num_negatives=12)
+        users, positives, negatives, is_positive = map(torch.from_numpy, loss.draw(np.random.default_rng(0)))
+        scores = recommender.score(recommender.encode(), users).detach()
+        # One column for the positive, one for each item; what is no negative of the user is struck out.
+        others = torch.full_like(scores, -torch.inf)
+        others[:, negatives] = scores[:, negatives].masked_fill(is_positive, -torch.inf)
+        logits = torch.cat([scores.gather(1, positives[:, None]), others], dim=1)
+        expected = torch.nn.functional.cross_entropy(logits, torch.zeros(50, dtype=torch.int64))
+        expected += recommender.penalty(recommender.encode(), users, positives).detach()
+        got = loss(recommender, users, positives, negatives, is_positive)
+        torch.testing.assert_close(got.detach(), expected)
+
+    def test_a_user_who_knows_every_negative_costs_nothing_and_is_no_nan(
+        self, make_interactions, recommender
+    ):
+        loss = SampledSoftmax(make_interactions().train, batch_size=2, positives="user", num_negatives=3)
+        recommender.l2 = 0.0
+        users, positives, negatives = torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([3, 4, 5])
+        got = loss(recommender, users, positives, negatives, torch.ones(2, 3, dtype=torch.bool))
+        got.backward()
+        assert got == 0 and (recommender.table.weight.grad == 0).all()
+
+
 class TestTraining:
     def test_learning_rates(self):
         settings = TrainingSettings(learning_rate=0.03, decay_every=50, min_learning_rate=0.02)
@@ -208,15 +261,42 @@ class TestTraining:
         assert [settings.learning_rate_at(batch) for batch in (0, 5_000)] == [1e-4, 1e-4]
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-    def test_a_loss_that_is_none_is_an_error(self, make_interactions, bad):
+    def test_a_loss_that_is_none_is_an_error_and_the_batches_since_the_last_copy_are_undone(
+        self, make_interactions, monkeypatch, bad
+    ):
+        monkeypatch.setattr(training, "_BATCHES_PER_SNAPSHOT", 5)
         train = make_interactions().train
-        recommender = build("mf", train)
+        recommender, expected = build("mf", train), build("mf", train)
         trainer = trainer_of(recommender, train)
-        trainer.train(7)
-        with torch.no_grad():
-            recommender.table.weight[:, 0] = bad
-        with pytest.raises(TrainingError, match="loss of MF is nan at batch 8, learning rate 0.05: lower tr"):
-            trainer.train(2)
+        trainer_of(expected, train).train(10)
+        call = type(trainer.loss).__call__
+
+        def fails_at_batch_13(loss, *batch):
+            value = call(loss, *batch)
+            return value * bad if trainer.num_batches == 12 else value
+
+        monkeypatch.setattr(type(trainer.loss), "__call__", fails_at_batch_13)
+        says = f"loss of MF is {bad} at batch 13, learning rate 0.05: lower training.learning_rate; .* 10 bat"
+        with pytest.raises(TrainingError, match=says):
+            trainer.train(30)
+        assert trainer.num_batches == 10
+        assert torch.equal(recommender.table.weight, expected.table.weight)
+
+    def test_a_fit_that_fails_leaves_its_best(self, make_interactions, monkeypatch):
+        interactions = make_interactions()
+        recommender = build("mf", interactions.train)
+        trainer = trainer_of(recommender, interactions.train)
+        call = BPR.__call__
+        seen = []
+
+        def fails_after_25_batches(loss, *batch):
+            return call(loss, *batch) * (float("nan") if trainer.num_batches == 25 else 1)
+
+        monkeypatch.setattr(BPR, "__call__", fails_after_25_batches)
+        with pytest.raises(TrainingError, match="batch 26, learning rate 0.05: lower"):
+            trainer.fit(interactions.validation, lambda batch, quality: seen.append(quality))
+        left = evaluate(recommender, interactions.train, interactions.validation).quality
+        assert len(seen) == 2 and left == max(seen)
 
     def test_a_learning_rate_that_is_far_too_high_is_named(self, make_interactions):
         train = make_interactions().train

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from envs.data import TripleSampler, contains, interaction_keys
-from envs.data.sampling import Positives
+from envs.data.sampling import Positives, SharedNegativeSampler
 from envs.errors import DataError, UnknownNameError
 
 
@@ -84,6 +84,43 @@ def test_no_training_interactions_are_refused() -> None:
 def test_an_unknown_way_to_draw_positives() -> None:
     with pytest.raises(UnknownNameError, match="Known: interaction, user"):
         TripleSampler(matrix_of(ROWS, 10), positives="pair")  # type: ignore[arg-type]
+
+
+class TestSharedNegatives:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        rows=st.lists(st.sets(st.integers(0, 6), max_size=6), min_size=1, max_size=6).filter(any),
+        num_negatives=st.integers(1, 9),
+        positives=st.sampled_from(["user", "interaction"]),
+        seed=st.integers(0, 2**32),
+    )
+    def test_one_draw_of_distinct_items_serves_the_batch(
+        self, rows: list[set[int]], num_negatives: int, positives: Positives, seed: int
+    ) -> None:
+        train = matrix_of(rows, 7)
+        sampler = SharedNegativeSampler(train, num_negatives=num_negatives, positives=positives)
+        user, positive, negative, is_positive = sampler.draw(50, np.random.default_rng(seed))
+        dense = train.toarray()
+        assert np.all(dense[user, positive] == 1.0)
+        # More negatives than items are all items.
+        assert negative.shape == (min(num_negatives, 7),) and len(set(negative)) == len(negative)
+        assert np.array_equal(is_positive, dense[user][:, negative] == 1.0)
+        assert user.dtype == positive.dtype == negative.dtype == np.int64 and is_positive.dtype == np.bool_
+
+    def test_every_item_is_as_likely(self) -> None:
+        sampler, rng = SharedNegativeSampler(matrix_of(ROWS, 10), num_negatives=3), np.random.default_rng(0)
+        drawn = np.concatenate([sampler.draw(1, rng)[2] for _ in range(5_000)])
+        assert frequencies(drawn, 10) == pytest.approx(np.full(10, 0.1), abs=0.01)
+
+    def test_the_generator_alone_decides(self) -> None:
+        sampler = SharedNegativeSampler(matrix_of(ROWS, 10), num_negatives=6)
+        first, again, other = (sampler.draw(40, np.random.default_rng(seed)) for seed in (3, 3, 4))
+        assert all(map(np.array_equal, first, again))
+        assert not any(map(np.array_equal, first, other))
+
+    def test_data_without_a_negative_is_refused(self) -> None:
+        with pytest.raises(DataError, match="user 1 .*every one of the 3 items"):
+            SharedNegativeSampler(matrix_of([{0}, {0, 1, 2}], 3), num_negatives=2)
 
 
 def test_keys_tell_which_pairs_are_there() -> None:

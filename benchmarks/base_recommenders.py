@@ -1,0 +1,125 @@
+"""Base recommenders at fixed sizes, trained to convergence and measured on test, beside published figures.
+
+    python benchmarks/base_recommenders.py configs/ml-1m-lightgcn.yaml 26 13 6 20:1 9:1 \\
+        --set dataset.path=ml-1m.parquet --seeds 0 1
+
+A table is a size of every row, or ``users:items``. The recipe is the config's: batches until validation is
+best, then as many more as interactions on training and validation together, measured on test. A row is
+appended as soon as it is measured and none is measured twice, so the command can be broken off and resumed.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measurements import Measurements
+
+from ciess_ray.config import RunConfig, load_config
+from ciess_ray.retraining import fit_to_convergence, train_for_test
+from ciess_ray.search import load_interactions
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+
+#: Recall@20 and NDCG@20 of equal sizes ("ES") on MovieLens-1M: CIESS (arXiv 2304.03501), table 1.
+PUBLISHED = {
+    ("lightgcn", "26"): (0.2248, 0.3969),
+    ("lightgcn", "13"): (0.2105, 0.3787),
+    ("lightgcn", "6"): (0.1752, 0.3272),
+    ("ngcf", "26"): (0.2232, 0.3858),
+    ("ngcf", "13"): (0.2069, 0.3679),
+    ("ngcf", "6"): (0.1977, 0.3595),
+    ("ncf", "26"): (0.2080, 0.3682),
+    ("ncf", "13"): (0.1973, 0.3546),
+    ("ncf", "6"): (0.1841, 0.3358),
+}
+
+
+def sizes_of(table: str, interactions: Interactions, config: RunConfig) -> EmbeddingSizes:
+    """Every user one size and every item one size, read from ``26`` or ``20:1``."""
+    user, item = (table.split(":") * 2)[:2]
+    return EmbeddingSizes(
+        np.full(interactions.num_users, int(user)),
+        np.full(interactions.num_items, int(item)),
+        config.recommender.min_embedding_size,
+        config.recommender.max_embedding_size,
+        config.recommender.num_tables,
+    )
+
+
+def measure(config: RunConfig, interactions: Interactions, table: str, seed: int) -> dict[str, Any]:
+    sizes = sizes_of(table, interactions, config)
+    _, report = fit_to_convergence(config, interactions, sizes, (seed, 0))
+    final = train_for_test(config, interactions, sizes, report.best_batch, (seed, 1))
+    return {
+        "kept_ratio": sizes.kept_ratio,
+        "num_params": sizes.num_params,
+        "validation_quality": report.best.quality,
+        "best_batch": report.best_batch,
+        "test_batches": final.num_batches,
+        "test_triples": final.num_batches * config.training.batch_size,
+        "fit_s": report.train_s + report.evaluate_s,
+        "test": final.metrics,
+    }
+
+
+def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, with their share of what was published."""
+    summary = []
+    for config, name, table in dict.fromkeys((r["config"], r["recommender"], r["table"]) for r in rows):
+        own = [r for r in rows if (r["config"], r["recommender"], r["table"]) == (config, name, table)]
+        recall, ndcg = (statistics.mean(r["test"][key] for r in own) for key in ("recall@20", "ndcg@20"))
+        line = {
+            "config": config,
+            "recommender": name,
+            "table": table,
+            "seeds": [r["seed"] for r in own],
+            "recall@20": recall,
+            "ndcg@20": ndcg,
+            "max_test_triples": max(r["test_triples"] for r in own),
+        }
+        if (name, table) in PUBLISHED:
+            published = PUBLISHED[name, table]
+            line |= {
+                "published": published,
+                "share_of_published": (recall / published[0], ndcg / published[1]),
+            }
+        summary.append(line)
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("tables", nargs="+", metavar="TABLE")
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output", type=Path, default=Path("results/base_recommenders.jsonl"))
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.set)
+    interactions = load_interactions(config)
+    rows = Measurements(arguments.output)
+    changed = [override for override in arguments.set if "path" not in override]
+    for seed in arguments.seeds:
+        for table in arguments.tables:
+            key = {
+                "config": arguments.config.name,
+                "changed": changed,
+                "recommender": config.recommender.name,
+                "table": table,
+                "seed": seed,
+            }
+            if not rows.has(**key):
+                rows.add(key | measure(config, interactions, table, seed))
+    report = {"rows": arguments.output.name, "tables": summarise(rows.rows)}
+    arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for line in report["tables"]:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

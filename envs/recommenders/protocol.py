@@ -1,0 +1,315 @@
+"""What every base recommender keeps to, and a check that names the rule that one breaks.
+
+A search trains a recommender hundreds of times and packs the last one. A class that draws from the global
+generator, looks beyond a row's size or keeps a tensor outside its state would run all the same, and give
+figures that nobody gets again.
+"""
+
+import contextlib
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from envs.budget import EmbeddingSizes
+from envs.errors import ConfigError, RecommenderProtocolError
+from envs.recommenders.base import BaseRecommender, Encoded
+from envs.recommenders.sized_embedding import SizedEmbedding
+
+#: What a constructor is given; its other arguments are options.
+GIVEN = ("train", "sizes", "generator", "device")
+
+_NUM_USERS, _NUM_ITEMS, _MAX_EMBEDDING_SIZE = 7, 9, 6
+
+
+def check_protocol(
+    recommender_class: type[BaseRecommender], options: dict[str, int | float] | None = None
+) -> None:
+    """Build a recommender on a tiny graph with mixed sizes and check each rule of the protocol.
+
+    It takes milliseconds, and a class with the same options is checked once a process.
+
+    Args:
+        recommender_class: What is checked.
+        options: What its constructor is given beside :data:`GIVEN`.
+
+    Raises:
+        RecommenderProtocolError: Naming the class, the rule that it breaks, and the remedy.
+    """
+    _check(recommender_class, tuple(sorted((options or {}).items())))
+
+
+@cache
+def _check(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...]) -> None:
+    check_signature(cls)
+    # What the check draws must not show in what is drawn after it.
+    with torch.random.fork_rng(devices=[]):
+        trial = _Trial(cls, dict(options))
+        trial.check_constructor()
+        trial.check_encode()
+        trial.check_evaluation()
+        trial.check_score()
+        trial.check_score_pairs()
+        trial.check_penalty()
+        trial.check_gradient()
+        trial.check_embedding_sizes()
+        trial.check_save_and_load()
+        trial.check_seed()
+
+
+class _Broken(Exception):
+    """What was found to be wrong."""
+
+
+def _require(condition: object, found: str) -> None:
+    if not condition:
+        raise _Broken(found)
+
+
+def _are_close(one: Tensor, two: Tensor) -> bool:
+    return torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+@contextlib.contextmanager
+def _rule(cls: type[BaseRecommender], name: str, remedy: str) -> Iterator[None]:
+    start = f"the recommender {cls.__module__}:{cls.__qualname__} breaks the rule '{name}': "
+    try:
+        yield
+    except ConfigError:  # An option whose value it refuses breaks no rule.
+        raise
+    except _Broken as broken:
+        raise RecommenderProtocolError(f"{start}{broken}. {remedy}.") from None
+    except Exception as error:  # Of the recommender's own code, which may raise anything.
+        frames = traceback.extract_tb(error.__traceback__)
+        own_file = getattr(sys.modules[cls.__module__], "__file__", None)
+        last = ([frame for frame in frames if frame.filename == own_file] or frames)[-1]
+        found = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        raise RecommenderProtocolError(f"{start}{found}. {remedy}.") from error
+
+
+def check_signature(cls: type[BaseRecommender]) -> None:
+    """Check that a constructor can be called, and says which options it has.
+
+    Raises:
+        RecommenderProtocolError: It does not.
+    """
+    remedy = (
+        "Write __init__(self, train, sizes, *, generator, device=None, ...), each option by its name with a "
+        "number as its default; without an __init__ of its own a class takes that of its base"
+    )
+    with _rule(cls, "constructor", remedy):
+        parameters = inspect.signature(cls).parameters
+        for position, name in enumerate(GIVEN):
+            _require(name in parameters, f"__init__ does not take {name!r}")
+            if position < 2:
+                _require(list(parameters)[position] == name, f"{name!r} is not argument {position + 1}")
+        for name, parameter in parameters.items():
+            kind, default = parameter.kind, parameter.default
+            _require(
+                kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY),
+                f"__init__ takes {parameter}, which does not say what its options are",
+            )
+            is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            _require(name in GIVEN or is_number, f"the default of the option {name!r} is no number")
+
+
+class _Trial:
+    """One class on one tiny graph, with a user and an item that have no interaction."""
+
+    def __init__(self, cls: type[BaseRecommender], options: dict[str, Any]) -> None:
+        self.cls, self.options = cls, options
+        rng = np.random.default_rng(0)
+        dense = rng.random((_NUM_USERS, _NUM_ITEMS)) < 0.5
+        dense[0], dense[:, 0] = False, False
+        dense[1, 1:4] = dense[2:, 4] = True
+        self.train = csr_array(dense.astype(np.float32))
+        for array in (self.train.data, self.train.indices, self.train.indptr):
+            array.flags.writeable = False
+        self.sizes = EmbeddingSizes(
+            np.array([5, 1, 3, 2, 5, 1, 4]),
+            np.array([1, 4, 2, 5, 1, 3, 2, 2, 3]),
+            1,
+            _MAX_EMBEDDING_SIZE,
+            num_tables=cls.num_tables,
+        )
+        self.users = torch.arange(_NUM_USERS).repeat_interleave(_NUM_ITEMS)
+        self.items = torch.arange(_NUM_ITEMS).repeat(_NUM_USERS)
+
+    def build(self, seed: int = 0) -> BaseRecommender:
+        return self.cls(
+            self.train,
+            self.sizes,
+            generator=torch.Generator().manual_seed(seed),
+            device=torch.device("cpu"),
+            **self.options,
+        )
+
+    def moved(self) -> BaseRecommender:
+        """One that is not where it was initialised; an output layer may start at exactly zero."""
+        recommender = self.build()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in recommender.parameters():
+                parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+        return recommender
+
+    def scores(self, recommender: BaseRecommender) -> Tensor:
+        """All scores of the recommender in evaluation."""
+        recommender.eval()
+        with torch.no_grad():
+            return recommender.score(recommender.encode(), torch.arange(_NUM_USERS)).clone()
+
+    def encoded(self, recommender: BaseRecommender) -> Encoded:
+        recommender.eval()
+        with torch.no_grad():
+            return recommender.encode()
+
+    def check_constructor(self) -> None:
+        remedy = "Call super().__init__(train, sizes, generator=generator, device=device, ...) first"
+        with _rule(self.cls, "constructor", remedy):
+            recommender = self.build()
+            _require(isinstance(recommender.table, SizedEmbedding), "self.table is no SizedEmbedding")
+            _require(recommender.sizes is self.sizes, "its table does not have the sizes that it was given")
+            shape = (recommender.num_users, recommender.num_items)
+            _require(shape == self.train.shape, f"num_users, num_items are {shape}, not {self.train.shape}")
+
+    def check_encode(self) -> None:
+        remedy = "encode() returns a tensor with a row a user and one with a row an item"
+        with _rule(self.cls, "encode", remedy):
+            encoded = self.encoded(self.build())
+            is_pair = isinstance(encoded, tuple) and len(encoded) == 2
+            _require(is_pair and all(isinstance(part, Tensor) for part in encoded), "they are no two tensors")
+            rows = tuple(len(part) for part in encoded)
+            _require(rows == self.train.shape, f"they have {rows} rows, not {self.train.shape}")
+
+    def check_score(self) -> None:
+        remedy = (
+            "score(encoded, users, items) returns a new tensor of shape (len(users), len(items)), with the "
+            "columns of score(encoded, users); a user or an item without any interaction must not give NaN"
+        )
+        with _rule(self.cls, "score", remedy), torch.no_grad():
+            recommender = self.build()
+            encoded = self.encoded(recommender)
+            users, items = torch.tensor([3, 0, 3]), torch.tensor([8, 1, 1, 5])
+            scores = recommender.score(encoded, users)
+            shape = (3, _NUM_ITEMS)
+            _require(scores.shape == shape, f"for 3 users the shape is {tuple(scores.shape)}, not {shape}")
+            _require(scores.isfinite().all(), "a score is NaN or infinite")
+            some = recommender.score(encoded, users, items)
+            _require(some.shape == (3, 4), f"for 3 users and 4 items the shape is {tuple(some.shape)}")
+            _require(_are_close(some, scores[:, items]), "with items, other columns come back")
+            before = scores.clone()
+            # The evaluation writes into the scores, where they are of items already seen.
+            scores.view(-1).fill_(-math.inf)
+            again = recommender.score(encoded, users)
+            _require(torch.equal(again, before), "writing into the scores changes the recommender")
+
+    def check_score_pairs(self) -> None:
+        remedy = "score_pairs(encoded, users, items)[n] is score(encoded, users)[n, items[n]]"
+        with _rule(self.cls, "score_pairs", remedy), torch.no_grad():
+            recommender = self.moved()
+            encoded = self.encoded(recommender)
+            pairs = recommender.score_pairs(encoded, self.users, self.items)
+            shape = (len(self.users),)
+            _require(pairs.shape == shape, f"the shape is {tuple(pairs.shape)}, not {shape}")
+            scores = recommender.score(encoded, torch.arange(_NUM_USERS))
+            _require(_are_close(pairs, scores.ravel()), "it disagrees with score")
+
+    def check_penalty(self) -> None:
+        remedy = "penalty(encoded, users, items) returns one finite number of at least 0, as a tensor"
+        with _rule(self.cls, "penalty", remedy):
+            recommender = self.moved()
+            penalty = recommender.penalty(recommender.encode(), self.users, self.items[:5])
+            _require(penalty.shape == (), f"its shape is {tuple(penalty.shape)}")
+            _require(penalty.isfinite() and penalty >= 0, f"it is {penalty.item()}")
+
+    def check_gradient(self) -> None:
+        remedy = "Compute scores from self.table(), without detach(), no_grad() or a copy"
+        weights = torch.randn(len(self.users), generator=torch.Generator().manual_seed(2))
+        for name in ("score_pairs", "score"):
+            with _rule(self.cls, "gradient", remedy):
+                recommender = self.moved().train()
+                encoded = recommender.encode()
+                if name == "score":
+                    values = recommender.score(encoded, torch.arange(_NUM_USERS)).reshape(-1)
+                else:
+                    values = recommender.score_pairs(encoded, self.users, self.items)
+                _require(values.requires_grad, f"{name} has no gradient")
+                (values * weights).sum().backward()  # type: ignore[no-untyped-call]
+                grad, mask = recommender.table.weight.grad, recommender.table.mask
+                _require(grad is not None and grad[mask].any(), f"that of {name} does not reach the table")
+                assert grad is not None
+                _require(grad.isfinite().all(), f"that of {name} is NaN or infinite")
+                _require(not grad[~mask].any(), f"that of {name} reaches beyond a row's size")
+
+    def check_embedding_sizes(self) -> None:
+        remedy = "Read the rows through self.table(), which is masked; self.table.weight is not"
+        with _rule(self.cls, "embedding sizes", remedy), torch.no_grad():
+            recommender = self.moved()
+            table = recommender.table
+            expected = self.scores(recommender)
+            table.weight[~table.mask] += 100.0
+            unchanged = torch.equal(self.scores(recommender), expected)
+            _require(unchanged, "what lies beyond a row's size changes the scores")
+            # A weight-sharing search cuts the rows of a recommender that has been built.
+            smaller = EmbeddingSizes(
+                np.minimum(self.sizes.user, 2),
+                np.minimum(self.sizes.item, 3),
+                1,
+                _MAX_EMBEDDING_SIZE,
+                num_tables=self.cls.num_tables,
+            )
+            table.mask_to(smaller)
+            cut = self.scores(recommender)
+            table.weight[~table.mask] = 0.0
+            table.mask_to(self.sizes)
+            is_same = _are_close(cut, self.scores(recommender))
+            _require(is_same, "a row cut with table.mask_to does not score as a row that ends in zeros")
+
+    def check_evaluation(self) -> None:
+        remedy = "After eval() nothing is drawn and nothing is counted: look at self.training"
+        with _rule(self.cls, "evaluation is deterministic", remedy):
+            recommender = self.moved()
+            one, two = self.scores(recommender), self.scores(recommender)
+            _require(torch.allclose(one, two, rtol=0, atol=0, equal_nan=True), "two scores differ")
+
+    def check_seed(self) -> None:
+        remedy = "Draw from the generator that the constructor is given, in training too"
+        with _rule(self.cls, "one seed, one recommender", remedy):
+            one, two = self.build(), self.build()
+            other = two.state_dict()
+            for name, value in one.state_dict().items():
+                _require(torch.equal(value, other[name]), f"two built from one seed differ in {name}")
+            same = all(map(torch.equal, one.train().encode(), two.train().encode()))
+            _require(same, "two built from one seed differ in training")
+            _require(torch.equal(self.scores(one), self.scores(two)), "two built from one seed score apart")
+
+    def check_save_and_load(self) -> None:
+        remedy = (
+            "Whatever is learned or drawn is a parameter or a buffer of its own, named in state_dict(); what "
+            "is computed from the training interactions is not"
+        )
+        with _rule(self.cls, "save and load", remedy):
+            saved = self.moved().train()
+            encoded = saved.encode()
+            saved.score_pairs(encoded, self.users, self.items).sum().backward()  # type: ignore[no-untyped-call]
+            torch.optim.SGD(saved.parameters(), lr=0.1).step()
+            state = saved.scorer_state()
+            stored = [saved.table.weight, *state.values()]
+            places = {part.untyped_storage().data_ptr() for part in stored if part.numel()}
+            _require(len(places) == sum(part.numel() > 0 for part in stored), "one tensor has two names")
+            loaded = self.build(seed=1)
+            loaded.table.load_packed_values(saved.table.packed_values())
+            missing = loaded.load_state_dict(state, strict=False)
+            is_whole = not missing.unexpected_keys and missing.missing_keys == ["table.weight"]
+            _require(is_whole, f"its state is not that of another instance ({missing})")
+            is_same = _are_close(self.scores(loaded), self.scores(saved))
+            _require(is_same, "another instance with the same table and scorer_state() scores differently")

@@ -1,0 +1,148 @@
+"""How a step of the search obtains a trained recommender for its sizes: dearly and well, or cheaply.
+
+``fresh`` is the paper's: a recommender trained from scratch (CIESS, arXiv 2304.03501, section 2.2). The
+others share what was trained once: ``finetune`` starts from the full-size table, and ``supernet`` only masks
+a table that was trained under random prefixes, so that a step costs one evaluation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from envs.allocations import allocation_sampler
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.errors import ConfigError
+from envs.recommenders import BaseRecommender
+from envs.recommenders.training import Recipe, Trainer
+
+#: The parameters of a recommender, by name.
+State = dict[str, NDArray[np.float32]]
+
+
+def state_of(recommender: BaseRecommender) -> State:
+    """Every parameter as an array on the CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in recommender.state_dict().items()}
+
+
+class StepMode(ABC):
+    """Where the recommender of a step comes from.
+
+    Args:
+        recipe: How recommenders are made and trained.
+        num_batches: Batches that a step trains.
+        full_sizes: Every entity at d_max.
+        pretrained: What was trained once for all steps; None where a mode needs nothing.
+    """
+
+    needs_pretraining = True
+
+    def __init__(
+        self, recipe: Recipe, num_batches: int, full_sizes: EmbeddingSizes, pretrained: State | None
+    ) -> None:
+        if self.needs_pretraining and pretrained is None:
+            raise ConfigError(
+                f"the step mode {type(self).__name__.lower()} starts from a recommender trained beforehand: "
+                "pass pretrained=state_of(...) of the fully trained full-size one for 'finetune', of what "
+                "train_supernet returns for 'supernet' (envs.step_modes)."
+            )
+        self._recipe, self._num_batches = recipe, num_batches
+        self._full_sizes, self._pretrained = full_sizes, pretrained
+
+    @abstractmethod
+    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
+        """A recommender ready to be evaluated at these sizes.
+
+        Args:
+            sizes: One embedding size an entity.
+            rng: Draws initial values and batches.
+        """
+
+    def _pretrained_recommender(self, rng: np.random.Generator) -> BaseRecommender:
+        recommender = self._recipe.recommender(self._full_sizes, rng)
+        state = {name: torch.tensor(value) for name, value in (self._pretrained or {}).items()}
+        recommender.load_state_dict(state)
+        return recommender
+
+
+class Fresh(StepMode):
+    """Trains a new recommender from scratch."""
+
+    needs_pretraining = False
+
+    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
+        """A new one after ``num_batches`` batches."""
+        trainer = self._recipe.trainer(sizes, rng)
+        trainer.train(self._num_batches)
+        return trainer.recommender
+
+
+class Finetune(StepMode):
+    """Masks the fully trained full-size recommender and trains it a little further."""
+
+    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
+        """A copy of the full-size one, masked and trained ``num_batches`` batches."""
+        recommender = self._pretrained_recommender(rng)
+        recommender.table.mask_to(sizes)
+        recipe = self._recipe
+        Trainer(recommender, recipe.train, recipe.settings, rng, recipe.loss).train(self._num_batches)
+        return recommender
+
+
+class Supernet(StepMode):
+    """Masks a recommender that was trained under a random prefix of every row in every batch."""
+
+    _shared: BaseRecommender | None = None
+
+    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
+        """The one that all steps share, masked."""
+        if self._shared is None:
+            # Not from the episode's draws: one seed must give one episode, the first like any other.
+            self._shared = self._pretrained_recommender(np.random.default_rng(0))
+        self._shared.table.mask_to(sizes)
+        return self._shared
+
+
+STEP_MODES: dict[str, type[StepMode]] = {"fresh": Fresh, "finetune": Finetune, "supernet": Supernet}
+
+
+def train_supernet(
+    recipe: Recipe,
+    interactions: Interactions,
+    full_sizes: EmbeddingSizes,
+    kept_ratios: tuple[float, float],
+    num_batches: int,
+    rng: np.random.Generator,
+    progress: Callable[[int, float], None] | None = None,
+) -> BaseRecommender:
+    """A recommender whose every batch is masked to other sizes, so that one table serves them all.
+
+    The sizes are random splits and powers near the budgets that are searched, not uniform ones: what lies
+    far away would take capacity and is never asked for.
+
+    Args:
+        recipe: How it is trained.
+        interactions: Gives the popularities.
+        full_sizes: Every entity at d_max.
+        kept_ratios: The least and the greatest kept ratio of a batch.
+        num_batches: Batches trained.
+        rng: Draws initial values, sizes and batches.
+        progress: Called now and then with the batches trained and the loss.
+    """
+    draw_sizes = allocation_sampler(
+        interactions.user_popularity,
+        interactions.item_popularity,
+        kept_ratios,
+        full_sizes.min_embedding_size,
+        full_sizes.max_embedding_size,
+        full_sizes.num_tables,
+    )
+    trainer = recipe.trainer(full_sizes, rng, draw_sizes)
+    while trainer.num_batches < num_batches:
+        loss = trainer.train(min(recipe.settings.evaluate_every, num_batches - trainer.num_batches))
+        if progress is not None:
+            progress(trainer.num_batches, loss)
+    return trainer.recommender
