@@ -1,9 +1,15 @@
 # A fresh machine with Python 3.11 or newer needs nothing else:
 #   make demo    install into .venv and run the quick start
 #   make test    install into .venv and run every check
+#   make bench   measure the base recommenders and write results/bench.json and .png, about ten minutes;
+#                ML1M=ml-1m.parquet GOWALLA=gowalla.parquet name the data, synthetic data of the same shape
+#                takes the place of what is not named; BENCH_ARGS=--quick only shows that it runs
 # PYTHON chooses the interpreter, PIP_ARGS is handed to pip.
 PYTHON ?= python3
 PIP_ARGS ?=
+ML1M ?=
+GOWALLA ?=
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +17,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ciess-ray search configs/quickstart.yaml --budget 10% --output runs/quickstart --overwrite
@@ -28,6 +34,11 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Without implicit, which is not built for every machine, the bench leaves that comparison out and says so.
+bench: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[bench]'
+	$(BIN)/python benchmarks/recommenders.py $(if $(ML1M),--ml-1m "$(ML1M)") $(if $(GOWALLA),--gowalla "$(GOWALLA)") $(BENCH_ARGS)
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

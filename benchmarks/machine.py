@@ -61,12 +61,24 @@ def peak_bytes() -> int:
     return peak if platform.system() == "Darwin" else 1024 * peak
 
 
+def baseline_bytes() -> int:
+    """The memory held now, from which on the peak is counted anew where the system can do that."""
+    status = Path("/proc/self/status")
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    except OSError:
+        return peak_bytes()
+    return 1024 * int(line.split()[1])
+
+
 def measure_limits(is_quick: bool = False) -> dict[str, float]:
     """The best rates seen here, with all of PyTorch's threads.
 
     ``bandwidth`` is STREAM's triad a = b + s·c over 3 x 256 MB, counted as STREAM counts, 12 bytes an
-    element; ``cache_bandwidth`` the same over 3 x 256 kB; ``gather_bandwidth`` reads and writes of rows of 512 bytes
-    drawn at random from 256 MB; ``flops`` a float32 product of two matrices of 4,096 (quick: 1,024) rows.
+    element; ``cache_bandwidth`` the same over 3 x 256 kB; ``gather_bandwidth`` reads and writes of rows of
+    512 bytes drawn at random from 256 MB; ``flops`` a float32 product of two matrices of 4,096 (quick:
+    1,024) rows.
     """
     calls = 3 if is_quick else 10
 
@@ -129,9 +141,9 @@ def batch_cost(
     * product of the adjacency with w columns, forward and backward: 8 E + 4 n of values, indices and
       offsets, the operand 4 n w read, the result 4 n w written; 2 E w operations.
     * LightGCN: ``num_layers`` products each way, and its running sum read and written with each. NGCF: the
-      same products, plus two dense products of (n, in) and (in, out) a layer, each three times (forward, and the
-      gradient of both operands), with operands and results moved once each; elementwise 12 operations. Its
-      first layer has w columns, the others d_max, and its representations w + num_layers · d_max.
+      same products, plus two dense products of (n, in) and (in, out) a layer, each three times (forward, and
+      the gradient of both operands), with operands and results moved once each; elementwise 12 operations.
+      Its first layer has w columns, the others d_max, and its representations w + num_layers · d_max.
     * NCF: the two halves of the hidden layer, (n, w / 2) by (w / 2, d_max), three times; 2 b pairs of d_max
       units, 5 operations a unit each way.
     * a triple: three rows of the representations read, and read and written for their gradient, which is

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _COLOURS = ("#0b4f6c", "#3d9cc4", "#a9d6e5")
 _TITLES = {"ml-1m": "MovieLens-1M", "gowalla": "Gowalla"}
@@ -15,6 +17,13 @@ _INK, _ACCENT = "#0b4f6c", "#d1603d"
 def _short(value: float) -> str:
     """Two digits, without an exponent."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _plain(axis: Axis) -> None:
+    """Powers of ten named, what is between marked."""
+    axis.set_major_locator(LogLocator(10, (1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _groups(axes: Axes, names: list[str], widths: list[int], value: Any) -> None:
@@ -36,6 +45,11 @@ def _growth(axes: Axes, growth: dict[str, Any]) -> None:
     seconds = [row["propagation"]["median_s"] for row in rows]
     exponent = growth["exponent"]["propagation_s"]["all_sizes"]
     axes.loglog(sizes, seconds, "o-", color=_INK, label=f"seconds, exponent {exponent:.2f}")
+    gathers = [6 * row["gather"]["median_s"] for row in rows]
+    exponent = growth["exponent"]["gather_s"]["all_sizes"]
+    axes.loglog(
+        sizes, gathers, "^:", color=_COLOURS[1], label=f"reading the rows alone, exponent {exponent:.2f}"
+    )
     linear = [seconds[-1] * size / sizes[-1] for size in sizes]
     axes.loglog(sizes, linear, ":", color="grey", label="exactly linear")
     axes.set_ylabel("seconds a propagation and its gradient")
@@ -44,13 +58,14 @@ def _growth(axes: Axes, growth: dict[str, Any]) -> None:
     gib = [row["memory_bytes"]["growth"] / 2**30 for row in rows]
     exponent = growth["exponent"]["memory"]["all_sizes"]
     right.loglog(sizes, gib, "s--", color=_ACCENT, label=f"memory, exponent {exponent:.2f}")
-    right.set_ylabel("GiB beyond imports")
+    right.set_ylabel("GiB beyond a tiny graph")
     # Both axes span the same factor, so that equal slopes look equal.
-    span = max(max(seconds) / min(seconds), max(gib) / min(gib)) * 3
+    span = max(max(seconds) / min(seconds), max(gib) / min(gib)) * 12
     for own, values in ((axes, seconds), (right, gib)):
         middle = (max(values) * min(values)) ** 0.5
         own.set_ylim(middle / span**0.5, middle * span**0.5)
         own.spines["top"].set_visible(False)
+        _plain(own.yaxis)
     handles = [*axes.get_lines(), *right.get_lines()]
     axes.legend(
         handles, [str(line.get_label()) for line in handles], fontsize=8, loc="upper left", frameon=False
@@ -69,12 +84,13 @@ def _peers(axes: Axes, peers: dict[str, Any]) -> None:
         axes.text(ratio["max"] * 1.06, place, f"{ratio['median']:.2f}", va="center", fontsize=9)
     axes.axvline(1, color="black", linewidth=1, linestyle="--")
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     highest = max(row["ratio"]["max"] for _, row in entries)
     lowest = min(row["ratio"]["min"] for _, row in entries)
     axes.set_xlim(min(0.5, lowest / 1.5), max(2.0, highest * 1.6))
     axes.set_yticks(range(len(entries)), [label for label, _ in entries], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds of the peer / ours; right of 1 ours is faster")
+    axes.set_xlabel("seconds of the peer / ours (above 1: ours is faster)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -83,30 +99,29 @@ def draw(result: dict[str, Any], path: Path) -> None:
     rows = {(row["dataset"], row["recommender"], row["width"]): row for row in result["rows"]}
     names = list(dict.fromkeys(row["recommender"] for row in result["rows"]))
     widths = list(dict.fromkeys(row["width"] for row in result["rows"]))
-    figure = Figure(figsize=(14, 11.5), layout="constrained")
+    figure = Figure(figsize=(13, 11), layout="constrained")
     FigureCanvasAgg(figure)
-    places = figure.add_gridspec(3, 6)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1), hspace=0.02)
+    pairs = upper.subplots(2, 2)
+    share, growth, peers = lower.subplots(1, 3)
     for n, dataset in enumerate(_TITLES):
-        batch = figure.add_subplot(places[0, 3 * n : 3 * n + 3])
+        batch, evaluation = pairs[:, n]
         _groups(batch, names, widths, lambda a, w, d=dataset: rows[d, a, w]["batch"]["median_s"])
-        evaluation = figure.add_subplot(places[1, 3 * n : 3 * n + 3])
         _groups(evaluation, names, widths, lambda a, w, d=dataset: rows[d, a, w]["evaluation"]["median_s"])
         for axes, what in ((batch, "a batch of 10,000 triples"), (evaluation, "an evaluation")):
             axes.set_yscale("log")
+            _plain(axes.yaxis)
             axes.set_title(f"{_TITLES[dataset]}: {what}")
             axes.set_ylabel("seconds")
             low, high = axes.get_ylim()
             axes.set_ylim(low, high * 1.6)
-    figure.axes[0].legend(fontsize=8, frameon=False, ncols=len(widths), loc="upper left")
+    pairs[0, 0].legend(fontsize=8, frameon=False, ncols=len(widths), loc="upper left")
     known = [name for name in names if rows["ml-1m", name, widths[0]]["share_of_limit"]]
-    share = figure.add_subplot(places[2, 0:2])
     _groups(share, known, widths, lambda a, w: 100 * rows["gowalla", a, w]["share_of_limit"]["compulsory"])
     share.set_title("Gowalla: share of the machine's limit")
-    share.set_ylabel("% of memory or arithmetic at best, a batch")
-    growth = figure.add_subplot(places[2, 2:4])
+    share.set_ylabel("% of bandwidth or arithmetic, a batch")
     growth.set_title("LightGCN: growth at 32 dimensions")
     _growth(growth, result["growth"])
-    peers = figure.add_subplot(places[2, 4:6])
     peers.set_title("Beside other code, MovieLens-1M")
     _peers(peers, result["peers"])
     figure.suptitle(

@@ -10,6 +10,7 @@ results/bench.json and results/bench.png.
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,13 @@ GROWTH_SIZES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 GROWTH_WIDTH = 32
 #: Interactions a user and an item in the growth data; both counts grow with the interactions.
 PER_USER, PER_ITEM = 50, 100
+#: Without it glibc keeps freed blocks of up to 32 MB, and how many depends on the sizes of what came before.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 EVALUATION_MEMORY_GOAL_BYTES = 1.5 * 2**30
 
 
-def run_case(kind: str, label: str, **case: Any) -> dict[str, Any]:
-    """What one case printed.
+def run_case(kind: str, label: str, variables: dict[str, str] | None = None, **case: Any) -> dict[str, Any]:
+    """What one case printed, run with these environment variables besides.
 
     Raises:
         SystemExit: The case failed; its messages have been shown.
@@ -41,7 +44,7 @@ def run_case(kind: str, label: str, **case: Any) -> dict[str, Any]:
         str(Path(__file__).with_name("recommender_cases.py")),
         json.dumps({"kind": kind, **case}),
     ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | (variables or {}))
     if done.returncode != 0:
         raise SystemExit(f"{label} failed")
     print(f"{time.perf_counter() - started:6.1f} s  {label}", flush=True)
@@ -76,17 +79,29 @@ def measure_growth(folder: Path, sizes: tuple[int, ...], repeats: dict[str, Any]
         made = run_case("prepare", f"generate {size:,}", source=None, shape=shape, is_split=False, data=data)
         label = f"growth, {size:,} interactions"
         row = run_case("growth", label, data=data, width=GROWTH_WIDTH, repeats=repeats)
-        rows.append({"generate_s": made["read_or_generate_s"], **row})
+        memory = {
+            name: run_case("growth_memory", f"memory, {size:,}", variables, data=data, width=GROWTH_WIDTH)
+            for name, variables in (("memory_bytes", _RETURN_MEMORY), ("memory_bytes_as_allocated", {}))
+        }
+        rows.append({"generate_s": made["read_or_generate_s"], **row, **memory})
         Path(data).unlink()
     return {
         "what": f"LightGCN, 3 layers, {GROWTH_WIDTH} dimensions, on {PER_USER} interactions a user and "
-        f"{PER_ITEM} an item, all for training; propagation is encode() and its gradient; memory is the peak "
-        "of the process less that after imports and a tiny batch",
+        f"{PER_ITEM} an item, all for training; propagation is encode() and its gradient; gather reads each row "
+        "that one of its six products reads, once and without computing: where a table leaves the caches it "
+        "grows faster than its reads do; memory is the peak of the process less that of a batch as large on a "
+        "tiny graph, with glibc told to return freed blocks of 64 kB and more to the system "
+        "(memory_bytes) and as it comes (memory_bytes_as_allocated)",
         "rows": rows,
         "exponent": {
             "propagation_s": exponents(rows, lambda row: row["propagation"]["median_s"]),
             "batch_s": exponents(rows, lambda row: row["batch"]["median_s"]),
+            "gather_s": exponents(rows, lambda row: row["gather"]["median_s"]),
+            "propagation_over_gather": exponents(
+                rows, lambda row: row["propagation"]["median_s"] / row["gather"]["median_s"]
+            ),
             "memory": exponents(rows, lambda row: row["memory_bytes"]["growth"]),
+            "memory_as_allocated": exponents(rows, lambda row: row["memory_bytes_as_allocated"]["growth"]),
         },
     }
 

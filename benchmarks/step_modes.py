@@ -213,7 +213,7 @@ def main() -> None:
                         recipe,
                         interactions,
                         full,
-                        config.search.supernet_kept_ratios,
+                        (min(BUDGETS) * 2 / 3, max(BUDGETS) * 4 / 3),
                         config.search.supernet_batches,
                         rng,
                     )

@@ -73,7 +73,7 @@ def _td3_config(
             config.training.settings(),
             learning_rate=settings.step_learning_rate or config.training.learning_rate,
         ),
-        "step_mode": settings.step_mode,
+        "step_mode": settings.resolved_step_mode,
         "pretrained": None if pretrained is None else ray.put(pretrained),
         "epochs_per_step": settings.epochs_per_step,
         "batches_per_step": settings.batches_per_step,

@@ -165,8 +165,9 @@ class SearchConfig(_Section):
     num_episodes: int = Field(30, ge=1, description="M; 30 in CIESS")
     episode_length: int = Field(10, ge=1, description="T, steps an episode; 10 in CIESS")
     step_mode: str = Field(
-        "fresh",
-        description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS",
+        "auto",
+        description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
+        "auto: fresh in mode paper, else supernet, which ranks allocations best and is cheapest",
     )
     epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
     batches_per_step: int | None = Field(
@@ -176,8 +177,10 @@ class SearchConfig(_Section):
         None, gt=0, description="first learning rate of a step's short training; null: training.learning_rate"
     )
     supernet_batches: int = Field(2_000, ge=1, description="batches that the supernet is trained, once")
-    supernet_kept_ratios: tuple[float, float] = Field(
-        (0.04, 0.25), description="least and greatest kept ratio of the tables the supernet is trained on"
+    supernet_kept_ratios: tuple[float, float] | None = Field(
+        None,
+        description="least and greatest kept ratio of the tables the supernet is trained on; null: a third "
+        "below and above the budget",
     )
     num_warmup_steps: int = Field(
         0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
@@ -206,15 +209,22 @@ class SearchConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
-        if self.step_mode not in STEP_MODES:
-            raise UnknownNameError("search.step_mode", self.step_mode, STEP_MODES)
-        low, high = self.supernet_kept_ratios
+        if self.step_mode not in ("auto", *STEP_MODES):
+            raise UnknownNameError("search.step_mode", self.step_mode, ["auto", *STEP_MODES])
+        low, high = self.supernet_kept_ratios or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise ConfigError(
                 f"search.supernet_kept_ratios must be two kept ratios in (0, 1], the lower first, "
                 f"not [{low:g}, {high:g}]."
             )
         return self
+
+    @property
+    def resolved_step_mode(self) -> str:
+        """A name in ``envs.step_modes.STEP_MODES``."""
+        if self.step_mode != "auto":
+            return self.step_mode
+        return "fresh" if self.mode == "paper" else "supernet"
 
     @property
     def num_steps(self) -> int:

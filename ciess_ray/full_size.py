@@ -92,20 +92,26 @@ def fit_full_size(
 
 
 def fit_supernet(
-    config: RunConfig, interactions: Interactions, progress: Callable[[int, float], None] | None = None
+    config: RunConfig,
+    interactions: Interactions,
+    cap_params: int,
+    progress: Callable[[int, float], None] | None = None,
 ) -> State:
     """Train the weight-sharing recommender that ``search.step_mode=supernet`` masks.
 
     Args:
         config: The run.
         interactions: The splits.
+        cap_params: The budget, near which the prefixes are drawn where the configuration gives no range.
         progress: Called now and then with the batches trained and the loss.
     """
+    full = full_sizes(config, interactions)
+    ratio = cap_params / full.num_params
     supernet = train_supernet(
         recipe_of(config, interactions),
         interactions,
-        full_sizes(config, interactions),
-        config.search.supernet_kept_ratios,
+        full,
+        config.search.supernet_kept_ratios or (ratio * 2 / 3, min(1.0, ratio * 4 / 3)),
         config.search.supernet_batches,
         np.random.default_rng((config.seed, _SUPERNET_STREAM)),
         progress,
@@ -114,7 +120,7 @@ def fit_supernet(
 
 
 def _keeps_state(config: RunConfig) -> bool:
-    return config.search.step_mode == "finetune"
+    return config.search.resolved_step_mode == "finetune"
 
 
 def _key(config: RunConfig, interactions: Interactions) -> str:

@@ -116,9 +116,9 @@ def _search(
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
             pretrained = full.state
-            if config.search.step_mode == "supernet":
+            if config.search.resolved_step_mode == "supernet":
                 with phase("supernet", config.search.supernet_batches):
-                    pretrained = fit_supernet(config, interactions, journal.advance_to_loss)
+                    pretrained = fit_supernet(config, interactions, cap_params, journal.advance_to_loss)
             with phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 find_candidates(config, interactions, full, pretrained, cap_params, candidates, journal)
             folder.write_candidates(candidates)

@@ -60,6 +60,7 @@ def make_config(workplace):
                 "num_episodes": 2,
                 "episode_length": 2,
                 "batches_per_step": 4,
+                "supernet_batches": 20,
                 "num_warmup_steps": 2,
                 "num_greedy_steps": 2,
                 "num_candidates": 2,

@@ -51,7 +51,7 @@ class TestFolder:
         assert summary["bytes"] == {
             name: (config.output / name).stat().st_size for name in OWN_FILES - {"result.json"}
         }
-        assert summary["seconds"].keys() == {"full-size fit", "search", "retraining", "test"}
+        assert summary["seconds"].keys() == {"full-size fit", "supernet", "search", "retraining", "test"}
         assert summary["dataset"]["num_users"] == 200 and summary["dataset"]["num_interactions"] == 4_000
         assert summary["versions"]["torch"] == torch.__version__
         assert parse_config(summary["config"]) == config
