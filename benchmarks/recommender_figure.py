@@ -90,7 +90,7 @@ def _peers(axes: Axes, peers: dict[str, Any]) -> None:
     axes.set_xlim(min(0.5, lowest / 1.5), max(2.0, highest * 1.6))
     axes.set_yticks(range(len(entries)), [label for label, _ in entries], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds of the peer / ours (above 1: ours is faster)")
+    axes.set_xlabel("seconds of the peer / ours")
     axes.spines[["top", "right"]].set_visible(False)
 
 

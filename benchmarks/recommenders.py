@@ -87,10 +87,10 @@ def measure_growth(folder: Path, sizes: tuple[int, ...], repeats: dict[str, Any]
         Path(data).unlink()
     return {
         "what": f"LightGCN, 3 layers, {GROWTH_WIDTH} dimensions, on {PER_USER} interactions a user and "
-        f"{PER_ITEM} an item, all for training; propagation is encode() and its gradient; gather reads each row "
-        "that one of its six products reads, once and without computing: where a table leaves the caches it "
-        "grows faster than its reads do; memory is the peak of the process less that of a batch as large on a "
-        "tiny graph, with glibc told to return freed blocks of 64 kB and more to the system "
+        f"{PER_ITEM} an item, all for training; propagation is encode() and its gradient; gather reads "
+        "the rows that one of its six products reads, without computing: it grows faster than the number "
+        "of reads where the table leaves the caches; memory is the peak of the process less that of a batch "
+        "as large on a tiny graph, with glibc told to return freed blocks of 64 kB and more to the system "
         "(memory_bytes) and as it comes (memory_bytes_as_allocated)",
         "rows": rows,
         "exponent": {
@@ -129,8 +129,9 @@ def main() -> None:
     parser.add_argument("--ml-1m", default=None, help="MovieLens-1M, any format that is read")
     parser.add_argument("--gowalla", default=None)
     parser.add_argument("--quick", action="store_true", help="see that it runs; the figures mean nothing")
-    parser.add_argument("--output", type=Path, default=Path("results/bench.json"))
+    parser.add_argument("--output", type=Path, help="results/bench.json; with --quick runs/bench.json")
     arguments = parser.parse_args()
+    output = arguments.output or Path("runs" if arguments.quick else "results") / "bench.json"
     # These import what is measured, which this process need not hold while it measures.
     from machine import share_of_limit
 
@@ -189,11 +190,11 @@ def main() -> None:
         "growth": growth,
         "peers": peers,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rounded(result), indent=1)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
-    draw(result, arguments.output.with_suffix(".png"))
-    print(f"{result['total_s']:6.1f} s  in all; written to {arguments.output}")
+    output.write_text(text + "\n", encoding="utf-8")
+    draw(result, output.with_suffix(".png"))
+    print(f"{result['total_s']:6.1f} s  in all; written to {output}")
 
 
 def evaluation_memory(rows: list[dict[str, Any]]) -> dict[str, Any]:
