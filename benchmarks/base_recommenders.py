@@ -1,6 +1,6 @@
-"""Base recommenders at fixed sizes, trained to convergence and measured on test, beside published figures.
+r"""Base recommenders at fixed sizes, trained to convergence and measured on test, beside published figures.
 
-    python benchmarks/base_recommenders.py configs/ml-1m-lightgcn.yaml 26 13 6 20:1 9:1 \\
+    python benchmarks/base_recommenders.py configs/ml-1m-lightgcn.yaml 26 13 6 20:1 9:1 \
         --set dataset.path=ml-1m.parquet --seeds 0 1
 
 A table is a size of every row, or ``users:items``. The recipe is the config's: batches until validation is
