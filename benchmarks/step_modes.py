@@ -113,6 +113,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     truth = {(row["budget"], row["allocation"]): row for row in rows if row["mode"] == CONVERGED}
     variants = {row["variant"] for row in rows if row["mode"] != CONVERGED}
     summary = []
+    widest = max(row["width"] for row in rows)
     for variant in sorted(variants):
         own = [
             row for row in rows if row["variant"] == variant and (row["budget"], row["allocation"]) in truth
@@ -131,7 +132,12 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "spearman": statistics.mean(found) if found else None,
                 "spearman_across": _spearman([(row["quality"], q) for row, q in pairs]),
                 "spearman_across_of_kept_ratio": _spearman([(row["budget"], q) for row, q in pairs]),
+                "once_s": max(row["once_s"] for row in own),
                 "step_s": statistics.median(row["train_s"] + row["evaluate_s"] for row in own),
+                "step_s_of_widest": statistics.median(
+                    row["train_s"] + row["evaluate_s"] for row in own if row["width"] == widest
+                ),
+                "widest": widest,
             }
         )
     return summary
