@@ -6,7 +6,7 @@ from torch import Tensor
 
 from envs.budget import EmbeddingSizes
 from envs.recommenders.base import DotProductRecommender
-from envs.recommenders.propagation import normalised_adjacency, propagate, to_torch
+from envs.recommenders.propagation import TiledAdjacency, normalised_adjacency, propagate
 
 
 class LightGCN(DotProductRecommender):
@@ -38,7 +38,9 @@ class LightGCN(DotProductRecommender):
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, l2=l2, init_std=init_std)
         self.num_layers = num_layers
-        self.adjacency = to_torch(normalised_adjacency(train), self.device)
+        self.adjacency = TiledAdjacency.of(
+            normalised_adjacency(train), self.num_users, self.table.width, self.device
+        )
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Means over the layers, (num_users, width) and (num_items, width)."""

@@ -78,24 +78,88 @@ def _sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: torch
         return torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
 
 
+@dataclass(frozen=True, eq=False)
+class TiledAdjacency:
+    """The normalised adjacency of a bipartite graph, cut so that a product reads from the cache.
+
+    A product gathers a row of the table for every interaction, in no order; beyond the cache each of them
+    waits for memory. Here users gather from one slice of the items after another, and items from slices of
+    the users, each slice of at most ``tile_bytes``; what is written more often for it is written in order.
+
+    Attributes:
+        num_users: Rows that come first.
+        user_tiles: First item and matrix (num_users, items of the slice), slice after slice.
+        item_tiles: First user and matrix (num_items, users of the slice).
+    """
+
+    num_users: int
+    user_tiles: list[tuple[int, Tensor]]
+    item_tiles: list[tuple[int, Tensor]]
+
+    @classmethod
+    def of(
+        cls, adjacency: csr_array, num_users: int, width: int, device: torch.device, tile_bytes: int = 2**20
+    ) -> "TiledAdjacency":
+        """Cut a symmetric adjacency.
+
+        Args:
+            adjacency: What :func:`normalised_adjacency` gives.
+            num_users: Its first rows.
+            width: Columns of the widest table that will be multiplied.
+            device: Where the products are taken; only a CPU's are cut.
+            tile_bytes: Bytes of the table that a slice may have; half of a core's second-level cache.
+        """
+        num_rows = max(tile_bytes // (4 * width), 1) if device.type == "cpu" else adjacency.shape[0]
+        upper, lower = adjacency[:num_users, num_users:], adjacency[num_users:, :num_users]
+        # The adjacency is symmetric: a slice of one half's columns is a slice of the other half's rows.
+        return cls(
+            num_users,
+            _cut_columns(lower, num_rows, device),
+            _cut_columns(upper, num_rows, device),
+        )
+
+    def product(self, x: Tensor) -> Tensor:
+        """A @ x, shape (n, width), for x of the same shape, contiguous."""
+        product = torch.empty_like(x)
+        user, item = x[: self.num_users], x[self.num_users :]
+        for tiles, source, target in (
+            (self.user_tiles, item, product[: self.num_users]),
+            (self.item_tiles, user, product[self.num_users :]),
+        ):
+            for first, tile in tiles:
+                rows = source[first : first + tile.shape[1]]
+                torch.addmm(target, tile, rows, beta=float(first > 0), out=target)
+        return product
+
+
+def _cut_columns(transposed: csr_array, num_columns: int, device: torch.device) -> list[tuple[int, Tensor]]:
+    """Slices of a matrix's columns, from its transpose, each with its first column."""
+    tiles = []
+    for first in range(0, transposed.shape[0], num_columns):
+        tile = transposed[first : first + num_columns].T.tocsr()
+        parts = (tile.data, tile.indices.astype(np.int32), tile.indptr.astype(np.int32))
+        tiles.append((first, to_torch(csr_array(parts, shape=tile.shape), device)))
+    return tiles
+
+
 class _SymmetricProduct(torch.autograd.Function):
     """A @ x for a symmetric A, whose gradient in x is the same product again."""
 
     @staticmethod
-    def forward(ctx: Any, adjacency: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, adjacency: TiledAdjacency, x: Tensor) -> Tensor:
         ctx.adjacency = adjacency
-        return adjacency @ x
+        return adjacency.product(x.contiguous())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency @ grads[0].contiguous()
+        return None, ctx.adjacency.product(grads[0].contiguous())
 
 
-def propagate(adjacency: Tensor, x: Tensor) -> Tensor:
+def propagate(adjacency: TiledAdjacency, x: Tensor) -> Tensor:
     """The product of a symmetric adjacency and a table, differentiable in the table.
 
     Args:
-        adjacency: Sparse CSR, symmetric, shape (n, n).
+        adjacency: Symmetric, shape (n, n).
         x: Shape (n, width).
 
     Returns:

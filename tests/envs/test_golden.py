@@ -19,10 +19,10 @@ from envs.recommenders import NCF, NGCF, LightGCN
 from envs.recommenders.evaluation import evaluate, rank_items
 from envs.recommenders.losses import BPR
 from envs.recommenders.propagation import (
+    TiledAdjacency,
     normalised_adjacency,
     propagate,
     row_normalised_adjacency,
-    to_torch,
 )
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -57,8 +57,9 @@ def test_normalised_adjacency(golden, train):
     adjacency = normalised_adjacency(train)
     assert_allclose(adjacency.toarray(), expected, **CLOSE)
     table = torch.randn(adjacency.shape[0], 3, generator=torch.Generator().manual_seed(0))
-    product = propagate(to_torch(adjacency, torch.device("cpu")), table)
-    assert_allclose(product, np.array(expected) @ table.numpy(), **CLOSE)
+    for tile_bytes in (1, 3 * 4 * 3, 2**20):
+        tiled = TiledAdjacency.of(adjacency, 6, 3, torch.device("cpu"), tile_bytes)
+        assert_allclose(propagate(tiled, table), np.array(expected) @ table.numpy(), **CLOSE)
 
 
 def test_lightgcn_forward(golden, make_lightgcn):
