@@ -70,7 +70,9 @@ class RecommenderConfig(_Section):
         description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for a class of your own",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="what the recommender itself takes: num_layers, l2, init_std"
+        default_factory=dict,
+        description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
+        "node_dropout, message_dropout",
     )
     min_embedding_size: int = Field(1, description="d_min; 1 in CIESS")
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")

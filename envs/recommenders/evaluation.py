@@ -57,6 +57,7 @@ def rank_items(
         Item numbers, best first, shape (n, depth), int64; -1 where a user has fewer unseen items.
     """
     num_items = recommender.num_items
+    was_training = recommender.training
     recommender.eval()
     encoded = recommender.encode()
     depth_there_is = min(depth, num_items)
@@ -83,7 +84,7 @@ def rank_items(
         values, items = _top(scores, depth_there_is)
         items[values == -torch.inf] = -1
         ranked[start : start + block, :depth_there_is] = items.cpu().numpy()
-    recommender.train()
+    recommender.train(was_training)
     return ranked
 
 

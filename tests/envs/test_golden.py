@@ -192,7 +192,8 @@ def fixed_scores(scores):
         device=torch.device("cpu"),
         encode=lambda: None,
         score=lambda encoded, users: scores[users],
-        train=lambda: None,
+        training=False,
+        train=lambda mode: None,
         eval=lambda: None,
     )
 
