@@ -105,10 +105,11 @@ class TestFolder:
         steps = [(line["phase"], line["step"]) for line in lines]
         num_fits = sum(phase == "full-size fit" for phase, _ in steps)
         expected = [("full-size fit", batch) for batch in (20, 40, 60)[:num_fits]]
+        expected += [("supernet", 20)]
         expected += [("search", step) for step in range(1, NUM_STEPS + 1)]
         expected += [(phase, step) for phase in ("retraining", "test") for step in (1, 2, 3)]
         assert num_fits > 0 and steps == expected
-        in_search = lines[num_fits : num_fits + NUM_STEPS]
+        in_search = lines[num_fits + 1 : num_fits + 1 + NUM_STEPS]
         notes = [line.get("note") for line in in_search]
         assert notes == ["warm-up"] * 2 + [None] * 2 + ["greedy"] * 2
         assert all("search/quality" in line and "search/memory_weight" in line for line in in_search)
