@@ -68,13 +68,14 @@ def measure(config: RunConfig, interactions: Interactions, table: str, seed: int
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds, with their share of what was published."""
     summary = []
-    for config, name, table in dict.fromkeys((r["config"], r["recommender"], r["table"]) for r in rows):
-        own = [r for r in rows if (r["config"], r["recommender"], r["table"]) == (config, name, table)]
+    columns = ("config", "changed", "recommender", "table")
+    keys = [tuple(str(row[column]) for column in columns) for row in rows]
+    for key in dict.fromkeys(keys):
+        own = [row for row, its_key in zip(rows, keys, strict=True) if its_key == key]
+        name, table = key[2:]
         recall, ndcg = (statistics.mean(r["test"][key] for r in own) for key in ("recall@20", "ndcg@20"))
         line = {
-            "config": config,
-            "recommender": name,
-            "table": table,
+            **{column: own[0][column] for column in columns},
             "seeds": [r["seed"] for r in own],
             "recall@20": recall,
             "ndcg@20": ndcg,
