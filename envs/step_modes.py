@@ -24,7 +24,7 @@ State = dict[str, NDArray[np.float32]]
 
 
 def state_of(recommender: BaseRecommender) -> State:
-    """Every parameter as an array on the CPU."""
+    """Every parameter by its name, as an array of its shape on the CPU."""
     return {name: value.detach().cpu().numpy() for name, value in recommender.state_dict().items()}
 
 

@@ -107,7 +107,7 @@ class TiledAdjacency:
             num_users: Its first rows.
             width: Columns of the widest table that will be multiplied.
             device: Where the products are taken; only a CPU's are cut.
-            tile_bytes: Bytes of the table that a slice may have; half of a core's second-level cache.
+            tile_bytes: Bytes of the table that a slice may have; about a core's second-level cache.
         """
         num_rows = max(tile_bytes // (4 * width), 1) if device.type == "cpu" else adjacency.shape[0]
         upper, lower = adjacency[:num_users, num_users:], adjacency[num_users:, :num_users]

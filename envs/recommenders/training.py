@@ -187,7 +187,8 @@ class Trainer:
             progress: Called after each validation with the batches trained and the quality.
 
         Raises:
-            TrainingError: A loss is NaN or infinite; the recommender is left at its best validation.
+            TrainingError: A loss is NaN or infinite; the recommender is left at its best validation, or
+                before the first one as :meth:`train` leaves it.
         """
         settings, recommender = self.settings, self.recommender
         report: FitReport | None = None
@@ -200,7 +201,8 @@ class Trainer:
             try:
                 self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
             except TrainingError:
-                recommender.load_state_dict(best_state or recommender.state_dict())
+                if best_state:
+                    recommender.load_state_dict(best_state)
                 raise
             trained = time.perf_counter()
             metrics = evaluate(recommender, self.train_interactions, validation)
