@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from measurements import Measurements
 
-from ciess_ray.config import RunConfig, load_config
+from ciess_ray.config import RunConfig
+from ciess_ray.config_file import load_config
 from ciess_ray.retraining import fit_to_convergence, train_for_test
 from ciess_ray.search import load_interactions
 from envs.budget import EmbeddingSizes

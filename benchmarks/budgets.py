@@ -14,7 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ciess_ray.config import load_config
+from ciess_ray.config_file import load_config
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
 from ciess_ray.search import EQUAL_SIZES, FULL_SIZE, SEARCH, search
 

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from measurements import Measurements
 from scipy.stats import spearmanr
 
-from ciess_ray.config import load_config
+from ciess_ray.config_file import load_config
 from ciess_ray.full_size import full_sizes
 from ciess_ray.retraining import recipe_of
 from ciess_ray.search import load_interactions

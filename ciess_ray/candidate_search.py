@@ -1,72 +1,41 @@
 """The candidates of a search: TD3 sets the sizes of a whole table, step after step."""
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 import ray
 
 from ciess_ray import metric_keys
+from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.full_size import FullSizeFit
 from ciess_ray.journal import Journal
+from ciess_ray.resources import gpus_of_each
 from ciess_ray.result import Candidate
-from ciess_ray.td3.algorithm import TD3, TableStep, TD3Config
+from ciess_ray.run import Run
+from ciess_ray.td3.algorithm import TD3, TableStep, TD3Config, rollouts_of
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import EmbeddingSizes, MemoryBudget
-from envs.data import Interactions
-from envs.errors import ConfigError
+from envs.errors import TrainingError
 from envs.step_modes import State
 
-
-@contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """The Ray that is running, or one on this machine for the length of the block."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # RLlib warns at every start that its new API stack, the only one used here, is new.
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+#: Iterations in which no env runner took a step, after which none is waited for.
+_MAX_IDLE_ITERATIONS = 30
 
 
-def check_env_runners(config: RunConfig) -> None:
-    """Refuse more env runners than the cluster has CPUs for.
-
-    Raises:
-        ConfigError: With the arithmetic.
-    """
-    num_env_runners, num_cpus = config.search.num_env_runners, ray.cluster_resources().get("CPU", 0.0)
-    if num_env_runners > num_cpus:
-        raise ConfigError(
-            f"search.num_env_runners={num_env_runners} asks for as many CPUs, and this cluster has "
-            f"{num_cpus:g}: the runners would wait for ever. Ask for {num_cpus:.0f} or fewer."
-        )
-
-
-def _td3_config(
-    config: RunConfig,
-    interactions: Interactions,
-    full: FullSizeFit,
-    pretrained: State | None,
-    cap_params: int,
-) -> TD3Config:
+def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Config:
+    config, cap_params = run.config, run.searched.cap_params
     recommender, agent, settings = config.recommender, config.agent, config.search
     is_auto = settings.memory_weight == "auto"
-    full_params = interactions.num_entities * recommender.max_embedding_size * recommender.num_tables
+    is_reference = settings.mode == "reference"
+    full_params = run.interactions.num_entities * recommender.max_embedding_size * recommender.num_tables
     target_ratio = cap_params / full_params
     env_config = {
         # In the object store once, and mapped by every runner instead of copied.
-        "interactions": ray.put(interactions),
-        "full_quality": ray.put(full.quality),
+        "interactions": run.interactions_ref,
+        # The authors' code measures no full-size table; the fit is the yardstick of the report alone.
+        "full_quality": None if is_reference else ray.put(full.quality),
         "recommender": recommender.name,
         "recommender_options": recommender.options,
         "training": replace(
@@ -81,12 +50,28 @@ def _td3_config(
         "min_embedding_size": recommender.min_embedding_size,
         "max_embedding_size": recommender.max_embedding_size,
         "episode_length": settings.episode_length,
+        "form": "reference" if is_reference else "paper",
         "quality_ceiling": settings.quality_ceiling,
         "device": recommender.device,
     }
     td3 = TD3Config()
     td3.environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
-    td3.env_runners(num_env_runners=settings.num_env_runners)
+    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
+    td3.env_runners(
+        num_env_runners=settings.num_env_runners,
+        # A fraction is as good, whatever RLlib declares.
+        num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
+        num_gpus_per_env_runner=gpus_of_each(config, config.resources.num_gpus_per_env_runner, num_runners),
+    )
+    if settings.evaluation_interval:
+        td3.evaluation(
+            evaluation_interval=max(
+                1, round(settings.evaluation_interval / max(1, settings.num_env_runners))
+            ),
+            evaluation_num_env_runners=settings.num_evaluation_env_runners,
+            evaluation_duration=1,
+            evaluation_duration_unit="timesteps",
+        )
     td3.debugging(seed=config.seed, log_level="ERROR")
     td3.training(
         hiddens=agent.hiddens,
@@ -107,74 +92,122 @@ def _td3_config(
 
 
 def find_candidates(
-    config: RunConfig,
-    interactions: Interactions,
+    run: Run,
     full: FullSizeFit,
     pretrained: State | None,
-    cap_params: int,
     candidates: list[Candidate],
-    journal: Journal,
+    checkpoints: Checkpoints,
+    resumed: Checkpoint | None,
 ) -> None:
-    """Take every step of the search; ``candidates`` grows as they come."""
-    settings = config.search
-    algorithm = cast(TD3, _td3_config(config, interactions, full, pretrained, cap_params).build_algo())
+    """Take every step of the search.
+
+    Args:
+        run: The search.
+        full: What qualities are measured against.
+        pretrained: What the step mode starts from.
+        candidates: Grows as steps are taken; holds those of ``resumed`` already.
+        checkpoints: Where the search's state is left now and then, and once all steps are taken.
+        resumed: The state to go on from; None for a new search.
+    """
+    config, settings, journal = run.config, run.config.search, run.journal
+    algorithm = cast(TD3, _td3_config(run, full, pretrained).build_algo())
+    num_steps = resumed.step if resumed else 0
     try:
-        while len(candidates) < settings.num_steps:
+        if resumed:
+            algorithm.set_state(resumed.state["algorithm"])
+        num_idle = 0
+        while num_steps < settings.num_steps:
             outcome = algorithm.train()  # type: ignore[no-untyped-call]
-            steps = algorithm.last_steps[: settings.num_steps - len(candidates)]
-            td3 = {k: v for k, v in outcome.items() if k.startswith("td3/")}
-            _remember(config, steps, candidates, journal, td3, is_greedy=False)
-        if settings.num_greedy_steps:
-            steps = _greedy_steps(algorithm, settings.num_greedy_steps)
-            _remember(config, steps, candidates, journal, {}, is_greedy=True)
+            steps = algorithm.last_steps[: settings.num_steps - num_steps]
+            num_idle = 0 if steps else num_idle + 1
+            if num_idle > _MAX_IDLE_ITERATIONS:
+                raise TrainingError(
+                    f"none of {settings.num_env_runners} env runners took a step in {num_idle} attempts: "
+                    "they die as they start; is there memory for as many? Ray's logs tell more."
+                )
+            iteration = {key: value for key, value in outcome.items() if key.startswith("td3/")}
+            iteration |= _evaluation_metrics(algorithm.last_evaluation_steps)
+            for step in steps:
+                num_steps += 1
+                _remember(config, step, candidates, journal, num_steps, iteration, is_greedy=False)
+            for step in algorithm.last_evaluation_steps:
+                candidates.append(_candidate(config, step, len(candidates), is_greedy=True))
+            if steps and (checkpoints.is_due or num_steps == settings.num_steps):
+                checkpoints.write(
+                    num_steps,
+                    {
+                        "algorithm": algorithm.get_state(),
+                        "candidates": list(candidates),
+                        "elapsed_s": journal.elapsed_s,
+                    },
+                )
+        for step in _greedy_steps(algorithm, settings.num_greedy_steps):
+            num_steps += 1
+            _remember(config, step, candidates, journal, num_steps, {}, is_greedy=True)
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
+
+
+def _evaluation_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
+    """Means of what is told of the greedy steps of an iteration, if there were any."""
+    told = [step.metrics() for step in steps]
+    return {
+        key.replace("search/", "evaluation/"): sum(metrics[key] for metrics in told) / len(told)
+        for key in ((metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD) if told else ())
+    }
 
 
 def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:
     """Steps of a new episode that the actors take alone, on one env runner."""
     group = algorithm.env_runner_group
     is_local = group.num_remote_workers() == 0
-    rollouts = group.foreach_env_runner(
-        lambda runner: runner.sample(num_timesteps=num_steps, explore=False, force_reset=True),
-        local_env_runner=is_local,
-        remote_worker_ids=None if is_local else group.healthy_worker_ids()[:1],
-        timeout_seconds=None,
+    for _ in range(_MAX_IDLE_ITERATIONS if num_steps else 0):
+        sampled = group.foreach_env_runner(
+            lambda runner: runner.sample(num_timesteps=num_steps, explore=False, force_reset=True),
+            local_env_runner=is_local,
+            remote_worker_ids=None if is_local else group.healthy_worker_ids()[:1],
+            timeout_seconds=None,
+        )
+        if sampled:
+            return [rollout.step for rollout in rollouts_of(sampled)]
+        algorithm.restore_env_runners(group)
+    return []
+
+
+def _candidate(config: RunConfig, step: TableStep, number: int, *, is_greedy: bool) -> Candidate:
+    recommender = config.recommender
+    sizes, proposed = (
+        EmbeddingSizes(
+            taken["user"],
+            taken["item"],
+            recommender.min_embedding_size,
+            recommender.max_embedding_size,
+            recommender.num_tables,
+        )
+        for taken in (step.embedding_sizes, step.proposed_sizes)
     )
-    return [rollout.step for rollout in rollouts[0]]
+    return Candidate(number, sizes, proposed, step.info["quality"], is_greedy)
 
 
 def _remember(
     config: RunConfig,
-    steps: Sequence[TableStep],
+    step: TableStep,
     candidates: list[Candidate],
     journal: Journal,
-    td3: dict[str, float],
+    num_steps: int,
+    iteration: dict[str, float],
     *,
     is_greedy: bool,
 ) -> None:
-    recommender = config.recommender
-    bounds = recommender.min_embedding_size, recommender.max_embedding_size
-    for step in steps:
-        sizes = EmbeddingSizes(
-            step.embedding_sizes["user"], step.embedding_sizes["item"], *bounds, recommender.num_tables
-        )
-        candidates.append(
-            Candidate(len(candidates), sizes, step.info["quality"], step.info["proposed_ratio"], is_greedy)
-        )
-        journal.advance(
-            len(candidates),
-            {
-                metric_keys.KEPT_RATIO: sizes.kept_ratio,
-                metric_keys.PROPOSED_RATIO: step.info["proposed_ratio"],
-                metric_keys.GREEDY_RATIO: step.greedy_ratio,
-                metric_keys.QUALITY: step.info["quality"],
-                metric_keys.REWARD: step.reward,
-                metric_keys.MEMORY_WEIGHT: step.memory_weight,
-                **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
-                "recommender/train_s": step.info["train_s"],
-                "recommender/evaluate_s": step.info["evaluate_s"],
-                **td3,
-            },
-            note="warm-up" if step.is_warmup else "greedy" if is_greedy else "",
-        )
+    candidate = _candidate(config, step, len(candidates), is_greedy=is_greedy)
+    candidates.append(candidate)
+    journal.advance(
+        num_steps,
+        {
+            **iteration,
+            **step.metrics(),
+            metric_keys.MEMORY_WEIGHT: step.memory_weight,
+            **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
+        },
+        note="warm-up" if step.is_warmup else "greedy" if is_greedy else "",
+    )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ciess_ray.config import RunConfig, field_table, load_config
+from ciess_ray.config_file import field_table, load_config
 from envs.data import READERS, Columns, generate_interactions, read_interactions
 from envs.errors import CiessError, ConfigError
 
@@ -39,44 +39,84 @@ Search embedding sizes for one configuration and budget.
 
   ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
 
+  ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
+
+  ciess-ray search --resume runs/small
+
+  ciess-ray search --resume runs/small --more-episodes 10
+
 Whatever the YAML file says can be said here too, as [bold]section.field=value[/bold];
 [bold]ciess-ray fields[/bold] lists every field with its default and meaning.
 
 The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
-budget caps) and what scoring needs beside it. Ctrl-C leaves a folder that says how far the search came.
+budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
+searched, and each further one gets a folder of its own in the output folder.
+
+A search that was killed, interrupted or out of disk goes on from its last checkpoint with
+[bold]--resume[/bold]; one that is finished is extended with [bold]--more-episodes[/bold]. Checkpoints are
+pickles: resume no folder of somebody whom you would not let run code on your machine.
 """
 
 
 @app.command(help=_SEARCH_HELP)
 def search(
-    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.", metavar="CONFIG")],
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="0.1, 10%, '62000 params', or 64MB of packed file.", metavar="BUDGET")
+        list[str] | None,
+        typer.Option(
+            help="0.1, 10%, '62000 params', or 64MB of packed file; may be given again, for looser ones.",
+            metavar="BUDGET",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a search to go on with; takes the place of CONFIG.")
+    ] = None,
+    more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
 ) -> None:
     """See ``_SEARCH_HELP``."""
-    given = {"budget": budget, "output": output, "seed": seed, "recommender.device": device}
+    given = {
+        "budget": budget[0] if budget else None,
+        "looser_budgets": budget[1:] if budget and len(budget) > 1 else None,
+        "output": output,
+        "seed": seed,
+        "recommender.device": device,
+    }
     options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
     if os.getcwd() not in sys.path:
         # For recommenders of one's own, in Ray's actors too; last, where it hides no installed module.
         sys.path.append(os.getcwd())
-    run = load_config(config, [*(overrides or []), *options])
+    if resume is not None and (config or options or overwrite):
+        raise ConfigError(
+            "--resume goes on with a search as it was configured; of the rest give --more-episodes."
+        )
+    if resume is None and (config is None or more_episodes):
+        missing = "CONFIG, a YAML file" if config is None else "--resume FOLDER, the search to extend,"
+        raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
+    run = None if config is None else load_config(config, [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray import search as searches
     from ciess_ray.live_view import LiveView
-    from ciess_ray.search import search as run_search
 
     with LiveView(console) as view:
-        result = run_search(run, overwrite=overwrite, on_progress=view)
-    console.print(_comparison(result.summary))
-    _print_files(result.path, result.summary, run)
+        if resume is not None:
+            result = searches.resume(resume, more_episodes=more_episodes, on_progress=view)
+        else:
+            assert run is not None
+            result = searches.search(run, overwrite=overwrite, on_progress=view)
+    for shown in (result, *result.looser()):
+        console.print(_comparison(shown.summary))
+        _print_files(shown.path, shown.summary)
+    _print_run(result.summary)
 
 
 @app.command()
@@ -152,7 +192,7 @@ def main() -> None:
     except SystemExit as exit:
         # Typer turns Ctrl-C into this status without a word.
         if exit.code == 130:
-            errors.print("interrupted; the output folder says how far the search came.")
+            errors.print("interrupted; 'ciess-ray search --resume FOLDER' goes on with the output folder.")
         raise
 
 
@@ -187,7 +227,7 @@ def _comparison(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _print_files(path: Path, summary: dict[str, Any], run: RunConfig) -> None:
+def _print_files(path: Path, summary: dict[str, Any]) -> None:
     budget, sizes = summary["budget"], summary["bytes"]
     console.print(
         f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
@@ -199,12 +239,16 @@ def _print_files(path: Path, summary: dict[str, Any], run: RunConfig) -> None:
     console.print(
         f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}", soft_wrap=True
     )
-    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
-    console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
     for hint in summary["hints"]:
         console.print(f"[yellow]hint:[/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
     console.print(f"result: {path}", highlight=False, soft_wrap=True)
-    if run.tracking.mlflow:
+
+
+def _print_run(summary: dict[str, Any]) -> None:
+    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
+    console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
+    tracking = summary["config"]["tracking"]
+    if tracking["mlflow"]:
         console.print(
-            f"compare runs: mlflow ui --backend-store-uri {run.tracking.uri}", highlight=False, soft_wrap=True
+            f"compare runs: mlflow ui --backend-store-uri {tracking['uri']}", highlight=False, soft_wrap=True
         )

@@ -1,27 +1,56 @@
-"""What a run is told: YAML in, checked models out.
+"""What a run is told: checked models.
 
-Every field carries its meaning, and its default the source. An unknown key is refused with the nearest
-valid one, and what can be known to be wrong is refused before any work is done.
+Every field carries its meaning, and its default the source. What can be known to be wrong is refused before
+any work is done. ``config_file`` reads them from YAML.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ciess_ray.exploration import build_exploration
 from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, Columns
-from envs.errors import CiessError, ConfigError, UnknownNameError
+from envs.errors import ConfigError, UnknownNameError
 from envs.recommenders import RECOMMENDERS, check_recommender, find_recommender, resolve_device
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 from envs.step_modes import STEP_MODES
 
 Exploration = dict[str, Any]
+
+#: What a ``search.mode`` sets in fields that the user has left alone, beside the ``fresh`` steps of both.
+#: ``paper`` is CIESS (arXiv 2304.03501) sections 2.2 and 3 for LightGCN on ML-1M, ``reference`` what its
+#: authors' released code does.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "search.memory_weight": 0.4,
+        "search.num_warmup_steps": 0,
+        "search.num_greedy_steps": 0,
+        "agent.gamma": 0.99,
+        "agent.updates_per_step": 1,
+    },
+    "reference": {
+        "search.episode_length": 11,
+        "search.batches_per_step": 2,
+        "search.memory_weight": 0.01,
+        "search.num_warmup_steps": 0,
+        "search.num_greedy_steps": 0,
+        "agent.gamma": 0.99,
+        "agent.updates_per_step": 1,
+        "agent.exploration": {
+            "name": "random_walk",
+            "noise": "gaussian",
+            "is_noise_shared": True,
+            "is_noise_last": True,
+        },
+    },
+}
+
+# A field of a preset gives way to another that decides the same.
+_RIVALS = {"search.batches_per_step": "search.epochs_per_step"}
 
 
 class _Section(BaseModel):
@@ -160,16 +189,18 @@ class AgentConfig(_Section):
 class SearchConfig(_Section):
     """The search itself."""
 
-    mode: Literal["projected", "paper"] = Field(
+    mode: Literal["projected", "paper", "reference"] = Field(
         "projected",
-        description="projected: each step meets the budget exactly; paper: λ alone does",
+        description="projected: each step meets the budget exactly; paper: λ alone does; reference: λ alone, "
+        "and state, reward and exploration of the authors' code. The last two bring defaults of their own",
     )
     num_episodes: int = Field(30, ge=1, description="M; 30 in CIESS")
     episode_length: int = Field(10, ge=1, description="T, steps an episode; 10 in CIESS")
     step_mode: str = Field(
         "auto",
         description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
-        "auto: fresh in mode paper, else supernet, which ranks allocations best and is cheapest",
+        "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
+        "reference",
     )
     epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
     batches_per_step: int | None = Field(
@@ -208,6 +239,18 @@ class SearchConfig(_Section):
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
     )
+    evaluation_interval: int = Field(
+        0,
+        ge=0,
+        description="table steps between two greedy steps while the policy still learns; 0: at the end alone",
+    )
+    num_evaluation_env_runners: int = Field(
+        0, ge=0, description="Ray actors that take these greedy steps; 0: the driver does"
+    )
+    checkpoint_interval_s: float = Field(
+        60.0, ge=0, description="seconds between two checkpoints, which is what a killed search may lose"
+    )
+    num_checkpoints: int = Field(2, ge=1, description="the newest checkpoints that are kept")
 
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
@@ -226,12 +269,29 @@ class SearchConfig(_Section):
         """A name in ``envs.step_modes.STEP_MODES``."""
         if self.step_mode != "auto":
             return self.step_mode
-        return "fresh" if self.mode == "paper" else "supernet"
+        return "supernet" if self.mode == "projected" else "fresh"
 
     @property
     def num_steps(self) -> int:
         """Table steps in all."""
         return self.num_episodes * self.episode_length
+
+
+class ResourcesConfig(_Section):
+    """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
+
+    num_cpus_per_env_runner: float = Field(1.0, gt=0, description="CPUs of an env runner, and its threads")
+    num_gpus_per_env_runner: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of an env runner; null: an equal share, at most one, where device is no cpu",
+    )
+    num_cpus_per_training: float = Field(
+        1.0, gt=0, description="CPUs of a retraining or a test training, and its threads"
+    )
+    num_gpus_per_training: float | None = Field(
+        None, ge=0, description="GPUs of such a training; null: as for env runners"
+    )
 
 
 class TrackingConfig(_Section):
@@ -249,17 +309,28 @@ class RunConfig(_Section):
     budget: str | float = Field(
         "10%", description="0.1, 10%, '62000 params', or 64MB of packed file; the paper has 20, 10 and 5%"
     )
+    looser_budgets: tuple[str | float, ...] = Field(
+        (),
+        description="further budgets, all looser than budget, that the same search serves; each result goes "
+        "into a folder within output",
+    )
     seed: int = Field(0, ge=0, description="every draw of the run comes from it")
     output: Path = Field(Path("runs/search"), description="folder of the result")
     cache: Path | None = Field(
         Path(".ciess-ray/cache"),
-        description="where full-size fits are kept for the next search; null: nowhere",
+        description="where full-size fits and supernets are kept for the next search; null: in output",
     )
     recommender: RecommenderConfig = Field(default_factory=RecommenderConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     search: SearchConfig = Field(default_factory=SearchConfig)
     agent: AgentConfig = Field(default_factory=AgentConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, values: Any) -> Any:
+        return _with_preset(values) if isinstance(values, Mapping) else values
 
     @field_validator("budget")
     @classmethod
@@ -267,121 +338,43 @@ class RunConfig(_Section):
         MemoryBudget.parse(budget)
         return budget
 
+    @field_validator("looser_budgets")
+    @classmethod
+    def _check_looser_budgets(cls, budgets: tuple[str | float, ...]) -> tuple[str | float, ...]:
+        for budget in budgets:
+            MemoryBudget.parse(budget)
+        return budgets
+
     @property
-    def memory_budget(self) -> MemoryBudget:
-        """The budget, read."""
-        return MemoryBudget.parse(self.budget)
+    def memory_budgets(self) -> list[MemoryBudget]:
+        """The budget and the looser ones, read."""
+        return [MemoryBudget.parse(budget) for budget in (self.budget, *self.looser_budgets)]
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """What a search needs to go on after it was killed."""
+        return self.output / "checkpoints"
+
+    @property
+    def kept_folder(self) -> Path:
+        """Where what is trained once is looked for and left."""
+        return self.cache or self.checkpoint_folder
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and put ``section.field=value`` over it.
+def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run, with the fields that its mode sets where the user has not."""
+    filled = dict(values)
 
-    Args:
-        path: The file.
-        overrides: E.g. ``training.batch_size=2048``; values are read as YAML.
+    def given(section: str) -> Any:
+        fields = filled.get(section, {})
+        return fields.model_dump(exclude_unset=True) if isinstance(fields, BaseModel) else fields
 
-    Raises:
-        ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such configuration; the ones that come along lie in configs/."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
-    for override in overrides:
-        _put(values, override)
-    return parse_config(values, str(path))
-
-
-def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
-    """The checked model of plain values.
-
-    Raises:
-        ConfigError: A field is unknown, missing or wrong; each is named with its remedy.
-    """
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        by_field: dict[str, list[Any]] = {}
-        for problem in error.errors():
-            by_field.setdefault(_field_of(problem["loc"]), []).append(problem)
-        lines = (_explain(source, where, problems) for where, problems in by_field.items())
-        raise ConfigError("\n".join(lines)) from error
-    except CiessError as error:
-        raise error.within(source) from error
-
-
-def field_table() -> Iterator[tuple[str, str, str]]:
-    """Every field as its dotted name, its default and its meaning."""
-    yield from _fields(RunConfig, "")
-
-
-def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from _fields(section, f"{prefix}{name}.")
-        else:
-            default = field.get_default(call_default_factory=True)
-            shown = "required" if field.is_required() else "null" if default is None else str(default)
-            yield f"{prefix}{name}", shown, field.description or ""
-
-
-def _put(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"the override {override!r} goes into {section!r}, which is no section.")
-        values = inner
-    try:
-        values[name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
-
-
-def _field_of(place: Sequence[str | int]) -> str:
-    """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
-    model: Any = RunConfig
-    for depth, part in enumerate(place[:-1]):
-        field = getattr(model, "model_fields", {}).get(part)
-        model = None if field is None else field.annotation
-        if get_origin(model) in (Union, UnionType):
-            return ".".join(map(str, place[: depth + 1 if _is_choice(model) else None]))
-    return ".".join(map(str, place))
-
-
-def _is_choice(annotation: Any) -> bool:
-    """Whether a value may be of several kinds, null aside; each tells of its own problem with a value."""
-    return sum(kind is not NoneType for kind in get_args(annotation)) > 1
-
-
-def _explain(source: str, where: str, problems: Sequence[Any]) -> str:
-    problem = problems[0]
-    known = {name: meaning for name, _, meaning in field_table()}
-    if problem["type"] == "extra_forbidden":
-        sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
-        return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
-    if problem["type"] == "missing":
-        return f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field."
-    given = f"{source}: {where}={problem['input']!r}"
-    if problem["type"] == "model_type":
-        example = next(name for name in known if name.startswith(f"{where}."))
-        return f"{given}: {where} is a section; write its fields, e.g. {example}=..., or none of it."
-    # Of a field of several kinds, the kind that the value has knows what is wrong with it.
-    of_its_kind = [p for p in problems if not p["type"].endswith(("_type", "_parsing", "literal_error"))]
-    if len(problems) > 1 and not of_its_kind:
-        return f"{given}: expected {known[where]}."
-    return f"{given}: {(of_its_kind or problems)[0]['msg']}."
+    search = given("search")
+    mode = search.get("mode") if isinstance(search, Mapping) else None
+    for name, value in PRESETS.get(mode, {}).items() if isinstance(mode, str) else ():
+        section, field = name.split(".")
+        fields = given(section)
+        # What is no section is refused later, and by its own name.
+        if isinstance(fields, Mapping) and _RIVALS.get(name) not in {f"{section}.{key}" for key in fields}:
+            filled[section] = {field: value} | dict(fields)
+    return filled

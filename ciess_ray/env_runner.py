@@ -1,5 +1,6 @@
 """The Ray actor that steps a whole embedding table and hands back columns of entity transitions."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -22,17 +23,43 @@ from ray.rllib.utils.metrics import (
 )
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from ciess_ray import metric_keys
 from ciess_ray.exploration import seeded_generator
-from ciess_ray.td3.module import PROTO_ACTIONS
+from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
 from envs import mdp
 from envs.allocations import random_table_sizes
-from envs.errors import ConfigError, TrainingError
+from envs.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("user", "item")
-MAX_FAILURES_IN_A_ROW = 3
 _RESET_STREAM, _EXPLORATION_STREAM, _WARMUP_STREAM = 10, 11, 12
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class PopularityDeciles:
+    """Means over each tenth of the entities by popularity.
+
+    Entities of one popularity are not ranked: each counts with the mean of them all. An entity across the
+    border of two tenths counts in both with its shares, so that any number of entities has ten tenths.
+
+    Args:
+        popularity: Any measure of it, shape (n,), n at least 1.
+    """
+
+    def __init__(self, popularity: NDArray[Any]) -> None:
+        self.popularity = popularity
+        _, self._inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
+        self._ends = np.concatenate([[0], np.cumsum(counts)])
+
+    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Means of the values, shape (n,), by tenth, the least popular first, shape (10,)."""
+        sums = np.bincount(self._inverse, values, minlength=self._ends.size - 1)
+        borders = np.linspace(0, self._ends[-1], metric_keys.NUM_DECILES + 1)
+        cumulative = np.interp(borders, self._ends, np.concatenate([[0.0], np.cumsum(sums)]))
+        means: NDArray[np.float64] = np.diff(cumulative) / np.diff(borders)
+        return means
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,10 @@ class TableStep:
         info: The environment's numbers for the whole table: kept ratio, quality, metrics, seconds.
         reward: Mean entity reward at the λ of the step.
         greedy_ratio: Mean size the actors themselves ask for, as a share of d_max.
+        walk_gain: What critic 1 values the end of a walk more than its start, mean over users and items; 0
+            where none walked.
+        size_deciles: Mean executed size in each tenth of popularity, one array each for ``user`` and
+            ``item``, shape (10,), the least popular first.
         memory_weight: λ of the step.
         is_warmup: Whether a random table-level policy acted instead of the actors.
         worker_index: Which env runner; 0 is the local one.
@@ -58,12 +89,36 @@ class TableStep:
     info: dict[str, float]
     reward: float
     greedy_ratio: float
+    walk_gain: float
+    size_deciles: Arrays
     memory_weight: float
     is_warmup: bool
     worker_index: int
     episode: int
     step: int
     runner_step: int
+
+    def metrics(self) -> dict[str, float]:
+        """What is told of the step, by the constants of :mod:`ciess_ray.metric_keys`."""
+        deciles = {
+            "user": metric_keys.USER_SIZE_DECILES,
+            "item": metric_keys.ITEM_SIZE_DECILES,
+        }
+        return {
+            metric_keys.KEPT_RATIO: self.info["kept_ratio"],
+            metric_keys.PROPOSED_RATIO: self.info["proposed_ratio"],
+            metric_keys.GREEDY_RATIO: self.greedy_ratio,
+            metric_keys.QUALITY: self.info["quality"],
+            metric_keys.REWARD: self.reward,
+            metric_keys.WALK_GAIN: self.walk_gain,
+            # An environment that trains nothing need not say so.
+            metric_keys.TRAIN_S: self.info.get("train_s", 0.0),
+            metric_keys.EVALUATE_S: self.info.get("evaluate_s", 0.0),
+        } | {
+            key: float(size)
+            for kind, keys in deciles.items()
+            for key, size in zip(keys, self.size_deciles[kind], strict=True)
+        }
 
 
 class TableRollout:
@@ -80,6 +135,33 @@ class TableRollout:
     def agent_steps(self) -> int:
         """Entities that acted."""
         return sum(len(columns["action"]) for columns in self.transitions.values())
+
+
+class StepFailure:
+    """In place of a rollout, a step that failed twice.
+
+    It is handed back, not raised: RLlib would take an exception for a dead actor and start it anew for ever.
+
+    Args:
+        worker_index: Which env runner.
+        episode: Episode of that runner, from 0.
+        step: Step within the episode, from 0.
+        error: What the environment raised.
+    """
+
+    def __init__(self, worker_index: int, episode: int, step: int, error: Exception) -> None:
+        self.message = (
+            f"the environment of env runner {worker_index} failed twice at step {step} of episode {episode}: "
+            f"{type(error).__name__}: {error}"
+        )
+
+    def env_steps(self) -> int:
+        """None was taken."""
+        return 0
+
+    def agent_steps(self) -> int:
+        """None was taken."""
+        return 0
 
 
 class TableEnvRunner(EnvRunner, Checkpointable):
@@ -106,6 +188,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         self._num_resets = 0
         self._episode_step = 0
         self._obs: dict[str, NDArray[np.float32]] | None = None
+        self._deciles: dict[str, PopularityDeciles] = {}
         if self.worker_index > 0:
             torch.set_num_threads(max(int(self.config.num_cpus_per_env_runner), 1))
         self.make_env()
@@ -180,7 +263,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         random_actions: bool = False,
         force_reset: bool = False,
         **kwargs: Any,
-    ) -> list[TableRollout]:
+    ) -> list["TableRollout | StepFailure"]:
         """Steps the table.
 
         Args:
@@ -191,35 +274,56 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             force_reset: Start a new episode first.
             **kwargs: RLlib's forward compatibility.
 
-        Raises:
-            TrainingError: The environment failed several times in a row, though built anew each time.
+        Returns:
+            The steps taken; a :class:`StepFailure` is the last where the environment failed twice at a step.
         """
         explore = bool(self.config.explore if explore is None else explore)
         if num_timesteps is None and num_episodes is None:
             num_timesteps = int(self.config.rollout_fragment_length)
         if force_reset:
             self._obs = None
-        rollouts: list[TableRollout] = []
-        num_ended = num_failures = 0
+        rollouts: list[TableRollout | StepFailure] = []
+        num_ended = 0
         while (num_timesteps is not None and len(rollouts) < num_timesteps) or (
             num_episodes is not None and num_ended < num_episodes
         ):
             rollout, has_ended = self._step(explore, random_actions)
-            if rollout is None:
-                num_failures += 1
-                if num_failures >= MAX_FAILURES_IN_A_ROW:
-                    raise TrainingError(
-                        f"the environment of env runner {self.worker_index} failed {num_failures} times in a "
-                        "row; the cause is in the log above."
-                    )
-                continue
-            num_failures = 0
             rollouts.append(rollout)
             num_ended += has_ended
+            if isinstance(rollout, StepFailure):
+                break
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, len(rollouts), reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, len(rollouts), reduce="lifetime_sum")
         self.metrics.log_value(NUM_EPISODES, num_ended, reduce="sum")
         return rollouts
+
+    def evaluate(
+        self,
+        weights: dict[str, Any],
+        memory_weight: float,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+    ) -> list["TableRollout | StepFailure"]:
+        """Steps of new episodes that the actors take alone; for a runner that does nothing else.
+
+        Every evaluation makes the same draws, so that two of them differ by their weights.
+
+        Args:
+            weights: States of both policies.
+            memory_weight: λ.
+            num_timesteps: Table steps to take.
+            num_episodes: Episodes to finish instead.
+
+        Returns:
+            See :meth:`sample`.
+        """
+        self.module.set_state(weights)
+        self.set_memory_weight(memory_weight)
+        self._num_steps = self._num_resets = 0
+        return self.sample(
+            num_timesteps=num_timesteps, num_episodes=num_episodes, explore=False, force_reset=True
+        )
 
     def get_metrics(self) -> Any:
         """What was logged since the last call."""
@@ -240,14 +344,14 @@ class TableEnvRunner(EnvRunner, Checkpointable):
 
     def _reset(self) -> None:
         seed = int(np.random.SeedSequence(self._key(_RESET_STREAM, self._num_resets)).generate_state(1)[0])
-        self._obs, _ = self._try_env_reset(seed=seed)
+        self._obs, _ = self.env.reset(seed=seed)
         self._num_resets += 1
         self._episode_step = 0
         for kind in KINDS:
             if self.module[kind].exploration is not None:
                 self.module[kind].exploration.reset()
 
-    def _step(self, explore: bool, random_actions: bool) -> tuple[TableRollout | None, bool]:
+    def _step(self, explore: bool, random_actions: bool) -> tuple["TableRollout | StepFailure", bool]:
         if self._obs is None:
             self._reset()
         obs = self._obs
@@ -256,10 +360,11 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         is_warmup = random_actions or (
             explore and self._num_steps * num_runners < self.config.num_warmup_steps
         )
-        actions, proto_actions = self._act(obs, explore, is_warmup)
-        result = self._try_env_step(actions)  # type: ignore[no-untyped-call]
-        if isinstance(result, str):
-            return None, False
+        actions, proto_actions, walk_gain = self._act(obs, explore, is_warmup)
+        result = self._try_step(actions)
+        if isinstance(result, StepFailure):
+            self._obs = None
+            return result, False
         next_obs, reward, terminated, truncated, info = result
         transitions = {
             kind: {
@@ -273,18 +378,33 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             }
             for kind in KINDS
         }
-        rollout = TableRollout(self._table_step(info, float(reward), proto_actions, is_warmup), transitions)
+        step = self._table_step(obs, info, float(reward), proto_actions, walk_gain, is_warmup)
+        rollout = TableRollout(step, transitions)
         self._num_steps += 1
         self._episode_step += 1
         has_ended = bool(terminated or truncated)
         self._obs = None if has_ended else next_obs
         return rollout, has_ended
 
-    def _act(self, obs: Arrays, explore: bool, is_warmup: bool) -> tuple[Arrays, Arrays]:
+    def _try_step(self, actions: Arrays) -> "Any | StepFailure":
+        """One step, taken once more from the same state where it fails."""
+        before = self._table.get_state() if hasattr(self._table, "get_state") else None
+        try:
+            return self.env.step(actions)
+        except Exception as error:
+            logger.warning("env runner %s takes its step again: %r", self.worker_index, error)
+        try:
+            if before is not None:
+                self._table.set_state(before)
+            return self.env.step(actions)
+        except Exception as error:
+            return StepFailure(self.worker_index, self._num_resets - 1, self._episode_step, error)
+
+    def _act(self, obs: Arrays, explore: bool, is_warmup: bool) -> tuple[Arrays, Arrays, float]:
         bounds = self._table.min_embedding_size, self._table.max_embedding_size
         rng = np.random.default_rng(self._key(_WARMUP_STREAM, self._num_steps))
         generator = seeded_generator(*self._key(_EXPLORATION_STREAM, self._num_steps))
-        actions, proto_actions = {}, {}
+        actions, proto_actions, walk_gains = {}, {}, []
         for kind in KINDS:
             batch = {Columns.OBS: torch.from_numpy(obs[kind])}
             if explore and not is_warmup:
@@ -293,12 +413,21 @@ class TableEnvRunner(EnvRunner, Checkpointable):
                 output = self.module[kind].forward_inference(batch)
             actions[kind] = output[Columns.ACTIONS].numpy()
             proto_actions[kind] = output[PROTO_ACTIONS].numpy()
+            walk_gains.append(output[WALK_GAINS].numpy())
             if is_warmup:
                 sizes = random_table_sizes(obs[kind][:, 0], rng, *bounds, self.config.target_ratio)
                 actions[kind] = mdp.scale_size(sizes, *bounds)
-        return actions, proto_actions
+        return actions, proto_actions, float(np.concatenate(walk_gains).mean())
 
-    def _table_step(self, info: dict[str, Any], reward: float, proto: Arrays, is_warmup: bool) -> TableStep:
+    def _table_step(
+        self,
+        obs: Arrays,
+        info: dict[str, Any],
+        reward: float,
+        proto: Arrays,
+        walk_gain: float,
+        is_warmup: bool,
+    ) -> TableStep:
         low, high = self._table.min_embedding_size, self._table.max_embedding_size
         dtype = np.int16 if high <= np.iinfo(np.int16).max else np.int32
         greedy = np.concatenate([np.rint(mdp.unscale_size(proto[kind], low, high)) for kind in KINDS])
@@ -312,6 +441,11 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             },
             reward=reward,
             greedy_ratio=float(greedy.mean() / high),
+            walk_gain=walk_gain,
+            size_deciles={
+                kind: self._deciles_of(kind, obs[kind][:, 0]).means(info[kind]["embedding_sizes"])
+                for kind in KINDS
+            },
             memory_weight=self.memory_weight,
             is_warmup=is_warmup,
             worker_index=self.worker_index,
@@ -319,6 +453,13 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             step=self._episode_step,
             runner_step=self._num_steps,
         )
+
+    def _deciles_of(self, kind: str, popularity: NDArray[Any]) -> PopularityDeciles:
+        # Ranking costs more than all else that is told of a step, and popularity stays while a table does.
+        known = self._deciles.get(kind)
+        if known is None or not np.array_equal(known.popularity, popularity):
+            self._deciles[kind] = PopularityDeciles(popularity.copy())
+        return self._deciles[kind]
 
     def get_state(
         self,

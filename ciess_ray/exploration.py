@@ -7,7 +7,7 @@ in embedding dimensions. Everything is an array over entities, and every draw is
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,18 @@ from envs.errors import ConfigError, UnknownNameError
 #: Values of actions in states: ``critic(obs (n, 3), action (n,)) -> (n,)``.
 Critic = Callable[[Tensor, Tensor], Tensor]
 
-# Below 1 by more than a double near d_max can lose, so that row + u never rounds up to the next row.
-_LARGEST_DRAW = 1.0 - 2.0**-40
+
+class Explored(NamedTuple):
+    """What :meth:`Exploration.explore` says of each entity.
+
+    Attributes:
+        actions: Actions to try, shape (n,), float32, in [-1, 1].
+        walk_gains: What the critic values the end of a walk more than its start, shape (n,), never negative;
+            0 where nothing walks.
+    """
+
+    actions: Tensor
+    walk_gains: Tensor
 
 
 def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -68,11 +78,7 @@ class SizeGraph:
         )
         total = weight.sum(dim=1, keepdim=True)
         self._probabilities = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
-        cumulative = weight.cumsum(dim=1)
-        # Ends at exactly 1 from the last neighbour on, so no draw falls beyond it.
-        cumulative = cumulative / cumulative[:, -1:].clamp_min(1e-300)
-        rows = torch.arange(sizes.numel(), dtype=torch.float64)
-        self._flat = (cumulative + rows[:, None]).ravel()
+        self._thresholds, self._next = self._alias_table()
 
     def transition_probabilities(self, start: Tensor) -> Tensor:
         """Probability of each of :attr:`offsets` from each start.
@@ -88,8 +94,8 @@ class SizeGraph:
     def random_walk(self, start: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
         """The start and every size visited.
 
-        One search in one sorted array serves a step of all entities: row r of the cumulative probabilities
-        lies in [r, r + 1], so r + u finds the draw u of the entity whose size has row r.
+        The alias method (Walker 1977): with k neighbours, k u falls into one of k equal cells, and its
+        fraction says which of the two neighbours that share the cell is meant.
 
         Args:
             start: Sizes, shape (n,), integer.
@@ -97,27 +103,63 @@ class SizeGraph:
             generator: The generator drawn from.
 
         Returns:
-            Shape (n, num_steps + 1), int64.
+            Shape (n, num_steps + 1), int64; one step of all entities is contiguous.
         """
-        visited = torch.empty(start.shape[0], num_steps + 1, dtype=torch.int64)
         row = start.long() - self.min_embedding_size
-        visited[:, 0] = row
-        if self.min_embedding_size < self.max_embedding_size:
-            num_offsets = self.offsets.numel()
-            for step in range(1, num_steps + 1):
-                draw = torch.rand(row.shape[0], generator=generator, dtype=torch.float64)
-                draw.clamp_max_(_LARGEST_DRAW)
-                index = torch.searchsorted(self._flat, row + draw, right=True) - row * num_offsets
-                row = row + self.offsets[index]
-                visited[:, step] = row
-        else:
-            visited[:] = row[:, None]
-        return visited + self.min_embedding_size
+        visited = [row]
+        num_cells = self.offsets.numel()
+        for _ in range(num_steps):
+            # Drawn in single precision and reckoned in double, k u + k row is exact and stays in its row.
+            draw = torch.rand(row.shape[0], generator=generator).double()
+            position = draw.mul_(num_cells).add_(row, alpha=num_cells)
+            cell = position.long()
+            is_alias = position.frac_() >= self._thresholds.index_select(0, cell)
+            row = self._next.index_select(0, is_alias.long().add_(cell, alpha=2))
+            visited.append(row)
+        return torch.stack(visited).add_(self.min_embedding_size).T
+
+    def _alias_table(self) -> tuple[Tensor, Tensor]:
+        """Where in each cell its second neighbour begins, and the row either neighbour leads to."""
+        num_rows, num_cells = self._probabilities.shape
+        rows, columns = torch.arange(num_rows), torch.arange(num_cells)
+        unsettled = self._probabilities * num_cells
+        thresholds = torch.ones(num_rows, num_cells, dtype=torch.float64)
+        alias = columns.repeat(num_rows, 1)
+        is_settled = torch.zeros(num_rows, num_cells, dtype=torch.bool)
+        for _ in range(num_cells - 1):
+            # The poorest neighbour left gets a cell of its own, and the richest gives what fills it.
+            poorest = unsettled.masked_fill(is_settled, math.inf).argmin(dim=1)
+            richest = unsettled.masked_fill(is_settled, -math.inf).argmax(dim=1)
+            share = unsettled[rows, poorest]
+            thresholds[rows, poorest] = share
+            alias[rows, poorest] = richest
+            unsettled[rows, richest] -= 1.0 - share
+            is_settled[rows, poorest] = True
+        leads_to = rows[:, None] + self.offsets
+        # A neighbour out of bounds has a threshold of 0; with a single size there is no other either.
+        leads_to = leads_to.clamp(0, num_rows - 1)
+        both = torch.stack([leads_to, leads_to.gather(1, alias)], dim=2)
+        return thresholds.ravel(), both.ravel()
 
 
-def pick_best(candidates: Tensor, values: Tensor) -> Tensor:
-    """The candidate with the largest value in each row, the first of equals; (n, k), (n, k) to (n,)."""
-    return candidates.gather(1, values.argmax(dim=1, keepdim=True)).squeeze(1)
+def pick_best(candidates: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidate with the largest value in each row, the first of equals, and its value.
+
+    Args:
+        candidates: Shape (n, k).
+        values: Shape (n, k).
+
+    Returns:
+        Shape (n,) both.
+    """
+    best_values = values.amax(dim=1)
+    # Several times faster than argmax: how many columns come before the first that is best.
+    choice = torch.zeros_like(best_values, dtype=torch.int16)
+    is_before = torch.ones_like(best_values, dtype=torch.bool)
+    for column in values.unbind(dim=1):
+        is_before &= column < best_values
+        choice += is_before
+    return candidates.gather(1, choice.long().unsqueeze(1)).squeeze(1), best_values
 
 
 class Noise(ABC):
@@ -154,7 +196,7 @@ class Gaussian(Noise):
 
     def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
         """See the base class."""
-        return self.sigma * torch.randn(num_entities, generator=generator, dtype=torch.float64)
+        return self.sigma * torch.randn(num_entities, generator=generator).double()
 
 
 class Uniform(Noise):
@@ -211,16 +253,25 @@ class Exploration:
         noise: The noise process, in size units.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
+        is_noise_shared: Whether one draw of the noise moves all entities alike, as in the authors' released
+            code, read as one for all users and another for all items; each entity draws its own otherwise.
     """
 
-    def __init__(self, noise: Noise, min_embedding_size: int, max_embedding_size: int) -> None:
+    def __init__(
+        self,
+        noise: Noise,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        is_noise_shared: bool = False,
+    ) -> None:
         self.noise = noise
         self.min_embedding_size = min_embedding_size
         self.max_embedding_size = max_embedding_size
+        self.is_noise_shared = is_noise_shared
 
     def explore(
         self, obs: Tensor, proto_action: Tensor, critic: Critic, generator: torch.Generator
-    ) -> Tensor:
+    ) -> Explored:
         """Actions to try.
 
         Args:
@@ -228,12 +279,10 @@ class Exploration:
             proto_action: What the actor would do, shape (n,), in [-1, 1].
             critic: Values of actions, of which a subclass may make use.
             generator: The generator drawn from.
-
-        Returns:
-            Shape (n,), float32, in [-1, 1].
         """
         sizes = self._noisy_sizes(proto_action, generator)
-        return scale(sizes, self.min_embedding_size, self.max_embedding_size)
+        actions = scale(sizes, self.min_embedding_size, self.max_embedding_size)
+        return Explored(actions, torch.zeros_like(actions))
 
     def reset(self) -> None:
         """Forgets the episode."""
@@ -249,7 +298,8 @@ class Exploration:
 
     def _noisy_sizes(self, proto_action: Tensor, generator: torch.Generator) -> Tensor:
         sizes = unscale(proto_action, self.min_embedding_size, self.max_embedding_size)
-        sizes = sizes + self.noise.sample(sizes.shape[0], generator)
+        num_draws = 1 if self.is_noise_shared else sizes.shape[0]
+        sizes = sizes + self.noise.sample(num_draws, generator)
         return sizes.clamp(self.min_embedding_size, self.max_embedding_size)
 
 
@@ -264,7 +314,9 @@ class RandomWalk(Exploration):
         max_embedding_size: d_max.
         num_steps: Length of the walk, 5 in CIESS.
         max_step: Largest difference along an edge, 5 in CIESS.
-        chunk_rows: Candidates scored at a time, which bounds the memory of the critic's hidden layers.
+        is_noise_shared: See the base class.
+        is_noise_last: Whether the walk starts where the actor would go and the noise moves the critic's
+            choice, as in the authors' released code; the size tried need be none that the critic has scored.
     """
 
     def __init__(
@@ -274,28 +326,52 @@ class RandomWalk(Exploration):
         max_embedding_size: int,
         num_steps: int = 5,
         max_step: int = 5,
-        chunk_rows: int = 16_384,
+        is_noise_shared: bool = False,
+        is_noise_last: bool = False,
     ) -> None:
-        super().__init__(noise, min_embedding_size, max_embedding_size)
+        super().__init__(noise, min_embedding_size, max_embedding_size, is_noise_shared)
+        self.is_noise_last = is_noise_last
         self.num_steps = num_steps
-        self.chunk_rows = chunk_rows
         self.graph = SizeGraph(min_embedding_size, max_embedding_size, max_step)
+        sizes = torch.arange(min_embedding_size, max_embedding_size + 1)
+        self._actions = scale(sizes, min_embedding_size, max_embedding_size)
 
     def explore(
         self, obs: Tensor, proto_action: Tensor, critic: Critic, generator: torch.Generator
-    ) -> Tensor:
+    ) -> Explored:
         """See the base class."""
-        start = self._noisy_sizes(proto_action, generator).round()
+        bounds = self.min_embedding_size, self.max_embedding_size
+        if self.is_noise_last:
+            start = unscale(proto_action, *bounds).round()
+        else:
+            start = self._noisy_sizes(proto_action, generator).round()
         candidates = self.graph.random_walk(start, self.num_steps, generator)
-        actions = scale(candidates, self.min_embedding_size, self.max_embedding_size)
-        num_entities, num_candidates = actions.shape
-        values = torch.empty_like(actions)
-        chunk = max(self.chunk_rows // num_candidates, 1)
-        for first in range(0, num_entities, chunk):
-            part = slice(first, first + chunk)
-            rows = obs[part].repeat_interleave(num_candidates, dim=0)
-            values[part] = critic(rows, actions[part].reshape(-1)).reshape(-1, num_candidates)
-        return pick_best(actions, values)
+        values = self._score(obs, candidates, critic)
+        best, best_values = pick_best(candidates, values)
+        actions = scale(best, *bounds)
+        if self.is_noise_last:
+            actions = scale(self._noisy_sizes(actions, generator), *bounds)
+        return Explored(actions, best_values - values[:, 0])
+
+    def _score(self, obs: Tensor, candidates: Tensor, critic: Critic) -> Tensor:
+        """Values of the candidates, shape (n, k); -inf where a walk has been at the size before.
+
+        A sixth of the sizes that walks of five steps visit are such returns, and need no second value.
+        """
+        sizes = candidates.unbind(dim=1)
+        values = torch.full((len(sizes), len(obs)), -math.inf)
+        for step, step_values in enumerate(values):
+            actions = self._actions.index_select(0, sizes[step] - self.min_embedding_size)
+            is_new = torch.ones(len(obs), dtype=torch.bool)
+            for earlier in range(step):
+                is_new &= sizes[step] != sizes[earlier]
+            if is_new.all():
+                step_values.copy_(critic(obs, actions))
+            else:
+                rows = torch.from_numpy(np.flatnonzero(is_new.numpy()))
+                new_values = critic(obs.index_select(0, rows), actions.index_select(0, rows))
+                step_values.index_copy_(0, rows, new_values)
+        return values.T
 
 
 NOISES: dict[str, Callable[..., Noise]] = {

@@ -1,25 +1,20 @@
 """What is trained once before the steps: the full-size table, and the supernet where steps share one.
 
-Every quality is measured against the full-size table; its fit is kept by hash.
+Every quality is measured against the full-size table. Both are kept by the hash of what they depend on.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.config import RunConfig
-from ciess_ray.retraining import fit_to_convergence, recipe_of
+from ciess_ray.retraining import fit_to_convergence, recipe_key, recipe_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import EntityQuality, entity_quality
-from envs.recommenders import own_source
 from envs.step_modes import State, state_of, train_supernet
 
 _STREAM, _SUPERNET_STREAM = 20, 21
@@ -59,7 +54,9 @@ def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
 
 
 def fit_full_size(
-    config: RunConfig, interactions: Interactions, progress: Callable[[int, float], None] | None = None
+    config: RunConfig,
+    interactions: Interactions,
+    progress: Callable[[int, float], None] | None = None,
 ) -> FullSizeFit:
     """Train the full-size recommender to convergence, or read the fit of an earlier search.
 
@@ -71,11 +68,12 @@ def fit_full_size(
         interactions: The splits.
         progress: Called after each validation with the batches trained and the quality.
     """
-    file = None if config.cache is None else config.cache / f"full-size-{_key(config, interactions)}.npz"
-    if file is not None:
-        kept = _read(file)
-        if kept is not None:
-            return kept
+    keeps_state = config.search.resolved_step_mode == "finetune"
+    key = recipe_key(config, interactions, "full size", keeps_state)
+    file = config.kept_folder / f"full-size-{key}.npz"
+    fit = _read_fit(file)
+    if fit is not None:
+        return fit
     recommender, report = fit_to_convergence(
         config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
     )
@@ -84,87 +82,72 @@ def fit_full_size(
         report.best.quality,
         report.best.summary(),
         report.best_batch,
-        state_of(recommender) if _keeps_state(config) else None,
+        state_of(recommender) if keeps_state else None,
     )
-    if file is not None:
-        _write(file, fit)
+    _write_fit(file, fit)
     return fit
 
 
 def fit_supernet(
     config: RunConfig,
     interactions: Interactions,
-    cap_params: int,
+    caps_params: Sequence[int],
     progress: Callable[[int, float], None] | None = None,
 ) -> State:
-    """Train the weight-sharing recommender that ``search.step_mode=supernet`` masks.
+    """Train the weight-sharing recommender that ``search.step_mode=supernet`` masks, or read an earlier one.
 
     Args:
         config: The run.
         interactions: The splits.
-        cap_params: The budget, near which the prefixes are drawn where the configuration gives no range.
+        caps_params: The budgets, near which the prefixes are drawn where the configuration gives no range.
         progress: Called now and then with the batches trained and the loss.
     """
     full = full_sizes(config, interactions)
-    ratio = cap_params / full.num_params
-    supernet = train_supernet(
-        recipe_of(config, interactions),
-        interactions,
-        full,
-        config.search.supernet_kept_ratios or (ratio * 2 / 3, min(1.0, ratio * 4 / 3)),
-        config.search.supernet_batches,
-        np.random.default_rng((config.seed, _SUPERNET_STREAM)),
-        progress,
+    ratios = [cap_params / full.num_params for cap_params in caps_params]
+    kept_ratios = config.search.supernet_kept_ratios or (min(ratios) * 2 / 3, min(1.0, max(ratios) * 4 / 3))
+    num_batches = config.search.supernet_batches
+    key = recipe_key(config, interactions, "supernet", kept_ratios, num_batches)
+    file = config.kept_folder / f"supernet-{key}.npz"
+    state = read_arrays(file)
+    if state is None:
+        supernet = train_supernet(
+            recipe_of(config, interactions),
+            interactions,
+            full,
+            kept_ratios,
+            num_batches,
+            np.random.default_rng((config.seed, _SUPERNET_STREAM)),
+            progress,
+        )
+        state = state_of(supernet)
+        write_arrays(file, state)
+    return state
+
+
+def _write_fit(file: Path, fit: FullSizeFit) -> None:
+    write_arrays(
+        file,
+        {
+            "user": fit.quality.user,
+            "item": fit.quality.item,
+            "mean_quality": fit.mean_quality,
+            "best_batch": fit.best_batch,
+            "metric_names": np.array(list(fit.validation)),
+            "metric_values": np.array(list(fit.validation.values())),
+            **{_STATE + name: value for name, value in (fit.state or {}).items()},
+        },
     )
-    return state_of(supernet)
 
 
-def _keeps_state(config: RunConfig) -> bool:
-    return config.search.resolved_step_mode == "finetune"
-
-
-def _key(config: RunConfig, interactions: Interactions) -> str:
-    depends_on = {
-        "interactions": interactions.fingerprint,
-        "recommender": config.recommender.model_dump(mode="json", exclude={"min_embedding_size"}),
-        "own_source": own_source(config.recommender.name),
-        "training": config.training.model_dump(mode="json"),
-        "seed": config.seed,
-        "keeps_state": _keeps_state(config),
-        "versions": [version("ciess-ray"), version("torch")],
-    }
-    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _write(file: Path, fit: FullSizeFit) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Two searches may fit the same table at once; the file appears whole or not at all.
-    temporary = file.with_suffix(f".{os.getpid()}.partial")
-    arrays: dict[str, Any] = {
-        "user": fit.quality.user,
-        "item": fit.quality.item,
-        "mean_quality": fit.mean_quality,
-        "best_batch": fit.best_batch,
-        "metric_names": np.array(list(fit.validation)),
-        "metric_values": np.array(list(fit.validation.values())),
-        **{_STATE + name: value for name, value in (fit.state or {}).items()},
-    }
-    with temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-    os.replace(temporary, file)
-
-
-def _read(file: Path) -> FullSizeFit | None:
-    """The fit in a file; None where there is none, or where the file is damaged and has to be made again."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            return FullSizeFit(
-                EntityQuality(kept["user"], kept["item"]),
-                float(kept["mean_quality"]),
-                dict(zip(kept["metric_names"].tolist(), kept["metric_values"].tolist(), strict=True)),
-                int(kept["best_batch"]),
-                {name.removeprefix(_STATE): kept[name] for name in kept if name.startswith(_STATE)} or None,
-                is_cached=True,
-            )
-    except Exception:  # Damage shows in a dozen ways, of zipfile, zlib and NumPy; the fit is made again.
+def _read_fit(file: Path) -> FullSizeFit | None:
+    kept = read_arrays(file)
+    if kept is None:
         return None
+    return FullSizeFit(
+        EntityQuality(kept["user"], kept["item"]),
+        float(kept["mean_quality"]),
+        dict(zip(kept["metric_names"].tolist(), kept["metric_values"].tolist(), strict=True)),
+        int(kept["best_batch"]),
+        {name.removeprefix(_STATE): kept[name] for name in kept if name.startswith(_STATE)} or None,
+        is_cached=True,
+    )

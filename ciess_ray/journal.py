@@ -53,29 +53,45 @@ class Journal:
         folder: Gets a line of ``progress.jsonl`` a step.
         tracker: Gets the search's metrics.
         watcher: Called with every piece of news; None for nobody.
+        seconds: What the phases of a search that is resumed took before.
+        num_tracked_steps: Steps of the search that the tracker knows from before.
     """
 
     def __init__(
-        self, folder: ResultFolder, tracker: Tracker, watcher: Callable[[Progress], None] | None
+        self,
+        folder: ResultFolder,
+        tracker: Tracker,
+        watcher: Callable[[Progress], None] | None,
+        seconds: Mapping[str, float] | None = None,
+        num_tracked_steps: int = 0,
     ) -> None:
         self._folder, self._tracker, self._watcher = folder, tracker, watcher
         self.current_phase = "start"
         self.num_steps = 0
         self.full_quality: float | None = None
-        self.seconds: dict[str, float] = {}
-        self._step = 0
+        self._seconds_before = dict(seconds or {})
+        self._num_tracked_steps = num_tracked_steps
+        self.seconds: dict[str, float] = dict(self._seconds_before)
+        self._first_step = self._step = 0
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
-    def phase(self, name: str, num_steps: int) -> Iterator[None]:
-        """Time a phase of so many steps."""
-        self.current_phase, self.num_steps, self._step = name, num_steps, 0
+    def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
+        """Time a phase of so many steps, of which the first ones may have been taken before."""
+        self.current_phase, self.num_steps, self._step = name, num_steps, first_step
+        self._first_step = first_step
         self._started = time.perf_counter()
-        self._tell(Progress(name, 0, num_steps, "", None, None, None, 0.0, None, is_step=False))
+        self._tell(Progress(name, first_step, num_steps, note, None, None, None, 0.0, None, is_step=False))
         try:
             yield
         finally:
-            self.seconds[name] = time.perf_counter() - self._started
+            self.seconds[name] = self.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the phase under way has taken, before a resumption too."""
+        before = self._seconds_before.get(self.current_phase, 0.0)
+        return before + time.perf_counter() - self._started
 
     def advance(self, step: int, metrics: Mapping[str, float], note: str = "") -> None:
         """A step of the phase is done.
@@ -87,10 +103,11 @@ class Journal:
         """
         self._step = step
         elapsed = time.perf_counter() - self._started
+        num_taken = max(step - self._first_step, 1)
         known = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
         line = {"phase": self.current_phase, "step": step, "num_steps": self.num_steps, "elapsed_s": elapsed}
         self._folder.log_progress(line | ({"note": note} if note else {}) | known)
-        if self.current_phase == "search":
+        if self.current_phase == "search" and step > self._num_tracked_steps:
             self._tracker.log_metrics(known, step)
         self._tell(
             Progress(
@@ -102,7 +119,7 @@ class Journal:
                 self._share(known.get(metric_keys.QUALITY)),
                 known.get(metric_keys.MEMORY_WEIGHT),
                 elapsed,
-                elapsed / step * (self.num_steps - step),
+                elapsed / num_taken * (self.num_steps - step),
             )
         )
 
@@ -114,21 +131,9 @@ class Journal:
         """A recommender has been trained for so many batches, with this mean loss over the last of them."""
         self.advance(batch, {}, note=f"loss {loss:.4f}")
 
-    def at_batch(self, batch: int, quality: float) -> None:
-        """A recommender has been validated after so many batches."""
+    def tell(self, note: str) -> None:
+        """News from within a step."""
         elapsed = time.perf_counter() - self._started
-        note = f"batch {batch}, quality {quality:.4f}"
-        share = self._share(quality)
-        self._tell(
-            Progress(
-                self.current_phase, self._step, self.num_steps, note, None, share, None, elapsed, None, False
-            )
-        )
-
-    def at_batch_of(self, batch: int, num_batches: int) -> None:
-        """A recommender has been trained for so many of its batches."""
-        elapsed = time.perf_counter() - self._started
-        note = f"batch {batch} of {num_batches}"
         self._tell(
             Progress(
                 self.current_phase, self._step, self.num_steps, note, None, None, None, elapsed, None, False

@@ -11,8 +11,10 @@ One folder, no pickle in it:
     candidates.parquet     every step of the search: kept ratio, quality, sizes
     progress.jsonl         a line a step of every phase
     sizes.png, search.png  figures
+    checkpoints/           what a search that was killed needs to go on; pickles, not to be shared
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -72,15 +74,15 @@ class Candidate:
     Attributes:
         step: Its number in the search, from 0.
         sizes: The sizes that were executed.
-        quality: Mean ranking metric on validation after the step's short training.
-        proposed_ratio: Mean proposed size as a share of d_max.
+        proposed: The sizes asked for, before any projection onto the budget.
+        quality: Mean ranking metric on validation of the step's recommender.
         is_greedy: Whether the actors alone chose, without exploration.
     """
 
     step: int
     sizes: EmbeddingSizes
+    proposed: EmbeddingSizes
     quality: float
-    proposed_ratio: float
     is_greedy: bool = False
 
 
@@ -90,17 +92,19 @@ class ResultFolder:
     Args:
         path: The folder; made if it is not there.
         overwrite: Whether a result in it may be replaced; only files that a search writes are removed.
+        resume: Whether to go on with what is in it, and remove nothing.
 
     Raises:
-        ResultError: The folder holds a result and ``overwrite`` is False, or it is a file.
+        ResultError: The folder holds a result and may neither be replaced nor gone on with, or it is a file.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
         self.path = path
-        check_output(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite or resume)
         path.mkdir(parents=True, exist_ok=True)
-        for name in _OWN_FILES:
-            (path / name).unlink(missing_ok=True)
+        if not resume:
+            for name in _OWN_FILES:
+                (path / name).unlink(missing_ok=True)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
         """Replace ``result.json`` in one step; the format, versions and bytes of all files are added."""
@@ -120,6 +124,31 @@ class ResultFolder:
         with (self.path / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def rewind_progress(self, num_steps: int) -> int:
+        """Drop from ``progress.jsonl`` what a search that goes on after so many steps will tell again.
+
+        Returns:
+            The last step of the search that was told.
+        """
+        file = self.path / PROGRESS_FILE
+        lines: list[dict[str, Any]] = []
+        for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            # The last line of a search that was killed may be torn.
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        is_search = [line.get("phase") == "search" for line in lines]
+        # What came before a search that never began is told again from the start.
+        first = is_search.index(True) if any(is_search) else 0
+        kept = [
+            line
+            for position, line in enumerate(lines)
+            if position < first or (is_search[position] and line["step"] <= num_steps)
+        ]
+        temporary = file.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, file)
+        return max((line["step"] for line, own in zip(lines, is_search, strict=True) if own), default=0)
+
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Every step of the search; sizes as lists of 16-bit numbers, of 32-bit where d_max asks for it."""
         largest = max((c.sizes.max_embedding_size for c in candidates), default=0)
@@ -128,7 +157,7 @@ class ResultFolder:
             "step": pa.array([c.step for c in candidates], pa.int32()),
             "is_greedy": pa.array([c.is_greedy for c in candidates], pa.bool_()),
             "kept_ratio": pa.array([c.sizes.kept_ratio for c in candidates], pa.float64()),
-            "proposed_ratio": pa.array([c.proposed_ratio for c in candidates], pa.float64()),
+            "proposed_ratio": pa.array([c.proposed.kept_ratio for c in candidates], pa.float64()),
             "num_params": pa.array([c.sizes.num_params for c in candidates], pa.int64()),
             "quality": pa.array([c.quality for c in candidates], pa.float64()),
             "user_sizes": pa.array([c.sizes.user for c in candidates], sizes_type),
@@ -231,10 +260,14 @@ class SearchResult:
         if summary.get("status") != "finished":
             raise ResultError(
                 f"{path}: this search is {summary.get('status')!r}, not finished (phase "
-                f"{summary.get('phase')!r}); wait for it where it still runs, or run it again "
-                "with --overwrite."
+                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with "
+                f"'ciess-ray search --resume {path}'."
             )
         return cls(path, summary, PackedTable.load(path / TABLE_FILE), _read_interactions(path))
+
+    def looser(self) -> list["SearchResult"]:
+        """What the same search gave for looser budgets, tightest first."""
+        return [SearchResult.load(self.path / name) for name in self.summary["looser_budgets"].values()]
 
     def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
         """The recommender, which scores as it did when it was packed; on the CPU, without Ray.

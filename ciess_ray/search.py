@@ -1,44 +1,40 @@
-"""One budget: full-size fit, TD3 search, selective retraining, test figures, result folder.
+"""Full-size fit, TD3 search, selective retraining, test figures, result folder; going on when killed.
 
 METHOD of CIESS (arXiv 2304.03501) sections 2.2 and 3: what is returned is the candidate that is best on
 validation once trained to convergence, next to the full-size table and to equal sizes at the same budget.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ray
 
-from ciess_ray import figures, metric_keys
-from ciess_ray.candidate_search import check_env_runners, find_candidates, ray_session
+from ciess_ray import figures
+from ciess_ray.candidate_search import find_candidates
+from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
 from ciess_ray.config import RunConfig
-from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_sizes
+from ciess_ray.config_file import parse_config
+from ciess_ray.finalists import EQUAL_SIZES, FULL_SIZE, SEARCH, measure, retrain, write_result
+from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
-from ciess_ray.packed import pack_recommender
-from ciess_ray.result import Candidate, ResultFolder, SearchResult, check_output
-from ciess_ray.retraining import FinalRecommender, fit_to_convergence, train_for_test
-from ciess_ray.tracking import track
-from envs.budget import EmbeddingSizes
+from ciess_ray.resources import check_resources, ray_session
+from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult, read_summary
+from ciess_ray.run import Budget, Run, budgets_of
+from ciess_ray.tracking import Tracker, track
 from envs.data import Interactions, k_core, read_interactions, read_sample, split_interactions
-from envs.errors import ConfigError
+from envs.errors import ConfigError, ResultError
+from envs.recommenders import own_source
 
-FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
+__all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
 
-_EQUAL_STREAM, _RETRAIN_STREAM, _TEST_STREAM, _PROJECTION_STREAM = 21, 22, 23, 24
-
-
-@dataclass(frozen=True, eq=False)
-class _Method:
-    """Sizes with the point at which their training on validation was best."""
-
-    name: str
-    sizes: EmbeddingSizes
-    best_batch: int
-    validation: dict[str, float]
-    validation_quality: float
+Watcher = Callable[[Progress], None]
 
 
 def load_interactions(config: RunConfig) -> Interactions:
@@ -58,13 +54,11 @@ def load_interactions(config: RunConfig) -> Interactions:
     return split_interactions(log, seed=dataset.split_seed)
 
 
-def search(
-    config: RunConfig, *, overwrite: bool = False, on_progress: Callable[[Progress], None] | None = None
-) -> SearchResult:
+def search(config: RunConfig, *, overwrite: bool = False, on_progress: Watcher | None = None) -> SearchResult:
     """Find the sizes that rank best under the budget, and leave a folder with the packed table.
 
-    Starts Ray on this machine where none is running, and shuts down what it started. On Ctrl-C the folder
-    says how far the search came and keeps its candidates.
+    Starts Ray on this machine where none is running, and shuts down what it started. Whatever ends the
+    search, the folder says how far it came, and :func:`resume` goes on with it.
 
     Args:
         config: The run.
@@ -74,75 +68,143 @@ def search(
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
     """
-    check_output(config.output, overwrite=overwrite)
     interactions = load_interactions(config)
-    bounds = config.recommender.min_embedding_size, config.recommender.max_embedding_size
-    cap_params = config.memory_budget.cap_params(
-        interactions.num_entities, *bounds, config.recommender.num_tables
-    )
+    budgets = budgets_of(config, interactions, overwrite=overwrite)
+    checkpoints = _checkpoints(config, interactions)
+    with _prepared(config):
+        checkpoints.clear()
+        return _search(config, interactions, budgets, checkpoints, None, {}, on_progress)
+
+
+def resume(folder: Path, *, more_episodes: int = 0, on_progress: Watcher | None = None) -> SearchResult:
+    """Go on with a search that was killed, interrupted or failed, or extend one that is finished.
+
+    It goes on from its last checkpoint and takes the steps that came after anew. With one seed and one
+    number of threads its result is that of a search that was never interrupted, as long as the driver takes
+    the steps; env runners of their own lose the steps in flight.
+
+    Args:
+        folder: Of the search.
+        more_episodes: Episodes to take beyond those configured.
+        on_progress: Called after each step of each phase.
+
+    Raises:
+        ResultError: There is nothing to go on with, or it belongs to something else.
+    """
+    before = read_summary(folder)
+    is_finished = before["status"] == "finished"
+    if is_finished and not more_episodes:
+        raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
+    values = before["config"] | {"output": str(folder)}
+    values["search"]["num_episodes"] += more_episodes
+    config = parse_config(values, str(folder / RESULT_FILE))
+    interactions = load_interactions(config)
+    if before["dataset"]["fingerprint"] != interactions.fingerprint:
+        raise ResultError(
+            f"{folder}: {interactions.source} holds other interactions than when this search began; bring "
+            "those back to go on, or search anew with --overwrite."
+        )
+    budgets = budgets_of(config, interactions, overwrite=True)
+    checkpoints = _checkpoints(config, interactions)
+    checkpoint = checkpoints.latest()
+    if checkpoint is None and is_finished:
+        raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
+    with _prepared(config):
+        return _search(config, interactions, budgets, checkpoints, checkpoint, before, on_progress)
+
+
+@contextlib.contextmanager
+def _prepared(config: RunConfig) -> Iterator[None]:
+    """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
     if config.tracking.mlflow:
         _check_tracking(config)
-    with ray_session():
-        check_env_runners(config)
-        return _search(config, interactions, cap_params, overwrite, on_progress)
+    try:
+        with ray_session():
+            check_resources(config)
+            with sole_writer(config.checkpoint_folder):
+                yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(config.output).free
+        raise ResultError(
+            f"{config.output}: no space is left ({error}; {free / 1e6:,.0f} MB free on its disk). What was "
+            f"kept before is whole: make room, then 'ciess-ray search --resume {config.output}'."
+        ) from error
 
 
 def _search(
     config: RunConfig,
     interactions: Interactions,
-    cap_params: int,
-    overwrite: bool,
-    on_progress: Callable[[Progress], None] | None,
+    budgets: list[Budget],
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
+    before: dict[str, Any],
+    on_progress: Watcher | None,
 ) -> SearchResult:
+    seconds = dict(before.get("seconds", {}))
+    candidates: list[Candidate] = []
+    notes: list[str] = []
+    if checkpoint is not None:
+        seconds["search"] = checkpoint.state["elapsed_s"]
+        candidates += checkpoint.state["candidates"]
+        notes += [f"goes on after step {checkpoint.step}", *checkpoint.skipped]
     summary: dict[str, Any] = {
         "status": "running",
         "config": config.model_dump(mode="json"),
         "dataset": _describe(interactions),
-        "budget": {"asked": str(config.memory_budget), "cap_params": cap_params},
+        "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
+        "looser_budgets": {budget.asked: budget.path.name for budget in budgets[1:]},
     }
-    with track(config, run_name=config.output.name) as tracker:
-        folder = ResultFolder(config.output, overwrite=overwrite)
-        journal = Journal(folder, tracker, on_progress)
-        candidates: list[Candidate] = []
+    with track(config, config.output.name, before.get("mlflow_run_id")) as tracker:
+        summary["mlflow_run_id"] = tracker.run_id
+        folder = ResultFolder(config.output, overwrite=True, resume=bool(before))
+        num_tracked = folder.rewind_progress(checkpoint.step if checkpoint else 0)
+        journal = Journal(folder, tracker, on_progress, seconds, num_tracked)
+        run = Run(config, interactions, ray.put(interactions), budgets, journal)
 
-        def phase(name: str, num_steps: int) -> AbstractContextManager[None]:
+        @contextlib.contextmanager
+        def phase(name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
             # A search that is killed leaves the name of the phase it was in.
-            folder.write_result(summary | {"phase": name})
-            return journal.phase(name, num_steps)
+            folder.write_result(summary | {"phase": name, "seconds": journal.seconds})
+            with journal.phase(name, num_steps, first_step, note):
+                yield
 
+        settings = config.search
         try:
             with phase("full-size fit", config.training.max_batches):
                 full = fit_full_size(config, interactions, journal.advance_to_batch)
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
             pretrained = full.state
-            if config.search.resolved_step_mode == "supernet":
-                with phase("supernet", config.search.supernet_batches):
-                    pretrained = fit_supernet(config, interactions, cap_params, journal.advance_to_loss)
-            with phase("search", config.search.num_steps + config.search.num_greedy_steps):
-                find_candidates(config, interactions, full, pretrained, cap_params, candidates, journal)
+            if settings.resolved_step_mode == "supernet":
+                with phase("supernet", settings.supernet_batches):
+                    caps_params = [budget.cap_params for budget in budgets]
+                    pretrained = fit_supernet(config, interactions, caps_params, journal.advance_to_loss)
+            first_step = checkpoint.step if checkpoint else 0
+            with phase(
+                "search", settings.num_steps + settings.num_greedy_steps, first_step, "; ".join(notes)
+            ):
+                find_candidates(run, full, pretrained, candidates, checkpoints, checkpoint)
             folder.write_candidates(candidates)
-            with phase("retraining", config.search.num_candidates + 1):
-                equal, best, retrained = _retrain(config, interactions, candidates, cap_params, journal)
-            methods = [_full_method(config, interactions, full), equal, best]
-            with phase("test", len(methods)):
-                outcomes = [
-                    _measure(config, interactions, method, position, journal)
-                    for position, method in enumerate(methods)
-                ]
-            merged = interactions.merge_validation_into_training()
-            folder.write_table(outcomes[-1].recommender, merged)
-            figures.draw_sizes(folder.path / "sizes.png", interactions, best.sizes)
+            with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
+                finalists = retrain(run, candidates, pretrained)
+            with phase("test", 1 + 2 * len(budgets)):
+                rows, recommenders = measure(run, full, finalists)
+            cap_params = budgets[0].cap_params
             figures.draw_search(folder.path / "search.png", candidates, full.mean_quality, cap_params)
-            summary |= {
-                "status": "finished",
-                "phase": "done",
-                "budget": _budget_met(summary["budget"], best.sizes),
-                "methods": [_row(method, outcome) for method, outcome in zip(methods, outcomes, strict=True)],
-                "retrained": retrained,
-                "hints": _hints(config, methods),
-                "num_steps": len(candidates),
-            }
+            summary |= {"status": "finished", "phase": "done", "num_steps": len(candidates)}
+            summary |= {"seconds": journal.seconds}
+            # The searched budget comes last, so that its folder is finished when all are.
+            for budget, *own in reversed(list(zip(budgets, finalists, rows, recommenders, strict=True))):
+                is_searched = budget is run.searched
+                its_folder = folder if is_searched else ResultFolder(budget.path, overwrite=True)
+                told = summary | write_result(run, budget, its_folder, *own)
+                told["looser_budgets"] = summary["looser_budgets"] if is_searched else {}
+                told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
+                its_folder.write_result(told)
+                _track_test(tracker, budget, told, is_searched, len(candidates))
+            tracker.log_folder(folder.path)
         except BaseException as error:
             # Ctrl-C as well as a failure leaves a folder that tells how far it came.
             summary |= {
@@ -150,17 +212,55 @@ def _search(
                 "phase": journal.current_phase,
                 "num_steps": len(candidates),
                 "reason": f"{type(error).__name__}: {error}".removesuffix(": "),
+                "seconds": journal.seconds,
             }
-            if candidates:
-                folder.write_candidates(candidates)
+            # A full disk must not hide what filled it.
+            with contextlib.suppress(OSError):
+                if candidates:
+                    folder.write_candidates(candidates)
+                folder.write_result(summary)
             raise
-        finally:
-            folder.write_result(summary | {"seconds": journal.seconds})
-        for row in summary["methods"]:
-            if row["name"] == SEARCH:
-                tracker.log_metrics({f"test/{k}": v for k, v in row["test"].items()}, len(candidates))
-        tracker.log_folder(folder.path)
     return SearchResult.load(folder.path)
+
+
+def _track_test(
+    tracker: Tracker, budget: Budget, told: dict[str, Any], is_searched: bool, num_steps: int
+) -> None:
+    prefix = "test" if is_searched else f"test_{budget.path.name}"
+    (own,) = (row for row in told["methods"] if row["name"] == SEARCH)
+    tracker.log_metrics({f"{prefix}/{name}": value for name, value in own["test"].items()}, num_steps)
+
+
+def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
+    """Those of a run, with what each must belong to."""
+    plain = config.model_dump(mode="json")
+    settings = {section: plain[section] for section in ("budget", "seed", "training", "agent", "search")}
+    for field in (
+        "num_episodes",
+        "num_greedy_steps",
+        "num_candidates",
+        "checkpoint_interval_s",
+        "num_checkpoints",
+    ):
+        del settings["search"][field]
+    recommender = [plain["recommender"], own_source(config.recommender.name)]
+    identity = {
+        "dataset": f"{_digest(interactions.fingerprint)} ({interactions.num_users:,} users, "
+        f"{interactions.num_items:,} items, {interactions.num_interactions:,} interactions)",
+        "recommender": f"{config.recommender.name} ({_digest(recommender)})",
+        "version": f"ciess-ray {version('ciess-ray')} with ray {version('ray')}",
+        "settings": _digest(settings),
+    }
+    return Checkpoints(
+        config.checkpoint_folder,
+        identity,
+        interval_s=config.search.checkpoint_interval_s,
+        num_kept=config.search.num_checkpoints,
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_tracking(config: RunConfig) -> None:
@@ -182,135 +282,4 @@ def _describe(interactions: Interactions) -> dict[str, Any]:
         "num_interactions": interactions.num_interactions,
         "num_duplicates": interactions.num_duplicates,
         "num_unevaluated_users": interactions.num_unevaluated_users,
-    }
-
-
-def select_candidates(candidates: Sequence[Candidate], cap_params: int, num_best: int) -> list[Candidate]:
-    """The best distinct candidates that meet the cap, by mean quality, best first; may be fewer."""
-    meeting = sorted(
-        (c for c in candidates if c.sizes.num_params <= cap_params), key=lambda c: c.quality, reverse=True
-    )
-    distinct: dict[bytes, Candidate] = {}
-    for candidate in meeting:
-        distinct.setdefault(candidate.sizes.user.tobytes() + candidate.sizes.item.tobytes(), candidate)
-    return list(distinct.values())[:num_best]
-
-
-def _retrain(
-    config: RunConfig,
-    interactions: Interactions,
-    candidates: Sequence[Candidate],
-    cap_params: int,
-    journal: Journal,
-) -> tuple[_Method, _Method, list[dict[str, Any]]]:
-    """Train equal sizes and the best candidates to convergence; the best of these on validation wins."""
-    bounds = config.recommender.min_embedding_size, config.recommender.max_embedding_size
-    num_tables = config.recommender.num_tables
-    equal_rng = np.random.default_rng((config.seed, _EQUAL_STREAM))
-    equal_sizes = EmbeddingSizes.equal(
-        interactions.num_users,
-        interactions.num_items,
-        cap_params,
-        *bounds,
-        equal_rng,
-        num_tables=num_tables,
-    )
-    chosen = select_candidates(candidates, cap_params, config.search.num_candidates)
-    if not chosen:
-        # λ alone did not get there in paper mode: the smallest table seen is projected onto the cap.
-        nearest = min(candidates, key=lambda c: c.sizes.num_params)
-        rng = np.random.default_rng((config.seed, _PROJECTION_STREAM))
-        sizes = EmbeddingSizes.from_proposal(
-            nearest.sizes.user,
-            nearest.sizes.item,
-            cap_params,
-            *bounds,
-            rng,
-            fill=True,
-            num_tables=num_tables,
-        )
-        chosen = [Candidate(nearest.step, sizes, nearest.quality, nearest.proposed_ratio)]
-    journal.num_steps = len(chosen) + 1
-    fitted: list[_Method] = []
-    retrained: list[dict[str, Any]] = []
-    for position, (name, sizes) in enumerate(
-        [(EQUAL_SIZES, equal_sizes), *((SEARCH, c.sizes) for c in chosen)]
-    ):
-        _, report = fit_to_convergence(
-            config, interactions, sizes, (config.seed, _RETRAIN_STREAM, position), journal.at_batch
-        )
-        fitted.append(_Method(name, sizes, report.best_batch, report.best.summary(), report.best.quality))
-        step = chosen[position - 1].step if position else None
-        retrained.append(
-            {
-                "name": name,
-                "step": step,
-                "quality_in_search": chosen[position - 1].quality if position else None,
-                "quality": report.best.quality,
-                "best_batch": report.best_batch,
-                "num_params": sizes.num_params,
-            }
-        )
-        journal.advance(
-            position + 1,
-            {metric_keys.KEPT_RATIO: sizes.kept_ratio, metric_keys.QUALITY: report.best.quality},
-            note=name if step is None else f"step {step}",
-        )
-    equal, *found = fitted
-    return equal, max(found, key=lambda method: method.validation_quality), retrained
-
-
-def _hints(config: RunConfig, methods: Sequence[_Method]) -> list[str]:
-    """What a reader of the figures should know about how they came about."""
-    training = config.training
-    last_best = training.max_batches - training.patience * training.evaluate_every
-    rising = [f"{m.name} (best at batch {m.best_batch:,})" for m in methods if m.best_batch > last_best]
-    if not rising:
-        return []
-    return [
-        f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
-        "stopped rising: raise it for a fair comparison."
-    ]
-
-
-def _full_method(config: RunConfig, interactions: Interactions, full: FullSizeFit) -> _Method:
-    sizes = full_sizes(config, interactions)
-    return _Method(FULL_SIZE, sizes, full.best_batch, full.validation, full.mean_quality)
-
-
-def _measure(
-    config: RunConfig, interactions: Interactions, method: _Method, position: int, journal: Journal
-) -> FinalRecommender:
-    final = train_for_test(
-        config,
-        interactions,
-        method.sizes,
-        method.best_batch,
-        (config.seed, _TEST_STREAM, position),
-        journal.at_batch_of,
-    )
-    journal.advance(position + 1, {metric_keys.KEPT_RATIO: method.sizes.kept_ratio}, note=method.name)
-    return final
-
-
-def _budget_met(budget: dict[str, Any], sizes: EmbeddingSizes) -> dict[str, Any]:
-    return budget | {
-        "num_params": sizes.num_params,
-        "kept_ratio": sizes.kept_ratio,
-        "max_packed_bytes": sizes.packed_bytes,
-    }
-
-
-def _row(method: _Method, final: FinalRecommender) -> dict[str, Any]:
-    return {
-        "name": method.name,
-        "num_params": method.sizes.num_params,
-        "kept_ratio": method.sizes.kept_ratio,
-        "packed_bytes": len(pack_recommender(final.recommender).to_bytes()),
-        "validation": method.validation | {"quality": method.validation_quality},
-        "test": final.metrics,
-        "best_batch": method.best_batch,
-        "num_test_batches": final.num_batches,
-        "mean_user_size": float(method.sizes.user.mean()),
-        "mean_item_size": float(method.sizes.item.mean()),
     }

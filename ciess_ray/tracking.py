@@ -16,7 +16,13 @@ _MAX_PARAM_LENGTH = 6000
 
 
 class Tracker(Protocol):
-    """Where a run is recorded."""
+    """Where a run is recorded.
+
+    Attributes:
+        run_id: By which it is found again; None where nothing is recorded.
+    """
+
+    run_id: str | None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Called once a step; values that are not finite are left out."""
@@ -27,6 +33,8 @@ class Tracker(Protocol):
 
 class NullTracker:
     """Records nothing."""
+
+    run_id: str | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Does nothing."""
@@ -39,7 +47,8 @@ class MlflowTracker:
     """Records one MLflow run: one batch of metrics a step, the result folder as artifacts."""
 
     def __init__(self, client: Any, run_id: str) -> None:
-        self._client, self.run_id = client, run_id
+        self._client = client
+        self.run_id: str | None = run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One write for all; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``."""
@@ -54,13 +63,22 @@ class MlflowTracker:
         self._client.log_batch(self.run_id, metrics=entities)
 
     def log_folder(self, folder: Path) -> None:
-        """The whole folder, under ``result``."""
-        self._client.log_artifacts(self.run_id, str(folder), "result")
+        """The whole folder but its checkpoints, which are pickles, under ``result``."""
+        for file in sorted(folder.rglob("*")):
+            place = file.parent.relative_to(folder)
+            if file.is_file() and "checkpoints" not in place.parts:
+                self._client.log_artifact(self.run_id, str(file), str(Path("result") / place))
 
 
 @contextlib.contextmanager
-def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
+def track(config: RunConfig, run_name: str, run_id: str | None = None) -> Iterator[Tracker]:
     """A tracker for one run, which ends FINISHED, KILLED (Ctrl-C) or FAILED as the block does.
+
+    Args:
+        config: The run.
+        run_name: What MLflow shows.
+        run_id: The run to go on with, of a search that is resumed; where the store has lost it, a new one
+            is started.
 
     Raises:
         ConfigError: MLflow cannot record at ``tracking.uri``.
@@ -68,7 +86,7 @@ def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
     if not config.tracking.mlflow:
         yield NullTracker()
         return
-    client, run_id = _start_run(config, run_name)
+    client, run_id = _start_run(config, run_name, run_id)
     status: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"
     try:
         yield MlflowTracker(client, run_id)
@@ -80,7 +98,7 @@ def track(config: RunConfig, run_name: str) -> Iterator[Tracker]:
         client.set_terminated(run_id, status)
 
 
-def _start_run(config: RunConfig, run_name: str) -> tuple[Any, str]:
+def _start_run(config: RunConfig, run_name: str, run_id: str | None) -> tuple[Any, str]:
     from mlflow import MlflowClient
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
@@ -91,6 +109,10 @@ def _start_run(config: RunConfig, run_name: str) -> tuple[Any, str]:
     fields = flatten(config.model_dump(mode="json"))
     try:
         client = MlflowClient(tracking_uri=config.tracking.uri)
+        if run_id is not None:
+            with contextlib.suppress(MlflowException):
+                client.update_run(run_id, status="RUNNING")
+                return client, run_id
         experiment = client.get_experiment_by_name(config.tracking.experiment)
         experiment_id = (
             experiment.experiment_id if experiment else client.create_experiment(config.tracking.experiment)

@@ -1,7 +1,7 @@
 """The environment of CIESS: set every embedding size at once, train, see what ranking quality is left."""
 
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +13,12 @@ from envs.data import Interactions
 from envs.errors import ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import (
     NUM_STATE_FEATURES,
-    MemoryCostForm,
+    Form,
     memory_cost,
     observe,
     relative_quality,
     reward,
+    saturated_quality,
     scale_popularity,
     scale_size,
     unscale_size,
@@ -58,11 +59,12 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     | --- | --- | --- | --- |
     | 0 | popularity, in training | least | most |
     | 1 | embedding size | d_min | d_max |
-    | 2 | share of the full table's quality | 0 | 1 |
+    | 2 | share of the full table's quality; in the ``reference`` form whether there is any | 0 | 1 |
 
     ## Rewards
     The mean over the entities that have a quality of q - λ · (d / d_max)², where q is the entity's share of
-    the quality that the full-size table gives it and d the size that earned it, the executed one.
+    the quality that the full-size table gives it and d the size that earned it, the executed one. In the
+    ``reference`` form q is the entity's quality itself and the cost ((d - 1) / d_max)².
     ``info["user"]`` and ``info["item"]`` hold, for each entity, ``reward``, ``quality`` (NaN where there
     is none), ``memory_cost``, ``proposed_sizes``, ``embedding_sizes`` (executed) and ``action`` (these on
     the action's scale, which is what learning takes for the action); ``info`` itself ``kept_ratio``,
@@ -70,7 +72,8 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     ``recall@k``, ``ndcg@k``, ``train_s`` and ``evaluate_s``.
 
     ## Starting State
-    Every size at ``max_embedding_size`` and every quality at the full table's own, 1.
+    Every size at ``max_embedding_size`` and every quality at the full table's own, 1; in the ``reference``
+    form at 0, the middle of the scale.
 
     ## Episode End
     Never terminates; truncates after ``episode_length`` steps.
@@ -87,10 +90,13 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.
     - ``episode_length``: T, 10 in the paper.
     - ``memory_weight``: λ; settable later as an attribute.
-    - ``memory_cost_form``: ``paper`` or ``reference``, see :func:`envs.mdp.memory_cost`.
+    - ``form``: ``paper``, or ``reference`` for the state and the reward of the authors' released code, which
+      never trains a full-size table: see :func:`envs.mdp.saturated_quality` and :func:`envs.mdp.memory_cost`.
+      That code counts an entity without validation items as one of quality 0; here, in either form, it has
+      no quality, acts, and is not learned from.
     - ``quality_ceiling``: upper bound of an entity's share of quality, 1 in the paper; None for none.
     - ``full_quality``: quality of every entity under the fully trained full-size table; None trains one
-      at the first reset.
+      at the first reset. The ``reference`` form has no use for this and the one before.
     - ``device``: ``cpu``, ``cuda`` or ``auto``.
 
     ## Version History
@@ -118,7 +124,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         max_embedding_size: int = 128,
         episode_length: int = 10,
         memory_weight: float = 0.4,
-        memory_cost_form: MemoryCostForm = "paper",
+        form: Form = "paper",
         quality_ceiling: float | None = 1.0,
         full_quality: EntityQuality | None = None,
         device: str = "cpu",
@@ -129,6 +135,8 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
+        if form not in get_args(Form):
+            raise UnknownNameError("form", form, get_args(Form))
         self.interactions = interactions
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
         self.episode_length = episode_length
@@ -151,7 +159,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         self._recipe = Recipe(
             interactions.train, self.training, recommender, recommender_options or {}, resolve_device(device)
         )
-        self._memory_cost_form, self._quality_ceiling = memory_cost_form, quality_ceiling
+        self._form, self._quality_ceiling = form, quality_ceiling
         self._full_quality = full_quality
         self._popularity = {
             "user": scale_popularity(interactions.user_popularity),
@@ -177,9 +185,12 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         """Start an episode from the full table."""
         super().reset(seed=seed)
         self._num_steps = 0
-        full = self.full_quality
         self._sizes = self._full_sizes()
-        self._quality = {k: relative_quality(getattr(full, k), getattr(full, k)) for k in KINDS}
+        if self._form == "reference":
+            self._quality = {k: np.full_like(self._popularity[k], np.nan) for k in KINDS}
+        else:
+            full = self.full_quality
+            self._quality = {k: relative_quality(getattr(full, k), getattr(full, k)) for k in KINDS}
         return self._observation(), {}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -200,20 +211,23 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         quality = entity_quality(metrics, self.interactions.train)
         info: dict[str, Any] = {}
         for kind in KINDS:
-            share = relative_quality(
-                getattr(quality, kind), getattr(self.full_quality, kind), self._quality_ceiling
-            )
+            of_kind = getattr(quality, kind)
+            if self._form == "reference":
+                rewarded, shown = of_kind.astype(np.float32), saturated_quality(of_kind)
+            else:
+                full = getattr(self.full_quality, kind)
+                rewarded = shown = relative_quality(of_kind, full, self._quality_ceiling)
             executed = getattr(self._sizes, kind)
-            cost = memory_cost(executed, self.max_embedding_size, self._memory_cost_form)
+            cost = memory_cost(executed, self.max_embedding_size, self._form)
             info[kind] = {
-                "reward": reward(share, cost, self.memory_weight),
-                "quality": share,
+                "reward": reward(rewarded, cost, self.memory_weight),
+                "quality": rewarded,
                 "memory_cost": cost,
                 "action": scale_size(executed, self.min_embedding_size, self.max_embedding_size),
                 "proposed_sizes": proposed[kind],
                 "embedding_sizes": executed,
             }
-            self._quality[kind] = share
+            self._quality[kind] = shown
         num_proposed = sum(int(p.sum(dtype=np.int64)) for p in proposed.values())
         info |= {
             "kept_ratio": self._sizes.kept_ratio,

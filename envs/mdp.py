@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-#: ``paper``: (d / d_max)². ``reference``: ((d - 1) / d_max)², what the authors' released code computes.
-MemoryCostForm = Literal["paper", "reference"]
+#: ``paper``: what CIESS's text says. ``reference``: what the authors' released code computes.
+Form = Literal["paper", "reference"]
 
 NUM_STATE_FEATURES = 3
+
+# What the released code raises a full-size quality of 0 to before it divides by it.
+_LEAST_FULL_QUALITY = 1e-5
 
 
 def scale_size(
@@ -76,6 +79,21 @@ def relative_quality(
     return share.astype(np.float32)
 
 
+def saturated_quality(quality: Floats) -> NDArray[np.float32]:
+    """The share that the ``reference`` form shows in the state: 1 for any quality, 0 for none.
+
+    The authors' released code measures no full-size table. Every full-size quality is 0 there, raised to
+    1e-5, so that a quality of 1e-5 saturates the share; its reward takes the quality as it is.
+
+    Args:
+        quality: Mean ranking metric under the masked table, shape (n,); NaN where there is none.
+
+    Returns:
+        Shape (n,), float32, in [0, 1]; NaN where the quality is.
+    """
+    return relative_quality(quality, np.full(np.shape(quality), _LEAST_FULL_QUALITY))
+
+
 def observe(
     scaled_popularity: NDArray[np.float32],
     embedding_sizes: NDArray[np.integer] | Floats,
@@ -88,8 +106,9 @@ def observe(
     Args:
         scaled_popularity: From :func:`scale_popularity`, shape (n,).
         embedding_sizes: Current sizes, shape (n,), in dimensions.
-        quality: Share of the full table's quality, shape (n,); NaN where an entity has none, which the
-            state shows as 0, the middle of the scale.
+        quality: Share of the full table's quality, from :func:`relative_quality` or
+            :func:`saturated_quality`, shape (n,); NaN where an entity has none, which the state shows as 0,
+            the middle of the scale.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
 
@@ -108,7 +127,7 @@ def observe(
 
 
 def memory_cost(
-    embedding_sizes: NDArray[np.integer] | Floats, max_embedding_size: int, form: MemoryCostForm = "paper"
+    embedding_sizes: NDArray[np.integer] | Floats, max_embedding_size: int, form: Form = "paper"
 ) -> NDArray[np.float32]:
     """What each size costs before the memory weight λ, shape (n,) to (n,), float32.
 

@@ -1,7 +1,10 @@
 import json
+import logging
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from envs.data import generate_interactions, split_interactions
 
@@ -25,3 +28,21 @@ def make_interactions():
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A local Ray of two CPUs, for the whole session.
+
+    One torch thread: these nets are small, and threads that wait for each other on busy cores cost tenfold.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    yield ray
+    ray.shutdown()
+    torch.set_num_threads(num_threads)

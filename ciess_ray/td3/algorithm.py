@@ -1,30 +1,37 @@
 """TD3 on RLlib's new API stack, acting on whole embedding tables."""
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import ray
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
 
 from ciess_ray import metric_keys
-from ciess_ray.env_runner import KINDS, TableEnvRunner, TableRollout, TableStep
+from ciess_ray.env_runner import KINDS, StepFailure, TableEnvRunner, TableRollout, TableStep
 from ciess_ray.exploration import build_exploration
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from envs.errors import ConfigError
+from envs.errors import ConfigError, TrainingError
 
 __all__ = ["TD3", "TD3Config", "TableStep"]
 
@@ -38,11 +45,92 @@ _BATCH_COLUMNS = {
     "next_obs": Columns.NEXT_OBS,
     "terminated": Columns.TERMINATEDS,
 }
+_LEARNER_KEYS = (
+    metric_keys.CRITIC_LOSS,
+    metric_keys.ACTOR_LOSS,
+    metric_keys.CRITIC_1_VALUE,
+    metric_keys.CRITIC_2_VALUE,
+    metric_keys.TD_ERROR,
+)
+# What RLlib offers and TD3 has no use for, and what takes its place.
+_UNUSED_FIELDS = {
+    "grad_clip": "gradients are not clipped",
+    "lr": "set actor_lr and critic_lr",
+    "minibatch_size": "set train_batch_size_per_learner",
+    "num_epochs": "set updates_per_step",
+    "train_batch_size": "set train_batch_size_per_learner",
+}
 
 
 def _mean(values: Iterable[float]) -> float:
     known = [float(value) for value in values]
     return sum(known) / len(known) if known else float("nan")
+
+
+def _means(steps: Sequence[TableStep]) -> dict[str, float]:
+    each = [step.metrics() for step in steps]
+    return {key: _mean(metrics[key] for metrics in each) for key in each[0]} if each else {}
+
+
+def rollouts_of(sampled: Iterable[list[TableRollout | StepFailure]]) -> list[TableRollout]:
+    """The steps that env runners have taken.
+
+    Raises:
+        TrainingError: The environment of one failed.
+    """
+    rollouts = []
+    for rollout in itertools.chain.from_iterable(sampled):
+        if isinstance(rollout, StepFailure):
+            raise TrainingError(rollout.message)
+        rollouts.append(rollout)
+    return rollouts
+
+
+def evaluate_greedily(algorithm: "TD3", env_runner_group: Any) -> tuple[dict[str, Any], int, int]:
+    """``custom_evaluation_function`` of :class:`TD3Config`: fills ``algorithm.last_evaluation_steps``.
+
+    RLlib's own evaluation drops the steps and keeps their metrics.
+
+    Returns:
+        No metrics, table steps taken, entities that acted.
+
+    Raises:
+        ConfigError: There are no env runners for evaluation.
+        TrainingError: An environment failed.
+    """
+    if env_runner_group is None:
+        raise ConfigError(
+            "there is no env runner to evaluate on; set one up with TD3Config().evaluation("
+            "evaluation_interval=...)."
+        )
+    config = algorithm.config
+    is_local = env_runner_group.num_remote_workers() == 0
+    indices = [0] if is_local else env_runner_group.healthy_worker_ids()
+    shares = {
+        index: config.evaluation_duration // len(indices) + (i < config.evaluation_duration % len(indices))
+        for i, index in enumerate(indices)
+    }
+    unit = f"num_{config.evaluation_duration_unit}"
+    weights, memory_weight = algorithm.policy_to_evaluate()
+
+    def evaluate(runner: Any) -> tuple[list[TableRollout | StepFailure], Any]:
+        state = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
+        share = {unit: shares[runner.worker_index]}
+        return runner.evaluate(state, memory_weight, **share), runner.get_metrics()
+
+    sampled = env_runner_group.foreach_env_runner(
+        evaluate,
+        local_env_runner=is_local,
+        remote_worker_ids=None if is_local else [index for index, share in shares.items() if share],
+        timeout_seconds=config.evaluation_sample_timeout_s,
+    )
+    algorithm.metrics.aggregate(
+        [metrics for _, metrics in sampled], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS)
+    )
+    rollouts = rollouts_of(samples for samples, _ in sampled)
+    rollouts.sort(key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))
+    algorithm.last_evaluation_steps = [rollout.step for rollout in rollouts]
+    return {}, len(rollouts), sum(rollout.agent_steps() for rollout in rollouts)
 
 
 def _module_of_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
@@ -60,7 +148,7 @@ class TD3Config(AlgorithmConfig):
         policy_delay: Critic updates to one of the actor; Fujimoto et al. 2018 section 5.2.
         target_noise, target_noise_clip: Target-policy smoothing, in action units; ibid. section 6.1.
         train_batch_size_per_learner: Transitions drawn for users, and as many for items, an update.
-        replay_buffer_capacity: Transitions kept of users, and as many of items; 37 bytes each.
+        replay_buffer_capacity: Transitions kept of users, and as many of items; 40 bytes each.
         updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
             and an update milliseconds (README.md).
 
@@ -75,7 +163,23 @@ class TD3Config(AlgorithmConfig):
         target_ratio: Kept ratio that the actors' own mean size is held to by dual ascent on λ; None keeps λ.
         memory_weight_lr: Change of λ an iteration where the mean size is twice the target or more.
         memory_weight_bounds: Smallest and largest λ.
+
+    Evaluation, set with :meth:`evaluation`:
+        evaluation_interval: Iterations from one evaluation to the next: new episodes that the actors take
+            alone, under the weights and the λ of the moment, in environments of its own. Training is the same
+            with and without. The steps are in :attr:`TD3.last_evaluation_steps`, their means in the results
+            under ``evaluation`` (docs/metrics.md). Every evaluation makes the same draws, which are not those
+            of training.
+        evaluation_duration, evaluation_duration_unit: How many ``episodes`` or ``timesteps`` (table steps),
+            over all evaluation env runners.
+        evaluation_num_env_runners: Ray actors that take them; with 0 the driver does.
+        evaluation_parallel_to_training: Whether they are taken while the next iteration trains, with the
+            weights and the λ from before it.
     """
+
+    # RLlib declares None, or one of several types.
+    env_runner_cls: Any
+    evaluation_duration: Any
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or TD3)
@@ -107,11 +211,15 @@ class TD3Config(AlgorithmConfig):
         self.debugging(seed=0)
         # A table step may take minutes; the default of 60 s would drop it.
         self.env_runners(env_runner_cls=TableEnvRunner, rollout_fragment_length=1, sample_timeout_s=None)
+        # A runner that died is wanted back before the next step, not a minute later.
+        self.fault_tolerance(delay_between_env_runner_restarts_s=0, env_runner_health_probe_timeout_s=10)
         # There are no connectors whose states could differ.
         self._dont_auto_sync_env_runner_states = True
         # A tuple: the order of a set, and with it the initial weights, would differ between processes.
         self.multi_agent(policies=KINDS, policy_mapping_fn=_module_of_agent)
         self.framework("torch")
+        # No time limit, as for a training step.
+        self.evaluation(custom_evaluation_function=evaluate_greedily, evaluation_sample_timeout_s=None)
 
     def training(
         self,
@@ -147,17 +255,15 @@ class TD3Config(AlgorithmConfig):
         Raises:
             ConfigError: A field cannot work; the message says what to change.
         """
-        super().validate()
         low, high = self.memory_weight_bounds
         for is_wrong, message in (
-            (self.num_learners > 1, "num_learners > 1 is not supported: the nets are small; use 0 or 1."),
-            (self.grad_clip is not None, "grad_clip is not applied by this learner; leave it None."),
-            (self.seed is None, "seed must be a whole number: every draw depends on it."),
+            *self._env_runner_rules(),
+            *self._learner_rules(),
+            (self.seed is None or self.seed < 0, f"seed must be a whole number from 0 on, not {self.seed}."),
             (
-                not self.create_local_env_runner,
-                "create_local_env_runner must stay True; RLlib needs it here.",
+                not self.hiddens or min(self.hiddens) < 1,
+                f"hiddens needs one width or more, each at least 1, e.g. (256, 256), not {self.hiddens}.",
             ),
-            (not self.hiddens, "hiddens needs at least one width, e.g. (256, 256)."),
             (self.policy_delay < 1, f"policy_delay must be at least 1, not {self.policy_delay}."),
             (not 0 < self.tau <= 1, f"tau must lie in (0, 1], not {self.tau}."),
             (
@@ -166,7 +272,6 @@ class TD3Config(AlgorithmConfig):
             ),
             (self.updates_per_step < 0, f"updates_per_step must not be negative: {self.updates_per_step}."),
             (self.num_warmup_steps < 0, f"num_warmup_steps must not be negative: {self.num_warmup_steps}."),
-            (self.train_batch_size_per_learner < 1, "train_batch_size_per_learner must be at least 1."),
             (
                 not 0 <= low <= self.memory_weight <= high,
                 f"memory_weight {self.memory_weight} must lie in memory_weight_bounds {low, high}, >= 0.",
@@ -180,6 +285,87 @@ class TD3Config(AlgorithmConfig):
                 raise ConfigError(message)
         ReplayBuffer(self.replay_buffer_capacity, 0)
         build_exploration(self.exploration_spec, 1, 2)
+        super().validate()
+
+    def _env_runner_rules(self) -> Iterator[tuple[bool, str]]:
+        yield (
+            not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2),
+            "TD3 runs on RLlib's new API stack alone; leave api_stack() as it is.",
+        )
+        yield (
+            not issubclass(self.env_runner_cls, TableEnvRunner),
+            f"env_runner_cls must be TableEnvRunner or made from it, not {self.env_runner_cls}.",
+        )
+        yield (
+            set(self.policies) != set(KINDS),
+            f"policies must be {KINDS}, not {tuple(self.policies)}; leave multi_agent() as it is.",
+        )
+        yield not self.create_local_env_runner, "create_local_env_runner must stay True; RLlib needs it here."
+        yield (
+            self.num_envs_per_env_runner != 1,
+            f"an env runner steps one table: num_envs_per_env_runner must be 1, not "
+            f"{self.num_envs_per_env_runner}; raise num_env_runners to step several.",
+        )
+        # RLlib sets these itself for evaluation, where they mean nothing.
+        yield (
+            not self.in_evaluation
+            and (self.rollout_fragment_length != 1 or self.batch_mode != "truncate_episodes"),
+            "an iteration is one table step an env runner: rollout_fragment_length must be 1 and batch_mode "
+            f"'truncate_episodes', not {self.rollout_fragment_length!r} and {self.batch_mode!r}; raise "
+            "num_env_runners for more steps an iteration.",
+        )
+        for name in ("sample_timeout_s", "evaluation_sample_timeout_s"):
+            yield (
+                getattr(self, name) is not None,
+                f"{name} must be None, not {getattr(self, name)}: a step that takes longer would be lost.",
+            )
+        yield (
+            self.evaluation_duration == "auto",
+            "evaluation_duration must be a number: 'auto' takes as many steps as the clock allows.",
+        )
+        yield (
+            self.evaluation_duration_unit not in ("episodes", "timesteps"),
+            "evaluation_duration_unit must be 'episodes' or 'timesteps', not "
+            f"{self.evaluation_duration_unit!r}.",
+        )
+        yield (
+            self.evaluation_parallel_to_training and self.evaluation_num_env_runners == 0,
+            "evaluation_parallel_to_training needs an env runner beside the driver: set "
+            "evaluation_num_env_runners to 1 or more.",
+        )
+        yield (
+            isinstance(self.evaluation_config, Mapping) and bool(self.evaluation_config.get("explore")),
+            "evaluation is of the actors alone: leave explore out of evaluation_config.",
+        )
+
+    def _learner_rules(self) -> Iterator[tuple[bool, str]]:
+        defaults = AlgorithmConfig()
+        for name, remedy in _UNUSED_FIELDS.items():
+            is_set = getattr(self, name) != getattr(defaults, name)
+            yield is_set, f"{name} is not used by TD3: {remedy}; leave {name} alone."
+        yield self.framework_str != "torch", f"framework must be 'torch', not {self.framework_str!r}."
+        yield self.num_learners > 1, "num_learners > 1 is not supported: the nets are small; use 0 or 1."
+        yield (
+            self.num_learners == 0 and self.num_gpus_per_learner > 0 and not torch.cuda.is_available(),
+            f"num_gpus_per_learner is {self.num_gpus_per_learner} and the driver, which learns where "
+            "num_learners is 0, has no GPU that PyTorch can use; set it to 0.",
+        )
+        yield (
+            min(self.actor_lr, self.critic_lr) <= 0,
+            f"actor_lr and critic_lr must be positive, not {self.actor_lr} and {self.critic_lr}.",
+        )
+        yield (
+            min(self.target_noise, self.target_noise_clip) < 0,
+            "target_noise and target_noise_clip must not be negative, but are "
+            f"{self.target_noise} and {self.target_noise_clip}.",
+        )
+        batch_size = self.train_batch_size_per_learner
+        yield batch_size < 1, f"train_batch_size_per_learner must be at least 1, not {batch_size}."
+        yield (
+            1 <= self.replay_buffer_capacity < batch_size,
+            f"a replay_buffer_capacity of {self.replay_buffer_capacity} cannot fill a batch of {batch_size} "
+            "transitions without repeating some: raise it, or lower train_batch_size_per_learner.",
+        )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Networks of users and of items; the env runner adds the sizes its environment knows."""
@@ -215,6 +401,8 @@ class TD3(Algorithm):
 
     Attributes:
         last_steps: The table steps of the last iteration, by worker index; empty where every runner failed.
+        last_evaluation_steps: The table steps of the evaluation in the last iteration, by worker index; empty
+            where there was none.
         memory_weight: λ as it stands.
         num_table_steps: Table steps so far.
         num_updates: Updates so far.
@@ -234,32 +422,70 @@ class TD3(Algorithm):
     def setup(self, config: Any) -> None:
         """Called once by RLlib."""
         self.last_steps: list[TableStep] = []
+        self.last_evaluation_steps: list[TableStep] = []
         self.num_table_steps = self.num_updates = 0
         self.memory_weight = 0.0
         self._runner_progress: dict[int, dict[str, Any]] = {}
+        self._seconds: dict[str, float] = {}
+        self._policy_before: tuple[Any, float] | None = None
         super().setup(config)
+        if self.config.evaluation_parallel_to_training:
+            # Training runs in a thread then, and both log; RLlib puts a real lock here for IMPALA alone.
+            self.metrics._threading_lock = threading.RLock()
         self.memory_weight = float(self.config.memory_weight)
         seed = int(np.random.SeedSequence((self.config.seed, _REPLAY_STREAM)).generate_state(1)[0])
         self.replay_buffer = CheckpointableReplayBuffer(self.config.replay_buffer_capacity, seed, KINDS)
 
+    def step(self) -> dict[str, Any]:
+        """One iteration, and an evaluation where it is time for one."""
+        self.last_evaluation_steps = []
+        if self.config.evaluation_parallel_to_training:
+            weights, memory_weight = self.policy_to_evaluate()
+            # In the object store they stay what they were, whatever the learner does meanwhile.
+            self._policy_before = ray.put(weights), memory_weight
+        try:
+            return super().step()
+        finally:
+            self._policy_before = None
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Means over the table steps of an evaluation, beside what RLlib tells of it."""
+        results = super().evaluate(parallel_train_future)
+        # Left there, it would be told again after iterations without an evaluation.
+        self.metrics.delete(EVALUATION_RESULTS, key_error=False)
+        return {**results, **_means(self.last_evaluation_steps)}
+
+    def policy_to_evaluate(self) -> tuple[Any, float]:
+        """Weights of actors and critics 1, or a reference to them, and λ."""
+        if self._policy_before is not None:
+            return self._policy_before
+        components = [f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{kind}" for kind in KINDS]
+        state = self.learner_group.get_state(components=components, inference_only=True)
+        return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE], self.memory_weight
+
     def training_step(self) -> None:
         """See the class."""
-        sampled: Any = synchronous_parallel_sample(
-            worker_set=self.env_runner_group,
-            concat=True,
-            sample_timeout_s=self.config.sample_timeout_s,
-            _uses_new_env_runners=True,
-            _return_metrics=True,
-        )
-        rollouts, results = sampled
-        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        group = self.env_runner_group
+        with self._timed(metric_keys.SAMPLE_S):
+            sampled: Any = group.foreach_env_runner(
+                lambda runner: (runner.sample(), runner.get_metrics()),
+                local_env_runner=group.num_remote_workers() == 0,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+        self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
+        rollouts = rollouts_of(samples for samples, _ in sampled)
         rollouts.sort(key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))
         self.last_steps = [rollout.step for rollout in rollouts]
         if not rollouts:
             return
         self._remember(rollouts)
         self._ascend()
-        self._learn()
+        with self._timed(metric_keys.LEARN_S):
+            self._learn()
+        with self._timed(metric_keys.SYNC_WEIGHTS_S):
+            self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group, policies=list(KINDS), inference_only=True
+            )
         self._log()
 
     def greedy_policy(self, kind: str) -> TD3Module:
@@ -317,22 +543,22 @@ class TD3(Algorithm):
             results = self.learner_group.update(batch=batch, timesteps=timesteps)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
             self.num_updates += 1
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group, policies=list(KINDS), inference_only=True
-        )
+
+    @contextlib.contextmanager
+    def _timed(self, key: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[key] = time.perf_counter() - started
 
     def _log(self) -> None:
         values = {
-            metric_keys.KEPT_RATIO: _mean(step.info["kept_ratio"] for step in self.last_steps),
-            metric_keys.PROPOSED_RATIO: _mean(step.info["proposed_ratio"] for step in self.last_steps),
-            metric_keys.GREEDY_RATIO: _mean(step.greedy_ratio for step in self.last_steps),
-            metric_keys.QUALITY: _mean(step.info["quality"] for step in self.last_steps),
-            metric_keys.REWARD: _mean(step.reward for step in self.last_steps),
+            **_means(self.last_steps),
+            **self._seconds,
             metric_keys.MEMORY_WEIGHT: self.memory_weight,
             metric_keys.NUM_TABLE_STEPS: self.num_table_steps,
             metric_keys.NUM_UPDATES: self.num_updates,
         }
-        for key in (metric_keys.CRITIC_LOSS, metric_keys.ACTOR_LOSS, metric_keys.CRITIC_VALUE):
+        for key in _LEARNER_KEYS:
             # RLlib takes a default of None for none given.
             latest = [self.metrics.peek((LEARNER_RESULTS, kind, key), default=np.nan) for kind in KINDS]
             values[key] = _mean(value for value in latest if not np.isnan(value))

@@ -11,7 +11,7 @@ from ray.rllib.core.learner.utils import update_target_network
 from torch import Tensor
 
 from ciess_ray.exploration import seeded_generator
-from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_LOSS, CRITIC_VALUE
+from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
 from ciess_ray.td3 import losses
 from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
 from envs.errors import TrainingError
@@ -89,10 +89,15 @@ class TD3TorchLearner(TorchLearner):
                 target_values[TARGET_VALUES_1],
                 target_values[TARGET_VALUES_2],
             )
-        value_1 = module.critic_1(obs, actions)
-        loss = losses.critic_loss(value_1, module.critic_2(obs, actions), target)
-        self.metrics.log_value((module_id, CRITIC_LOSS), loss.item(), window=1)
-        self.metrics.log_value((module_id, CRITIC_VALUE), value_1.mean().item(), window=1)
+        value_1, value_2 = module.critic_1(obs, actions), module.critic_2(obs, actions)
+        loss = losses.critic_loss(value_1, value_2, target)
+        for key, value in (
+            (CRITIC_LOSS, loss),
+            (CRITIC_1_VALUE, value_1.mean()),
+            (CRITIC_2_VALUE, value_2.mean()),
+            (TD_ERROR, losses.td_error(value_1, target)),
+        ):
+            self.metrics.log_value((module_id, key), value.item(), window=1)
         return loss
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:

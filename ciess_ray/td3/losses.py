@@ -36,6 +36,11 @@ def critic_loss(value_1: Tensor, value_2: Tensor, target: Tensor) -> Tensor:
     return (value_1 - target).square().mean() + (value_2 - target).square().mean()
 
 
+def td_error(value_1: Tensor, target: Tensor) -> Tensor:
+    """Mean distance of critic 1 from the target; a scalar."""
+    return (value_1 - target).abs().mean()
+
+
 def actor_loss(value_1: Tensor) -> Tensor:
     """Minus the mean value critic 1 gives the actor's own actions; a scalar."""
     return -value_1.mean()

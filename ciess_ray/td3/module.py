@@ -1,5 +1,6 @@
 """The networks of TD3 for one kind of entity, and the exploration that uses them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ from envs import mdp
 
 #: What the actor itself would do, beside the action that exploration made of it.
 PROTO_ACTIONS = "proto_actions"
+#: What the critic values the end of each walk more than its start.
+WALK_GAINS = "walk_gains"
 TARGET_VALUES_1 = "target_values_1"
 TARGET_VALUES_2 = "target_values_2"
+
+# A mebibyte of a hidden layer: it stays in the cache, and its memory with the allocator.
+_CHUNK_FLOATS = 2**18
 
 
 def mlp(num_inputs: int, hiddens: Sequence[int]) -> nn.Sequential:
@@ -24,7 +30,7 @@ def mlp(num_inputs: int, hiddens: Sequence[int]) -> nn.Sequential:
     sizes = [num_inputs, *hiddens]
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
 
@@ -34,6 +40,7 @@ class Actor(nn.Module):
     def __init__(self, hiddens: Sequence[int]) -> None:
         super().__init__()
         self.net = mlp(mdp.NUM_STATE_FEATURES, hiddens)
+        self.chunk_rows = max(_CHUNK_FLOATS // max(hiddens), 1)
 
     def forward(self, obs: Tensor) -> Tensor:
         """See the class."""
@@ -46,11 +53,20 @@ class Critic(nn.Module):
     def __init__(self, hiddens: Sequence[int]) -> None:
         super().__init__()
         self.net = mlp(mdp.NUM_STATE_FEATURES + 1, hiddens)
+        self.chunk_rows = max(_CHUNK_FLOATS // max(hiddens), 1)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """See the class."""
         value: Tensor = self.net(torch.cat([obs, action.unsqueeze(-1)], dim=-1))
         return value.squeeze(-1)
+
+
+@torch.inference_mode()
+def in_chunks(network: Actor | Critic, *columns: Tensor) -> Tensor:
+    """What ``network`` gives for columns of n rows, shape (n,), worked out a part of the rows at a time."""
+    rows = network.chunk_rows
+    firsts = range(0, len(columns[0]), rows)
+    return torch.cat([network(*(column[first : first + rows] for column in columns)) for first in firsts])
 
 
 class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
@@ -102,21 +118,24 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
             TARGET_VALUES_2: self.target_critic_2(obs, actions),
         }
 
-    @torch.no_grad()
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        actions = self.actor(batch[Columns.OBS])
-        return {Columns.ACTIONS: actions, PROTO_ACTIONS: actions}
+        actions = in_chunks(self.actor, batch[Columns.OBS])
+        return {Columns.ACTIONS: actions, PROTO_ACTIONS: actions, WALK_GAINS: torch.zeros_like(actions)}
 
-    @torch.no_grad()
     def _forward_exploration(
         self, batch: dict[str, Any], generator: torch.Generator | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
         if self.exploration is None or generator is None:
             raise RuntimeError("to explore, a module needs the sizes in its model_config, and a generator.")
         obs = batch[Columns.OBS]
-        proto_actions = self.actor(obs)
-        actions = self.exploration.explore(obs, proto_actions, self.critic_1, generator)
-        return {Columns.ACTIONS: actions, PROTO_ACTIONS: proto_actions}
+        proto_actions = in_chunks(self.actor, obs)
+        critic = functools.partial(in_chunks, self.critic_1)
+        explored = self.exploration.explore(obs, proto_actions, critic, generator)
+        return {
+            Columns.ACTIONS: explored.actions,
+            PROTO_ACTIONS: proto_actions,
+            WALK_GAINS: explored.walk_gains,
+        }
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         return {Columns.ACTIONS: self.actor(batch[Columns.OBS])}

@@ -1,4 +1,4 @@
-"""A columnar replay buffer of entity transitions whose rewards are formed when a batch is drawn."""
+"""A replay buffer of entity transitions whose rewards are formed when a batch is drawn."""
 
 from typing import Any
 
@@ -10,22 +10,24 @@ from torch import Tensor
 from envs import mdp
 from envs.errors import ConfigError
 
-#: Name, width (0: one number) and type of each column; 37 bytes a transition in all.
-COLUMNS: dict[str, tuple[int, type[np.generic]]] = {
-    "obs": (mdp.NUM_STATE_FEATURES, np.float32),
-    "action": (0, np.float32),
-    "quality": (0, np.float32),
-    "memory_cost": (0, np.float32),
-    "next_obs": (mdp.NUM_STATE_FEATURES, np.float32),
-    "terminated": (0, np.bool_),
+#: Where in a transition of ten float32 numbers each column is.
+COLUMNS: dict[str, int | slice] = {
+    "obs": slice(0, 3),
+    "action": 3,
+    "quality": 4,
+    "memory_cost": 5,
+    "next_obs": slice(6, 9),
+    "terminated": 9,
 }
+_WIDTH = 10
 _SMALLEST_ALLOCATION = 4096
 
 
 class EntityReplayBuffer:
     """A ring of the last ``capacity`` transitions of users, or of items.
 
-    Quality and memory cost are stored instead of the reward, so a new λ never meets stale rewards. Memory
+    Quality and memory cost are stored instead of the reward, so a new λ never meets stale rewards. A
+    transition takes 40 bytes that lie together, so a draw from a million reads each from memory once. Memory
     grows with what is stored. Draw number i depends on (seed, i) alone.
 
     Args:
@@ -41,7 +43,7 @@ class EntityReplayBuffer:
         self.num_draws = 0
         self._size = 0
         self._cursor = 0
-        self._columns = {name: self._empty(name, 0) for name in COLUMNS}
+        self._transitions = np.empty((0, _WIDTH), np.float32)
 
     def __len__(self) -> int:
         return self._size
@@ -49,7 +51,7 @@ class EntityReplayBuffer:
     @property
     def num_bytes(self) -> int:
         """Bytes allocated."""
-        return sum(column.nbytes for column in self._columns.values())
+        return self._transitions.nbytes
 
     def add(self, transitions: dict[str, NDArray[Any]]) -> int:
         """Stores the transitions of entities that have a quality.
@@ -65,8 +67,8 @@ class EntityReplayBuffer:
         count = int(keep.size)
         self._allocate(self._size + count)
         positions = (self._cursor + np.arange(count)) % self.capacity
-        for name, column in self._columns.items():
-            column[positions] = transitions[name][keep]
+        for name, place in COLUMNS.items():
+            self._transitions[positions, place] = transitions[name][keep]
         self._cursor = (self._cursor + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
         return count
@@ -82,17 +84,15 @@ class EntityReplayBuffer:
         rng = np.random.default_rng((self.seed, self.num_draws))
         self.num_draws += 1
         index = rng.integers(0, self._size, batch_size)
-        batch = {name: column[index] for name, column in self._columns.items()}
-        reward = mdp.reward(batch.pop("quality"), batch.pop("memory_cost"), memory_weight)
-        batch["reward"] = reward
-        return {
-            name: torch.from_numpy(column.astype(np.float32, copy=False)) for name, column in batch.items()
-        }
+        drawn = self._transitions.take(index, axis=0)
+        batch = {name: np.ascontiguousarray(drawn[:, place]) for name, place in COLUMNS.items()}
+        batch["reward"] = mdp.reward(batch.pop("quality"), batch.pop("memory_cost"), memory_weight)
+        return {name: torch.from_numpy(column) for name, column in batch.items()}
 
     def get_state(self) -> dict[str, Any]:
-        """Columns as arrays and four whole numbers."""
+        """The transitions as an array and four whole numbers."""
         return {
-            **{name: column[: self._size].copy() for name, column in self._columns.items()},
+            "transitions": self._transitions[: self._size].copy(),
             "capacity": self.capacity,
             "seed": self.seed,
             "num_draws": self.num_draws,
@@ -103,24 +103,18 @@ class EntityReplayBuffer:
         """Takes up what :meth:`get_state` returned, capacity and seed included."""
         self.capacity, self.seed = int(state["capacity"]), int(state["seed"])
         self.num_draws, self._cursor = int(state["num_draws"]), int(state["cursor"])
-        self._size = len(state["quality"])
-        self._columns = {name: np.array(state[name], dtype) for name, (_, dtype) in COLUMNS.items()}
-
-    @staticmethod
-    def _empty(name: str, rows: int) -> NDArray[Any]:
-        width, dtype = COLUMNS[name]
-        return np.empty((rows, width) if width else rows, dtype)
+        self._transitions = np.array(state["transitions"], np.float32)
+        self._size = len(self._transitions)
 
     def _allocate(self, rows: int) -> None:
-        allocated = len(self._columns["quality"])
+        allocated = len(self._transitions)
         rows = min(rows, self.capacity)
         if rows <= allocated:
             return
         rows = min(max(rows, 2 * allocated, _SMALLEST_ALLOCATION), self.capacity)
-        for name, column in self._columns.items():
-            grown = self._empty(name, rows)
-            grown[: self._size] = column[: self._size]
-            self._columns[name] = grown
+        grown = np.empty((rows, _WIDTH), np.float32)
+        grown[: self._size] = self._transitions[: self._size]
+        self._transitions = grown
 
 
 class ReplayBuffer:

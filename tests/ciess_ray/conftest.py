@@ -1,6 +1,3 @@
-import logging
-import os
-
 import gymnasium as gym
 import numpy as np
 import pyarrow as pa
@@ -16,24 +13,6 @@ TOY = {"num_users": 300, "num_items": 200, "max_embedding_size": 64}
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """A local Ray of two CPUs, for the whole session.
-
-    One torch thread: these nets are small, and threads that wait for each other on busy cores cost tenfold.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
-    yield ray
-    ray.shutdown()
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture(scope="session")
 def workplace(ray_cluster, tmp_path_factory):
     """A folder with made-up interactions and room for the cached full-size fits."""
     folder = tmp_path_factory.mktemp("search")
@@ -46,7 +25,7 @@ def workplace(ray_cluster, tmp_path_factory):
 @pytest.fixture(scope="session")
 def make_config(workplace):
     """Makes the configuration of a search that takes seconds."""
-    from ciess_ray.config import parse_config
+    from ciess_ray.config_file import parse_config
 
     def make(output, **sections):
         values = {
@@ -69,7 +48,7 @@ def make_config(workplace):
             "tracking": {"mlflow": False},
         }
         for name, fields in sections.items():
-            values[name] = values[name] | fields if isinstance(fields, dict) else fields
+            values[name] = values.get(name, {}) | fields if isinstance(fields, dict) else fields
         return parse_config(values)
 
     return make
@@ -92,11 +71,20 @@ def make_algo(ray_cluster):
 
     algos = []
 
-    def make(env_config=TOY, seed=0, num_env_runners=0, train_batch_size_per_learner=256, **training):
+    def make(
+        env_config=TOY,
+        seed=0,
+        num_env_runners=0,
+        train_batch_size_per_learner=256,
+        env=TOY_SIZE_ENV_ID,
+        evaluation=None,
+        **training,
+    ):
         fields = {"hiddens": (32, 32), "updates_per_step": 4} | training
         config = (
             TD3Config()
-            .environment(TOY_SIZE_ENV_ID, env_config=env_config)
+            .environment(env, env_config=env_config)
+            .evaluation(**(evaluation or {}))
             .training(train_batch_size_per_learner=train_batch_size_per_learner, **fields)
             .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5)
             .resources(num_cpus_for_main_process=0.5)

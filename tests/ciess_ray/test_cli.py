@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ciess_ray import cli
-from ciess_ray.config import field_table
+from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import yaml
 
-from ciess_ray.config import RunConfig, TrainingConfig, field_table, load_config, parse_config
+from ciess_ray.config import PRESETS, DatasetConfig, RunConfig, SearchConfig, TrainingConfig
+from ciess_ray.config_file import field_table, load_config, parse_config
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
 
@@ -53,7 +54,7 @@ def test_overrides_land(file):
     assert config.recommender.options == {"num_layers": 2}
     columns = config.dataset.named_columns()
     assert columns.user == "customer" and columns.item == "sku"
-    assert config.memory_budget.unit == "params" and config.cache is None
+    assert config.memory_budgets[0].unit == "params" and config.cache is None
     assert config.seed == 5 and config.output == Path("a=b")
 
 
@@ -64,6 +65,63 @@ def test_the_last_of_two_overrides_counts(file):
 def test_a_configuration_survives_a_round_trip(file):
     config = load_config(file)
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+class TestPresets:
+    @staticmethod
+    def values(config, names):
+        return {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in names}
+
+    @pytest.mark.parametrize("mode", PRESETS)
+    def test_a_mode_sets_what_the_user_has_not(self, file, mode):
+        config, default = load_config(file, [f"search.mode={mode}"]), load_config(file)
+        preset = PRESETS[mode]
+        assert preset.keys() <= {name for name, _, _ in field_table()}
+        assert self.values(config, preset) == preset != self.values(default, preset)
+        assert (config.search.resolved_step_mode, default.search.resolved_step_mode) == ("fresh", "supernet")
+        assert config.search.num_episodes == 7
+        # The folder of a search keeps the values, not the names of the defaults.
+        assert parse_config(config.model_dump(mode="json")) == config
+
+    def test_the_episodes_of_the_reference_are_one_step_longer(self, file):
+        assert load_config(file, ["search.mode=reference"]).search.num_steps == 7 * 11
+
+    def test_what_the_user_sets_wins(self, file):
+        set_by_user = {
+            "search.memory_weight": "auto",
+            "search.num_greedy_steps": 3,
+            "search.step_mode": "finetune",
+            "search.batches_per_step": None,
+            "agent.gamma": 0.0,
+            "agent.exploration": {"name": "noise"},
+        }
+        overrides = [f"{name}={yaml.safe_dump(value)}" for name, value in set_by_user.items()]
+        config = load_config(file, ["search.mode=reference", *overrides])
+        assert self.values(config, set_by_user) == set_by_user
+        assert config.agent.updates_per_step == 1 and config.search.episode_length == 11
+        assert config.search.resolved_step_mode == "finetune"
+        assert parse_config(config.model_dump(mode="json")) == config
+
+    def test_epochs_take_the_place_of_the_batches_of_a_preset(self, file):
+        config = load_config(file, ["search.mode=reference", "search.epochs_per_step=1"])
+        assert config.search.batches_per_step is None and config.search.memory_weight == 0.01
+        both = ["search.epochs_per_step=1", "search.batches_per_step=9"]
+        assert load_config(file, ["search.mode=reference", *both]).search.batches_per_step == 9
+
+    def test_sections_made_by_hand_are_filled_too(self):
+        dataset = DatasetConfig(path="ratings.csv")
+        config = RunConfig(dataset=dataset, search=SearchConfig(mode="reference", episode_length=4))
+        expected = {"dataset": {"path": "ratings.csv"}, "search": {"mode": "reference", "episode_length": 4}}
+        assert config == parse_config(expected) and config.search.memory_weight == 0.01
+        assert expected["search"].keys() == {"mode", "episode_length"}
+
+    def test_the_list_of_fields_tells_them(self):
+        defaults = {name: default for name, default, _ in field_table()}
+        assert defaults["search.memory_weight"] == "auto (paper: 0.4; reference: 0.01)"
+        assert defaults["agent.gamma"] == "0.0 (paper, reference: 0.99)"
+        assert defaults["search.batches_per_step"] == "null (reference: 2)"
+        # A preset that repeats the default says nothing.
+        assert defaults["search.num_warmup_steps"] == "0"
 
 
 def test_a_configuration_cannot_be_changed(file):
@@ -85,7 +143,8 @@ def test_a_configuration_cannot_be_changed(file):
         ("agent.exploration.num_step=3", ConfigError, "exploration 'random_walk' .* argument 'num_step'"),
         ("agent.exploration.noise={sgma: 3}", ConfigError, "noise 'gaussian': .* argument 'sgma'"),
         ("agent.exploration.noise=3", ConfigError, "noise must be a name or a mapping .* not 3"),
-        ("search.mode=fast", ConfigError, "search.mode='fast': .*'projected' or 'paper'"),
+        ("search.mode=fast", ConfigError, "search.mode='fast': .*'projected', 'paper' or 'reference'"),
+        ("search.mode=[paper]", ConfigError, r"search.mode=\['paper'\]: .*'projected', 'paper' or"),
         ("search.num_episodes=many", ConfigError, "search.num_episodes='many': .*valid integer"),
         ("search.num_episodes=2.5", ConfigError, "search.num_episodes=2.5: .*valid integer"),
         ("search.num_episodes=0", ConfigError, "greater than or equal to 1"),

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
-from ciess_ray.env_runner import TableEnvRunner
-from ciess_ray.td3.algorithm import TD3Config
+from ciess_ray import metric_keys
+from ciess_ray.env_runner import PopularityDeciles, TableEnvRunner
+from ciess_ray.exploration import seeded_generator
+from ciess_ray.td3.algorithm import TD3Config, rollouts_of
 from envs import TOY_SIZE_ENV_ID
 from envs.errors import ConfigError, TrainingError
 from envs.toy import ToySizeEnv
@@ -54,6 +57,87 @@ def test_a_rollout_has_one_row_an_entity_and_what_a_search_remembers(make_runner
     same_episode = rollouts[0].transitions["user"]["next_obs"], rollouts[1].transitions["user"]["obs"]
     np.testing.assert_array_equal(*same_episode)
     assert (rollouts[3].transitions["user"]["obs"][:, 1] == 1).all()
+
+
+class TestDeciles:
+    def test_two_entities_a_tenth(self):
+        means = PopularityDeciles(np.arange(20) * 7).means(np.arange(20))
+        np.testing.assert_allclose(means, np.arange(10) * 2 + 0.5)
+
+    def test_entities_of_one_popularity_count_with_their_mean(self):
+        # Ranks 0-4 have popularity 1 and sizes of mean 3, ranks 5-6 popularity 2, ranks 7-9 popularity 5.
+        popularity = np.array([5, 1, 1, 2, 1, 5, 1, 2, 1, 5])
+        sizes = np.array([30, 1, 2, 10, 3, 60, 4, 20, 5, 90])
+        expected = [3, 3, 3, 3, 3, 15, 15, 60, 60, 60]
+        np.testing.assert_allclose(PopularityDeciles(popularity).means(sizes), expected)
+        order = np.random.default_rng(0).permutation(10)
+        np.testing.assert_allclose(PopularityDeciles(popularity[order]).means(sizes[order]), expected)
+
+    def test_an_entity_across_a_border_counts_on_both_sides(self):
+        means = PopularityDeciles(np.array([1, 2, 3, 4])).means(np.array([10, 20, 30, 40]))
+        np.testing.assert_allclose(means, [10, 10, 15, 20, 20, 30, 30, 35, 40, 40])
+
+    def test_all_alike_and_a_single_one(self):
+        np.testing.assert_allclose(PopularityDeciles(np.zeros(7)).means(np.arange(7)), [3] * 10)
+        np.testing.assert_allclose(PopularityDeciles(np.zeros(1)).means(np.array([5])), [5] * 10)
+
+
+class RestlessEnv(ToySizeEnv):
+    """Every step hands each entity another's popularity."""
+
+    def step(self, action):
+        self._popularity = {kind: np.roll(popularity, 1) for kind, popularity in self._popularity.items()}
+        return super().step(action)
+
+
+def test_deciles_are_of_the_executed_sizes_and_of_the_popularity_that_was_observed(make_runner):
+    from ray.tune.registry import register_env
+
+    register_env("restless", lambda context: RestlessEnv(**context))
+    for rollout in make_runner("restless").sample(num_timesteps=2):
+        logged = rollout.step.metrics()
+        for kind, keys in (
+            ("user", metric_keys.USER_SIZE_DECILES),
+            ("item", metric_keys.ITEM_SIZE_DECILES),
+        ):
+            popularity = rollout.transitions[kind]["obs"][:, 0]
+            expected = PopularityDeciles(popularity).means(rollout.step.embedding_sizes[kind])
+            assert [logged[key] for key in keys] == pytest.approx(expected)
+            assert expected.mean() == pytest.approx(rollout.step.embedding_sizes[kind].mean())
+
+
+def test_the_walk_gain_is_the_mean_over_users_and_items_and_none_where_none_walks(make_runner):
+    runner = make_runner()
+    twin = make_runner()
+    twin.module.set_state(runner.module.get_state())
+    (rollout,) = runner.sample(num_timesteps=1)
+    generator = seeded_generator(*twin._key(11, 0))
+    gains = [
+        twin.module[kind].forward_exploration(
+            {"obs": torch.from_numpy(rollout.transitions[kind]["obs"])}, generator=generator
+        )["walk_gains"]
+        for kind in KINDS
+    ]
+    assert [len(gain) for gain in gains] == [40, 30]
+    assert 0 < rollout.step.walk_gain == pytest.approx(torch.cat(gains).mean().item())
+    assert runner.sample(num_timesteps=1, explore=False)[0].step.walk_gain == 0
+    assert runner.sample(num_timesteps=1, random_actions=True)[0].step.walk_gain == 0
+    plain = make_runner(exploration_spec={"name": "noise"})
+    assert plain.sample(num_timesteps=1)[0].step.walk_gain == 0
+
+
+def test_networks_give_the_same_in_chunks_of_any_size():
+    from ciess_ray.td3.module import Critic, in_chunks
+
+    critic = Critic((16, 8))
+    obs, action = torch.rand(1000, 3), torch.rand(1000)
+    with torch.no_grad():
+        expected = critic(obs, action)
+    for rows in (1, 7, 999, 1000, 5000):
+        critic.chunk_rows = rows
+        values = in_chunks(critic, obs, action)
+        assert not values.requires_grad
+        torch.testing.assert_close(values, expected)
 
 
 def test_exploration_differs_by_step_and_greed_does_not(make_runner):
@@ -153,22 +237,51 @@ def test_object_references_are_fetched_before_the_environment_is_built(
     assert runner.sample()[0].agent_steps() == 35
 
 
-def test_a_failed_step_starts_a_new_episode_only_where_that_is_allowed(make_runner, counting_env):
-    CountingEnv.failures = (2,)
-    with pytest.raises(RuntimeError):
-        make_runner(counting_env).sample(num_timesteps=3)
-    CountingEnv.num_calls = 0
-    runner = make_runner(counting_env)
-    runner.config.restart_failed_sub_environments = True
-    assert [r.step.episode for r in runner.sample(num_timesteps=3)] == [0, 1, 1]
+def test_a_step_that_fails_once_is_taken_again_from_the_same_state(make_runner, counting_env):
+    whole = make_runner(counting_env).sample(num_timesteps=3)
+    CountingEnv.num_calls, CountingEnv.failures = 0, (2,)
+    rollouts = make_runner(counting_env).sample(num_timesteps=3)
+    assert CountingEnv.num_calls == 4
+    for mine, theirs in zip(rollouts, whole, strict=True):
+        same(mine, theirs)
 
 
-def test_an_environment_that_keeps_failing_is_an_error(make_runner, counting_env):
-    CountingEnv.failures = tuple(range(1, 100))
+def test_a_step_that_fails_twice_is_an_error_that_names_it(make_runner, counting_env):
+    CountingEnv.failures = (2, 3)
     runner = make_runner(counting_env)
-    runner.config.restart_failed_sub_environments = True
-    with pytest.raises(TrainingError, match="3 times"):
-        runner.sample()
+    first, failure = runner.sample(num_timesteps=3)
+    assert first.step.step == 0
+    with pytest.raises(
+        TrainingError, match="env runner 0 failed twice at step 1 of episode 0: ValueError: no such luck"
+    ):
+        rollouts_of([[first, failure]])
+    assert [r.step.episode for r in runner.sample(num_timesteps=1)] == [1]
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 1])
+def test_an_environment_that_keeps_failing_ends_the_training(ray_cluster, num_env_runners):
+    from ray.tune.registry import register_env
+
+    def create(context):
+        # A class of this module could not be imported by an env runner of its own.
+        class FailingEnv(ToySizeEnv):
+            def step(self, action):
+                raise ValueError("no such luck")
+
+        return FailingEnv(**context)
+
+    register_env("failing", create)
+    algo = (
+        TD3Config()
+        .environment("failing", env_config=TOY)
+        .training(hiddens=(16,))
+        .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5)
+        .debugging(seed=0, log_level="ERROR")
+        .build_algo()
+    )
+    with pytest.raises(TrainingError, match=f"env runner {num_env_runners} failed twice .*no such luck"):
+        algo.train()
+    algo.stop()
 
 
 def test_an_environment_that_is_no_name_is_refused(make_runner):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ciess_ray.config import parse_config
+from ciess_ray.config_file import parse_config
 from ciess_ray.full_size import fit_full_size
 from ciess_ray.result import SearchResult
 from ciess_ray.search import load_interactions

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciess_ray.td3.replay import EntityReplayBuffer, ReplayBuffer
+from ciess_ray.td3.replay import COLUMNS, EntityReplayBuffer, ReplayBuffer
 from envs.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ def test_the_ring_holds_the_last_transitions(capacity, counts):
     for count in counts:
         buffer.add(transitions(first, count))
         first += count
-    kept = sorted(buffer.get_state()["action"].tolist())
+    kept = sorted(buffer.get_state()["transitions"][:, COLUMNS["action"]].tolist())
     assert kept == list(range(max(first - capacity, 0), first))
     assert len(buffer) == len(kept)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ciess_ray.config import parse_config
+from ciess_ray.config_file import parse_config
 from ciess_ray.result import Candidate, ResultFolder, SearchResult
 from ciess_ray.search import load_interactions, search
 from envs.budget import EmbeddingSizes

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ciess_ray import search as search_module
 from ciess_ray.full_size import fit_full_size
+from ciess_ray.resources import ray_session
 from ciess_ray.result import Candidate, SearchResult
-from ciess_ray.search import load_interactions, search, select_candidates
+from ciess_ray.search import load_interactions, search
+from ciess_ray.selection import reshape_candidates, select_candidates
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
 
@@ -136,7 +137,10 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_more_env_runners_than_cpus(self, make_config, tmp_path):
-        with pytest.raises(ConfigError, match="search.num_env_runners=9 asks for .* has 2"):
+        arithmetic = (
+            r"num_env_runners=9 asks for 9 x 1 CPU = 9 CPU, .*\(2 CPU\) has room for 2 such.*ask for 2"
+        )
+        with pytest.raises(ConfigError, match=arithmetic):
             search(make_config(tmp_path / "out", search={"num_env_runners": 9}))
 
 
@@ -148,6 +152,23 @@ class TestModes:
         # Nothing projects the steps; what is handed over meets the budget all the same.
         assert any(row["num_params"] > 1024 for row in rows)
         assert result.table.sizes.num_params <= 1024
+
+    def test_reference(self, make_config, tmp_path, monkeypatch):
+        def refuse(self):
+            raise AssertionError("the environment needs no full-size table in this mode")
+
+        monkeypatch.setattr("envs.embedding_size.EmbeddingSizeEnv.full_quality", property(refuse))
+        settings = {"mode": "reference", "memory_weight": "auto", "num_warmup_steps": 0}
+        result = search(make_config(tmp_path / "out", search=settings))
+        rows = pq.read_table(result.path / "candidates.parquet").to_pylist()
+        assert any(row["num_params"] > 1024 for row in rows)
+        assert result.table.sizes.num_params <= 1024
+        # The yardstick of the report is there all the same.
+        assert result.summary["methods"][0]["name"] == "full size"
+        lines = [json.loads(line) for line in (result.path / "progress.jsonl").read_text().splitlines()]
+        steps = [line for line in lines if line["phase"] == "search"]
+        # λ looks for the budget without a projection too.
+        assert len({step["search/memory_weight"] for step in steps}) > 1
 
     def test_an_env_runner_of_its_own(self, make_config, tmp_path):
         result = search(make_config(tmp_path / "out", search={"num_env_runners": 1}))
@@ -168,7 +189,8 @@ class TestModes:
 class TestSelection:
     @staticmethod
     def candidate(step, size, quality):
-        return Candidate(step, EmbeddingSizes(np.array([size, 1]), np.array([1]), 1, 8), quality, 0.5)
+        sizes = EmbeddingSizes(np.array([size, 1]), np.array([1]), 1, 8)
+        return Candidate(step, sizes, sizes, quality)
 
     def test_the_best_distinct_ones_within_the_cap_come_first(self):
         candidates = [
@@ -187,8 +209,31 @@ class TestSelection:
         assert [c.step for c in select_candidates(candidates, 99, 2)] == [0, 1]
 
 
+class TestReshaping:
+    def test_two_shapes_of_the_best_use_up_a_looser_budget(self):
+        def sizes(user, item):
+            return EmbeddingSizes(np.array(user), np.array(item), 1, 64)
+
+        candidate = Candidate(7, sizes([9, 9], [1, 1]), sizes([20, 20], [12, 12]), 0.5)
+        worse = Candidate(8, sizes([1, 1], [9, 9]), sizes([1, 1], [9, 9]), 0.4)
+        judged = []
+
+        def judge(sizes):
+            judged.append((sizes.user.tolist(), sizes.item.tolist()))
+            return float(sizes.user.sum())
+
+        rng = np.random.default_rng(0)
+        reshaped = reshape_candidates([worse, candidate], 40, rng, judge)
+        assert judged[:2] == [([14, 14], [6, 6]), ([18, 18], [2, 2])]
+        assert [c.step for c in reshaped] == [7, 7, 8, 8]
+        assert [c.quality for c in reshaped[:2]] == [28.0, 36.0]
+        assert all(c.sizes.num_params == 40 for c in reshaped)
+        (unjudged,) = reshape_candidates([candidate], 40, rng, None)
+        assert (unjudged.quality, unjudged.sizes.user.tolist()) == (0.5, [14, 14])
+
+
 def test_ray_is_left_running_where_it_was_running(finished, ray_cluster):
     assert ray_cluster.is_initialized()
-    with search_module.ray_session():
+    with ray_session():
         pass
     assert ray_cluster.is_initialized()

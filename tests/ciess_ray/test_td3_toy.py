@@ -1,9 +1,13 @@
+import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ciess_ray import metric_keys
+from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.td3.algorithm import TD3, TD3Config
 from envs import TOY_SIZE_ENV_ID
 from envs.errors import ConfigError
@@ -83,16 +87,54 @@ def test_a_checkpoint_continues_exactly(make_algo, tmp_path, how):
     second.stop()
 
 
+def metric_constants():
+    """The keys of each constant: one, or ten."""
+    values = {name: value for name, value in vars(metric_keys).items() if name.isupper()}
+    return [(value,) if isinstance(value, str) else value for value in values.values() if value != 10]
+
+
 def test_results_carry_every_metric_and_what_a_search_needs(make_algo):
     algo = make_algo()
     result = algo.train()
-    keys = {value for name, value in vars(metric_keys).items() if name.isupper()}
-    assert keys <= result.keys()
+    keys = {key for constant in metric_constants() for key in constant}
+    assert len(keys) > 35 and keys <= result.keys()
     assert all(math.isfinite(result[key]) for key in keys)
     (step,) = algo.last_steps
+    assert step.metrics().items() <= result.items()
     assert result[metric_keys.KEPT_RATIO] == pytest.approx(step.info["kept_ratio"])
+    assert result[metric_keys.WALK_GAIN] > 0
     assert result[metric_keys.NUM_UPDATES] == algo.num_updates == 4
     assert step.embedding_sizes["user"].shape == (300,)
+    phases = metric_keys.SAMPLE_S, metric_keys.LEARN_S, metric_keys.SYNC_WEIGHTS_S
+    assert 0 < sum(result[phase] for phase in phases) < result["time_this_iter_s"]
+
+
+def test_every_metric_is_explained():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for constant in metric_constants():
+        for key in {constant[0], constant[-1]}:
+            assert f"`{key}`" in text, key
+
+
+def test_metrics_of_learning_are_those_of_the_last_update(make_algo):
+    algo = make_algo(updates_per_step=1, gamma=0.0, policy_delay=1)
+    before = {kind: copy.deepcopy(algo.learner_group._learner.module[kind]) for kind in KINDS}
+    result = algo.train()
+    by_hand = {key: [] for key in ("td_error", "critic_1_value", "critic_2_value", "critic_loss")}
+    for kind, module in before.items():
+        buffer = algo.replay_buffer.buffers[kind]
+        # The draw of the update, once more.
+        buffer.num_draws = 0
+        batch = buffer.sample(256, algo.memory_weight)
+        with torch.no_grad():
+            values = [c(batch["obs"], batch["action"]) for c in (module.critic_1, module.critic_2)]
+        errors = [value - batch["reward"] for value in values]
+        by_hand["td_error"].append(errors[0].abs().mean())
+        by_hand["critic_1_value"].append(values[0].mean())
+        by_hand["critic_2_value"].append(values[1].mean())
+        by_hand["critic_loss"].append(sum(error.square().mean() for error in errors))
+    for name, (users, items) in by_hand.items():
+        assert result[f"td3/{name}"] == pytest.approx(float(users + items) / 2, rel=1e-4), name
 
 
 def test_dual_ascent_raises_lambda_until_the_actors_meet_the_ratio(make_algo):
@@ -155,27 +197,77 @@ def test_remote_runners_step_copies_of_their_own(make_algo):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("section", "fields", "message"),
     [
-        ({"policy_delay": 0}, "policy_delay"),
-        ({"tau": 0.0}, "tau"),
-        ({"gamma": 1.0}, "gamma"),
-        ({"hiddens": ()}, "hiddens"),
-        ({"target_ratio": 1.5}, "target_ratio"),
-        ({"memory_weight": -0.1}, "memory_weight"),
-        ({"memory_weight": 11.0}, "memory_weight_bounds"),
-        ({"replay_buffer_capacity": 0}, "capacity"),
-        ({"exploration_spec": {"name": "walk"}}, "exploration"),
-        ({"grad_clip": 1.0}, "grad_clip"),
-        ({"num_warmup_steps": -1}, "num_warmup_steps"),
+        ("training", {"policy_delay": 0}, "policy_delay"),
+        ("training", {"tau": 0.0}, "tau"),
+        ("training", {"gamma": 1.0}, "gamma"),
+        ("training", {"hiddens": ()}, "hiddens"),
+        ("training", {"hiddens": (64, 0)}, "hiddens"),
+        ("training", {"actor_lr": 0.0}, "actor_lr"),
+        ("training", {"critic_lr": -1.0}, "critic_lr"),
+        ("training", {"target_noise_clip": -0.5}, "target_noise_clip"),
+        ("training", {"target_ratio": 1.5}, "target_ratio"),
+        ("training", {"memory_weight": -0.1}, "memory_weight"),
+        ("training", {"memory_weight": 11.0}, "memory_weight_bounds"),
+        ("training", {"replay_buffer_capacity": 0}, "capacity"),
+        ("training", {"replay_buffer_capacity": 4095}, "lower train_batch_size_per_learner"),
+        ("training", {"train_batch_size_per_learner": 0}, "train_batch_size_per_learner"),
+        ("training", {"updates_per_step": -1}, "updates_per_step"),
+        ("training", {"exploration_spec": {"name": "walk"}}, "exploration"),
+        ("training", {"num_warmup_steps": -1}, "num_warmup_steps"),
+        ("training", {"grad_clip": 1.0}, "not clipped"),
+        ("training", {"lr": 0.01}, "actor_lr and critic_lr"),
+        ("training", {"train_batch_size": 256}, "train_batch_size_per_learner"),
+        ("training", {"minibatch_size": 64}, "train_batch_size_per_learner"),
+        ("training", {"num_epochs": 2}, "updates_per_step"),
+        ("debugging", {"seed": -1}, "seed"),
+        ("debugging", {"seed": None}, "seed"),
+        ("learners", {"num_learners": 2}, "num_learners"),
+        ("framework", {"framework": "tf2"}, "'torch'"),
+        ("api_stack", {"enable_rl_module_and_learner": False}, "new API stack"),
+        ("multi_agent", {"policies": {"user"}}, "multi_agent"),
+        ("env_runners", {"env_runner_cls": dict}, "TableEnvRunner"),
+        ("env_runners", {"create_local_env_runner": False}, "create_local_env_runner"),
+        ("env_runners", {"num_envs_per_env_runner": 4}, "raise num_env_runners"),
+        ("env_runners", {"rollout_fragment_length": 2}, "raise num_env_runners"),
+        ("env_runners", {"rollout_fragment_length": "auto"}, "raise num_env_runners"),
+        ("env_runners", {"batch_mode": "complete_episodes"}, "truncate_episodes"),
+        ("env_runners", {"sample_timeout_s": 60.0}, "sample_timeout_s must be None"),
+        ("evaluation", {"evaluation_sample_timeout_s": 60.0}, "evaluation_sample_timeout_s must be None"),
+        ("evaluation", {"evaluation_duration": "auto"}, "must be a number"),
+        ("evaluation", {"evaluation_duration_unit": "steps"}, "'timesteps'"),
+        ("evaluation", {"evaluation_parallel_to_training": True}, "evaluation_num_env_runners to 1"),
+        ("evaluation", {"evaluation_config": {"explore": True}}, "explore"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_built(fields, message):
-    config = TD3Config().environment(TOY_SIZE_ENV_ID).training(**fields)
+def test_what_cannot_work_is_refused_before_anything_is_built(section, fields, message):
+    config = TD3Config().environment(TOY_SIZE_ENV_ID)
+    config.validate()
     with pytest.raises(ConfigError, match=message):
+        getattr(config, section)(**fields).validate()
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_one_that_is_is_not(monkeypatch):
+    config = TD3Config().environment(TOY_SIZE_ENV_ID).learners(num_gpus_per_learner=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no GPU"):
         config.validate()
+    # A learner of its own may have one elsewhere.
+    config.copy().learners(num_learners=1).validate()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config.validate()
 
 
-def test_more_than_one_learner_is_refused():
-    with pytest.raises(ConfigError, match="num_learners"):
-        TD3Config().environment(TOY_SIZE_ENV_ID).learners(num_learners=2).validate()
+def test_what_is_used_may_be_set():
+    class MyRunner(TableEnvRunner):
+        pass
+
+    (
+        TD3Config()
+        .environment(TOY_SIZE_ENV_ID)
+        .training(train_batch_size_per_learner=4096, replay_buffer_capacity=4096)
+        .env_runners(env_runner_cls=MyRunner, num_env_runners=2)
+        .evaluation(evaluation_interval=1, evaluation_num_env_runners=1, evaluation_parallel_to_training=True)
+        .validate()
+    )

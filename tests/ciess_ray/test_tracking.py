@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 
-from ciess_ray.config import parse_config
+from ciess_ray.config_file import parse_config
 from ciess_ray.tracking import MlflowTracker, flatten, track
 from envs.errors import ConfigError
 

@@ -121,12 +121,38 @@ def test_observations_and_info(make_env, make_interactions):
     assert info.keys() == metrics | others | set(KINDS)
 
 
-def test_no_ceiling_and_the_reference_cost(make_env):
-    env = make_env(quality_ceiling=None, memory_cost_form="reference", batches_per_step=60)
+def test_no_ceiling(make_env):
+    env = make_env(quality_ceiling=None, batches_per_step=60)
     _, (*_, info) = rollout(env, 0, 1)
     assert max(np.nanmax(info[kind]["quality"]) for kind in KINDS) > 1
-    sizes = info["user"]["proposed_sizes"]
-    np.testing.assert_allclose(info["user"]["memory_cost"], ((sizes - 1) / D_MAX) ** 2, rtol=1e-6)
+
+
+def test_the_reference_form(make_env, make_interactions, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the reference form trains no full-size table")
+
+    monkeypatch.setattr("envs.embedding_size.EmbeddingSizeEnv.full_quality", property(refuse))
+    env = make_env(form="reference", memory_weight=0.5, batches_per_step=60)
+    (first, _), (obs, reward, *_, info) = rollout(env, 0, 1)
+    interactions = make_interactions()
+    is_judged = np.diff(interactions.validation.indptr) > 0
+    reached = is_judged.astype(float) @ interactions.train > 0
+    for kind, has_quality in (("user", is_judged), ("item", reached)):
+        own = info[kind]
+        assert (first[kind][:, 1] == 1).all() and (first[kind][:, 2] == 0).all()
+        np.testing.assert_array_equal(np.isnan(own["quality"]), ~has_quality)
+        assert own["quality"].dtype == own["reward"].dtype == np.float32
+        # The quality is paid as it is, and shown as whether there is any.
+        cost = ((own["embedding_sizes"] - 1) / D_MAX) ** 2
+        np.testing.assert_allclose(own["memory_cost"], cost, rtol=1e-6)
+        np.testing.assert_allclose(own["reward"], own["quality"] - 0.5 * cost, rtol=1e-5, atol=1e-7)
+        shown = np.where(has_quality, np.where(own["quality"] > 0, 1, -1), 0)
+        np.testing.assert_array_equal(obs[kind][:, 2], shown)
+    assert {-1, 1} <= set(obs["user"][:, 2])
+    # The mean of all users' qualities is that of the whole table: no share of anything.
+    assert np.nanmean(info["user"]["quality"]) == pytest.approx(info["quality"], rel=1e-5)
+    everyone = np.concatenate([info[kind]["reward"] for kind in KINDS])
+    assert reward == pytest.approx(np.nanmean(everyone))
 
 
 @pytest.mark.parametrize("budget", ["25%", 0.9, "150 params", "1700B"])
@@ -257,6 +283,7 @@ def test_actions_beyond_the_space_are_clipped(make_env):
         ({"min_embedding_size": 9}, EmbeddingSizeError, "below min_embedding_size"),
         ({"episode_length": 0}, ConfigError, "episode_length must be at least 1"),
         ({"device": "gpu"}, UnknownNameError, "device"),
+        ({"form": "papr"}, UnknownNameError, "form 'papr'. Did you mean 'paper'"),
         ({"training": TrainingSettings(positives="all")}, UnknownNameError, "way to draw positives"),
     ],
 )

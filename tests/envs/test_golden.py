@@ -249,11 +249,11 @@ def states(golden, train):
     part = golden["f_state"]
     counts = {"user": np.diff(train.indptr), "item": np.bincount(train.indices, minlength=8)}
 
-    def make(kind, peak=None, quality=None):
+    def make(kind, quality=None, share=None):
         assert counts[kind].tolist() == part[f"{kind}_freq"]
-        peak = np.array(part[f"{kind}_peak"]) if peak is None else peak
-        quality = np.array(part[f"{kind}_quality"]) if quality is None else quality
-        share = mdp.relative_quality(quality, peak)
+        if share is None:
+            quality = np.array(part[f"{kind}_quality"]) if quality is None else quality
+            share = mdp.relative_quality(quality, np.array(part[f"{kind}_peak"]))
         return mdp.observe(mdp.scale_popularity(counts[kind]), np.array(part[f"{kind}_sizes"]), share, 1, 128)
 
     return make
@@ -280,12 +280,19 @@ def test_states_after_a_reset(golden, states, kind, num_seen):
     assert_allclose(got[:, :2], expected[:, :2], **CLOSE)
     assert (expected[:, 2] == 0).all()
     assert (got[:, 2] == 1).all()
+    # In the reference form nobody has a quality before the first step, which the state shows as 0.
+    assert_allclose(states(kind, share=np.full(peak.shape, np.nan))[:num_seen], expected, **CLOSE)
 
 
 def test_states_without_a_full_size_fit(golden, states):
     # The released code never fits the full table: its peaks are 0, raised to 1e-5.
-    expected = golden["f_state"]["state_user_peak_zero"]
-    assert_allclose(states("user", peak=np.full(6, 1e-5)), expected, **CLOSE)
+    part = golden["f_state"]
+    quality = np.array(part["user_quality"])
+    got = states("user", share=mdp.saturated_quality(quality))
+    assert_allclose(got, part["state_user_peak_zero"], **CLOSE)
+    assert set(got[:, 2]) == {-1, 1} and (got[:, 2] == 1).tolist() == (quality > 0).tolist()
+    # Nearly 0 is neither; and who has no quality, which counts as 0 there, is in the middle here.
+    assert_allclose(mdp.saturated_quality(np.array([5e-6, np.nan])), [0.5, np.nan], **CLOSE)
 
 
 def test_reward(golden):

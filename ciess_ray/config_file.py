@@ -1,0 +1,143 @@
+"""YAML in, a checked configuration out.
+
+An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ciess_ray.config import PRESETS, RunConfig
+from envs.errors import CiessError, ConfigError, UnknownNameError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and put ``section.field=value`` over it.
+
+    Args:
+        path: The file.
+        overrides: E.g. ``training.batch_size=2048``; values are read as YAML.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration; the ones that come along lie in configs/."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
+    for override in overrides:
+        _put(values, override)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
+    """The checked model of plain values.
+
+    Raises:
+        ConfigError: A field is unknown, missing or wrong; each is named with its remedy.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        by_field: dict[str, list[Any]] = {}
+        for problem in error.errors():
+            by_field.setdefault(_field_of(problem["loc"]), []).append(problem)
+        lines = (_explain(source, where, problems) for where, problems in by_field.items())
+        raise ConfigError("\n".join(lines)) from error
+    except CiessError as error:
+        raise error.within(source) from error
+
+
+def field_table() -> Iterator[tuple[str, str, str]]:
+    """Every field as its dotted name, its default and its meaning."""
+    yield from _fields(RunConfig, "")
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _fields(section, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = "required" if field.is_required() else _shown(default)
+            yield f"{prefix}{name}", shown + _in_modes(f"{prefix}{name}", shown), field.description or ""
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _in_modes(name: str, default: str) -> str:
+    """What the modes set instead of a default, e.g. `` (paper: 0.4; reference: 0.01)``."""
+    modes: dict[str, list[str]] = {}
+    for mode, preset in PRESETS.items():
+        if name in preset and _shown(preset[name]) != default:
+            modes.setdefault(_shown(preset[name]), []).append(mode)
+    told = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
+    return f" ({told})" if told else ""
+
+
+def _put(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"the override {override!r} goes into {section!r}, which is no section.")
+        values = inner
+    try:
+        values[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
+
+
+def _field_of(place: Sequence[str | int]) -> str:
+    """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
+    model: Any = RunConfig
+    for depth, part in enumerate(place[:-1]):
+        field = getattr(model, "model_fields", {}).get(part)
+        model = None if field is None else field.annotation
+        if get_origin(model) in (Union, UnionType):
+            return ".".join(map(str, place[: depth + 1 if _is_choice(model) else None]))
+    return ".".join(map(str, place))
+
+
+def _is_choice(annotation: Any) -> bool:
+    """Whether a value may be of several kinds, null aside; each tells of its own problem with a value."""
+    return sum(kind is not NoneType for kind in get_args(annotation)) > 1
+
+
+def _explain(source: str, where: str, problems: Sequence[Any]) -> str:
+    problem = problems[0]
+    known = {name: meaning for name, _, meaning in field_table()}
+    if problem["type"] == "extra_forbidden":
+        sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
+        return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
+    if problem["type"] == "missing":
+        return f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field."
+    given = f"{source}: {where}={problem['input']!r}"
+    if problem["type"] == "model_type":
+        example = next(name for name in known if name.startswith(f"{where}."))
+        return f"{given}: {where} is a section; write its fields, e.g. {example}=..., or none of it."
+    # Of a field of several kinds, the kind that the value has knows what is wrong with it.
+    of_its_kind = [p for p in problems if not p["type"].endswith(("_type", "_parsing", "literal_error"))]
+    if len(problems) > 1 and not of_its_kind:
+        return f"{given}: expected {known[where]}."
+    return f"{given}: {(of_its_kind or problems)[0]['msg']}."

@@ -1,0 +1,252 @@
+"""From the candidates of a search to its results: retraining, test figures, a folder for each budget.
+
+CIESS (arXiv 2304.03501) section 2.2.6: the best candidates are trained from scratch, and the best of these on
+validation is what is returned; equal sizes and the full-size table are trained alike beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ciess_ray import figures
+from ciess_ray.config import RunConfig
+from ciess_ray.full_size import FullSizeFit, full_sizes
+from ciess_ray.packed import pack_recommender
+from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.retraining import recipe_of
+from ciess_ray.run import Budget, Run
+from ciess_ray.selection import project_smallest, reshape_candidates, select_candidates
+from ciess_ray.trainings import Trained, Training, train_all
+from envs.budget import EmbeddingSizes
+from envs.recommenders import BaseRecommender
+from envs.recommenders.evaluation import evaluate
+from envs.step_modes import State, Supernet
+
+FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
+
+_EQUAL_STREAM, _RETRAIN_STREAM, _TEST_STREAM, _PROJECTION_STREAM = 21, 22, 23, 24
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Sizes, trained to convergence on validation.
+
+    Attributes:
+        name: What a reader calls them.
+        sizes: One embedding size an entity.
+        trained: Where validation was best, and what it was.
+    """
+
+    name: str
+    sizes: EmbeddingSizes
+    trained: Trained
+
+
+@dataclass(frozen=True, eq=False)
+class Finalists:
+    """What was trained to convergence for one budget.
+
+    Attributes:
+        equal: Equal sizes.
+        best: The best candidate on validation.
+        retrained: A row for each training, equal sizes first.
+    """
+
+    equal: Method
+    best: Method
+    retrained: list[dict[str, Any]]
+
+
+def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None) -> list[Finalists]:
+    """Train equal sizes and the best candidates for every budget, side by side.
+
+    Args:
+        run: The search.
+        candidates: All that it has seen.
+        pretrained: What its step mode started from.
+    """
+    entries: list[tuple[Budget, Candidate | None, Training]] = []
+    for position, budget in enumerate(run.budgets):
+        chosen = _chosen(run, position, candidates, pretrained)
+        for candidate in (None, *chosen):
+            sizes = _equal_sizes(run, budget) if candidate is None else candidate.sizes
+            name = EQUAL_SIZES if candidate is None else f"step {candidate.step}"
+            # One seed for all: sizes are compared, not draws.
+            training = Training(_named(run, budget, name), sizes, (run.config.seed, _RETRAIN_STREAM))
+            entries.append((budget, candidate, training))
+    run.journal.num_steps = len(entries)
+    trained = train_all(run, [training for *_, training in entries])
+    finalists = []
+    for budget in run.budgets:
+        own = [
+            (candidate, Method(EQUAL_SIZES if candidate is None else SEARCH, training.sizes, outcome))
+            for (its_budget, candidate, training), outcome in zip(entries, trained, strict=True)
+            if its_budget is budget
+        ]
+        (_, equal), *found = own
+        best = max((method for _, method in found), key=lambda method: method.trained.quality)
+        finalists.append(Finalists(equal, best, [_retrained_row(*entry) for entry in own]))
+    return finalists
+
+
+def measure(
+    run: Run, full: FullSizeFit, finalists: Sequence[Finalists]
+) -> tuple[list[list[dict[str, Any]]], list[BaseRecommender]]:
+    """Train on training and validation interactions and measure on test.
+
+    Args:
+        run: The search.
+        full: The full-size fit.
+        finalists: For each budget.
+
+    Returns:
+        For each budget the rows of full size, equal sizes and the search; and the search's recommender.
+    """
+    full_method = Method(
+        FULL_SIZE,
+        full_sizes(run.config, run.interactions),
+        Trained(full.validation, full.mean_quality, full.best_batch),
+    )
+    entries = [(run.budgets[0], full_method)]
+    for budget, own in zip(run.budgets, finalists, strict=True):
+        entries += [(budget, own.equal), (budget, own.best)]
+    tested = train_all(
+        run,
+        [
+            Training(
+                method.name if method is full_method else _named(run, budget, method.name),
+                method.sizes,
+                (run.config.seed, _TEST_STREAM),
+                method.trained.num_batches,
+            )
+            for budget, method in entries
+        ],
+    )
+    recipe = recipe_of(run.config, run.interactions.merge_validation_into_training())
+    rows, recommenders = [], []
+    for (_, method), outcome in zip(entries, tested, strict=True):
+        recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
+        recommender.load_state_dict({name: torch.tensor(value) for name, value in outcome.state.items()})
+        rows.append(_row(method, outcome, recommender))
+        if method.name == SEARCH:
+            recommenders.append(recommender)
+    first, *others = rows
+    return [[first, *pair] for pair in zip(others[::2], others[1::2], strict=True)], recommenders
+
+
+def write_result(
+    run: Run,
+    budget: Budget,
+    folder: ResultFolder,
+    finalists: Finalists,
+    rows: list[dict[str, Any]],
+    recommender: BaseRecommender,
+) -> dict[str, Any]:
+    """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
+    sizes = finalists.best.sizes
+    folder.write_table(recommender, run.interactions.merge_validation_into_training())
+    figures.draw_sizes(folder.path / "sizes.png", run.interactions, sizes)
+    return {
+        "budget": {
+            "asked": budget.asked,
+            "cap_params": budget.cap_params,
+            "num_params": sizes.num_params,
+            "kept_ratio": sizes.kept_ratio,
+            "max_packed_bytes": sizes.packed_bytes,
+        },
+        "methods": rows,
+        "retrained": finalists.retrained,
+        "hints": _hints(run.config, rows),
+    }
+
+
+def _chosen(
+    run: Run, position: int, candidates: Sequence[Candidate], pretrained: State | None
+) -> list[Candidate]:
+    """The candidates that are trained for the budget at this position."""
+    settings, budget = run.config.search, run.budgets[position]
+    rng = np.random.default_rng((run.config.seed, _PROJECTION_STREAM, position))
+    if position and settings.mode == "projected":
+        # What was executed used up a tighter budget.
+        judge = _judge(run, pretrained) if settings.resolved_step_mode == "supernet" else None
+        candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
+    chosen = select_candidates(candidates, budget.cap_params, settings.num_candidates)
+    # λ alone may not get there.
+    return chosen or [project_smallest(candidates, budget.cap_params, rng)]
+
+
+def _judge(run: Run, pretrained: State | None) -> Callable[[EmbeddingSizes], float]:
+    """Validation quality of a masked supernet."""
+    interactions = run.interactions
+    supernet = Supernet(
+        recipe_of(run.config, interactions), 0, full_sizes(run.config, interactions), pretrained
+    )
+
+    def judge(sizes: EmbeddingSizes) -> float:
+        recommender = supernet.recommender(sizes, np.random.default_rng(0))
+        return evaluate(recommender, interactions.train, interactions.validation).quality
+
+    return judge
+
+
+def _equal_sizes(run: Run, budget: Budget) -> EmbeddingSizes:
+    recommender = run.config.recommender
+    return EmbeddingSizes.equal(
+        run.interactions.num_users,
+        run.interactions.num_items,
+        budget.cap_params,
+        recommender.min_embedding_size,
+        recommender.max_embedding_size,
+        np.random.default_rng((run.config.seed, _EQUAL_STREAM)),
+        num_tables=recommender.num_tables,
+    )
+
+
+def _named(run: Run, budget: Budget, name: str) -> str:
+    return name if len(run.budgets) == 1 else f"{budget.asked}: {name}"
+
+
+def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a reader of the figures should know about how they came about."""
+    training = config.training
+    last_best = training.max_batches - training.patience * training.evaluate_every
+    rising = [
+        f"{row['name']} (best at batch {row['best_batch']:,})"
+        for row in rows
+        if row["best_batch"] > last_best
+    ]
+    if not rising:
+        return []
+    return [
+        f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
+        "stopped rising: raise it for a fair comparison."
+    ]
+
+
+def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "step": candidate.step if candidate else None,
+        "quality_in_search": candidate.quality if candidate else None,
+        "quality": method.trained.quality,
+        "best_batch": method.trained.num_batches,
+        "num_params": method.sizes.num_params,
+    }
+
+
+def _row(method: Method, tested: Trained, recommender: BaseRecommender) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "num_params": method.sizes.num_params,
+        "kept_ratio": method.sizes.kept_ratio,
+        "packed_bytes": len(pack_recommender(recommender).to_bytes()),
+        "validation": method.trained.metrics | {"quality": method.trained.quality},
+        "test": tested.metrics,
+        "best_batch": method.trained.num_batches,
+        "num_test_batches": tested.num_batches,
+        "mean_user_size": float(method.sizes.user.mean()),
+        "mean_item_size": float(method.sizes.item.mean()),
+    }

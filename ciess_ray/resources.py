@@ -1,0 +1,91 @@
+"""What a run claims of a Ray cluster, and whether the cluster can ever hold it."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+
+from ciess_ray.config import RunConfig
+from envs.errors import ConfigError
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """The Ray that is running, or one on this machine for the length of the block."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # RLlib warns at every start that its new API stack, the only one used here, is new.
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gpus_of_each(config: RunConfig, given: float | None, num_claims: int) -> float:
+    """GPUs that each of so many processes claims.
+
+    Args:
+        config: The run.
+        given: What the configuration says; None for an equal share of the cluster's, at most one.
+        num_claims: Processes that run side by side.
+    """
+    if given is not None:
+        return given
+    if config.recommender.device == "cpu" or num_claims == 0:
+        return 0.0
+    return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / num_claims)
+
+
+def check_resources(config: RunConfig) -> None:
+    """Refuse what the cluster can never hold, instead of waiting for it for ever.
+
+    Raises:
+        ConfigError: With the arithmetic and the field to change.
+    """
+    settings, resources = config.search, config.resources
+    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
+    asked = f"search.num_env_runners={settings.num_env_runners}"
+    if settings.num_evaluation_env_runners:
+        asked += f" and search.num_evaluation_env_runners={settings.num_evaluation_env_runners}"
+    _check(
+        asked,
+        "env_runner",
+        num_runners,
+        resources.num_cpus_per_env_runner,
+        gpus_of_each(config, resources.num_gpus_per_env_runner, num_runners),
+    )
+    # One at a time is enough.
+    _check(
+        "a training", "training", 1, resources.num_cpus_per_training, resources.num_gpus_per_training or 0.0
+    )
+
+
+def _check(asked: str, kind: str, count: int, num_cpus: float, num_gpus: float) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # A process runs on one node: what is left over on two nodes holds none. The floor forgives 0.1 + 0.2.
+    room = sum(
+        min(
+            int(node.get("CPU", 0.0) / num_cpus + 1e-6),
+            int(node.get("GPU", 0.0) / num_gpus + 1e-6) if num_gpus else count,
+        )
+        for node in nodes
+    )
+    if room >= count:
+        return
+    there = " + ".join(
+        f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
+    )
+    each = f"{num_cpus:g} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
+    total = f"{count} x {each} = {count * num_cpus:g} CPU" if count > 1 else each
+    remedy = f"ask for {room} or fewer, or " if count > 1 and room else ""
+    raise ConfigError(
+        f"{asked} asks for {total}, and this cluster ({there}) has room for {room} such: it would wait for "
+        f"ever. Please {remedy}lower resources.num_cpus_per_{kind}"
+        + (f" or resources.num_gpus_per_{kind}." if num_gpus else ".")
+    )

@@ -1,0 +1,84 @@
+"""Which of the tables that a search has seen are trained to convergence, for each budget.
+
+CIESS (arXiv 2304.03501) section 2.2.6 keeps the best that meet the budget. A search that is projected onto
+one budget has seen no table that uses up a looser one: there its candidates are shaped anew.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ciess_ray.result import Candidate
+from envs.budget import EmbeddingSizes
+
+#: Candidates, best first, that are shaped anew and judged for a looser budget.
+NUM_RESHAPED = 32
+
+
+def select_candidates(candidates: Sequence[Candidate], cap_params: int, num_best: int) -> list[Candidate]:
+    """The best distinct candidates that meet the cap, by mean quality, best first; may be fewer."""
+    meeting = sorted(
+        (c for c in candidates if c.sizes.num_params <= cap_params), key=lambda c: c.quality, reverse=True
+    )
+    distinct: dict[bytes, Candidate] = {}
+    for candidate in meeting:
+        distinct.setdefault(candidate.sizes.user.tobytes() + candidate.sizes.item.tobytes(), candidate)
+    return list(distinct.values())[:num_best]
+
+
+def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:
+    """The smallest table seen, projected onto a cap that none has met."""
+    smallest = min(candidates, key=lambda c: c.sizes.num_params)
+    return replace(
+        smallest, sizes=_project(smallest.sizes.user, smallest.sizes.item, smallest, cap_params, rng)
+    )
+
+
+def reshape_candidates(
+    candidates: Sequence[Candidate],
+    cap_params: int,
+    rng: np.random.Generator,
+    judge: Callable[[EmbeddingSizes], float] | None,
+) -> list[Candidate]:
+    """The best candidates of a tighter budget in shapes that use up this one.
+
+    What was proposed is projected anew, which keeps differences; and what was executed is enlarged by one
+    factor and then projected, which keeps proportions.
+
+    Args:
+        candidates: Executed under a tighter budget.
+        cap_params: The looser one.
+        rng: Draws which of equal entities get what is left over.
+        judge: Quality of given sizes, where that is cheap; None takes over the quality measured under the
+            tighter budget, and only the first shape.
+    """
+    reshaped = []
+    for candidate in select_candidates(candidates, cap_params, NUM_RESHAPED):
+        proposed, executed = candidate.proposed, candidate.sizes
+        shapes = [_project(proposed.user, proposed.item, candidate, cap_params, rng)]
+        if judge is not None:
+            factor = cap_params / executed.num_params
+            shapes.append(
+                _project(factor * executed.user, factor * executed.item, candidate, cap_params, rng)
+            )
+        for sizes in shapes:
+            quality = candidate.quality if judge is None else judge(sizes)
+            reshaped.append(replace(candidate, sizes=sizes, quality=quality))
+    return reshaped
+
+
+def _project(
+    user: np.ndarray, item: np.ndarray, of: Candidate, cap_params: int, rng: np.random.Generator
+) -> EmbeddingSizes:
+    sizes = of.sizes
+    return EmbeddingSizes.from_proposal(
+        user,
+        item,
+        cap_params,
+        sizes.min_embedding_size,
+        sizes.max_embedding_size,
+        rng,
+        fill=True,
+        num_tables=sizes.num_tables,
+    )

@@ -1,0 +1,214 @@
+"""Many sizes, a fresh recommender trained for each: Ray tasks side by side, each kept as it ends.
+
+A training depends on its sizes, its seed and the run, on nothing that ran before or beside it.
+"""
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from ciess_ray import metric_keys
+from ciess_ray.array_file import read_arrays, write_arrays
+from ciess_ray.config import RunConfig
+from ciess_ray.resources import gpus_of_each
+from ciess_ray.retraining import fit_to_convergence, recipe_key, train_for_test
+from ciess_ray.run import Run
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.errors import TrainingError
+from envs.step_modes import State, state_of
+
+Tell = Callable[[str], None]
+
+_STATE = "state/"
+#: Torch threads of a task cannot be fewer.
+_MIN_THREADS = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What is to be trained.
+
+    Attributes:
+        name: What a reader calls it.
+        sizes: One embedding size an entity.
+        seed: What its initial values and triples depend on.
+        best_batch: Where validation was best, for a training on training and validation interactions that is
+            measured on test; None for one that finds this out.
+    """
+
+    name: str
+    sizes: EmbeddingSizes
+    seed: tuple[int, ...]
+    best_batch: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
+        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
+        num_batches: Batches after which validation was best, or trained for test.
+        state: Parameters of a recommender that was measured on test; empty otherwise.
+    """
+
+    metrics: dict[str, float]
+    quality: float
+    num_batches: int
+    state: State = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """What :meth:`from_arrays` reads."""
+        return {
+            "metric_names": np.array(list(self.metrics)),
+            "metric_values": np.array(list(self.metrics.values())),
+            "quality": self.quality,
+            "num_batches": self.num_batches,
+            **{_STATE + name: value for name, value in self.state.items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Trained":
+        """What :meth:`to_arrays` made."""
+        return cls(
+            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
+            float(arrays["quality"]),
+            int(arrays["num_batches"]),
+            {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)},
+        )
+
+
+def train_all(run: Run, trainings: Sequence[Training]) -> list[Trained]:
+    """Train all of them; what a run that was broken off has trained before is read.
+
+    The journal is told of each as it ends, and now and then of how far one has come.
+
+    Raises:
+        TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
+    """
+    config, journal = run.config, run.journal
+    files = [
+        config.checkpoint_folder / f"training-{_key(config, run.interactions, training)}.npz"
+        for training in trainings
+    ]
+    trained: dict[int, Trained] = {}
+
+    def remember(position: int, outcome: Trained) -> None:
+        trained[position] = outcome
+        sizes = trainings[position].sizes
+        metrics = {metric_keys.KEPT_RATIO: sizes.kept_ratio, metric_keys.QUALITY: outcome.quality}
+        journal.advance(len(trained), metrics, note=trainings[position].name)
+
+    for position, file in enumerate(files):
+        kept = read_arrays(file)
+        if kept is not None:
+            remember(position, Trained.from_arrays(kept))
+    task = _train.options(
+        num_cpus=config.resources.num_cpus_per_training,
+        num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, len(trainings)),
+    )
+    streams = {
+        task.remote(config, run.interactions_ref, training): position
+        for position, training in enumerate(trainings)
+        if position not in trained
+    }
+    try:
+        while streams:
+            (stream,), _ = ray.wait(list(streams), num_returns=1)
+            position = streams[stream]
+            news = _next_of(stream, trainings[position].name)
+            if news is None:
+                del streams[stream]
+            elif isinstance(news, str):
+                journal.tell(f"{trainings[position].name}, {news}")
+            else:
+                write_arrays(files[position], news.to_arrays())
+                remember(position, news)
+    finally:
+        for stream in streams:
+            ray.cancel(stream, force=True)
+    return [trained[position] for position in range(len(trainings))]
+
+
+def _next_of(stream: Any, name: str) -> str | Trained | None:
+    try:
+        news: str | Trained = ray.get(next(stream))
+        return news
+    except StopIteration:
+        return None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"the process that trained {name} died again and again ({type(error).__name__}: {error}); is "
+            "there memory for as many trainings at once? A larger resources.num_cpus_per_training runs fewer."
+        ) from error
+
+
+@ray.remote(num_returns="streaming", max_retries=3)
+def _train(config: RunConfig, interactions: Interactions, training: Training) -> Iterator[str | Trained]:
+    """How far it has come, now and then, and what came of it."""
+    torch.set_num_threads(max(int(config.resources.num_cpus_per_training), _MIN_THREADS))
+    train = _converge if training.best_batch is None else _measure
+    news: queue.SimpleQueue[str | Trained | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            news.put(train(config, interactions, training, news.put))
+        except BaseException as error:
+            news.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        item = news.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+        if isinstance(item, Trained):
+            return
+
+
+def _converge(config: RunConfig, interactions: Interactions, training: Training, tell: Tell) -> Trained:
+    _, report = fit_to_convergence(
+        config,
+        interactions,
+        training.sizes,
+        training.seed,
+        lambda batch, quality: tell(f"batch {batch}, quality {quality:.4f}"),
+    )
+    return Trained(report.best.summary(), report.best.quality, report.best_batch)
+
+
+def _measure(config: RunConfig, interactions: Interactions, training: Training, tell: Tell) -> Trained:
+    assert training.best_batch is not None
+    final = train_for_test(
+        config,
+        interactions,
+        training.sizes,
+        training.best_batch,
+        training.seed,
+        lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
+    )
+    return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
+
+
+def _key(config: RunConfig, interactions: Interactions, training: Training) -> str:
+    sizes = hashlib.sha256(training.sizes.user.tobytes() + training.sizes.item.tobytes()).hexdigest()
+    return recipe_key(
+        config,
+        interactions,
+        [str(training.sizes.user.dtype), sizes],
+        list(training.seed),
+        training.best_batch,
+        max(int(config.resources.num_cpus_per_training), _MIN_THREADS),
+    )

@@ -1,0 +1,236 @@
+"""SIGKILL an env runner in mid-step, and the driver at random moments."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from envs.data import generate_interactions
+
+NUM_STEPS = 24
+
+
+def descendants(name):
+    """Processes of this one whose command begins so; never another session's."""
+    parents, commands = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                commands[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # It has ended meanwhile.
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = []
+    for pid, command in commands.items():
+        above = pid
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above == os.getpid() and command.startswith(name):
+            found.append(pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def write_config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    log = generate_interactions(300, 200, 8_000, seed=0, rank=4)
+    pq.write_table(pa.table({"user_id": log.user, "item_id": log.item}), folder / "log.parquet")
+
+    def write(name, **settings):
+        values = {
+            "dataset": {"path": str(folder / "log.parquet")},
+            "budget": "20%",
+            "output": str(folder / name),
+            "cache": str(folder / "cache"),
+            "recommender": {"max_embedding_size": 16, "device": "cpu"},
+            "training": {"batch_size": 256, "evaluate_every": 20, "patience": 2, "max_batches": 40},
+            "search": {
+                "num_episodes": 8,
+                "episode_length": 3,
+                "step_mode": "fresh",
+                "batches_per_step": 60,
+                "num_warmup_steps": 4,
+                "num_greedy_steps": 1,
+                "num_candidates": 2,
+                "checkpoint_interval_s": 0.2,
+            }
+            | settings,
+            "agent": {"hiddens": [16, 16], "batch_size": 64, "updates_per_step": 2},
+            "resources": {"num_cpus_per_env_runner": 0.5},
+            "tracking": {"mlflow": False},
+        }
+        file = folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file, folder / name
+
+    return write
+
+
+def start(*arguments, log):
+    """The command line in a process of its own, with a Ray of its own that dies with it."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+    }
+    # Not the cluster of other tests.
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", "from ciess_ray.cli import main; main()", "search", *map(str, arguments)]
+    with log.open("a") as stream:
+        return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+
+
+def num_steps_told(folder):
+    try:
+        lines = (folder / "progress.jsonl").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum('"search"' in line for line in lines)
+
+
+def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(write_config, tmp_path):
+    log = tmp_path / "log.txt"
+    config, whole = write_config("whole")
+    assert start(config, log=log).wait(timeout=200) == 0, log.read_text()
+
+    config, killed = write_config("killed")
+    rng = random.Random(0)
+    # A moment somewhere within each third of the search.
+    for part in range(3):
+        process = start(*((config,) if part == 0 else ("--resume", killed)), log=log)
+        moment = NUM_STEPS * part // 3 + rng.randrange(1, NUM_STEPS // 3)
+        deadline = time.monotonic() + 120
+        while num_steps_told(killed) < moment and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        assert process.poll() is None, log.read_text()
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+        assert json.loads((killed / "result.json").read_text())["status"] == "running"
+    assert start("--resume", killed, log=log).wait(timeout=200) == 0, log.read_text()
+
+    for name in ("sizes.parquet", "candidates.parquet"):
+        assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
+    mine, theirs = (json.loads((folder / "result.json").read_text()) for folder in (killed, whole))
+    assert mine["methods"] == theirs["methods"] and mine["num_steps"] == theirs["num_steps"]
+
+
+def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_path):
+    log = tmp_path / "log.txt"
+    config, killed = write_config("killed_remote", num_env_runners=2, checkpoint_interval_s=0.0)
+    process = start(config, log=log)
+    deadline = time.monotonic() + 120
+    while num_steps_told(killed) < 9 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, log.read_text()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    told = num_steps_told(killed)
+    assert start("--resume", killed, log=log).wait(timeout=200) == 0, log.read_text()
+    (went_on_after,) = re.findall(r"goes on after step (\d+)", log.read_text())
+    # Every iteration is kept; one that had been told may have been on its way to the disk.
+    assert told - int(went_on_after) in (0, 1, 2)
+    summary = json.loads((killed / "result.json").read_text())
+    assert summary["status"] == "finished" and summary["num_steps"] == NUM_STEPS + 1
+    assert pq.read_table(killed / "candidates.parquet")["step"].to_pylist() == list(range(NUM_STEPS + 1))
+
+
+@pytest.fixture
+def slow_algo(ray_cluster):
+    """TD3 with two env runners whose steps take a second."""
+    from ray.tune.registry import register_env
+
+    from ciess_ray.td3.algorithm import TD3Config
+
+    def create(context):
+        # A class of this module could not be imported by the runners.
+        from envs.toy import ToySizeEnv
+
+        class SlowEnv(ToySizeEnv):
+            def step(self, action):
+                time.sleep(1.0)
+                return super().step(action)
+
+        return SlowEnv(**context)
+
+    register_env("slow", create)
+    config = (
+        TD3Config()
+        .environment("slow", env_config={"num_users": 60, "num_items": 40, "episode_length": 4})
+        .training(hiddens=(16,), updates_per_step=2, train_batch_size_per_learner=32)
+        .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
+        .resources(num_cpus_for_main_process=0.5)
+        .debugging(seed=0, log_level="ERROR")
+    )
+    algo = config.build_algo()
+    yield algo
+    algo.stop()
+
+
+def test_of_an_env_runner_killed_in_mid_step_exactly_that_step_is_lost(slow_algo):
+    pids = dict(
+        slow_algo.env_runner_group.foreach_env_runner(
+            lambda runner: (runner.worker_index, os.getpid()), local_env_runner=False
+        )
+    )
+    slow_algo.train()
+    assert [s.worker_index for s in slow_algo.last_steps] == [1, 2]
+    killer = threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL))
+    killer.start()
+    slow_algo.train()
+    assert [s.worker_index for s in slow_algo.last_steps] == [2]
+    taken = []
+    deadline = time.monotonic() + 90
+    while not any(s.worker_index == 1 for s in slow_algo.last_steps) and time.monotonic() < deadline:
+        slow_algo.train()
+        taken += slow_algo.last_steps
+    (first,) = (s for s in taken if s.worker_index == 1)
+    # The lost step, its number and its draws, is taken again; the episode starts anew.
+    assert (first.runner_step, first.episode, first.step) == (1, 1, 0)
+    others = [s.runner_step for s in taken if s.worker_index == 2]
+    assert others == list(range(2, 2 + len(others)))
+    states = slow_algo.env_runner_group.foreach_env_runner(
+        lambda runner: (
+            os.getpid(),
+            runner.memory_weight,
+            {k: v.numpy() for k, v in runner.module["user"].state_dict().items()},
+        ),
+        local_env_runner=False,
+    )
+    learned = slow_algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"][
+        "user"
+    ]
+    assert len(states) == 2 and pids[1] not in {pid for pid, *_ in states}
+    for _, memory_weight, weights in states:
+        assert memory_weight == slow_algo.memory_weight
+        for name, value in weights.items():
+            np.testing.assert_array_equal(value, learned[name], err_msg=name)
+
+
+def test_a_search_whose_env_runner_is_killed_takes_all_its_steps(write_config, ray_cluster):
+    from ciess_ray.config_file import load_config
+    from ciess_ray.search import search
+
+    file, folder = write_config("runner_killed", num_env_runners=2)
+    killed = []
+
+    def kill(progress):
+        if progress.phase == "search" and progress.is_step and progress.step >= 6 and not killed:
+            killed.append(descendants("ray::TableEnvRunner")[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = search(load_config(file), on_progress=kill)
+    assert killed and result.summary["num_steps"] == NUM_STEPS + 1
