@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--output", type=Path, default=Path("results/quickstart_budgets.json"))
     arguments = parser.parse_args()
-    rows = []
+    rows, retrained = [], []
     for budget in arguments.budgets:
         folder = arguments.runs / budget.replace("%", "percent")
         is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
@@ -39,6 +39,7 @@ def main() -> None:
             {"budget": budget, "seconds": sum(summary["seconds"].values()), **row}
             for row in summary["methods"]
         ]
+        retrained += [{"budget": budget, **row} for row in summary["retrained"]]
         print(f"{budget}: done", flush=True)
     result = {
         "command": f"python benchmarks/budgets.py {arguments.config} {' '.join(arguments.budgets)}",
@@ -47,6 +48,7 @@ def main() -> None:
         "seed": summary["config"]["seed"],
         "dataset": {key: value for key, value in summary["dataset"].items() if key != "source"},
         "rows": rows,
+        "retrained": retrained,
     }
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(rows, arguments.output.with_suffix(".png"))

@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py
 
-``sleep``: 1, 2, 4 and 8 env runners on a Ray cluster of several nodes, all on this machine, with an environment
-whose step sleeps, so that no core is short. What is left of the ideal is what the loop costs: rollouts that
-travel, waiting for the slowest, learning between two steps. ``busy``: steps that train a recommender on one
-thread, by 1 and 2 env runners, beside the same steps by 1 and 2 plain processes that know nothing of Ray. Cores
-are shared and may be taken by others, so the four are measured in turn, several rounds of them, and the ratios are
-medians over the rounds.
+``sleep``: 1, 2, 4 and 8 env runners on a Ray cluster of several nodes, all on this machine, with an
+environment whose step sleeps, so that no core is short. What is left of the ideal is what the loop costs:
+rollouts that travel, waiting for the slowest. The updates between two steps are as many for any number of
+runners, and nothing is sampled meanwhile. ``busy``: steps that train a recommender on one thread, by 1 and 2
+env runners, beside the same steps by 1 and 2 plain processes that know nothing of Ray. Cores are shared and
+may be taken by others, so the four are measured in turn, a few steps at a time, and the ratios are medians
+over many such rounds.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from provenance import provenance
 from ray.cluster_utils import Cluster
 from ray.tune.registry import register_env
 
-from ciess_ray.resources import ray_session
+from ciess_ray import metric_keys
 from ciess_ray.td3.algorithm import TD3, TD3Config
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.data import generate_interactions, split_interactions
@@ -82,28 +83,28 @@ def simulated_cluster(num_nodes: int, cpus_per_node: int) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def build(env: str, env_config: dict[str, Any], num_env_runners: int, cpus_of_driver: float) -> TD3:
+def build(env: str, env_config: dict[str, Any], num_env_runners: int) -> TD3:
     config = (
         TD3Config()
         .environment(env, env_config=env_config)
         .training(**TRAINING)
         .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=1)
-        .resources(num_cpus_for_main_process=cpus_of_driver)
         .debugging(seed=0, log_level="ERROR")
     )
     algo: TD3 = config.build_algo()
     return algo
 
 
-def steps_per_s(algo: TD3, num_iterations: int) -> float:
-    """Table steps a second, from the median over iterations; the first of them warms up."""
-    algo.train()
-    seconds = []
+def rate_of(algo: TD3, num_iterations: int) -> dict[str, float]:
+    """Table steps a second over some iterations, and where an iteration's seconds went."""
+    parts: dict[str, list[float]] = {"sample_s": [], "learn_s": []}
+    before, started = algo.num_table_steps, time.perf_counter()
     for _ in range(num_iterations):
-        before, started = algo.num_table_steps, time.perf_counter()
-        algo.train()
-        seconds.append((time.perf_counter() - started) / (algo.num_table_steps - before))
-    return 1.0 / statistics.median(seconds)
+        result = algo.train()
+        parts["sample_s"].append(result[metric_keys.SAMPLE_S])
+        parts["learn_s"].append(result[metric_keys.LEARN_S])
+    rate = (algo.num_table_steps - before) / (time.perf_counter() - started)
+    return {"steps_per_s": rate, **{name: statistics.median(seconds) for name, seconds in parts.items()}}
 
 
 def nodes_of_runners(algo: TD3) -> int:
@@ -122,12 +123,11 @@ def measure_sleep(rounds: int, num_iterations: int, sleep_s: float, num_entities
     with simulated_cluster(num_nodes=4, cpus_per_node=2):
         for position in range(rounds):
             for num_runners in NUM_RUNNERS:
-                algo = build(SLEEPING_ENV, env_config, num_runners, cpus_of_driver=1)
-                rate, num_nodes = steps_per_s(algo, num_iterations), nodes_of_runners(algo)
+                algo = build(SLEEPING_ENV, env_config, num_runners)
+                algo.train()
+                row = {"round": position, "runners": num_runners, "nodes": nodes_of_runners(algo)}
+                rows.append(row | rate_of(algo, num_iterations))
                 algo.stop()
-                rows.append(
-                    {"round": position, "runners": num_runners, "nodes": num_nodes, "steps_per_s": rate}
-                )
                 print(json.dumps(rows[-1]), flush=True)
     return {
         "sleep_s": sleep_s,
@@ -137,11 +137,13 @@ def measure_sleep(rounds: int, num_iterations: int, sleep_s: float, num_entities
     }
 
 
-def median_ratio(rows: list[dict[str, Any]], key: str, many: Any, one: Any) -> float:
+def median_ratio(
+    rows: list[dict[str, Any]], key: str, many: Any, one: Any, value: str = "steps_per_s"
+) -> float:
     """Steps a second of ``many`` over those of ``one``, the median over the rounds."""
-    rates = {(row["round"], row[key]): row["steps_per_s"] for row in rows}
+    values = {(row["round"], row[key]): row.get(value) for row in rows}
     rounds = sorted({row["round"] for row in rows})
-    return statistics.median(rates[r, many] / rates[r, one] for r in rounds)
+    return statistics.median(values[r, many] / values[r, one] for r in rounds)
 
 
 def busy_arguments(num_batches: int) -> dict[str, Any]:
@@ -158,59 +160,81 @@ def busy_arguments(num_batches: int) -> dict[str, Any]:
     }
 
 
-def step_repeatedly(arguments: dict[str, Any], num_steps: int, barrier: Any, seconds: Any) -> None:
-    """What a plain process does: a step that warms up, then the steps that count, between two clocks."""
+def serve_steps(arguments: dict[str, Any], commands: Any) -> None:
+    """What a plain process does: as many steps as it is told, and says when they began and ended."""
     torch.set_num_threads(1)
     env = EmbeddingSizeEnv(**arguments)
     env.reset(seed=0)
     action = {kind: np.zeros(space.shape, np.float32) for kind, space in env.action_space.items()}
-    env.step(action)
-    barrier.wait()
-    started = time.monotonic()
-    for _ in range(num_steps):
-        env.step(action)
-    seconds.put((started, time.monotonic()))
+    while (num_steps := commands.recv()) is not None:
+        started = time.monotonic()
+        for _ in range(num_steps):
+            env.step(action)
+        commands.send((started, time.monotonic()))
 
 
-def plain_steps_per_s(arguments: dict[str, Any], num_processes: int, num_steps: int) -> float:
-    """Table steps a second of processes that each take ``num_steps`` on their own."""
-    context = multiprocessing.get_context("spawn")
-    barrier, seconds = context.Barrier(num_processes), context.Queue()
-    processes = [
-        context.Process(target=step_repeatedly, args=(arguments, num_steps, barrier, seconds))
-        for _ in range(num_processes)
-    ]
-    for process in processes:
-        process.start()
-    spans = [seconds.get() for _ in processes]
-    for process in processes:
-        process.join()
-    return num_processes * num_steps / (max(end for _, end in spans) - min(start for start, _ in spans))
+class PlainProcesses:
+    """Processes that know nothing of Ray, each with an environment of its own."""
+
+    def __init__(self, arguments: dict[str, Any], num_processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(num_processes)]
+        self._ends = [mine for mine, _ in pipes]
+        self._processes = [
+            context.Process(target=serve_steps, args=(arguments, theirs)) for _, theirs in pipes
+        ]
+        for process in self._processes:
+            process.start()
+        self.steps_per_s(num_processes, 1)
+
+    def steps_per_s(self, num_processes: int, num_steps: int) -> float:
+        """Table steps a second of so many of them, each taking ``num_steps``."""
+        ends = self._ends[:num_processes]
+        for end in ends:
+            end.send(num_steps)
+        spans = [end.recv() for end in ends]
+        seconds = max(ended for _, ended in spans) - min(started for started, _ in spans)
+        return num_processes * num_steps / seconds
+
+    def stop(self) -> None:
+        """Ends them."""
+        for end, process in zip(self._ends, self._processes, strict=True):
+            end.send(None)
+            process.join()
 
 
 def measure_busy(rounds: int, num_iterations: int, num_batches: int) -> dict[str, Any]:
     arguments = busy_arguments(num_batches)
-    rows = []
-    with ray_session():
-        env_config = {key: ray.put(value) for key, value in arguments.items() if key == "interactions"}
-        env_config = arguments | env_config
+    rows: list[dict[str, Any]] = []
+    # Three env runners live at a time, and at most two of them work.
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    plain = PlainProcesses(arguments, 2)
+    env_config = arguments | {"interactions": ray.put(arguments["interactions"])}
+    algos = {count: build(EMBEDDING_SIZE_ENV_ID, env_config, count) for count in (1, 2)}
+    try:
+        for algo in algos.values():
+            algo.train()
         for position in range(rounds):
-            for count in (1, 2):
-                rate = plain_steps_per_s(arguments, count, num_iterations)
+            for count, algo in algos.items():
+                rate = plain.steps_per_s(count, num_iterations)
                 rows.append({"round": position, "who": f"{count} processes", "steps_per_s": rate})
-                print(json.dumps(rows[-1]), flush=True)
-                algo = build(EMBEDDING_SIZE_ENV_ID, env_config, count, cpus_of_driver=0)
-                rate = steps_per_s(algo, num_iterations)
-                algo.stop()
-                rows.append({"round": position, "who": f"{count} runners", "steps_per_s": rate})
-                print(json.dumps(rows[-1]), flush=True)
+                rows.append({"round": position, "who": f"{count} runners", **rate_of(algo, num_iterations)})
+            print(json.dumps(rows[-4:]), flush=True)
+    finally:
+        plain.stop()
+        for algo in algos.values():
+            algo.stop()
+        ray.shutdown()
     processes = median_ratio(rows, "who", "2 processes", "1 processes")
     runners = median_ratio(rows, "who", "2 runners", "1 runners")
+    sampling = 2 * median_ratio(rows, "who", "1 runners", "2 runners", "sample_s")
     return {
         "num_batches": num_batches,
         "speedup_of_processes": processes,
         "speedup_of_runners": runners,
         "share": runners / processes,
+        # Without the seconds of learning, which are as many for one runner as for two.
+        "speedup_of_sampling": sampling,
         "rows": rows,
     }
 
@@ -220,24 +244,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=["sleep", "busy"], default=["sleep", "busy"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--num-iterations", type=int, default=8)
+    parser.add_argument("--sleep-rounds", type=int, default=3)
+    parser.add_argument("--busy-rounds", type=int, default=20)
     parser.add_argument("--sleep-s", type=float, default=1.0)
     parser.add_argument("--num-entities", type=int, default=10_000)
-    parser.add_argument("--num-batches", type=int, default=30, help="that a busy step trains")
+    parser.add_argument("--num-batches", type=int, default=80, help="that a busy step trains")
     parser.add_argument("--output", type=Path, default=Path("results/scaling.json"))
     arguments = parser.parse_args()
     result: dict[str, Any] = provenance() | {"training": TRAINING}
     if "sleep" in arguments.parts:
-        result["sleep"] = measure_sleep(
-            arguments.rounds, arguments.num_iterations, arguments.sleep_s, arguments.num_entities
-        )
+        result["sleep"] = measure_sleep(arguments.sleep_rounds, 8, arguments.sleep_s, arguments.num_entities)
         print("steps a second over those of one runner:", result["sleep"]["speedup"])
     if "busy" in arguments.parts:
-        result["busy"] = measure_busy(arguments.rounds, arguments.num_iterations, arguments.num_batches)
+        result["busy"] = measure_busy(arguments.busy_rounds, 3, arguments.num_batches)
         print(
             f"busy steps: 2 processes {result['busy']['speedup_of_processes']:.2f}x, "
-            f"2 runners {result['busy']['speedup_of_runners']:.2f}x"
+            f"2 runners {result['busy']['speedup_of_runners']:.2f}x, "
+            f"their sampling alone {result['busy']['speedup_of_sampling']:.2f}x"
         )
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -14,7 +14,9 @@ from ciess_ray.journal import Journal
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.result import Candidate
 from ciess_ray.run import Run
-from ciess_ray.td3.algorithm import TD3, TableStep, TD3Config, rollouts_of
+from ciess_ray.table_step import TableStep
+from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.evaluation import rollouts_of
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.errors import TrainingError

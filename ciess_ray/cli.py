@@ -35,7 +35,7 @@ Search embedding sizes for one configuration and budget.
 
   ciess-ray search configs/quickstart.yaml
 
-  ciess-ray search configs/quickstart.yaml --budget 64MB --output runs/small
+  ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
 
   ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
 
@@ -99,7 +99,7 @@ def search(
             "--resume goes on with a search as it was configured; of the rest give --more-episodes."
         )
     if resume is None and (config is None or more_episodes):
-        missing = "CONFIG, a YAML file" if config is None else "--resume FOLDER, the search to extend,"
+        missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
         raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
     run = None if config is None else load_config(config, [*(overrides or []), *options])
 

@@ -223,7 +223,7 @@ class SearchConfig(_Section):
     )
     initial_memory_weight: float = Field(0.0, ge=0, description="where auto begins")
     memory_weight_lr: float = Field(
-        0.02, gt=0, description="how far auto moves where sizes are twice the budget"
+        0.1, gt=0, description="how far auto moves ln λ a step, as a share of ln (mean size / budget)"
     )
     quality_ceiling: float | None = Field(
         1.0,

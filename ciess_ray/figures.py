@@ -35,7 +35,7 @@ def draw_search(path: Path, candidates: Sequence[Candidate], full_quality: float
         if chosen:
             axes.scatter([c.step for c in chosen], [c.quality for c in chosen], s=14, label=label)
     axes.axhline(full_quality, color="grey", linewidth=1, label="full size, fully trained")
-    axes.set_xlabel("step of the search")
+    axes.set_xlabel("candidate of the search")
     axes.set_ylabel("validation quality")
     axes.legend()
     figure.savefig(path, dpi=120)

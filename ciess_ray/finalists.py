@@ -73,7 +73,7 @@ def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None)
         chosen = _chosen(run, position, candidates, pretrained)
         for candidate in (None, *chosen):
             sizes = _equal_sizes(run, budget) if candidate is None else candidate.sizes
-            name = EQUAL_SIZES if candidate is None else f"step {candidate.step}"
+            name = EQUAL_SIZES if candidate is None else f"candidate {candidate.step}"
             # One seed for all: sizes are compared, not draws.
             training = Training(_named(run, budget, name), sizes, (run.config.seed, _RETRAIN_STREAM))
             entries.append((budget, candidate, training))
@@ -211,6 +211,14 @@ def _named(run: Run, budget: Budget, name: str) -> str:
 
 def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the figures should know about how they came about."""
+    hints = []
+    full, equal, own = rows
+    if own["num_params"] == full["num_params"]:
+        hints.append("the budget has room for the full table: nothing had to shrink; ask for less.")
+    elif own["validation"]["quality"] < equal["validation"]["quality"]:
+        hints.append(
+            "equal sizes were better on validation than all that the search found: give it more steps."
+        )
     training = config.training
     last_best = training.max_batches - training.patience * training.evaluate_every
     rising = [
@@ -218,12 +226,12 @@ def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
         if row["best_batch"] > last_best
     ]
-    if not rising:
-        return []
-    return [
-        f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
-        "stopped rising: raise it for a fair comparison."
-    ]
+    if rising:
+        hints.append(
+            f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
+            "stopped rising: raise it for a fair comparison."
+        )
+    return hints
 
 
 def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any]:

@@ -205,7 +205,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise ResultError(f"{path}: is a file; name a folder for the result.")
     if (path / RESULT_FILE).exists() and not overwrite:
         raise ResultError(
-            f"{path}: already holds a result; name another folder, or replace it with --overwrite."
+            f"{path}: already holds a search; name another folder, go on with --resume, or replace it with "
+            "--overwrite."
         )
 
 

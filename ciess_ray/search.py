@@ -200,7 +200,13 @@ def _search(
                 is_searched = budget is run.searched
                 its_folder = folder if is_searched else ResultFolder(budget.path, overwrite=True)
                 told = summary | write_result(run, budget, its_folder, *own)
-                told["looser_budgets"] = summary["looser_budgets"] if is_searched else {}
+                if not is_searched:
+                    told["looser_budgets"] = {}
+                    told["config"] = summary["config"] | {
+                        "budget": budget.asked,
+                        "looser_budgets": [],
+                        "output": str(budget.path),
+                    }
                 told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
                 its_folder.write_result(told)
                 _track_test(tracker, budget, told, is_searched, len(candidates))

@@ -1,7 +1,6 @@
 """TD3 on RLlib's new API stack, acting on whole embedding tables."""
 
 import contextlib
-import itertools
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 import ray
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
@@ -26,18 +24,23 @@ from ray.rllib.utils.metrics import (
 )
 
 from ciess_ray import metric_keys
-from ciess_ray.env_runner import KINDS, StepFailure, TableEnvRunner, TableRollout, TableStep
+from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import build_exploration
+from ciess_ray.table_step import KINDS, TableRollout, TableStep
+from ciess_ray.td3.evaluation import evaluate_greedily, rollouts_of
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from envs.errors import ConfigError, TrainingError
+from ciess_ray.td3.rules import rules
+from envs.errors import ConfigError
 
-__all__ = ["TD3", "TD3Config", "TableStep"]
+__all__ = ["TD3", "TD3Config"]
 
 COMPONENT_REPLAY_BUFFER = "replay_buffer"
 COMPONENT_SEARCH = "search"
 _REPLAY_STREAM = 1
+# Far below any λ that matters where quality is at most 1; above it λ moves by factors, below it by sums.
+_MEMORY_WEIGHT_OFFSET = 0.01
 _BATCH_COLUMNS = {
     "obs": Columns.OBS,
     "action": Columns.ACTIONS,
@@ -52,14 +55,6 @@ _LEARNER_KEYS = (
     metric_keys.CRITIC_2_VALUE,
     metric_keys.TD_ERROR,
 )
-# What RLlib offers and TD3 has no use for, and what takes its place.
-_UNUSED_FIELDS = {
-    "grad_clip": "gradients are not clipped",
-    "lr": "set actor_lr and critic_lr",
-    "minibatch_size": "set train_batch_size_per_learner",
-    "num_epochs": "set updates_per_step",
-    "train_batch_size": "set train_batch_size_per_learner",
-}
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -70,67 +65,6 @@ def _mean(values: Iterable[float]) -> float:
 def _means(steps: Sequence[TableStep]) -> dict[str, float]:
     each = [step.metrics() for step in steps]
     return {key: _mean(metrics[key] for metrics in each) for key in each[0]} if each else {}
-
-
-def rollouts_of(sampled: Iterable[list[TableRollout | StepFailure]]) -> list[TableRollout]:
-    """The steps that env runners have taken.
-
-    Raises:
-        TrainingError: The environment of one failed.
-    """
-    rollouts = []
-    for rollout in itertools.chain.from_iterable(sampled):
-        if isinstance(rollout, StepFailure):
-            raise TrainingError(rollout.message)
-        rollouts.append(rollout)
-    return rollouts
-
-
-def evaluate_greedily(algorithm: "TD3", env_runner_group: Any) -> tuple[dict[str, Any], int, int]:
-    """``custom_evaluation_function`` of :class:`TD3Config`: fills ``algorithm.last_evaluation_steps``.
-
-    RLlib's own evaluation drops the steps and keeps their metrics.
-
-    Returns:
-        No metrics, table steps taken, entities that acted.
-
-    Raises:
-        ConfigError: There are no env runners for evaluation.
-        TrainingError: An environment failed.
-    """
-    if env_runner_group is None:
-        raise ConfigError(
-            "there is no env runner to evaluate on; set one up with TD3Config().evaluation("
-            "evaluation_interval=...)."
-        )
-    config = algorithm.config
-    is_local = env_runner_group.num_remote_workers() == 0
-    indices = [0] if is_local else env_runner_group.healthy_worker_ids()
-    shares = {
-        index: config.evaluation_duration // len(indices) + (i < config.evaluation_duration % len(indices))
-        for i, index in enumerate(indices)
-    }
-    unit = f"num_{config.evaluation_duration_unit}"
-    weights, memory_weight = algorithm.policy_to_evaluate()
-
-    def evaluate(runner: Any) -> tuple[list[TableRollout | StepFailure], Any]:
-        state = ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights
-        share = {unit: shares[runner.worker_index]}
-        return runner.evaluate(state, memory_weight, **share), runner.get_metrics()
-
-    sampled = env_runner_group.foreach_env_runner(
-        evaluate,
-        local_env_runner=is_local,
-        remote_worker_ids=None if is_local else [index for index, share in shares.items() if share],
-        timeout_seconds=config.evaluation_sample_timeout_s,
-    )
-    algorithm.metrics.aggregate(
-        [metrics for _, metrics in sampled], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS)
-    )
-    rollouts = rollouts_of(samples for samples, _ in sampled)
-    rollouts.sort(key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))
-    algorithm.last_evaluation_steps = [rollout.step for rollout in rollouts]
-    return {}, len(rollouts), sum(rollout.agent_steps() for rollout in rollouts)
 
 
 def _module_of_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
@@ -161,8 +95,9 @@ class TD3Config(AlgorithmConfig):
         memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.
             0.4 is the paper's for LightGCN on ML-1M.
         target_ratio: Kept ratio that the actors' own mean size is held to by dual ascent on λ; None keeps λ.
-        memory_weight_lr: Change of λ an iteration where the mean size is twice the target or more.
-        memory_weight_bounds: Smallest and largest λ.
+        memory_weight_lr: Step of ln λ an iteration, as a share of ln (mean size / target size).
+        memory_weight_bounds: Smallest and largest λ. There it stays until the mean size is on the other side
+            of the target, and leaves with the next iteration.
 
     Evaluation, set with :meth:`evaluation`:
         evaluation_interval: Iterations from one evaluation to the next: new episodes that the actors take
@@ -205,8 +140,8 @@ class TD3Config(AlgorithmConfig):
 
         self.memory_weight = 0.4
         self.target_ratio: float | None = None
-        self.memory_weight_lr = 0.05
-        self.memory_weight_bounds = (0.0, 10.0)
+        self.memory_weight_lr = 0.1
+        self.memory_weight_bounds = (0.0, 100.0)
 
         self.debugging(seed=0)
         # A table step may take minutes; the default of 60 s would drop it.
@@ -255,117 +190,12 @@ class TD3Config(AlgorithmConfig):
         Raises:
             ConfigError: A field cannot work; the message says what to change.
         """
-        low, high = self.memory_weight_bounds
-        for is_wrong, message in (
-            *self._env_runner_rules(),
-            *self._learner_rules(),
-            (self.seed is None or self.seed < 0, f"seed must be a whole number from 0 on, not {self.seed}."),
-            (
-                not self.hiddens or min(self.hiddens) < 1,
-                f"hiddens needs one width or more, each at least 1, e.g. (256, 256), not {self.hiddens}.",
-            ),
-            (self.policy_delay < 1, f"policy_delay must be at least 1, not {self.policy_delay}."),
-            (not 0 < self.tau <= 1, f"tau must lie in (0, 1], not {self.tau}."),
-            (
-                not 0 <= self.gamma < 1,
-                f"gamma must lie in [0, 1), not {self.gamma}: episodes never terminate.",
-            ),
-            (self.updates_per_step < 0, f"updates_per_step must not be negative: {self.updates_per_step}."),
-            (self.num_warmup_steps < 0, f"num_warmup_steps must not be negative: {self.num_warmup_steps}."),
-            (
-                not 0 <= low <= self.memory_weight <= high,
-                f"memory_weight {self.memory_weight} must lie in memory_weight_bounds {low, high}, >= 0.",
-            ),
-            (
-                self.target_ratio is not None and not 0 < self.target_ratio <= 1,
-                f"target_ratio is a share of the full table, in (0, 1], not {self.target_ratio}.",
-            ),
-        ):
+        for is_wrong, message in rules(self):
             if is_wrong:
                 raise ConfigError(message)
         ReplayBuffer(self.replay_buffer_capacity, 0)
         build_exploration(self.exploration_spec, 1, 2)
         super().validate()
-
-    def _env_runner_rules(self) -> Iterator[tuple[bool, str]]:
-        yield (
-            not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2),
-            "TD3 runs on RLlib's new API stack alone; leave api_stack() as it is.",
-        )
-        yield (
-            not issubclass(self.env_runner_cls, TableEnvRunner),
-            f"env_runner_cls must be TableEnvRunner or made from it, not {self.env_runner_cls}.",
-        )
-        yield (
-            set(self.policies) != set(KINDS),
-            f"policies must be {KINDS}, not {tuple(self.policies)}; leave multi_agent() as it is.",
-        )
-        yield not self.create_local_env_runner, "create_local_env_runner must stay True; RLlib needs it here."
-        yield (
-            self.num_envs_per_env_runner != 1,
-            f"an env runner steps one table: num_envs_per_env_runner must be 1, not "
-            f"{self.num_envs_per_env_runner}; raise num_env_runners to step several.",
-        )
-        # RLlib sets these itself for evaluation, where they mean nothing.
-        yield (
-            not self.in_evaluation
-            and (self.rollout_fragment_length != 1 or self.batch_mode != "truncate_episodes"),
-            "an iteration is one table step an env runner: rollout_fragment_length must be 1 and batch_mode "
-            f"'truncate_episodes', not {self.rollout_fragment_length!r} and {self.batch_mode!r}; raise "
-            "num_env_runners for more steps an iteration.",
-        )
-        for name in ("sample_timeout_s", "evaluation_sample_timeout_s"):
-            yield (
-                getattr(self, name) is not None,
-                f"{name} must be None, not {getattr(self, name)}: a step that takes longer would be lost.",
-            )
-        yield (
-            self.evaluation_duration == "auto",
-            "evaluation_duration must be a number: 'auto' takes as many steps as the clock allows.",
-        )
-        yield (
-            self.evaluation_duration_unit not in ("episodes", "timesteps"),
-            "evaluation_duration_unit must be 'episodes' or 'timesteps', not "
-            f"{self.evaluation_duration_unit!r}.",
-        )
-        yield (
-            self.evaluation_parallel_to_training and self.evaluation_num_env_runners == 0,
-            "evaluation_parallel_to_training needs an env runner beside the driver: set "
-            "evaluation_num_env_runners to 1 or more.",
-        )
-        yield (
-            isinstance(self.evaluation_config, Mapping) and bool(self.evaluation_config.get("explore")),
-            "evaluation is of the actors alone: leave explore out of evaluation_config.",
-        )
-
-    def _learner_rules(self) -> Iterator[tuple[bool, str]]:
-        defaults = AlgorithmConfig()
-        for name, remedy in _UNUSED_FIELDS.items():
-            is_set = getattr(self, name) != getattr(defaults, name)
-            yield is_set, f"{name} is not used by TD3: {remedy}; leave {name} alone."
-        yield self.framework_str != "torch", f"framework must be 'torch', not {self.framework_str!r}."
-        yield self.num_learners > 1, "num_learners > 1 is not supported: the nets are small; use 0 or 1."
-        yield (
-            self.num_learners == 0 and self.num_gpus_per_learner > 0 and not torch.cuda.is_available(),
-            f"num_gpus_per_learner is {self.num_gpus_per_learner} and the driver, which learns where "
-            "num_learners is 0, has no GPU that PyTorch can use; set it to 0.",
-        )
-        yield (
-            min(self.actor_lr, self.critic_lr) <= 0,
-            f"actor_lr and critic_lr must be positive, not {self.actor_lr} and {self.critic_lr}.",
-        )
-        yield (
-            min(self.target_noise, self.target_noise_clip) < 0,
-            "target_noise and target_noise_clip must not be negative, but are "
-            f"{self.target_noise} and {self.target_noise_clip}.",
-        )
-        batch_size = self.train_batch_size_per_learner
-        yield batch_size < 1, f"train_batch_size_per_learner must be at least 1, not {batch_size}."
-        yield (
-            1 <= self.replay_buffer_capacity < batch_size,
-            f"a replay_buffer_capacity of {self.replay_buffer_capacity} cannot fill a batch of {batch_size} "
-            "transitions without repeating some: raise it, or lower train_batch_size_per_learner.",
-        )
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Networks of users and of items; the env runner adds the sizes its environment knows."""
@@ -508,7 +338,11 @@ class TD3(Algorithm):
         self.num_table_steps += len(rollouts)
 
     def _ascend(self) -> None:
-        """Dual ascent: λ rises while the actors ask for more than the target, and falls while for less.
+        """Dual ascent: λ ← (λ + c) (mean size / target size)^lr - c, within its bounds; c is 0.01.
+
+        In ln λ the steps suit any λ: where quality falls by κ (d / d_max - s)² off its best size s, the mean
+        size goes with κ / (κ + λ), so that ln λ moves its logarithm by -λ / (κ + λ), between -1 and 0 for any
+        κ. c lets λ leave 0, and come back to it.
 
         The actors' own mean is used, since noise near d_min pushes the explored mean up. Warm-up steps tell
         nothing about the actors' choice of size and leave λ alone.
@@ -516,10 +350,9 @@ class TD3(Algorithm):
         ratios = [step.greedy_ratio for step in self.last_steps if not step.is_warmup]
         if self.config.target_ratio is None or not ratios:
             return
-        # Bounded to both sides alike: before λ has worked, actors may ask for ten times the target.
-        excess = min(_mean(ratios) / self.config.target_ratio - 1.0, 1.0)
+        factor = (_mean(ratios) / self.config.target_ratio) ** self.config.memory_weight_lr
+        ascended = (self.memory_weight + _MEMORY_WEIGHT_OFFSET) * factor - _MEMORY_WEIGHT_OFFSET
         low, high = self.config.memory_weight_bounds
-        ascended = self.memory_weight + self.config.memory_weight_lr * excess
         self.memory_weight = float(min(max(ascended, low), high))
         self._push_memory_weight()
 

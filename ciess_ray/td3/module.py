@@ -1,6 +1,5 @@
 """The networks of TD3 for one kind of entity, and the exploration that uses them."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,17 +20,41 @@ WALK_GAINS = "walk_gains"
 TARGET_VALUES_1 = "target_values_1"
 TARGET_VALUES_2 = "target_values_2"
 
-# A mebibyte of a hidden layer: it stays in the cache, and its memory with the allocator.
+# A mebibyte of a hidden layer stays in the cache.
 _CHUNK_FLOATS = 2**18
 
 
-def mlp(num_inputs: int, hiddens: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them and one output."""
-    sizes = [num_inputs, *hiddens]
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+class Mlp(nn.Sequential):
+    """Linear layers with ReLU between them and one output, (n, num_inputs) to (n, 1)."""
+
+    def __init__(self, num_inputs: int, hiddens: Sequence[int]) -> None:
+        sizes = [num_inputs, *hiddens]
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Linear(sizes[-1], 1))
+        self.chunk_rows = max(_CHUNK_FLOATS // max(hiddens), 1)
+        self._hidden: list[Tensor] = []
+
+    @torch.inference_mode()
+    def infer(self, inputs: Tensor) -> Tensor:
+        """The same for very many rows, without gradients.
+
+        Some rows at a time, in memory that is kept: what is given back to the system between two parts has to
+        be mapped anew, which takes as long as half of the arithmetic where layers are narrow.
+        """
+        linears = [layer for layer in self if isinstance(layer, nn.Linear)]
+        if not self._hidden:
+            self._hidden = [torch.empty(self.chunk_rows, layer.out_features) for layer in linears[:-1]]
+        outputs = torch.empty(len(inputs), 1)
+        for first in range(0, len(inputs), self.chunk_rows):
+            rows = inputs[first : first + self.chunk_rows]
+            last = outputs[first : first + self.chunk_rows]
+            for layer, hidden in zip(linears, [*self._hidden, last], strict=True):
+                rows = torch.addmm(layer.bias, rows, layer.weight.T, out=hidden[: len(rows)])
+                if hidden is not last:
+                    rows.relu_()
+        return outputs
 
 
 class Actor(nn.Module):
@@ -39,12 +62,15 @@ class Actor(nn.Module):
 
     def __init__(self, hiddens: Sequence[int]) -> None:
         super().__init__()
-        self.net = mlp(mdp.NUM_STATE_FEATURES, hiddens)
-        self.chunk_rows = max(_CHUNK_FLOATS // max(hiddens), 1)
+        self.net = Mlp(mdp.NUM_STATE_FEATURES, hiddens)
 
     def forward(self, obs: Tensor) -> Tensor:
         """See the class."""
         return torch.tanh(self.net(obs)).squeeze(-1)
+
+    def infer(self, obs: Tensor) -> Tensor:
+        """The same by :meth:`Mlp.infer`."""
+        return torch.tanh(self.net.infer(obs)).squeeze(-1)
 
 
 class Critic(nn.Module):
@@ -52,21 +78,16 @@ class Critic(nn.Module):
 
     def __init__(self, hiddens: Sequence[int]) -> None:
         super().__init__()
-        self.net = mlp(mdp.NUM_STATE_FEATURES + 1, hiddens)
-        self.chunk_rows = max(_CHUNK_FLOATS // max(hiddens), 1)
+        self.net = Mlp(mdp.NUM_STATE_FEATURES + 1, hiddens)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """See the class."""
         value: Tensor = self.net(torch.cat([obs, action.unsqueeze(-1)], dim=-1))
         return value.squeeze(-1)
 
-
-@torch.inference_mode()
-def in_chunks(network: Actor | Critic, *columns: Tensor) -> Tensor:
-    """What ``network`` gives for columns of n rows, shape (n,), worked out a part of the rows at a time."""
-    rows = network.chunk_rows
-    firsts = range(0, len(columns[0]), rows)
-    return torch.cat([network(*(column[first : first + rows] for column in columns)) for first in firsts])
+    def infer(self, inputs: Tensor) -> Tensor:
+        """The same of states with their actions behind them, shape (n, 4), by :meth:`Mlp.infer`."""
+        return self.net.infer(inputs).squeeze(-1)
 
 
 class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
@@ -119,7 +140,7 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         }
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        actions = in_chunks(self.actor, batch[Columns.OBS])
+        actions = self.actor.infer(batch[Columns.OBS])
         return {Columns.ACTIONS: actions, PROTO_ACTIONS: actions, WALK_GAINS: torch.zeros_like(actions)}
 
     def _forward_exploration(
@@ -128,9 +149,8 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         if self.exploration is None or generator is None:
             raise RuntimeError("to explore, a module needs the sizes in its model_config, and a generator.")
         obs = batch[Columns.OBS]
-        proto_actions = in_chunks(self.actor, obs)
-        critic = functools.partial(in_chunks, self.critic_1)
-        explored = self.exploration.explore(obs, proto_actions, critic, generator)
+        proto_actions = self.actor.infer(obs)
+        explored = self.exploration.explore(obs, proto_actions, self.critic_1.infer, generator)
         return {
             Columns.ACTIONS: explored.actions,
             PROTO_ACTIONS: proto_actions,

@@ -49,6 +49,7 @@ class TestMistakes:
             (["search", "CONFIG", "--device", "gpu"], "unknown device 'gpu'"),
             (["search", "CONFIG", "recommender.name=lightgnc"], "Did you mean 'lightgcn'"),
             (["search", "CONFIG"], "nowhere.csv"),
+            (["search", "CONFIG", "--budget", "5%", "--budget", "150%"], "more than the full table"),
             (["data", "describe", "nowhere.csv"], "nowhere.csv"),
         ],
     )
@@ -61,6 +62,22 @@ class TestMistakes:
         assert err.startswith("error: ") and says in err
         assert len(err.splitlines()) == 1
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--resume", "FOLDER"], "result.json: no such file"),
+            (["CONFIG", "--resume", "FOLDER"], "of the rest give --more-episodes"),
+            (["--resume", "FOLDER", "--seed", "1"], "of the rest give --more-episodes"),
+            (["--resume", "FOLDER", "--overwrite"], "of the rest give --more-episodes"),
+            (["CONFIG", "--more-episodes", "3"], "--resume FOLDER, the search to extend, is missing"),
+            ([], "CONFIG, a YAML file, is missing"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(self, run, config_file, tmp_path, arguments, says):
+        places = {"CONFIG": config_file, "FOLDER": tmp_path / "folder"}
+        status, out, err = run("search", *(places.get(argument, argument) for argument in arguments))
+        assert status == 2 and out == "" and says in err
 
     def test_brackets_in_a_message_are_text(self, run, config_file):
         status, _, err = run("search", config_file, "budget=[red]x[/red]")
@@ -180,6 +197,11 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
 
     status, out, err = run(*arguments)
     assert status == 2 and "replace it with --overwrite" in err
+
+    status, out, err = run("search", "--resume", output, "--more-episodes", 1)
+    assert status == 0, err
+    assert "search 2/4  goes on after step 2" in out.splitlines()
+    assert any(line.startswith("search 4/4  kept 25.00%") for line in out.splitlines())
 
 
 class TestLiveView:

@@ -3,9 +3,11 @@ import pytest
 import torch
 
 from ciess_ray import metric_keys
-from ciess_ray.env_runner import PopularityDeciles, TableEnvRunner
+from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import seeded_generator
-from ciess_ray.td3.algorithm import TD3Config, rollouts_of
+from ciess_ray.table_step import PopularityDeciles
+from ciess_ray.td3.algorithm import TD3Config
+from ciess_ray.td3.evaluation import rollouts_of
 from envs import TOY_SIZE_ENV_ID
 from envs.errors import ConfigError, TrainingError
 from envs.toy import ToySizeEnv
@@ -126,18 +128,19 @@ def test_the_walk_gain_is_the_mean_over_users_and_items_and_none_where_none_walk
     assert plain.sample(num_timesteps=1)[0].step.walk_gain == 0
 
 
-def test_networks_give_the_same_in_chunks_of_any_size():
-    from ciess_ray.td3.module import Critic, in_chunks
+def test_networks_infer_what_they_compute_whatever_the_chunks():
+    from ciess_ray.td3.module import Actor, Critic
 
-    critic = Critic((16, 8))
+    actor, critic = Actor((16, 8)), Critic((16, 8))
     obs, action = torch.rand(1000, 3), torch.rand(1000)
-    with torch.no_grad():
-        expected = critic(obs, action)
+    inputs = torch.cat([obs, action.unsqueeze(1)], dim=1)
     for rows in (1, 7, 999, 1000, 5000):
-        critic.chunk_rows = rows
-        values = in_chunks(critic, obs, action)
-        assert not values.requires_grad
-        torch.testing.assert_close(values, expected)
+        for net in (actor.net, critic.net):
+            net.chunk_rows, net._hidden = rows, []
+        for _ in range(2):
+            torch.testing.assert_close(actor.infer(obs), actor(obs).detach())
+            torch.testing.assert_close(critic.infer(inputs), critic(obs, action).detach())
+    assert all(name.endswith(("weight", "bias")) for name in actor.state_dict())
 
 
 def test_exploration_differs_by_step_and_greed_does_not(make_runner):

@@ -25,7 +25,7 @@ BOUNDS = [(1, 128), (1, 3), (5, 7), (4, 4)]
 
 def nearest_to(size):
     """A critic that likes sizes near one, on the scale 1..128."""
-    return lambda obs, action: -(action - scale(torch.tensor([size]), 1, 128)).abs()
+    return lambda inputs: -(inputs[..., 3] - scale(torch.tensor([size]), 1, 128)).abs()
 
 
 @pytest.mark.parametrize("start", ["1", "3", "64", "128"])
@@ -129,13 +129,12 @@ class TestEveryExploration:
 
 def test_the_walk_takes_the_first_of_its_sizes_that_the_critic_likes_best_and_says_what_it_gained():
     obs, proto_action = torch.zeros(1000, 3), torch.zeros(1000)
-    critic = nearest_to(66)
     actions, gains = RandomWalk(NOISES["none"](), 1, 128).explore(
-        obs, proto_action, critic, seeded_generator(3)
+        obs, proto_action, nearest_to(66), seeded_generator(3)
     )
     start = torch.full((1000,), 64)
     walk = SizeGraph(1, 128).random_walk(start, 5, seeded_generator(3))
-    values = critic(obs.unsqueeze(1), scale(walk, 1, 128))
+    values = -(scale(walk, 1, 128) - scale(torch.tensor([66]), 1, 128)).abs()
     expected = walk.gather(1, values.argmax(dim=1, keepdim=True)).squeeze(1)
     assert torch.equal(actions, scale(expected, 1, 128))
     # The critic counts distance in actions, of which a size is 2 / 127.
@@ -153,9 +152,9 @@ def test_noise_alone_has_no_walk_to_gain_by():
 def test_a_size_that_a_walk_comes_back_to_is_scored_once():
     scored = []
 
-    def critic(obs, action):
-        scored.append(torch.stack([obs[:, 0].long(), action.mul(127).round().long()], dim=1))
-        return torch.zeros_like(action)
+    def critic(inputs):
+        scored.append(torch.stack([inputs[:, 0].long(), inputs[:, 3].mul(127).round().long()], dim=1))
+        return torch.zeros(len(inputs))
 
     obs = torch.arange(500.0).unsqueeze(1).expand(500, 3)
     RandomWalk(NOISES["none"](), 1, 128).explore(obs, torch.zeros(500), critic, seeded_generator(0))

@@ -148,7 +148,7 @@ class TestFolder:
 class TestOutput:
     def test_a_folder_with_a_result_is_refused(self, finished):
         config, _, _ = finished
-        with pytest.raises(ResultError, match="already holds a result; .* --overwrite"):
+        with pytest.raises(ResultError, match="already holds a search; .* --overwrite"):
             search(config)
 
     def test_a_file_is_refused(self, make_config, tmp_path):

@@ -105,7 +105,7 @@ class TestBreakingOff:
             assert not candidates.exists()
         with pytest.raises(ResultError, match=f"'interrupted', not finished .phase '{phase}'"):
             SearchResult.load(config.output)
-        with pytest.raises(ResultError, match="already holds a result"):
+        with pytest.raises(ResultError, match="already holds a search"):
             search(config)
 
     def test_a_failure_says_why(self, make_config, tmp_path):
@@ -173,6 +173,17 @@ class TestModes:
     def test_an_env_runner_of_its_own(self, make_config, tmp_path):
         result = search(make_config(tmp_path / "out", search={"num_env_runners": 1}))
         assert result.summary["status"] == "finished" and result.summary["num_steps"] == NUM_STEPS
+
+    def test_greedy_steps_on_the_way_are_candidates(self, make_config, tmp_path):
+        settings = {"evaluation_interval": 2}
+        result = search(make_config(tmp_path / "out", search=settings))
+        rows = pq.read_table(result.path / "candidates.parquet")
+        is_greedy = rows["is_greedy"].to_pylist()
+        assert is_greedy == [False, False, True, False, False, True, True, True]
+        assert rows["step"].to_pylist() == list(range(8))
+        lines = [json.loads(line) for line in (result.path / "progress.jsonl").read_text().splitlines()]
+        told = [line["step"] for line in lines if "evaluation/quality" in line]
+        assert told == [2, 4]
 
     def test_one_update_a_step_as_in_ciess(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_greedy_steps": 0, "num_candidates": 1}

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -137,15 +138,42 @@ def test_metrics_of_learning_are_those_of_the_last_update(make_algo):
         assert result[f"td3/{name}"] == pytest.approx(float(users + items) / 2, rel=1e-4), name
 
 
-def test_dual_ascent_raises_lambda_until_the_actors_meet_the_ratio(make_algo):
-    algo = make_algo(target_ratio=0.2, memory_weight_lr=0.3, updates_per_step=15)
-    seen = []
-    for _ in range(40):
+def test_dual_ascent_brings_the_mean_size_of_the_actors_onto_the_target(make_algo):
+    target = 0.1
+    algo = make_algo(target_ratio=target, memory_weight=0.0, gamma=0.0, updates_per_step=20, hiddens=(64, 64))
+    ratios = []
+    for _ in range(110):
         algo.train()
-        seen.append((algo.memory_weight, algo.last_steps[0].greedy_ratio))
-    assert algo.memory_weight > 1.0
-    assert abs(seen[-1][1] - 0.2) < 0.1
+        ratios.append(algo.last_steps[0].greedy_ratio)
+    assert np.mean(ratios[:10]) > 3 * target
+    # Two whole episodes, whose first steps see states of their own.
+    assert np.mean(ratios[-20:]) == pytest.approx(target, rel=0.05)
+    assert algo.memory_weight > 5.0
     assert algo.env_runner.env.unwrapped.memory_weight == algo.memory_weight
+
+
+def test_lambda_moves_by_factors_and_leaves_a_bound_at_once(make_algo):
+    algo = make_algo(
+        target_ratio=0.1,
+        memory_weight=0.0,
+        memory_weight_lr=0.5,
+        memory_weight_bounds=(0.0, 3.0),
+        updates_per_step=0,
+    )
+    algo.train()
+    (step,) = algo.last_steps
+    assert algo.memory_weight == pytest.approx(0.01 * (step.greedy_ratio / 0.1) ** 0.5 - 0.01)
+
+    def ascend(greedy_ratio, times):
+        algo.last_steps = [dataclasses.replace(step, greedy_ratio=greedy_ratio)]
+        for _ in range(times):
+            algo._ascend()
+        return algo.memory_weight
+
+    assert ascend(0.4, 50) == 3.0
+    assert ascend(0.025, 1) == pytest.approx(3.01 / 2 - 0.01)
+    assert ascend(0.1, 5) == pytest.approx(3.01 / 2 - 0.01)
+    assert ascend(0.025, 50) == 0.0
 
 
 def test_lambda_stays_where_there_is_no_target_and_during_warmup(make_algo):
@@ -209,7 +237,7 @@ def test_remote_runners_step_copies_of_their_own(make_algo):
         ("training", {"target_noise_clip": -0.5}, "target_noise_clip"),
         ("training", {"target_ratio": 1.5}, "target_ratio"),
         ("training", {"memory_weight": -0.1}, "memory_weight"),
-        ("training", {"memory_weight": 11.0}, "memory_weight_bounds"),
+        ("training", {"memory_weight": 101.0}, "memory_weight_bounds"),
         ("training", {"replay_buffer_capacity": 0}, "capacity"),
         ("training", {"replay_buffer_capacity": 4095}, "lower train_batch_size_per_learner"),
         ("training", {"train_batch_size_per_learner": 0}, "train_batch_size_per_learner"),

@@ -1,0 +1,139 @@
+"""What an env runner hands back of a step of the table: what happened, and a transition of every entity."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray import metric_keys
+
+KINDS = ("user", "item")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class PopularityDeciles:
+    """Means over each tenth of the entities by popularity.
+
+    Entities of one popularity are not ranked: each counts with the mean of them all. An entity across the
+    border of two tenths counts in both with its shares, so that any number of entities has ten tenths.
+
+    Args:
+        popularity: Any measure of it, shape (n,), n at least 1.
+    """
+
+    def __init__(self, popularity: NDArray[Any]) -> None:
+        self.popularity = popularity
+        _, self._inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
+        self._ends = np.concatenate([[0], np.cumsum(counts)])
+
+    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Means of the values, shape (n,), by tenth, the least popular first, shape (10,)."""
+        sums = np.bincount(self._inverse, values, minlength=self._ends.size - 1)
+        borders = np.linspace(0, self._ends[-1], metric_keys.NUM_DECILES + 1)
+        cumulative = np.interp(borders, self._ends, np.concatenate([[0.0], np.cumsum(sums)]))
+        means: NDArray[np.float64] = np.diff(cumulative) / np.diff(borders)
+        return means
+
+
+@dataclass(frozen=True)
+class TableStep:
+    """What a search remembers of one step of the table.
+
+    Attributes:
+        proposed_sizes: Sizes asked for, one array each for ``user`` and ``item``, shape (n,), int16 or int32.
+        embedding_sizes: Sizes executed, after any projection onto the budget; same shapes.
+        info: The environment's numbers for the whole table: kept ratio, quality, metrics, seconds.
+        reward: Mean entity reward at the λ of the step.
+        greedy_ratio: Mean size the actors themselves ask for, as a share of d_max.
+        walk_gain: What critic 1 values the end of a walk more than its start, mean over users and items; 0
+            where none walked.
+        size_deciles: Mean executed size in each tenth of popularity, one array each for ``user`` and
+            ``item``, shape (10,), the least popular first.
+        memory_weight: λ of the step.
+        is_warmup: Whether a random table-level policy acted instead of the actors.
+        worker_index: Which env runner; 0 is the local one.
+        episode: Episode of that runner, from 0.
+        step: Step within the episode, from 0.
+        runner_step: Steps that runner had taken before, over all episodes.
+    """
+
+    proposed_sizes: Arrays
+    embedding_sizes: Arrays
+    info: dict[str, float]
+    reward: float
+    greedy_ratio: float
+    walk_gain: float
+    size_deciles: Arrays
+    memory_weight: float
+    is_warmup: bool
+    worker_index: int
+    episode: int
+    step: int
+    runner_step: int
+
+    def metrics(self) -> dict[str, float]:
+        """What is told of the step, by the constants of :mod:`ciess_ray.metric_keys`."""
+        deciles = {
+            "user": metric_keys.USER_SIZE_DECILES,
+            "item": metric_keys.ITEM_SIZE_DECILES,
+        }
+        return {
+            metric_keys.KEPT_RATIO: self.info["kept_ratio"],
+            metric_keys.PROPOSED_RATIO: self.info["proposed_ratio"],
+            metric_keys.GREEDY_RATIO: self.greedy_ratio,
+            metric_keys.QUALITY: self.info["quality"],
+            metric_keys.REWARD: self.reward,
+            metric_keys.WALK_GAIN: self.walk_gain,
+            # An environment that trains nothing need not say so.
+            metric_keys.TRAIN_S: self.info.get("train_s", 0.0),
+            metric_keys.EVALUATE_S: self.info.get("evaluate_s", 0.0),
+        } | {
+            key: float(size)
+            for kind, keys in deciles.items()
+            for key, size in zip(keys, self.size_deciles[kind], strict=True)
+        }
+
+
+class TableRollout:
+    """One table step with the transitions of its entities, as columns of the replay buffer."""
+
+    def __init__(self, step: TableStep, transitions: dict[str, Arrays]) -> None:
+        self.step = step
+        self.transitions = transitions
+
+    def env_steps(self) -> int:
+        """Table steps: one."""
+        return 1
+
+    def agent_steps(self) -> int:
+        """Entities that acted."""
+        return sum(len(columns["action"]) for columns in self.transitions.values())
+
+
+class StepFailure:
+    """In place of a rollout, a step that failed twice.
+
+    It is handed back, not raised: RLlib would take an exception for a dead actor and start it anew for ever.
+
+    Args:
+        worker_index: Which env runner.
+        episode: Episode of that runner, from 0.
+        step: Step within the episode, from 0.
+        error: What the environment raised.
+    """
+
+    def __init__(self, worker_index: int, episode: int, step: int, error: Exception) -> None:
+        self.message = (
+            f"the environment of env runner {worker_index} failed twice at step {step} of episode {episode}: "
+            f"{type(error).__name__}: {error}"
+        )
+
+    def env_steps(self) -> int:
+        """None was taken."""
+        return 0
+
+    def agent_steps(self) -> int:
+        """None was taken."""
+        return 0
