@@ -43,7 +43,7 @@ def strict_json(path):
 class TestFolder:
     def test_is_complete_and_its_json_strict(self, finished):
         config, result, _ = finished
-        assert {entry.name for entry in config.output.iterdir()} == OWN_FILES
+        assert {entry.name for entry in config.output.iterdir()} == OWN_FILES | {"checkpoints"}
         summary = strict_json(config.output / "result.json")
         assert summary == result.summary
         assert summary["status"] == "finished" and summary["phase"] == "done"
@@ -117,11 +117,17 @@ class TestFolder:
 
     def test_a_training_that_was_cut_short_is_said(self, finished):
         config, result, _ = finished
-        (hint,) = result.summary["hints"]
+        *_, hint = result.summary["hints"]
         last_best = config.training.max_batches - config.training.patience * config.training.evaluate_every
         for row in result.summary["methods"]:
             assert (f"{row['name']} (best at batch" in hint) == (row["best_batch"] > last_best)
         assert "training.max_batches=60" in hint
+
+    def test_a_search_that_loses_to_equal_sizes_says_so(self, finished):
+        _, result, _ = finished
+        _, equal, own = (row["validation"]["quality"] for row in result.summary["methods"])
+        says_so = any("equal sizes were better" in hint for hint in result.summary["hints"])
+        assert says_so == (equal > own)
 
     def test_the_loaded_recommender_gives_the_test_figures(self, finished):
         config, result, _ = finished
@@ -162,7 +168,8 @@ class TestOutput:
         shutil.copytree(config.output, folder)
         (folder / "notes.txt").write_text("mine")
         ResultFolder(folder, overwrite=True)
-        assert [entry.name for entry in folder.iterdir()] == ["notes.txt"]
+        # Of the checkpoints a search that begins anew takes care.
+        assert {entry.name for entry in folder.iterdir()} == {"notes.txt", "checkpoints"}
 
     @pytest.mark.parametrize(
         "name",
@@ -201,7 +208,7 @@ class TestOutput:
     def test_large_sizes_fit_into_candidates(self, tmp_path):
         folder = ResultFolder(tmp_path / "out")
         sizes = EmbeddingSizes(np.array([1, 70_000]), np.array([40_000]), 1, 70_000)
-        folder.write_candidates([Candidate(0, sizes, 0.5, 0.5)])
+        folder.write_candidates([Candidate(0, sizes, sizes, 0.5)])
         (row,) = pq.read_table(tmp_path / "out" / "candidates.parquet").to_pylist()
         assert row["user_sizes"] == [1, 70_000] and row["item_sizes"] == [40_000]
 

@@ -144,6 +144,11 @@ class TestRefusals:
             search(make_config(tmp_path / "out", search={"num_env_runners": 9}))
 
 
+def test_a_budget_with_room_for_everything_is_called_one(make_config, tmp_path):
+    result = search(make_config(tmp_path / "out", budget="100%"))
+    assert any("room for the full table" in hint for hint in result.summary["hints"])
+
+
 class TestModes:
     def test_paper(self, make_config, tmp_path):
         settings = {"mode": "paper", "memory_weight": 0.4, "num_warmup_steps": 0, "num_greedy_steps": 0}
