@@ -2,8 +2,9 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -11,9 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ciess_ray.config import RunConfig
 from ciess_ray.config_file import field_table, load_config
 from envs.data import READERS, Columns, generate_interactions, read_interactions
 from envs.errors import CiessError, ConfigError
+
+if TYPE_CHECKING:
+    from ciess_ray.sweep_config import Trial
+    from ciess_ray.sweep_results import SweepResults
 
 app = typer.Typer(
     name="ciess-ray",
@@ -91,9 +97,7 @@ def search(
         "recommender.device": device,
     }
     options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
-    if os.getcwd() not in sys.path:
-        # For recommenders of one's own, in Ray's actors too; last, where it hides no installed module.
-        sys.path.append(os.getcwd())
+    _find_own_modules()
     if resume is not None and (config or options or overwrite):
         raise ConfigError(
             "--resume goes on with a search as it was configured; of the rest give --more-episodes."
@@ -119,11 +123,87 @@ def search(
     _print_run(result.summary)
 
 
+_SWEEP_HELP = """
+Run many searches that differ in some fields, side by side, and compare them.
+
+[bold]Examples[/bold]
+
+  ciess-ray sweep configs/quickstart-sweep.yaml
+
+  ciess-ray sweep configs/quickstart-sweep.yaml --dry-run
+
+  ciess-ray sweep configs/quickstart-sweep.yaml --output s3://bucket/sweep max_failures=5
+
+  ciess-ray sweep --resume runs/quickstart-sweep
+
+The YAML file names the configuration that all searches share ([bold]base[/bold]) and the fields that differ
+([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
+
+The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder for
+each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
+finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again. Its
+state and checkpoints are pickles: resume no sweep of somebody whom you would not let run code on your
+machine.
+"""
+
+
+@app.command(help=_SWEEP_HELP)
+def sweep(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the sweep to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder or URI of the sweep.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the trials, what each claims, and how many run at once.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sweep in the folder.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Folder or URI of a sweep to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See ``_SWEEP_HELP``."""
+    options = [] if output is None else [f"output={_as_yaml(output)}"]
+    if resume is not None and (config or options or overwrite or dry_run):
+        raise ConfigError("--resume goes on with a sweep as it was configured; give nothing beside it.")
+    if resume is None and config is None:
+        raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray sweep --help' has examples.")
+    _find_own_modules()
+    from ciess_ray.sweep_config import load_sweep
+
+    plan = None if config is None else load_sweep(config, [*(overrides or []), *options])
+
+    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray import sweep as sweeps
+    from ciess_ray.sweep_view import SweepView
+
+    if plan is not None and dry_run:
+        console.print(_trials(sweeps.check(plan)))
+        return
+    with SweepView(console) as view:
+        if plan is not None:
+            results = sweeps.sweep(plan, overwrite=overwrite, on_change=view)
+        else:
+            assert resume is not None
+            results = sweeps.resume_sweep(resume, on_change=view)
+    console.print(results.to_rich())
+    _print_sweep(results)
+    if not results.is_complete:
+        raise typer.Exit(1)
+
+
 @app.command()
-def fields() -> None:
+def fields(
+    of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
+) -> None:
     """List every field of a configuration with its default and meaning."""
+    from ciess_ray.sweep_config import SweepConfig
+
     table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
-    for name, default, meaning in field_table():
+    for name, default, meaning in field_table(SweepConfig if of_sweep else RunConfig):
         table.add_row(name, escape(default), escape(meaning))
     console.print(table)
 
@@ -192,8 +272,14 @@ def main() -> None:
     except SystemExit as exit:
         # Typer turns Ctrl-C into this status without a word.
         if exit.code == 130:
-            errors.print("interrupted; 'ciess-ray search --resume FOLDER' goes on with the output folder.")
+            errors.print("interrupted; --resume FOLDER goes on with the output folder.")
         raise
+
+
+def _find_own_modules() -> None:
+    """Recommenders of one's own, in Ray's actors too; last, where the folder hides no installed module."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def _as_yaml(value: object) -> str:
@@ -242,6 +328,28 @@ def _print_files(path: Path, summary: dict[str, Any]) -> None:
     for hint in summary["hints"]:
         console.print(f"[yellow]hint:[/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
     console.print(f"result: {path}", highlight=False, soft_wrap=True)
+
+
+def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> Table:
+    table = Table("trial", "claims", "at once", box=None, pad_edge=False)
+    for trial, claims, num_at_once in checked:
+        table.add_row(trial.name, claims, str(num_at_once))
+    return table
+
+
+def _print_sweep(results: "SweepResults") -> None:
+    console.print("means over n seeds; *: none of its recommender is as small and as good on validation")
+    statuses = [outcome.status for outcome in results.outcomes]
+    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    console.print(f"trials: {told}; {results.seconds:.0f} s", highlight=False)
+    for outcome in results.outcomes:
+        if outcome.status == "failed":
+            console.print(f"[red]failed:[/red] {outcome.name}: {escape(str(outcome.error))}", soft_wrap=True)
+    for problem in results.problems:
+        console.print(f"[yellow]not recorded:[/yellow] {escape(problem)}", highlight=False, soft_wrap=True)
+    console.print(f"results: {results.location}", highlight=False, soft_wrap=True)
+    if not results.is_complete:
+        console.print(f"'ciess-ray sweep --resume {results.location}' tries again.", soft_wrap=True)
 
 
 def _print_run(summary: dict[str, Any]) -> None:

@@ -6,13 +6,15 @@ An unknown key is refused with the nearest valid one; every mistake is named by 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config import PRESETS, RunConfig
 from envs.errors import CiessError, ConfigError, UnknownNameError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -24,6 +26,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
+    """
+    values = read_values(path)
+    for override in overrides:
+        put_override(values, override)
+    return parse_config(values, str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -39,32 +53,69 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
-    for override in overrides:
-        _put(values, override)
-    return parse_config(values, str(path))
+    return values
+
+
+def put_override(values: dict[str, Any], override: str) -> None:
+    """Put ``section.field=value`` over plain values; the value is read as YAML.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
+    try:
+        put_field(values, key, value)
+    except ConfigError as error:
+        raise error.within(f"the override {override!r}") from None
+
+
+def put_field(values: dict[str, Any], name: str, value: Any) -> None:
+    """Put one field, by its dotted name, over plain values.
+
+    Raises:
+        ConfigError: The name goes into something that is no section.
+    """
+    *sections, last = name.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"the field {name!r} goes into {section!r}, which is no section.")
+        values = inner
+    values[last] = value
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
-    """The checked model of plain values.
+    """The checked model of plain values; see :func:`check_values`."""
+    return check_values(RunConfig, values, source)
+
+
+def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """Plain values as a model.
 
     Raises:
         ConfigError: A field is unknown, missing or wrong; each is named with its remedy.
     """
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         by_field: dict[str, list[Any]] = {}
         for problem in error.errors():
-            by_field.setdefault(_field_of(problem["loc"]), []).append(problem)
-        lines = (_explain(source, where, problems) for where, problems in by_field.items())
+            by_field.setdefault(_field_of(model, problem["loc"]), []).append(problem)
+        lines = (_explain(model, source, where, problems) for where, problems in by_field.items())
         raise ConfigError("\n".join(lines)) from error
     except CiessError as error:
         raise error.within(source) from error
 
 
-def field_table() -> Iterator[tuple[str, str, str]]:
+def field_table(model: type[BaseModel] = RunConfig) -> Iterator[tuple[str, str, str]]:
     """Every field as its dotted name, its default and its meaning."""
-    yield from _fields(RunConfig, "")
+    yield from _fields(model, "")
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -92,25 +143,8 @@ def _in_modes(name: str, default: str) -> str:
     return f" ({told})" if told else ""
 
 
-def _put(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"the override {override!r} goes into {section!r}, which is no section.")
-        values = inner
-    try:
-        values[name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
-
-
-def _field_of(place: Sequence[str | int]) -> str:
+def _field_of(model: Any, place: Sequence[str | int]) -> str:
     """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
-    model: Any = RunConfig
     for depth, part in enumerate(place[:-1]):
         field = getattr(model, "model_fields", {}).get(part)
         model = None if field is None else field.annotation
@@ -124,9 +158,9 @@ def _is_choice(annotation: Any) -> bool:
     return sum(kind is not NoneType for kind in get_args(annotation)) > 1
 
 
-def _explain(source: str, where: str, problems: Sequence[Any]) -> str:
+def _explain(model: type[BaseModel], source: str, where: str, problems: Sequence[Any]) -> str:
     problem = problems[0]
-    known = {name: meaning for name, _, meaning in field_table()}
+    known = {name: meaning for name, _, meaning in field_table(model)}
     if problem["type"] == "extra_forbidden":
         sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
         return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.config import RunConfig
+from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.retraining import fit_to_convergence, recipe_key, recipe_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
@@ -57,6 +58,7 @@ def fit_full_size(
     config: RunConfig,
     interactions: Interactions,
     progress: Callable[[int, float], None] | None = None,
+    keeper: Keeper = NULL_KEEPER,
 ) -> FullSizeFit:
     """Train the full-size recommender to convergence, or read the fit of an earlier search.
 
@@ -67,24 +69,26 @@ def fit_full_size(
         config: The run.
         interactions: The splits.
         progress: Called after each validation with the batches trained and the quality.
+        keeper: Decides who trains where others need the same fit at the same time.
     """
     keeps_state = config.search.resolved_step_mode == "finetune"
     key = recipe_key(config, interactions, "full size", keeps_state)
     file = config.kept_folder / f"full-size-{key}.npz"
-    fit = _read_fit(file)
-    if fit is not None:
-        return fit
-    recommender, report = fit_to_convergence(
-        config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
-    )
-    fit = FullSizeFit(
-        entity_quality(report.best, interactions.train),
-        report.best.quality,
-        report.best.summary(),
-        report.best_batch,
-        state_of(recommender) if keeps_state else None,
-    )
-    _write_fit(file, fit)
+    with keeper.once(file):
+        fit = _read_fit(file)
+        if fit is not None:
+            return fit
+        recommender, report = fit_to_convergence(
+            config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
+        )
+        fit = FullSizeFit(
+            entity_quality(report.best, interactions.train),
+            report.best.quality,
+            report.best.summary(),
+            report.best_batch,
+            state_of(recommender) if keeps_state else None,
+        )
+        _write_fit(file, fit)
     return fit
 
 
@@ -93,6 +97,7 @@ def fit_supernet(
     interactions: Interactions,
     caps_params: Sequence[int],
     progress: Callable[[int, float], None] | None = None,
+    keeper: Keeper = NULL_KEEPER,
 ) -> State:
     """Train the weight-sharing recommender that ``search.step_mode=supernet`` masks, or read an earlier one.
 
@@ -101,6 +106,7 @@ def fit_supernet(
         interactions: The splits.
         caps_params: The budgets, near which the prefixes are drawn where the configuration gives no range.
         progress: Called now and then with the batches trained and the loss.
+        keeper: Decides who trains where others need the same supernet at the same time.
     """
     full = full_sizes(config, interactions)
     ratios = [cap_params / full.num_params for cap_params in caps_params]
@@ -108,19 +114,20 @@ def fit_supernet(
     num_batches = config.search.supernet_batches
     key = recipe_key(config, interactions, "supernet", kept_ratios, num_batches)
     file = config.kept_folder / f"supernet-{key}.npz"
-    state = read_arrays(file)
-    if state is None:
-        supernet = train_supernet(
-            recipe_of(config, interactions),
-            interactions,
-            full,
-            kept_ratios,
-            num_batches,
-            np.random.default_rng((config.seed, _SUPERNET_STREAM)),
-            progress,
-        )
-        state = state_of(supernet)
-        write_arrays(file, state)
+    with keeper.once(file):
+        state = read_arrays(file)
+        if state is None:
+            supernet = train_supernet(
+                recipe_of(config, interactions),
+                interactions,
+                full,
+                kept_ratios,
+                num_batches,
+                np.random.default_rng((config.seed, _SUPERNET_STREAM)),
+                progress,
+            )
+            state = state_of(supernet)
+            write_arrays(file, state)
     return state
 
 

@@ -105,7 +105,13 @@ class Journal:
         elapsed = time.perf_counter() - self._started
         num_taken = max(step - self._first_step, 1)
         known = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        line = {"phase": self.current_phase, "step": step, "num_steps": self.num_steps, "elapsed_s": elapsed}
+        line = {
+            "phase": self.current_phase,
+            "step": step,
+            "num_steps": self.num_steps,
+            "elapsed_s": elapsed,
+            "time_ms": int(time.time() * 1000),
+        }
         self._folder.log_progress(line | ({"note": note} if note else {}) | known)
         if self.current_phase == "search" and step > self._num_tracked_steps:
             self._tracker.log_metrics(known, step)

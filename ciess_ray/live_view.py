@@ -64,8 +64,8 @@ class LiveView:
                 "" if kept is None else f"{kept:.2%}",
                 "" if quality is None else f"{quality:.1%} of full",
                 "" if weight is None else f"{weight:.3f}",
-                _duration(progress.elapsed_s),
-                "" if progress.remaining_s is None else _duration(progress.remaining_s),
+                duration(progress.elapsed_s),
+                "" if progress.remaining_s is None else duration(progress.remaining_s),
                 progress.note,
             )
         return table
@@ -80,12 +80,13 @@ def _cells(progress: Progress) -> list[str]:
         "" if kept is None else f"kept {kept:.2%}",
         "" if quality is None else f"quality {quality:.1%} of full",
         "" if weight is None else f"λ {weight:.3f}",
-        "" if progress.remaining_s is None else f"{_duration(progress.remaining_s)} left",
+        "" if progress.remaining_s is None else f"{duration(progress.remaining_s)} left",
         progress.note,
     ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people read them, e.g. 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

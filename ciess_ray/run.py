@@ -50,6 +50,24 @@ class Run:
         return self.budgets[0]
 
 
+def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
+    """Parameters that each budget of a run allows.
+
+    Raises:
+        BudgetError: One cannot be met.
+    """
+    recommender = config.recommender
+    return [
+        asked.cap_params(
+            num_entities,
+            recommender.min_embedding_size,
+            recommender.max_embedding_size,
+            recommender.num_tables,
+        )
+        for asked in config.memory_budgets
+    ]
+
+
 def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
     """The budgets of a run, in parameters.
 
@@ -58,15 +76,9 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
         ConfigError: One that should be looser is not.
         ResultError: A result would be overwritten.
     """
-    recommender = config.recommender
     budgets: list[Budget] = []
-    for asked in config.memory_budgets:
-        cap_params = asked.cap_params(
-            interactions.num_entities,
-            recommender.min_embedding_size,
-            recommender.max_embedding_size,
-            recommender.num_tables,
-        )
+    caps_params = caps_params_of(config, interactions.num_entities)
+    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         name = f"at-{asked}".replace("%", "-percent").replace(" ", "-")
         budget = Budget(str(asked), cap_params, config.output / name if budgets else config.output)
         check_output(budget.path, overwrite=overwrite)

@@ -24,6 +24,7 @@ from ciess_ray.config_file import parse_config
 from ciess_ray.finalists import EQUAL_SIZES, FULL_SIZE, SEARCH, measure, retrain, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
+from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult, read_summary
 from ciess_ray.run import Budget, Run, budgets_of
@@ -54,7 +55,14 @@ def load_interactions(config: RunConfig) -> Interactions:
     return split_interactions(log, seed=dataset.split_seed)
 
 
-def search(config: RunConfig, *, overwrite: bool = False, on_progress: Watcher | None = None) -> SearchResult:
+def search(
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    on_progress: Watcher | None = None,
+    tracker: Tracker | None = None,
+    keeper: Keeper = NULL_KEEPER,
+) -> SearchResult:
     """Find the sizes that rank best under the budget, and leave a folder with the packed table.
 
     Starts Ray on this machine where none is running, and shuts down what it started. Whatever ends the
@@ -64,6 +72,8 @@ def search(config: RunConfig, *, overwrite: bool = False, on_progress: Watcher |
         config: The run.
         overwrite: Whether a result in the output folder may be replaced.
         on_progress: Called after each step of each phase.
+        tracker: Records the run in place of what ``config.tracking`` says.
+        keeper: Decides who trains what other searches need too.
 
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
@@ -73,10 +83,18 @@ def search(config: RunConfig, *, overwrite: bool = False, on_progress: Watcher |
     checkpoints = _checkpoints(config, interactions)
     with _prepared(config):
         checkpoints.clear()
-        return _search(config, interactions, budgets, checkpoints, None, {}, on_progress)
+        return _search(config, interactions, budgets, checkpoints, None, {}, on_progress, tracker, keeper)
 
 
-def resume(folder: Path, *, more_episodes: int = 0, on_progress: Watcher | None = None) -> SearchResult:
+def resume(
+    folder: Path,
+    *,
+    more_episodes: int = 0,
+    on_progress: Watcher | None = None,
+    config: RunConfig | None = None,
+    tracker: Tracker | None = None,
+    keeper: Keeper = NULL_KEEPER,
+) -> SearchResult:
     """Go on with a search that was killed, interrupted or failed, or extend one that is finished.
 
     It goes on from its last checkpoint and takes the steps that came after anew. With one seed and one
@@ -87,6 +105,9 @@ def resume(folder: Path, *, more_episodes: int = 0, on_progress: Watcher | None 
         folder: Of the search.
         more_episodes: Episodes to take beyond those configured.
         on_progress: Called after each step of each phase.
+        config: In place of the folder's own, where paths are no longer what they were.
+        tracker: As in :func:`search`.
+        keeper: As in :func:`search`.
 
     Raises:
         ResultError: There is nothing to go on with, or it belongs to something else.
@@ -95,9 +116,10 @@ def resume(folder: Path, *, more_episodes: int = 0, on_progress: Watcher | None 
     is_finished = before["status"] == "finished"
     if is_finished and not more_episodes:
         raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
-    values = before["config"] | {"output": str(folder)}
-    values["search"]["num_episodes"] += more_episodes
-    config = parse_config(values, str(folder / RESULT_FILE))
+    if config is None:
+        values = before["config"] | {"output": str(folder)}
+        values["search"]["num_episodes"] += more_episodes
+        config = parse_config(values, str(folder / RESULT_FILE))
     interactions = load_interactions(config)
     if before["dataset"]["fingerprint"] != interactions.fingerprint:
         raise ResultError(
@@ -110,7 +132,9 @@ def resume(folder: Path, *, more_episodes: int = 0, on_progress: Watcher | None 
     if checkpoint is None and is_finished:
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
     with _prepared(config):
-        return _search(config, interactions, budgets, checkpoints, checkpoint, before, on_progress)
+        return _search(
+            config, interactions, budgets, checkpoints, checkpoint, before, on_progress, tracker, keeper
+        )
 
 
 @contextlib.contextmanager
@@ -141,6 +165,8 @@ def _search(
     checkpoint: Checkpoint | None,
     before: dict[str, Any],
     on_progress: Watcher | None,
+    tracker: Tracker | None,
+    keeper: Keeper,
 ) -> SearchResult:
     seconds = dict(before.get("seconds", {}))
     candidates: list[Candidate] = []
@@ -156,7 +182,11 @@ def _search(
         "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
         "looser_budgets": {budget.asked: budget.path.name for budget in budgets[1:]},
     }
-    with track(config, config.output.name, before.get("mlflow_run_id")) as tracker:
+    with (
+        track(config, config.output.name, before.get("mlflow_run_id"))
+        if tracker is None
+        else contextlib.nullcontext(tracker)
+    ) as tracker:
         summary["mlflow_run_id"] = tracker.run_id
         folder = ResultFolder(config.output, overwrite=True, resume=bool(before))
         num_tracked = folder.rewind_progress(checkpoint.step if checkpoint else 0)
@@ -173,14 +203,16 @@ def _search(
         settings = config.search
         try:
             with phase("full-size fit", config.training.max_batches):
-                full = fit_full_size(config, interactions, journal.advance_to_batch)
+                full = fit_full_size(config, interactions, journal.advance_to_batch, keeper)
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
             pretrained = full.state
             if settings.resolved_step_mode == "supernet":
                 with phase("supernet", settings.supernet_batches):
                     caps_params = [budget.cap_params for budget in budgets]
-                    pretrained = fit_supernet(config, interactions, caps_params, journal.advance_to_loss)
+                    pretrained = fit_supernet(
+                        config, interactions, caps_params, journal.advance_to_loss, keeper
+                    )
             first_step = checkpoint.step if checkpoint else 0
             with phase(
                 "search", settings.num_steps + settings.num_greedy_steps, first_step, "; ".join(notes)

@@ -29,8 +29,6 @@ from envs.step_modes import State, state_of
 Tell = Callable[[str], None]
 
 _STATE = "state/"
-#: Torch threads of a task cannot be fewer.
-_MIN_THREADS = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +156,7 @@ def _next_of(stream: Any, name: str) -> str | Trained | None:
 @ray.remote(num_returns="streaming", max_retries=3)
 def _train(config: RunConfig, interactions: Interactions, training: Training) -> Iterator[str | Trained]:
     """How far it has come, now and then, and what came of it."""
-    torch.set_num_threads(max(int(config.resources.num_cpus_per_training), _MIN_THREADS))
+    torch.set_num_threads(_num_threads(config))
     train = _converge if training.best_batch is None else _measure
     news: queue.SimpleQueue[str | Trained | BaseException] = queue.SimpleQueue()
 
@@ -202,6 +200,11 @@ def _measure(config: RunConfig, interactions: Interactions, training: Training, 
     return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
 
 
+def _num_threads(config: RunConfig) -> int:
+    """Of a training; a trial leaves a hundredth of its CPUs to the process that waits for it."""
+    return max(round(config.resources.num_cpus_per_training), 1)
+
+
 def _key(config: RunConfig, interactions: Interactions, training: Training) -> str:
     sizes = hashlib.sha256(training.sizes.user.tobytes() + training.sizes.item.tobytes()).hexdigest()
     return recipe_key(
@@ -210,5 +213,5 @@ def _key(config: RunConfig, interactions: Interactions, training: Training) -> s
         [str(training.sizes.user.dtype), sizes],
         list(training.seed),
         training.best_batch,
-        max(int(config.resources.num_cpus_per_training), _MIN_THREADS),
+        _num_threads(config),
     )

@@ -7,6 +7,7 @@ import yaml
 
 from ciess_ray.config import PRESETS, DatasetConfig, RunConfig, SearchConfig, TrainingConfig
 from ciess_ray.config_file import field_table, load_config, parse_config
+from ciess_ray.sweep_config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
 
@@ -239,7 +240,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_sweep_that_comes_along_loads():
+    plan = load_sweep(next(path for path in CONFIGS if path.stem == "quickstart-sweep"))
+    assert len(plan.trials) == 12 and plan.trials[0].config.search.supernet_kept_ratios == (0.033, 0.27)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "sweep" not in path.stem], ids=lambda path: path.stem
+)
 def test_the_configurations_that_come_along_load(path):
     config = load_config(path)
     # What a file says is what the fields are called: nothing in it is overridden by a default.

@@ -1,10 +1,11 @@
 import shutil
 import sqlite3
+import time
 
 import pytest
 
 from ciess_ray.config_file import parse_config
-from ciess_ray.tracking import MlflowTracker, flatten, track
+from ciess_ray.tracking import MlflowRun, MlflowStore, flatten, track
 from envs.errors import ConfigError
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated; it says so when the store is first opened.
@@ -51,7 +52,7 @@ def test_a_run_is_recorded(config, find_run, tmp_path):
     folder.mkdir()
     (folder / "result.json").write_text("{}")
     with track(config, "mine") as tracker:
-        assert isinstance(tracker, MlflowTracker)
+        assert isinstance(tracker, MlflowRun) and tracker.run_id is not None
         tracker.log_metrics({"recommender/ndcg@20": 0.25, "search/quality": float("nan")}, 1)
         tracker.log_metrics({"recommender/ndcg@20": 0.5}, 2)
         tracker.log_folder(folder)
@@ -88,8 +89,124 @@ def test_nothing_is_written_where_it_is_off(config, empty_store, tmp_path):
     with track(off, "mine") as tracker:
         tracker.log_metrics({"a": 1.0}, 1)
         tracker.log_folder(tmp_path)
+        tracker.log_model(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db"]
     assert (tmp_path / "mlflow.db").read_bytes() == empty_store.read_bytes()
+
+
+@pytest.fixture
+def store(config):
+    store = MlflowStore(config.tracking)
+    yield store
+    store.close()
+
+
+def history(store, run_id, name):
+    return [(m.step, m.value) for m in store._client.get_metric_history(run_id, name)]
+
+
+def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
+    first = store.run("sweep/trial", "trial", params=[("budget", "5%")], tags={"who": "me"})
+    for step in (1, 2):
+        first.log_metrics({"search/quality": step / 10}, step)
+    first.end("FAILED")
+    assert store.close() == []
+    again = MlflowStore(config.tracking)
+    run = again.run("sweep/trial", "another name", params=[("budget", "7%")])
+    for step in (1, 2, 3):
+        run.log_metrics({"search/quality": step / 5, "search/reward": 1.0}, step)
+    run.end("FINISHED")
+    assert again.close() == [] and run.run_id == first.run_id
+    known = store._client.get_run(run.run_id)
+    assert known.info.status == "FINISHED" and known.info.run_name == "trial"
+    assert known.data.params == {"budget": "5%"} and known.data.tags["who"] == "me"
+    assert history(store, run.run_id, "search/quality") == [(1, 0.1), (2, 0.2), (3, 0.6)]
+    assert [step for step, _ in history(store, run.run_id, "search/reward")] == [1, 2, 3]
+
+
+def test_children_know_their_parent(store):
+    parent = store.run("sweep", "sweep")
+    child = store.run("sweep/a", "a", parent=parent)
+    other = store.run("sweep/b", "b")
+    assert store.close() == []
+    tags = [store._client.get_run(run.run_id).data.tags for run in (child, other)]
+    assert tags[0]["mlflow.parentRunId"] == parent.run_id and "mlflow.parentRunId" not in tags[1]
+
+
+def test_a_run_that_the_store_has_lost_is_begun_anew(store):
+    run = store.run(None, "mine", run_id="0" * 32)
+    assert run.wait(30.0) not in (None, "0" * 32)
+
+
+def test_a_failing_write_is_tried_again_in_order_and_nothing_is_lost(store, monkeypatch):
+    run = store.run("key", "mine")
+    run.wait(30.0)
+    log_batch, calls = store._client.log_batch, []
+
+    def fail_twice(run_id, **entities):
+        calls.append(len(entities["metrics"]))
+        if len(calls) < 3:
+            raise ConnectionError("gone")
+        log_batch(run_id, **entities)
+
+    monkeypatch.setattr(store._client, "log_batch", fail_twice)
+    started = time.perf_counter()
+    for step in range(5):
+        run.log_metrics({"a": step, "b": 0.0}, step)
+    assert time.perf_counter() - started < 0.5
+    run.end("FINISHED")
+    assert store.close() == [] and len(calls) < 8
+    assert history(store, run.run_id, "a") == [(step, float(step)) for step in range(5)]
+    assert store._client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_batch_that_did_arrive_is_not_there_twice(store, monkeypatch):
+    run = store.run("key", "mine")
+    run.wait(30.0)
+    log_batch, calls = store._client.log_batch, []
+
+    def arrive_and_fail(run_id, **entities):
+        log_batch(run_id, **entities)
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("no answer")
+
+    monkeypatch.setattr(store._client, "log_batch", arrive_and_fail)
+    run.log_metrics({"a": 1.0}, 1)
+    assert store.close() == [] and len(calls) == 2
+    assert history(store, run.run_id, "a") == [(1, 1.0)]
+
+
+def test_what_never_arrives_is_told(store, monkeypatch):
+    run = store.run("key", "mine")
+    run.wait(30.0)
+
+    def fail(*arguments, **entities):
+        raise ConnectionError("gone for good")
+
+    monkeypatch.setattr(store._client, "log_batch", fail)
+    run.log_metrics({"a": 1.0}, 1)
+    run.end("FINISHED")
+    (problem,) = store.close(timeout_s=1.0)
+    assert "did not take 2 writes within 1 s (gone for good); --resume sends them again" in problem
+    assert store.close() == []
+
+
+def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, tmp_path):
+    run = store.run("key", "mine")
+    run.log_files([tmp_path / "nothing.txt"])
+    run.log_metrics({"a": 1.0}, 1)
+    (problem,) = store.close()
+    assert "refused a write" in problem and "nothing.txt" in problem
+    assert history(store, run.run_id, "a") == [(1, 1.0)]
+
+
+def test_a_server_that_is_not_there_is_named_soon():
+    values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": "http://127.0.0.1:9"}}
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"tracking\.uri='http://127\.0\.0\.1:9'"):
+        MlflowStore(parse_config(values).tracking)
+    assert time.perf_counter() - started < 30.0
 
 
 def test_nested_fields_become_dotted_names():

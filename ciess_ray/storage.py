@@ -1,0 +1,129 @@
+"""A folder on any of pyarrow's filesystems: a local disk, one that all nodes share, S3, GCS, HDFS."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from envs.errors import ConfigError
+
+_ERRORS = (OSError, pa.ArrowException, ValueError)
+
+
+class Storage:
+    """Reads and writes files by their names within one folder.
+
+    Args:
+        location: A path, or a URI such as ``s3://bucket/folder``.
+
+    Raises:
+        ConfigError: The location is no such thing.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        text = str(location)
+        self.is_local = "://" not in text
+        self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
+        try:
+            if self.is_local:
+                self._filesystem, self._path = pafs.LocalFileSystem(), self.location
+            else:
+                self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+        except _ERRORS as error:
+            raise ConfigError(
+                f"{text}: neither a path nor a URI that pyarrow knows ({error}); e.g. runs/sweep, "
+                "s3://bucket/sweep or gs://bucket/sweep."
+            ) from error
+
+    @property
+    def parent(self) -> str:
+        """Where the folder lies."""
+        return self.location.rpartition("/")[0] or "/"
+
+    @property
+    def name(self) -> str:
+        """What the folder is called there."""
+        return self.location.rpartition("/")[2]
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file; None where it is not there."""
+        if not self.has(name):
+            return None
+        with self._filesystem.open_input_stream(self._place(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file: all of it or, on filesystems that can rename, nothing.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        place = self._place(name)
+        try:
+            self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+            target = f"{place}.partial" if self.is_local else place
+            with self._filesystem.open_output_stream(target) as stream:
+                stream.write(content)
+            if target != place:
+                self._filesystem.move(target, place)
+        except _ERRORS as error:
+            raise ConfigError(
+                f"{self.location}: cannot be written ({error}); name a folder that you may write, and on a "
+                "cluster one that every node reaches."
+            ) from error
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._filesystem.get_file_info(self._place(name)).type != pafs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Names of the files and folders directly in this one."""
+        selector = pafs.FileSelector(self._path, allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).type == pafs.FileType.Directory:
+            self._filesystem.delete_dir(place)
+        else:
+            self._filesystem.delete_file(place)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file or folder here; files that are here already are replaced, each as a whole."""
+        if path.is_dir():
+            for file in path.rglob("*"):
+                if file.is_file():
+                    self.upload(file, f"{name}/{file.relative_to(path).as_posix()}")
+            return
+        place = self._place(name)
+        self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+        target = f"{place}.partial" if self.is_local else place
+        pafs.copy_files(
+            str(path),
+            target,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=self._filesystem,
+        )
+        if target != place:
+            self._filesystem.move(target, place)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file or folder from here; a file is there whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = self._place(name)
+        is_folder = self._filesystem.get_file_info(place).type == pafs.FileType.Directory
+        target = path if is_folder else path.with_name(f".{path.name}.partial")
+        if is_folder:
+            path.mkdir(exist_ok=True)
+        pafs.copy_files(
+            place,
+            str(target),
+            source_filesystem=self._filesystem,
+            destination_filesystem=pafs.LocalFileSystem(),
+        )
+        if not is_folder:
+            target.replace(path)
+
+    def _place(self, name: str) -> str:
+        return f"{self._path}/{name}"

@@ -1,0 +1,345 @@
+"""What a sweep leaves: a row a trial, means over seeds, and which tables no other beats."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from ciess_ray.finalists import EQUAL_SIZES, FULL_SIZE, SEARCH
+from ciess_ray.result import versions
+from ciess_ray.storage import Storage
+
+RESULTS_FILE, SUMMARY_FILE, FIGURE_FILE = "results.parquet", "results.json", "pareto.png"
+RESULT_FILES = (RESULTS_FILE, SUMMARY_FILE, FIGURE_FILE)
+
+_METHODS = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
+#: What does not make two trials different.
+_NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources", "looser_budgets")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        name: Its own, and its folder's within the sweep's.
+        status: ``stopped`` by the scheduler, before its end; ``pending`` where the sweep was broken off.
+        fields: What it has that others have not, by dotted name.
+        config: Plain values of its whole configuration.
+        summary: Its ``result.json``, once it is finished.
+        quality_in_search: Best mean ranking metric on validation that it told of.
+        num_steps: Table steps taken.
+        num_failures: How often it broke off.
+        error: Why, the last time.
+    """
+
+    name: str
+    status: Literal["finished", "stopped", "failed", "pending"]
+    fields: dict[str, Any]
+    config: dict[str, Any]
+    summary: dict[str, Any] | None = None
+    quality_in_search: float | None = None
+    num_steps: int = 0
+    num_failures: int = 0
+    error: str | None = None
+
+    def row(self, method: str) -> dict[str, Any]:
+        """What ``result.json`` says of full size, equal sizes or the search; of a trial that is finished."""
+        assert self.summary is not None
+        return next(row for row in self.summary["methods"] if row["name"] == method)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the latter None for a single one."""
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Of at least one value."""
+        known = list(values)
+        return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + ("" if self.sd is None else f"±{self.sd:.4f}")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Finished trials that differ in the seed alone.
+
+    Attributes:
+        fields: What they share and other groups have not.
+        dataset: What they are trained on.
+        recommender: Theirs.
+        budget: As it was asked for.
+        seeds: Theirs.
+        packed_bytes: Of the packed table, the largest.
+        kept_ratio: Parameters as a share of the full table's, the largest.
+        metrics: By method (``search``, ``equal``, ``full``) and metric: validation ``quality``, and Recall
+        and
+            NDCG on test.
+        is_on_front: Whether no other group of the same data and recommender is better on validation and
+            no larger.
+    """
+
+    fields: dict[str, Any]
+    dataset: str
+    recommender: str
+    budget: str
+    seeds: list[int]
+    packed_bytes: int
+    kept_ratio: float
+    metrics: dict[str, dict[str, Spread]]
+    is_on_front: bool
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values."""
+        values = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return values | {
+            "metrics": {
+                method: {name: vars(spread) for name, spread in own.items()}
+                for method, own in self.metrics.items()
+            }
+        }
+
+
+@dataclass(eq=False)
+class SweepResults:
+    """All trials of a sweep, side by side.
+
+    Args:
+        location: Folder or URI of the sweep.
+        outcomes: Of its trials.
+        seconds: How long it took, since it was started or resumed.
+        problems: Sentences on what was not recorded.
+    """
+
+    location: str
+    outcomes: Sequence[Outcome]
+    seconds: float
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial came to its end."""
+        return all(outcome.status in ("finished", "stopped") for outcome in self.outcomes)
+
+    def to_table(self) -> pa.Table:
+        """One row a trial, with NULL for what it has not got to."""
+        names = dict.fromkeys(name for outcome in self.outcomes for name in outcome.fields)
+        rows = [self._row(outcome, names) for outcome in self.outcomes]
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return pa.table({name: _column([row.get(name) for row in rows]) for name in columns})
+
+    def _row(self, outcome: Outcome, names: Iterable[str]) -> dict[str, Any]:
+        config = outcome.config
+        row: dict[str, Any] = {
+            "trial": outcome.name,
+            "status": outcome.status,
+            "dataset": _dataset(config),
+            "recommender": config["recommender"]["name"],
+            "budget": str(config["budget"]),
+            "seed": config["seed"],
+            **{f"field/{name}": outcome.fields.get(name) for name in names},
+            "num_steps": outcome.num_steps,
+            "num_failures": outcome.num_failures,
+            "quality_in_search": outcome.quality_in_search,
+            "error": outcome.error,
+            "folder": f"{self.location}/{outcome.name}/result",
+        }
+        if outcome.summary is None:
+            return row
+        row |= {f"{key}": value for key, value in outcome.summary["budget"].items() if key != "asked"}
+        for method, short in _METHODS.items():
+            own = outcome.row(method)
+            row |= {f"{short}/{key}": own[key] for key in ("num_params", "packed_bytes", "kept_ratio")}
+            row |= {f"{short}/validation/{key}": value for key, value in own["validation"].items()}
+            row |= {f"{short}/test/{key}": value for key, value in own["test"].items()}
+            row |= {f"{short}/{key}": own[key] for key in ("mean_user_size", "mean_item_size", "best_batch")}
+        return row | {f"seconds/{phase}": value for phase, value in outcome.summary["seconds"].items()}
+
+    def groups(self) -> list[Group]:
+        """Means over seeds, by data and recommender, the smallest tables first."""
+        by_settings: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            if outcome.summary is not None:
+                settings = {key: value for key, value in outcome.config.items() if key not in _NOT_SETTINGS}
+                by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(outcome)
+        groups = [_group(own) for own in by_settings.values()]
+        for group in groups:
+            object.__setattr__(group, "is_on_front", not any(_beats(other, group) for other in groups))
+        return sorted(groups, key=lambda group: (group.dataset, group.recommender, group.packed_bytes))
+
+    def pareto(self) -> dict[str, list[Group]]:
+        """For each recommender, on each data set, the groups that none beats, the smallest table first.
+
+        Validation quality decides, because choosing among tables by their test figures would flatter them.
+        """
+        fronts: dict[str, list[Group]] = {}
+        for group in self.groups():
+            if group.is_on_front:
+                fronts.setdefault(f"{group.recommender} on {group.dataset}", []).append(group)
+        return fronts
+
+    def write(self, storage: Storage) -> None:
+        """Leave ``results.parquet``, ``results.json`` and ``pareto.png`` in the sweep's folder."""
+        statuses = [outcome.status for outcome in self.outcomes]
+        summary = {
+            "format": "ciess-ray sweep results 1",
+            "versions": versions(),
+            "seconds": self.seconds,
+            "num_trials": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+            "groups": [group.to_values() for group in self.groups()],
+        }
+        with TemporaryDirectory(prefix="ciess-ray-") as folder:
+            pq.write_table(self.to_table(), Path(folder) / RESULTS_FILE, compression="zstd")
+            text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+            (Path(folder) / SUMMARY_FILE).write_text(text, encoding="utf-8")
+            self.draw(Path(folder) / FIGURE_FILE)
+            storage.upload(Path(folder), ".")
+
+    def draw(self, path: Path) -> None:
+        """NDCG on test against bytes, for each recommender: the search, equal sizes, full size."""
+        by_recommender: dict[str, list[Group]] = {}
+        for group in self.groups():
+            by_recommender.setdefault(f"{group.recommender} on {group.dataset}", []).append(group)
+        figure = Figure(figsize=(5.2 * max(len(by_recommender), 1), 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        all_axes = figure.subplots(1, max(len(by_recommender), 1), squeeze=False, sharey=True)[0]
+        for axes, (name, groups) in zip(all_axes, by_recommender.items(), strict=False):
+            for method, label, style in (("search", "search", "o"), ("equal", "equal sizes", "s")):
+                _scatter(axes, groups, method, label, style)
+            front = [group for group in groups if group.is_on_front]
+            axes.plot(
+                [group.packed_bytes for group in front],
+                [group.metrics["search"]["ndcg@20"].mean for group in front],
+                color="C0",
+                linewidth=1,
+                label="front, by validation",
+            )
+            full = statistics.mean(group.metrics["full"]["ndcg@20"].mean for group in groups)
+            axes.axhline(full, color="grey", linewidth=1, label="full size")
+            axes.set_xscale("log")
+            there = sorted({group.packed_bytes for group in groups})
+            axes.set_xticks(there, [f"{num_bytes / 1e3:,.0f}" for num_bytes in there])
+            axes.minorticks_off()
+            axes.set_title(name)
+            axes.set_xlabel("packed table, kB")
+        all_axes[0].set_ylabel("NDCG@20 on test")
+        if by_recommender:
+            all_axes[-1].legend()
+        figure.savefig(path, dpi=120)
+
+    def to_rich(self) -> Table:
+        """What people read: a row a group."""
+        groups = self.groups()
+        others = dict.fromkeys(
+            name for group in groups for name in group.fields if name not in ("budget", "recommender.name")
+        )
+        headings = (
+            "",
+            "recommender",
+            "budget",
+            *others,
+            "n",
+            "bytes",
+            "R@20 search",
+            "equal sizes",
+            "full",
+        )
+        table = Table(*headings, box=None, pad_edge=False)
+        for column in table.columns:
+            column.no_wrap = True
+        for group in groups:
+            table.add_row(
+                "*" if group.is_on_front else "",
+                group.recommender,
+                group.budget,
+                *(_short(group.fields.get(name, "")) for name in others),
+                str(len(group.seeds)),
+                f"{group.packed_bytes:,}",
+                *(str(group.metrics[method]["recall@20"]) for method in ("search", "equal")),
+                f"{group.metrics['full']['recall@20'].mean:.4f}",
+            )
+        return table
+
+
+def _group(outcomes: Sequence[Outcome]) -> Group:
+    first = outcomes[0]
+    metrics = {}
+    for method, short in _METHODS.items():
+        rows = [outcome.row(method) for outcome in outcomes]
+        metrics[short] = {"quality": Spread.of(row["validation"]["quality"] for row in rows)} | {
+            name: Spread.of(row["test"][name] for row in rows) for name in rows[0]["test"]
+        }
+    searched = [outcome.row(SEARCH) for outcome in outcomes]
+    return Group(
+        fields={name: value for name, value in first.fields.items() if name != "seed"},
+        dataset=_dataset(first.config),
+        recommender=first.config["recommender"]["name"],
+        budget=str(first.config["budget"]),
+        seeds=[outcome.config["seed"] for outcome in outcomes],
+        packed_bytes=max(row["packed_bytes"] for row in searched),
+        kept_ratio=max(row["kept_ratio"] for row in searched),
+        metrics=metrics,
+        is_on_front=False,
+    )
+
+
+def _beats(other: Group, group: Group) -> bool:
+    """Whether the other is at least as good in both and better in one."""
+    if (other.dataset, other.recommender) != (group.dataset, group.recommender):
+        return False
+    mine, its = group.metrics["search"]["quality"].mean, other.metrics["search"]["quality"].mean
+    is_as_good = its >= mine and other.packed_bytes <= group.packed_bytes
+    return is_as_good and (its > mine or other.packed_bytes < group.packed_bytes)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _dataset(config: Mapping[str, Any]) -> str:
+    dataset = config["dataset"]
+    return str(dataset["sample"] or Path(dataset["path"]).name)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Text where values are of several kinds, or lists and sections."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
+        numbers = [
+            None if isinstance(value, float) and not math.isfinite(value) else value for value in values
+        ]
+        return pa.array(numbers, pa.float64()) if kinds == {int, float} else pa.array(numbers)
+    return pa.array(
+        [None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values], pa.string()
+    )
+
+
+def _scatter(axes: Any, groups: Sequence[Group], method: str, label: str, style: str) -> None:
+    spreads = [group.metrics[method]["ndcg@20"] for group in groups]
+    is_search = method == "search"
+    axes.errorbar(
+        [group.packed_bytes for group in groups],
+        [spread.mean for spread in spreads],
+        [spread.sd or 0.0 for spread in spreads],
+        fmt=style,
+        color="C0" if is_search else "C1",
+        markerfacecolor=None if is_search else "none",
+        capsize=3,
+        label=label,
+    )

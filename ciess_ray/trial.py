@@ -1,0 +1,176 @@
+"""One search as a trial of Tune, which it tells of every step and leaves its checkpoints with."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from ciess_ray import metric_keys
+from ciess_ray.config import RunConfig
+from ciess_ray.journal import Progress
+from ciess_ray.kept_files import SharedKeeper
+from ciess_ray.result import PROGRESS_FILE, RESULT_FILE
+from ciess_ray.search import SEARCH, resume, search
+from ciess_ray.storage import Storage
+from ciess_ray.sweep_config import SweepPlan, parse_sweep
+from ciess_ray.trial_claims import within_claims
+
+#: Keys of what a trial reports.
+OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows", "is_finished"
+RESULT_FOLDER = "result"
+SWEEP_FILE = "sweep.json"
+#: In a trial's folder, what it differs in.
+TRIAL_FILE = "trial.json"
+
+#: Phases in which a step is worth a report of its own, because it would take minutes again.
+_SLOW_PHASES = ("retraining", "test")
+
+
+def run_trial(config: Mapping[str, Any], location: str, claims_actor: str) -> None:
+    """What Tune calls: a whole search, from its start or from where Tune's last checkpoint left it.
+
+    Args:
+        config: Of Tune; see :func:`definition_of`.
+        location: Of the sweep.
+        claims_actor: Name of the sweep's :class:`Claims` actor.
+    """
+    storage, fields = Storage(location), definition_of(config)["fields"]
+    plan = read_plan(storage)
+    context = tune.get_context()
+    name = context.get_trial_name()
+    place = f"{name}/{RESULT_FOLDER}"
+    summary = read_summary_of(storage, name)
+    if summary is None:
+        # On this node's own disk, whatever the storage is.
+        work = work_folder(claims_actor) / name
+        storage.write(f"{name}/{TRIAL_FILE}", json.dumps(fields, indent=2).encode() + b"\n")
+        run = _trial_config(plan, fields, work, context.get_trial_resources())
+        keeper = SharedKeeper(storage, ray.get_actor(claims_actor))
+        reporter = Reporter(run)
+        checkpoint = tune.get_checkpoint()
+        # A trial that was tried before on this node left its folder there.
+        shutil.rmtree(work, ignore_errors=True)
+        if checkpoint is None:
+            search(run, tracker=reporter, keeper=keeper, on_progress=reporter)
+        else:
+            checkpoint.to_directory(run.output)
+            reporter.tell_again(run.output)
+            resume(run.output, config=run, tracker=reporter, keeper=keeper, on_progress=reporter)
+        for file in run.output.iterdir():
+            # Last what says that all is there.
+            if file.is_file() and file.name != RESULT_FILE:
+                storage.upload(file, f"{place}/{file.name}")
+        storage.upload(run.output / RESULT_FILE, f"{place}/{RESULT_FILE}")
+        shutil.rmtree(work, ignore_errors=True)
+        summary = read_summary_of(storage, name)
+        assert summary is not None
+    quality = next(row["validation"]["quality"] for row in summary["methods"] if row["name"] == SEARCH)
+    tune.report({OBJECTIVE: quality, STEP: summary["num_steps"], PHASE: "done", ROWS: [], IS_FINISHED: True})
+
+
+def definition_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune's config says of a trial: ``fields`` that others have not, ``claims``, maybe a ``name``."""
+    told = config["trial"]
+    definition: dict[str, Any] = json.loads(told) if isinstance(told, str) else told
+    return definition
+
+
+def work_folder(claims_actor: str) -> Path:
+    """Where the trials of a sweep work on a node."""
+    return Path(tempfile.gettempdir()) / claims_actor
+
+
+def read_plan(storage: Storage) -> SweepPlan:
+    """The plan that a sweep left in its storage."""
+    content = storage.read(SWEEP_FILE)
+    assert content is not None
+    return parse_sweep(json.loads(content)["sweep"], f"{storage.location}/{SWEEP_FILE}", Path())
+
+
+def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
+    """What a trial that is finished says of its result; None for one that is not."""
+    content = storage.read(f"{trial}/{RESULT_FOLDER}/{RESULT_FILE}")
+    summary: dict[str, Any] | None = None if content is None else json.loads(content)
+    return summary if summary is not None and summary["status"] == "finished" else None
+
+
+def rows_of(progress: str) -> list[dict[str, Any]]:
+    """The steps of a search as a trial reports them, out of its ``progress.jsonl``."""
+    rows = []
+    for line in progress.splitlines():
+        told = json.loads(line)
+        if told["phase"] == "search":
+            metrics = {key: value for key, value in told.items() if "/" in key}
+            rows.append({"step": told["step"], "time_ms": told["time_ms"], "metrics": metrics})
+    return rows
+
+
+def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resources: Any) -> RunConfig:
+    values = within_claims(plan.parse(fields), list(resources.bundles))
+    values |= {
+        "output": str(work / RESULT_FOLDER),
+        # Other trials on this node find it there too.
+        "cache": str(work.parent / "cache"),
+        # The sweep's driver records all trials.
+        "tracking": {"mlflow": False},
+    }
+    values["search"]["num_checkpoints"] = 1
+    return RunConfig.model_validate(values)
+
+
+class Reporter:
+    """The tracker and watcher of a trial's search: what it is told goes to Tune."""
+
+    run_id: str | None = None
+
+    def __init__(self, config: RunConfig) -> None:
+        self._output, self._checkpoints = config.output, config.checkpoint_folder
+        self._reported: set[str] = set()
+        self._best, self._step, self._phase = 0.0, 0, "start"
+
+    def tell_again(self, folder: Path) -> None:
+        """What the trial told up to its checkpoint: whoever heard it may be gone."""
+        rows = rows_of((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        self._remember(rows)
+        self._report(rows, with_checkpoint=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """A step of the search."""
+        rows = [{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}]
+        self._remember(rows)
+        self._report(rows)
+
+    def log_folder(self, folder: Path) -> None:
+        """The folder goes to the sweep's storage when it is complete."""
+
+    def log_model(self, folder: Path) -> None:
+        """The driver does."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Called with each piece of news."""
+        is_new = progress.phase != self._phase
+        self._phase = progress.phase
+        if is_new or (progress.is_step and progress.phase in _SLOW_PHASES):
+            self._report([])
+
+    def _remember(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._best = max(self._best, row["metrics"].get(metric_keys.QUALITY, 0.0))
+            self._step = max(self._step, row["step"])
+
+    def _report(self, rows: list[dict[str, Any]], with_checkpoint: bool = True) -> None:
+        left = {file.name for file in self._checkpoints.glob("*") if file.suffix in (".checkpoint", ".npz")}
+        checkpoint = None
+        if with_checkpoint and left != self._reported:
+            self._reported = left
+            checkpoint = tune.Checkpoint.from_directory(str(self._output))
+        tune.report(
+            {OBJECTIVE: self._best, STEP: self._step, PHASE: self._phase, ROWS: rows, IS_FINISHED: False},
+            checkpoint=checkpoint,
+        )

@@ -1,0 +1,142 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ciess_ray.config_file import parse_config
+from ciess_ray.mlflow_model import can_model, save_model
+from ciess_ray.result import ResultFolder, SearchResult
+from ciess_ray.tracking import MlflowStore
+from envs.budget import EmbeddingSizes
+from envs.recommenders import RECOMMENDERS
+
+# MLflow's own store uses what SQLAlchemy 2.1 has deprecated.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:.*type hint is inferred as AnyType:UserWarning"
+)
+
+NUM_USERS, NUM_ITEMS = 60, 40
+
+
+@pytest.fixture(scope="module", params=["text", "numbers"])
+def folder(request, make_interactions, tmp_path_factory):
+    """The files of a finished search, without the search."""
+    interactions = make_interactions(NUM_USERS, NUM_ITEMS)
+    if request.param == "text":
+        ids = {
+            "user_ids": np.array([f"u{i}" for i in range(NUM_USERS)]),
+            "item_ids": np.array([f"i{i}" for i in range(NUM_ITEMS)]),
+        }
+        interactions = dataclasses.replace(interactions, **ids)
+    path = tmp_path_factory.mktemp("result")
+    config = parse_config({"dataset": {"path": "log.parquet"}, "recommender": {"max_embedding_size": 8}})
+    rng = np.random.default_rng(0)
+    sizes = EmbeddingSizes.equal(NUM_USERS, NUM_ITEMS, 300, 1, 8, rng)
+    recommender = RECOMMENDERS["lightgcn"](
+        interactions.train, sizes, generator=torch.Generator().manual_seed(0)
+    )
+    result = ResultFolder(path)
+    result.write_table(recommender, interactions)
+    (path / "sizes.png").write_bytes(b"no part of a model")
+    result.write_result(
+        {
+            "status": "finished",
+            "phase": "done",
+            "config": config.model_dump(mode="json"),
+            "looser_budgets": {},
+        }
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_path(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "model"
+    save_model(folder, path)
+    return path
+
+
+def test_nothing_is_pickled_and_no_more_than_needed_is_there(model_path):
+    names = {file.name for file in model_path.rglob("*") if file.is_file()}
+    assert {"MLmodel", "mlflow_recommender.py", "input_example.json", "table.safetensors"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pth", ".png"))]
+
+
+def test_it_recommends_what_the_recommender_ranks_first_and_users_have_not_seen(folder, model_path):
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(str(model_path))
+    result = SearchResult.load(folder)
+    user_ids, item_ids = result.ids()
+    wanted = user_ids[[3, 0, 3]]
+    found = model.predict(pd.DataFrame({"user_id": wanted}), params={"num_items": 5})
+    assert found.columns.tolist() == ["user_id", "rank", "item_id", "score"]
+    assert found["user_id"].tolist() == np.repeat(wanted, 5).tolist()
+    assert found["rank"].tolist() == [1, 2, 3, 4, 5] * 3
+    recommender = result.recommender()
+    with torch.no_grad():
+        scores = recommender.score(recommender.encode(), torch.tensor([3]))[0].numpy().astype(float)
+    scores[result.train[[3]].indices] = -np.inf
+    assert found["item_id"][:5].tolist() == item_ids[np.argsort(-scores)[:5]].tolist()
+    assert np.allclose(found["score"][:5], np.sort(scores)[::-1][:5])
+    assert len(model.predict(pd.DataFrame({"user_id": user_ids[:1]}))) == 10
+    # More than there are: all that are left.
+    every = model.predict(pd.DataFrame({"user_id": user_ids[:1]}), params={"num_items": 1000})
+    assert len(every) == NUM_ITEMS - result.train[[0]].nnz
+
+
+def test_an_unknown_user_is_named(model_path, folder):
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(str(model_path))
+    unknown = "nobody" if SearchResult.load(folder).ids()[0].dtype == object else 10**9
+    with pytest.raises(Exception, match=f"1 users are not in the table, e.g. {unknown}"):
+        model.predict(pd.DataFrame({"user_id": [unknown]}))
+
+
+def test_it_is_served_without_ray(model_path):
+    code = (
+        "import sys, json, mlflow.pyfunc, pandas as pd\n"
+        f"model = mlflow.pyfunc.load_model({str(model_path)!r})\n"
+        f"example = pd.read_json({str(model_path / 'input_example.json')!r}, orient='split', dtype=False)\n"
+        "print(len(model.predict(example)), [name for name in sys.modules if name.split('.')[0] == 'ray'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.stdout.split("\n")[-2] == "30 []", done.stderr
+
+
+def test_it_is_an_artifact_of_its_run(folder, tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = parse_config({"dataset": {"path": "log.parquet"}, "tracking": {"uri": uri}})
+    store = MlflowStore(config.tracking)
+    run = store.run("key", "mine")
+    run.log_model(folder)
+    run.end("FINISHED")
+    assert store.close() == []
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        model = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
+    finally:
+        mlflow.set_tracking_uri(before)
+    user_ids, _ = SearchResult.load(folder).ids()
+    assert len(model.predict(pd.DataFrame({"user_id": user_ids}), params={"num_items": 2})) == 2 * NUM_USERS
+
+
+def test_a_recommender_of_ones_own_is_no_model(folder, tmp_path):
+    shutil.copy(folder / "result.json", tmp_path)
+    assert can_model(tmp_path)
+    summary = json.loads((tmp_path / "result.json").read_text())
+    summary["config"]["recommender"]["name"] = "mine:Mine"
+    (tmp_path / "result.json").write_text(json.dumps(summary))
+    assert not can_model(tmp_path)

@@ -1,0 +1,93 @@
+"""What is wrong is told before any trial starts, and a dry run starts none."""
+
+import time
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ciess_ray import cli
+from envs.errors import CiessError
+
+BASE = {
+    "dataset": {},
+    "recommender": {"max_embedding_size": 16, "device": "cpu"},
+    "search": {"num_episodes": 2, "episode_length": 2},
+}
+
+
+@pytest.fixture
+def write(workplace, tmp_path, monkeypatch, ray_cluster):
+    monkeypatch.chdir(tmp_path)
+
+    def write(space=None, base=None, **fields):
+        own = BASE | {"dataset": {"path": str(workplace / "log.parquet")}} | (base or {})
+        values = {
+            "base": own,
+            "space": space or {"budget": ["20%", "40%"]},
+            "output": str(tmp_path / "sweep"),
+        }
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(values | {"tracking": {"mlflow": False}} | fields))
+        return str(file)
+
+    return write
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, ["sweep", *arguments], catch_exceptions=False)
+
+
+def test_a_dry_run_shows_the_trials_and_what_they_claim_and_leaves_nothing(write, tmp_path):
+    result = run(write({"budget": ["20%", "40%"], "seed": [0, 1, 2]}), "--dry-run")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert len([line for line in lines if "_seed-" in line]) == 6
+    assert "0.01 + 0.99 = 1 CPU" in result.output and lines[1].split()[-1] == "2"
+    assert not (tmp_path / "sweep").exists() and not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"set": {"search.num_env_runners": 2}}, r"claims 1 \+ 2 x 1 = 3 CPU.*\(2 CPU\) can never hold one"),
+        ({"space": {"budget": ["0.1%"]}}, "the trial 0_budget-0.1-percent"),
+        ({"tracking": {"uri": "http://127.0.0.1:9"}}, r"tracking\.uri='http://127\.0\.0\.1:9'"),
+        ({"output": "/proc/sweep"}, "/proc/sweep: cannot be written"),
+        ({"output": "nothing://bucket/sweep"}, "neither a path nor a URI that pyarrow knows"),
+        ({"base": {"dataset": {"path": "nothing.parquet"}}}, "nothing.parquet"),
+        ({"scheduler": {"name": "asha"}}, r"scheduler\.grace_steps=20: trials take 4 steps"),
+        ({"searcher": "optuna", "space": {"agent.gamma": {"uniform": [0, 0.5]}}}, "Optuna is not installed"),
+    ],
+)
+def test_what_cannot_work_is_told_before_any_trial_starts(write, fields, message, tmp_path, monkeypatch):
+    # As where it is not installed.
+    monkeypatch.setattr("ray.tune.search.optuna.optuna_search.ot", None)
+    started = time.monotonic()
+    with pytest.raises(CiessError, match=f"(?s){message}"):
+        run(write(**fields))
+    assert time.monotonic() - started < 30.0
+    assert not list(tmp_path.glob("sweep/*/trial.json"))
+
+
+def test_what_is_no_sweep_cannot_be_resumed(tmp_path, write):
+    with pytest.raises(CiessError, match=r"no sweep: there is no sweep\.json in it"):
+        run("--resume", str(tmp_path))
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(CiessError, match=r"sweep\.json: damaged"):
+        run("--resume", str(tmp_path))
+    (tmp_path / "sweep.json").write_text('{"format": "another"}')
+    with pytest.raises(CiessError, match="of the format 'another'"):
+        run("--resume", str(tmp_path))
+    with pytest.raises(CiessError, match="give nothing beside it"):
+        run(write(), "--resume", str(tmp_path))
+    with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
+        run()
+
+
+def test_a_sweep_is_not_replaced_without_a_word(tmp_path, write):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(CiessError, match="holds a sweep; go on with it by 'ciess-ray sweep --resume"):
+        run(write())
+    assert (tmp_path / "sweep" / "sweep.json").read_text() == "{}"

@@ -1,0 +1,120 @@
+import pytest
+import yaml
+
+from ciess_ray.sweep_config import SweepPlan, load_sweep, parse_sweep
+from envs.errors import CiessError, ConfigError
+
+BASE = {"dataset": {"path": "log.parquet"}, "search": {"num_episodes": 2}}
+
+
+@pytest.fixture
+def plan_of(tmp_path):
+    def plan(space, *overrides, **fields):
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump({"base": BASE, "space": space, **fields}))
+        return load_sweep(file, overrides)
+
+    return plan
+
+
+def test_a_grid_is_every_combination_in_order(plan_of):
+    plan = plan_of({"budget": ["5%", "10%"], "recommender.name": ["lightgcn", "mf"], "seed": [0, 1, 2]})
+    assert len(plan.trials) == 12
+    assert plan.trials[0].name == "00_budget-5-percent_recommender-lightgcn_seed-0"
+    assert [(t.fields["budget"], t.fields["seed"]) for t in plan.trials[:4]] == [
+        ("5%", 0),
+        ("5%", 1),
+        ("5%", 2),
+        ("5%", 0),
+    ]
+    assert plan.trials[-1].config.recommender.name == "mf" and plan.trials[-1].config.seed == 2
+    assert len({trial.name for trial in plan.trials}) == 12
+
+
+def test_draws_are_the_same_at_every_point_and_by_seed(plan_of):
+    space = {
+        "budget": ["5%", "10%"],
+        "agent.actor_lr": {"loguniform": [1e-4, 1e-2]},
+        "agent.gamma": {"uniform": [0.0, 0.5]},
+        "search.step_mode": {"choice": ["fresh", "supernet"]},
+    }
+    plan, again = plan_of(space, num_samples=5), plan_of(space, num_samples=5)
+    assert [trial.fields for trial in plan.trials] == [trial.fields for trial in again.trials]
+    first, second = plan.trials[:5], plan.trials[5:]
+    assert [t.fields["agent.actor_lr"] for t in first] == [t.fields["agent.actor_lr"] for t in second]
+    rates = [trial.fields["agent.actor_lr"] for trial in first]
+    assert len(set(rates)) == 5 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    other = plan_of(space, "seed=1", num_samples=5)
+    assert [trial.fields["agent.actor_lr"] for trial in other.trials[:5]] != rates
+
+
+def test_a_presets_defaults_come_after_the_sweeps_fields(plan_of):
+    paper, projected = plan_of({"search.mode": ["paper", "projected"]}).trials
+    assert paper.config.agent.gamma == 0.99 and projected.config.agent.gamma == 0.0
+
+
+def test_the_base_may_be_a_file_beside_the_sweep(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "sweep.yaml").write_text("base: base.yaml\nspace: {seed: [3]}\nset: {budget: 20%}\n")
+    (trial,) = load_sweep(tmp_path / "sweep.yaml").trials
+    assert trial.config.search.num_episodes == 2 and trial.config.budget == "20%" and trial.config.seed == 3
+
+
+def test_plain_values_make_the_same_plan_elsewhere(plan_of, tmp_path, monkeypatch):
+    plan = plan_of({"seed": [0, 1], "agent.gamma": {"uniform": [0, 0.5]}}, set={"budget": "20%"})
+    monkeypatch.chdir(tmp_path)
+    again = parse_sweep(plan.values(), "there", tmp_path / "nowhere")
+    assert [t.fields for t in again.trials] == [t.fields for t in plan.trials]
+    assert again.trials[0].config == plan.trials[0].config
+    assert again.trials[0].config.dataset.path.is_absolute()
+
+
+def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
+    assert len(plan_of({"seed": list(range(1000))}).trials) == 1000
+
+
+@pytest.mark.parametrize(
+    ("space", "fields", "message"),
+    [
+        ({}, {}, "space: names no field"),
+        ({"budget": []}, {}, r"space\.budget: an empty grid"),
+        ({"budget": {"choice": []}}, {}, r"space\.budget: an empty choice"),
+        ({"budgte": ["5%"]}, {}, "unknown field 'budgte'. Did you mean 'budget'"),
+        ({"agent.actor_rl": [1e-3]}, {}, "unknown field 'agent.actor_rl'. Did you mean 'agent.actor_lr'"),
+        (
+            {"budget": ["5%", "200%"]},
+            {},
+            "trial of budget=200%: a memory budget of 2 is more than the full table",
+        ),
+        ({"budget": ["0%"]}, {}, "trial of budget=0%"),
+        ({"agent.gamma": {"uniform": [0.5, 0.1]}}, {}, "two numbers, the lower first"),
+        ({"agent.gamma": {"uniform": [0.5, 2.0]}}, {"num_samples": 20}, r"agent\.gamma="),
+        ({"agent.actor_lr": {"loguniform": [0, 0.1]}}, {}, "positive numbers"),
+        ({"agent.actor_lr": {"normal": [0, 0.1]}}, {}, "expected a list of values or one of"),
+        ({"agent.actor_lr": 0.1}, {}, "expected a list of values or one of"),
+        ({"output": ["a", "b"]}, {}, "a sweep sets output of its trials itself"),
+        (
+            {"seed": [0]},
+            {"set": {"tracking.mlflow": False}},
+            "a sweep sets tracking.mlflow of its trials itself",
+        ),
+        ({"seed": [0]}, {"set": {"seed": 1}}, "seed stands under set too"),
+        ({"seed": [0]}, {"num_samples": 3}, "num_samples=3: space draws nothing"),
+        ({"seed": [0]}, {"searcher": "optuna"}, "seed is a grid"),
+        ({"seed": [0]}, {"schedular": {}}, "unknown field 'schedular'. Did you mean 'scheduler'"),
+        ({"seed": [0]}, {"base": "nowhere.yaml"}, "nowhere.yaml: no such configuration"),
+        ({"seed": list(range(1000)), "budget": ["5%"] * 1000}, {}, "1,000,000 trials are more than"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_remedy(plan_of, space, fields, message):
+    with pytest.raises(CiessError, match=message):
+        plan_of(space, **fields)
+
+
+def test_a_plan_takes_no_part_in_what_it_was_made_of(plan_of):
+    plan = plan_of({"seed": [0, 1]})
+    before = plan.values()
+    plan.parse({"agent.gamma": 0.5, "search.num_episodes": 9})
+    assert plan.values() == before and isinstance(plan, SweepPlan)
+    with pytest.raises(ConfigError, match="which is no section"):
+        plan.parse({"dataset.path.x": 1})

@@ -1,0 +1,219 @@
+"""What a sweep is made of, without a sweep."""
+
+import io
+import json
+import re
+import threading
+import time
+
+import pytest
+import yaml
+from rich.console import Console
+
+from ciess_ray.kept_files import Claims, SharedKeeper
+from ciess_ray.storage import Storage
+from ciess_ray.sweep_config import TrialResources, load_sweep
+from ciess_ray.sweep_monitor import SweepState, TrialState
+from ciess_ray.sweep_view import SweepView, remaining_s
+from ciess_ray.trial import rows_of
+from ciess_ray.trial_claims import check_claims, claims_of, num_at_once, told_claims, within_claims
+from envs.errors import ConfigError
+
+BASE = {"dataset": {"path": "log.parquet"}, "recommender": {"device": "cpu"}}
+
+
+def plan_of(folder, space=None, **fields):
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump({"base": BASE, "space": space or {"seed": [0, 1]}, **fields}))
+    return load_sweep(file)
+
+
+class TestClaims:
+    def test_a_trial_alone_claims_what_a_training_claims(self, tmp_path):
+        plan = plan_of(tmp_path, set={"resources.num_cpus_per_training": 4})
+        claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
+        assert sum(bundle["CPU"] for bundle in claims) == 4.0 and len(claims) == 2
+        assert within_claims(plan.trials[0].config, claims)["resources"]["num_cpus_per_training"] == 3.99
+        assert told_claims(claims) == "0.01 + 3.99 = 4 CPU"
+
+    def test_env_runners_are_claimed_beside_the_driver(self, tmp_path):
+        plan = plan_of(tmp_path, set={"search.num_env_runners": 3, "search.num_evaluation_env_runners": 1})
+        claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
+        assert claims == [{"CPU": 1.0}] * 5 and told_claims(claims) == "1 + 4 x 1 = 5 CPU"
+
+    def test_a_training_that_is_larger_than_an_env_runner_has_a_bundle_of_its_own(self, tmp_path):
+        fields = {"search.num_env_runners": 2, "resources.num_cpus_per_env_runner": 0.5}
+        claims = claims_of(plan_of(tmp_path, set=fields).trials[0].config, TrialResources(), 0.0)
+        assert claims == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}, {"CPU": 1.0}]
+
+    def test_gpus_are_claimed_where_there_are_any_and_the_device_is_no_cpu(self, tmp_path):
+        config = plan_of(tmp_path, set={"recommender.device": "auto"}).trials[0].config
+        assert claims_of(config, TrialResources(), 0.0) == [{"CPU": 0.01}, {"CPU": 0.99}]
+        claims = claims_of(config, TrialResources(), 2.0)
+        assert claims == [{"CPU": 0.01, "GPU": 0.5}, {"CPU": 0.99, "GPU": 0.5}]
+        quarter = TrialResources(num_gpus_per_driver=0.25)
+        assert claims_of(config, quarter, 2.0)[0]["GPU"] == 0.25
+        assert within_claims(config, claims)["resources"]["num_gpus_per_training"] == 0.5
+
+    def test_bundles_are_not_split_between_nodes(self):
+        two_and_two = [{"CPU": 2.0}, {"CPU": 2.0}]
+        assert num_at_once([{"CPU": 1.0}, {"CPU": 1.0}], two_and_two, 10) == 2
+        assert num_at_once([{"CPU": 3.0}], two_and_two, 10) == 0
+        assert num_at_once([{"CPU": 0.01}, {"CPU": 0.99}], two_and_two, 10) == 4
+        assert num_at_once([{"CPU": 0.01}, {"CPU": 0.99}], two_and_two, 3) == 3
+
+    def test_three_cpus_on_two_are_refused_with_the_arithmetic_and_the_line_to_change(
+        self, tmp_path, ray_cluster
+    ):
+        plan = plan_of(tmp_path, set={"search.num_env_runners": 2})
+        with pytest.raises(ConfigError) as refusal:
+            check_claims(plan)
+        message = str(refusal.value)
+        assert "claims 1 + 2 x 1 = 3 CPU" in message and "this cluster (2 CPU) can never hold one" in message
+        assert "set search.num_env_runners to 1" in message and "resources.wait_for_nodes_s" in message
+
+    def test_nodes_that_are_still_to_join_are_waited_for(self, tmp_path, ray_cluster):
+        plan = plan_of(tmp_path, set={"search.num_env_runners": 2}, resources={"wait_for_nodes_s": 2.5})
+        started = time.monotonic()
+        with pytest.raises(ConfigError):
+            check_claims(plan)
+        assert time.monotonic() - started >= 2.0
+
+
+class TestStorage:
+    def test_files_and_folders_come_back(self, tmp_path):
+        storage = Storage(tmp_path / "there")
+        assert storage.read("a") is None and storage.names() == []
+        storage.write("a", b"1")
+        (tmp_path / "here" / "inner").mkdir(parents=True)
+        (tmp_path / "here" / "inner" / "b").write_bytes(b"2")
+        storage.upload(tmp_path / "here", "copied")
+        storage.upload(tmp_path / "here", "copied")
+        assert storage.read("copied/inner/b") == b"2" and storage.names() == ["a", "copied"]
+        storage.download("copied", tmp_path / "back")
+        assert (tmp_path / "back" / "inner" / "b").read_bytes() == b"2"
+        storage.download("a", tmp_path / "new" / "a")
+        assert (tmp_path / "new" / "a").read_bytes() == b"1"
+        storage.remove("copied")
+        storage.remove("a")
+        assert storage.names() == [] and (storage.parent, storage.name) == (str(tmp_path), "there")
+
+    def test_a_uri_of_pyarrow_is_a_place_too(self, tmp_path):
+        storage = Storage(f"file://{tmp_path}/there")
+        storage.write("inner/a", b"1")
+        assert (tmp_path / "there" / "inner" / "a").read_bytes() == b"1" and not storage.is_local
+        assert storage.parent == f"file://{tmp_path}" and storage.name == "there"
+
+    def test_what_cannot_be_is_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match="nothing://there: neither a path nor a URI that pyarrow knows"):
+            Storage("nothing://there")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match="cannot be written .* name a folder that you may write"):
+            Storage(tmp_path / "file" / "sweep").write("a", b"")
+
+
+class TestKeeper:
+    def test_of_many_one_makes_a_file_and_all_have_it(self, tmp_path, ray_cluster):
+        claims = ray_cluster.remote(Claims).options(num_cpus=0).remote()
+        made, read = [], []
+
+        def need(node):
+            file = tmp_path / f"node-{node}" / "fit.npz"
+            with SharedKeeper(Storage(tmp_path / "storage"), claims).once(file):
+                if not file.exists():
+                    made.append(node)
+                    time.sleep(0.5)
+                    file.parent.mkdir()
+                    file.write_bytes(b"fit")
+            read.append(file.read_bytes())
+
+        threads = [threading.Thread(target=need, args=(node,)) for node in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert len(made) == 1 and read == [b"fit"] * 4
+
+    def test_one_that_fails_leaves_it_to_the_next(self, tmp_path, ray_cluster):
+        claims = ray_cluster.remote(Claims).options(num_cpus=0).remote()
+        keeper = SharedKeeper(Storage(tmp_path / "storage"), claims)
+        with pytest.raises(ValueError, match="no"), keeper.once(tmp_path / "fit.npz"):
+            raise ValueError("no")
+        with keeper.once(tmp_path / "fit.npz"):
+            (tmp_path / "fit.npz").write_bytes(b"fit")
+        assert (tmp_path / "storage" / "cache" / "fit.npz").read_bytes() == b"fit"
+
+    def test_a_claim_ends_with_who_held_it(self, monkeypatch):
+        monkeypatch.setattr("ciess_ray.kept_files._CLAIM_S", 0.1)
+        claims = Claims()
+        assert claims.claim("fit", "a") and not claims.claim("fit", "b") and claims.claim("fit", "a")
+        time.sleep(0.11)
+        assert claims.claim("fit", "b") and not claims.claim("fit", "a")
+        claims.release("fit", "a")
+        assert not claims.claim("fit", "a")
+        claims.release("fit", "b")
+        assert claims.claim("fit", "a")
+
+
+def test_rows_are_read_back_out_of_a_searchs_progress():
+    lines = [
+        {"phase": "supernet", "step": 9, "time_ms": 1},
+        {
+            "phase": "search",
+            "step": 1,
+            "num_steps": 2,
+            "elapsed_s": 1.0,
+            "time_ms": 5,
+            "search/quality": 0.25,
+        },
+    ]
+    progress = "".join(json.dumps(line) + "\n" for line in lines)
+    assert rows_of(progress) == [{"step": 1, "time_ms": 5, "metrics": {"search/quality": 0.25}}]
+
+
+def state_of(**changes):
+    now = time.monotonic()
+    names = (
+        "0_budget-5-percent_recommender-lightgcn_seed-0",
+        "1_budget-5-percent_seed-1",
+        "2_budget-10-percent_seed-0",
+    )
+    trials = {
+        names[0]: TrialState(names[0], {}, "5%", "lightgcn", 62, "finished", "done", 62, 0.2, now - 90, 60.0),
+        names[1]: TrialState(names[1], {}, "5%", "lightgcn", 62, "running", "search", 17, 0.15, now - 20),
+        names[2]: TrialState(names[2], {}, "10%", "lightgcn", 62),
+    }
+    return SweepState(trials, now - 90, **changes)
+
+
+class TestView:
+    def test_plain_lines_are_one_a_trial_and_no_more(self):
+        out = io.StringIO()
+        first, second, _ = state_of().trials
+        with SweepView(Console(file=out, width=80)) as view:
+            view(state_of(changed=first, what="finished"))
+            for _ in range(50):
+                view(state_of(changed=second, what="reported"))
+        lines = out.getvalue().splitlines()
+        assert (
+            lines[0].startswith(f"finished {first}") and "quality 0.2000" in lines[0] and "1:00" in lines[0]
+        )
+        assert lines[1].startswith("1 of 3 trials done, 1 running, 1 pending, 1:30 so far, 1:40 left")
+        assert len(lines) == 2
+
+    def test_a_terminal_shows_counts_the_best_and_what_runs_within_80_columns(self):
+        out = io.StringIO()
+        console = Console(file=out, width=80, height=40, force_terminal=True, color_system=None)
+        with SweepView(console) as view:
+            view(state_of(changed="1_budget-5-percent_seed-1", what="reported", num_waiting=99))
+        text = " ".join(out.getvalue().split())
+        assert "1 of 3 trials done" in text and "99 writes wait for MLflow" in text
+        assert "17/62" in text and "5%" in text and "0.2000" in text
+        shown = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", out.getvalue())
+        assert max(len(line) for line in shown.splitlines()) <= 80
+
+    def test_time_left_is_unknown_until_a_trial_has_ended(self):
+        state = state_of()
+        state.trials["0_budget-5-percent_recommender-lightgcn_seed-0"].seconds = None
+        assert remaining_s(state) is None
+        assert remaining_s(state_of()) == pytest.approx(100.0, abs=1.0)

@@ -1,0 +1,249 @@
+"""Sweeps whose driver, node or tracking server is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from envs.data import generate_interactions
+
+NUM_STEPS = 13
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+CLI = "from ciess_ray.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    file = tmp_path_factory.mktemp("sweep") / "log.parquet"
+    log = generate_interactions(300, 200, 8_000, seed=0, rank=4)
+    pq.write_table(pa.table({"user_id": log.user, "item_id": log.item}), file)
+    return file
+
+
+@pytest.fixture
+def write_sweep(data, tmp_path):
+    def write(batches_per_step=30, uri=None, **fields):
+        base = {
+            "dataset": {"path": str(data)},
+            "recommender": {"max_embedding_size": 16, "device": "cpu"},
+            "training": {"batch_size": 256, "evaluate_every": 20, "patience": 2, "max_batches": 40},
+            "search": {
+                "num_episodes": 4,
+                "episode_length": 3,
+                "step_mode": "fresh",
+                "batches_per_step": batches_per_step,
+                "num_warmup_steps": 2,
+                "num_greedy_steps": 1,
+                "num_candidates": 2,
+                "checkpoint_interval_s": 0.1,
+            },
+            "agent": {"hiddens": [16, 16], "batch_size": 64, "updates_per_step": 2},
+        }
+        values = {
+            "base": base,
+            "space": {"budget": ["20%", "40%"], "seed": [0, 1]},
+            "output": str(tmp_path / "sweep"),
+            "tracking": {"uri": uri or f"sqlite:///{tmp_path}/mlflow.db"},
+        }
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(values | fields))
+        return file
+
+    return write
+
+
+def start(code, *arguments, log, cwd):
+    environment = os.environ | ENVIRONMENT
+    environment.pop("RAY_ADDRESS", None)
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+        )
+
+
+def finished(sweep):
+    """Names of the trials that are finished, with when."""
+    files = sweep.glob("*/result/result.json")
+    return {file.parent.parent.name: file.stat().st_mtime_ns for file in files}
+
+
+def wait_for(happens, process, log, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+
+
+def check_mlflow(uri, num_trials, num_steps=NUM_STEPS):
+    """One parent, a FINISHED child a trial, and each step of each once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("ciess-ray")
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (parent,) = [run for run in runs if run not in children]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert len(children) == num_trials and len({run.info.run_name for run in children}) == num_trials
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in children:
+        for name in ("search/quality", "td3/critic_loss", "recommender/ndcg_20"):
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+            first = num_steps if name.startswith("td3/") else 1
+            assert sorted(steps) == list(range(min(first, 1), num_steps + 1))[: len(steps)], (name, steps)
+            assert len(steps) >= num_steps - 1, (name, steps)
+        assert run.data.params["search.num_episodes"] == "4" and "test/ndcg_20" in run.data.metrics
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert artifacts == {"result", "model"}
+    assert {"results.parquet", "results.json", "pareto.png"} <= {
+        file.path for file in client.list_artifacts(parent.info.run_id)
+    }
+    return client, children
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_path):
+    log, sweep = tmp_path / "log.txt", tmp_path / "sweep"
+    process = start(CLI, "sweep", write_sweep(), log=log, cwd=tmp_path)
+    # One trial is finished, and another has left a checkpoint.
+    wait_for(
+        lambda: (
+            finished(sweep)
+            and {file.parent.name for file in sweep.glob("*/checkpoint_*")} - finished(sweep).keys()
+        ),
+        process,
+        log,
+    )
+    before = finished(sweep)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert start(CLI, "sweep", "--resume", sweep, log=log, cwd=tmp_path).wait(timeout=250) == 0, (
+        log.read_text()
+    )
+
+    after = finished(sweep)
+    assert len(before) < 4 and len(after) == 4
+    assert {name: after[name] for name in before} == before
+    table = pq.read_table(sweep / "results.parquet")
+    assert table["status"].to_pylist() == ["finished"] * 4
+    assert {(row["budget"], row["seed"]) for row in table.to_pylist()} == {
+        (budget, seed) for budget in ("20%", "40%") for seed in (0, 1)
+    }
+    for row in table.to_pylist():
+        assert row["search/num_params"] <= row["cap_params"]
+    check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 4)
+    assert "4 finished" in log.read_text()
+    again = start(CLI, "sweep", tmp_path / "sweep.yaml", log=log, cwd=tmp_path)
+    assert again.wait(timeout=100) == 2 and "holds a sweep" in log.read_text()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_server(port, folder, log):
+    process = start(
+        "import sys; from mlflow.cli import cli; cli(sys.argv[1:])",
+        *("server", "--host", "127.0.0.1", "--port", port, "--workers", 1),
+        *(
+            "--backend-store-uri",
+            f"sqlite:///{folder}/server.db",
+            "--default-artifact-root",
+            folder / "artifacts",
+        ),
+        log=log,
+        cwd=folder,
+    )
+    deadline = time.monotonic() + 90
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return process
+        except OSError:
+            time.sleep(0.2)
+
+
+def stop_server(process):
+    """It and the processes that it started."""
+    subprocess.run(["pkill", "-KILL", "-P", str(process.pid)])
+    process.kill()
+    process.wait(timeout=30)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracking_server_that_is_gone_for_half_a_minute_misses_nothing(write_sweep, tmp_path):
+    log, server_log, sweep = tmp_path / "log.txt", tmp_path / "server.txt", tmp_path / "sweep"
+    port = free_port()
+    server = start_server(port, tmp_path, server_log)
+    try:
+        config = write_sweep(uri=f"http://127.0.0.1:{port}", space={"budget": ["20%", "40%"], "seed": [0]})
+        process = start(CLI, "sweep", config, log=log, cwd=tmp_path)
+        wait_for(lambda: list(sweep.glob("*/checkpoint_*")), process, log)
+        stop_server(server)
+        gone = time.monotonic()
+        time.sleep(30.0)
+        server = start_server(port, tmp_path, server_log)
+        assert process.wait(timeout=200) == 0, log.read_text()
+        assert time.monotonic() - gone > 30.0 and "not recorded" not in log.read_text()
+        check_mlflow(f"sqlite:///{tmp_path}/server.db", 2)
+    finally:
+        stop_server(server)
+
+
+ON_A_CLUSTER = """
+import os, sys, tempfile, time
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from ciess_ray.sweep import sweep
+from ciess_ray.sweep_config import load_sweep
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+doomed = cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+changes = []
+
+def follow(state):
+    running = [trial for trial in state.trials.values() if trial.status == "running" and trial.step >= 2]
+    if len(running) == 3 and not changes:
+        cluster.remove_node(doomed, allow_graceful=False)
+        changes.append(time.monotonic())
+    if len(changes) == 1 and time.monotonic() > changes[0] + 3.0:
+        changes.append(cluster.add_node(num_cpus=1).node_id)
+
+results = sweep(load_sweep(Path(sys.argv[1])), on_change=follow)
+print([(outcome.name, outcome.status, outcome.num_failures) for outcome in results.outcomes])
+assert [outcome.status for outcome in results.outcomes] == ["finished"] * 4
+assert sum(outcome.num_failures for outcome in results.outcomes) == 1
+alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+assert not alive[doomed.node_id] and alive[changes[1]], alive
+ray.shutdown()
+cluster.shutdown()
+print("all is well")
+"""
+
+
+def test_a_node_that_is_killed_and_another_that_joins_do_not_end_a_sweep(write_sweep, tmp_path):
+    log = tmp_path / "log.txt"
+    config = write_sweep(batches_per_step=60, tracking={"mlflow": False})
+    process = start(ON_A_CLUSTER, config, log=log, cwd=tmp_path)
+    assert process.wait(timeout=280) == 0 and "all is well" in log.read_text(), log.read_text()
+    for summary in (tmp_path / "sweep").glob("*/result/result.json"):
+        assert json.loads(summary.read_text())["num_steps"] == NUM_STEPS
