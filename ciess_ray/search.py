@@ -183,7 +183,12 @@ def _search(
         "looser_budgets": {budget.asked: budget.path.name for budget in budgets[1:]},
     }
     with (
-        track(config, config.output.name, before.get("mlflow_run_id"))
+        track(
+            config,
+            config.output.name,
+            before.get("mlflow_run_id"),
+            {"dataset.fingerprint": interactions.fingerprint},
+        )
         if tracker is None
         else contextlib.nullcontext(tracker)
     ) as tracker:
@@ -243,6 +248,7 @@ def _search(
                 its_folder.write_result(told)
                 _track_test(tracker, budget, told, is_searched, len(candidates))
             tracker.log_folder(folder.path)
+            tracker.log_model(folder.path)
         except BaseException as error:
             # Ctrl-C as well as a failure leaves a folder that tells how far it came.
             summary |= {

@@ -22,6 +22,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ciess_ray.checkpoints import sole_writer
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.resources import ray_session
 from ciess_ray.run import caps_params_of
@@ -29,7 +30,7 @@ from ciess_ray.schedulers import build_scheduler, build_searcher, build_space
 from ciess_ray.search import load_interactions
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
-from ciess_ray.sweep_monitor import Monitor, Relay, SweepState
+from ciess_ray.sweep_monitor import Monitor, Relay, SweepState, dataset_key
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
 from ciess_ray.tracking import End, MlflowStore, run_tags
 from ciess_ray.trial import SWEEP_FILE, TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
@@ -88,7 +89,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
         "fingerprints": fingerprints,
         "versions": {name: version(name) for name in ("ciess-ray", "ray", "torch")},
     }
-    with _prepared(plan) as (store, claims):
+    with _prepared(plan, storage) as (store, claims):
         _remove_former(storage)
         storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
         return _run(plan, storage, state, store, claims, on_change, is_resumed=False)
@@ -124,7 +125,7 @@ def resume_sweep(location: str, *, on_change: Watcher | None = None) -> SweepRes
             f"{location}: the data holds other interactions than when this sweep began; bring those back "
             "to go on."
         )
-    with _prepared(plan) as (store, claims):
+    with _prepared(plan, storage) as (store, claims):
         return _run(plan, storage, state, store, claims, on_change, is_resumed=True)
 
 
@@ -152,7 +153,7 @@ def check_data(plan: SweepPlan) -> dict[str, str]:
     """
     read: dict[str, Any] = {}
     for trial in plan.trials:
-        key = json.dumps(trial.config.dataset.model_dump(mode="json"), sort_keys=True)
+        key = dataset_key(trial.config)
         if key not in read:
             read[key] = load_interactions(trial.config)
         try:
@@ -173,7 +174,7 @@ def _remove_former(storage: Storage) -> None:
 
 
 @contextlib.contextmanager
-def _prepared(plan: SweepPlan) -> Iterator[tuple[MlflowStore | None, list[TrialClaims]]]:
+def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore | None, list[TrialClaims]]]:
     """Everything that can be known to be wrong is; Ray and MLflow are there."""
     build_scheduler(plan.config, plan.trials)
     build_searcher(plan.config)
@@ -184,10 +185,20 @@ def _prepared(plan: SweepPlan) -> Iterator[tuple[MlflowStore | None, list[TrialC
         # It tells at length of a trial that broke off, which the watcher is told in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         with ray_session():
-            yield store, [claims for claims, _ in check_claims(plan)]
+            found = [claims for claims, _ in check_claims(plan)]
+            with _sole_driver(storage):
+                yield store, found
     finally:
         if store is not None:
             store.close()
+
+
+def _sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
+    """Keep a second driver from the sweep, where its storage has locks."""
+    if not storage.is_local:
+        return contextlib.nullcontext()
+    storage.write(f"{CACHE_FOLDER}/.there", b"")
+    return sole_writer(Path(storage.location) / CACHE_FOLDER)
 
 
 def _run(
@@ -202,9 +213,7 @@ def _run(
 ) -> SweepResults:
     started = time.monotonic()
     tags = {"sweep": storage.location, **run_tags()}
-    if len(state["fingerprints"]) == 1:
-        (tags["dataset.fingerprint"],) = state["fingerprints"].values()
-    monitor = Monitor(plan, storage, state["id"], store, tags, on_change)
+    monitor = Monitor(plan, storage, state, store, tags, on_change)
     claims_name = f"ciess-ray-claims-{state['id']}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # Ends with this variable.

@@ -24,6 +24,7 @@ from envs.errors import ConfigError
 #: Fields that a sweep sets itself.
 _OWN_FIELDS = ("output", "cache", "looser_budgets", "tracking")
 _DISTRIBUTIONS = ("grid", "choice", "uniform", "loguniform")
+_SQLITE = "sqlite:///"
 #: More trials than anybody means; 10 ** 5 definitions are some 100 MB.
 _MAX_TRIALS = 100_000
 
@@ -173,7 +174,11 @@ class SweepPlan:
 
     def values(self) -> dict[str, Any]:
         """Plain values that :func:`parse_sweep` makes the same plan of, wherever it runs."""
-        return self.config.model_dump(mode="json", exclude={"base", "set"}) | {"base": self.base_values}
+        values = self.config.model_dump(mode="json", exclude={"base", "set"}) | {"base": self.base_values}
+        file = values["tracking"]["uri"].removeprefix(_SQLITE)
+        if file != values["tracking"]["uri"]:
+            values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
+        return values
 
     def parse(self, fields: Mapping[str, Any], **own: Any) -> RunConfig:
         """The configuration of a trial.

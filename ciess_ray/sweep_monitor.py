@@ -1,5 +1,6 @@
 """What a sweep's driver knows of its trials, and whom it tells: MLflow, and whoever watches."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Monitor:
     Args:
         plan: The sweep.
         storage: Where its trials leave their results.
-        sweep_id: By which MLflow's runs are found again.
+        sweep: What ``sweep.json`` says: the id by which MLflow finds runs again, fingerprints of the data.
         store: MLflow; None where nothing is recorded.
         tags: Of every run in MLflow.
         on_change: Called with every piece of news.
@@ -98,12 +99,13 @@ class Monitor:
         self,
         plan: SweepPlan,
         storage: Storage,
-        sweep_id: str,
+        sweep: Mapping[str, Any],
         store: MlflowStore | None,
         tags: Mapping[str, str],
         on_change: Callable[[SweepState], None] | None,
     ) -> None:
-        self._plan, self._storage, self._id = plan, storage, sweep_id
+        self._plan, self._storage, self._id = plan, storage, sweep["id"]
+        self._fingerprints = sweep["fingerprints"]
         self._store, self._tags, self._on_change = store, dict(tags), on_change
         known = [] if plan.config.searcher == "optuna" else plan.trials
         self.state = SweepState(
@@ -117,7 +119,7 @@ class Monitor:
             shared = flatten(
                 {"base": plan.base_values, "sweep": plan.config.model_dump(mode="json", exclude={"base"})}
             )
-            self.parent = store.run(sweep_id, storage.name, params=shared, tags=self._tags)
+            self.parent = store.run(self._id, storage.name, params=shared, tags=self._tags)
 
     def start(self, name: str, fields: dict[str, Any]) -> None:
         """A trial starts, or goes on after it broke off."""
@@ -212,7 +214,9 @@ class Monitor:
                 f"{self._id}/{name}",
                 name,
                 params=flatten(config.model_dump(mode="json", exclude={"output", "cache", "tracking"})),
-                tags=self._tags | {f"trial.{key}": str(value) for key, value in trial.fields.items()},
+                tags=self._tags
+                | {"dataset.fingerprint": self._fingerprints.get(dataset_key(config), "")}
+                | {f"trial.{key}": str(value) for key, value in trial.fields.items()},
                 parent=self.parent,
             )
         return self._runs.get(name)
@@ -276,6 +280,11 @@ class Relay(tune.Callback):
     def _known(self) -> Monitor:
         assert self.monitor is not None
         return self.monitor
+
+
+def dataset_key(config: RunConfig) -> str:
+    """What two runs on the same data have in common."""
+    return json.dumps(config.dataset.model_dump(mode="json"), sort_keys=True)
 
 
 def _state_of(name: str, fields: dict[str, Any], config: RunConfig) -> TrialState:

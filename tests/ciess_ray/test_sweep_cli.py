@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ciess_ray import cli
+from ciess_ray.checkpoints import sole_writer
 from envs.errors import CiessError
 
 BASE = {
@@ -91,3 +92,10 @@ def test_a_sweep_is_not_replaced_without_a_word(tmp_path, write):
     with pytest.raises(CiessError, match="holds a sweep; go on with it by 'ciess-ray sweep --resume"):
         run(write())
     assert (tmp_path / "sweep" / "sweep.json").read_text() == "{}"
+
+
+def test_a_sweep_that_another_process_runs_is_left_alone(tmp_path, write):
+    config = write()
+    with sole_writer(tmp_path / "sweep" / "cache"), pytest.raises(CiessError, match="another process"):
+        run(config)
+    assert not (tmp_path / "sweep" / "sweep.json").exists()

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -217,3 +218,29 @@ class TestView:
         state.trials["0_budget-5-percent_recommender-lightgcn_seed-0"].seconds = None
         assert remaining_s(state) is None
         assert remaining_s(state_of()) == pytest.approx(100.0, abs=1.0)
+
+
+def test_only_trials_of_one_budget_are_rivals():
+    from types import SimpleNamespace
+
+    from ciess_ray.schedulers import build_scheduler
+    from ciess_ray.sweep_config import parse_sweep
+    from ciess_ray.trial import OBJECTIVE, STEP
+
+    values = {
+        "base": BASE | {"search": {"num_episodes": 3}},
+        "space": {"budget": ["5%", "10%"], "agent.actor_lr": {"loguniform": [1e-4, 1e-2]}},
+        "num_samples": 4,
+        "scheduler": {"name": "asha", "grace_steps": 5, "reduction_factor": 2},
+    }
+    plan = parse_sweep(values, "sweep", Path())
+    scheduler = build_scheduler(plan.config, plan.trials)
+    decisions = []
+    # Every trial of the tight budget is worse than any of the loose one.
+    for number, trial in enumerate(plan.trials):
+        told = SimpleNamespace(trial_id=str(number), config={"trial": {"fields": trial.fields}})
+        scheduler.on_trial_add(None, told)
+        quality = (0.1 if trial.fields["budget"] == "5%" else 0.5) - 0.01 * (number % 4)
+        decisions.append(scheduler.on_trial_result(None, told, {STEP: 5, OBJECTIVE: quality}))
+    # The first of each budget has nobody to be worse than.
+    assert decisions == ["CONTINUE", "STOP", "STOP", "STOP"] * 2
