@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 from ray import tune
 
 from ciess_ray.config import RunConfig
-from ciess_ray.result import PROGRESS_FILE
+from ciess_ray.finalists import SEARCH
+from ciess_ray.result import PROGRESS_FILE, read_summary
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan
 from ciess_ray.sweep_results import RESULT_FILES
@@ -159,10 +160,6 @@ class Monitor:
         trial = self._know(name, fields)
         if trial.status == "finished":
             return
-        run = self._run_of(name)
-        content = self._storage.read(f"{name}/{RESULT_FOLDER}/{PROGRESS_FILE}")
-        if run is not None and content is not None:
-            self._log(name, run, rows_of(content.decode()))
         self._finish(name)
 
     def interrupt(self) -> None:
@@ -193,6 +190,14 @@ class Monitor:
         run = self._run_of(name)
         if run is not None:
             folder = self._local(name)
+            # What a driver that was killed had heard, and MLflow had not.
+            rows = rows_of((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+            summary = read_summary(folder)
+            tested = next(row["test"] for row in summary["methods"] if row["name"] == SEARCH)
+            metrics = {f"test/{key}": value for key, value in tested.items()}
+            last_ms = max((row["time_ms"] for row in rows), default=0)
+            last = {"step": summary["num_steps"], "time_ms": last_ms, "metrics": metrics}
+            self._log(name, run, [*rows, last])
             run.log_folder(folder)
             run.log_model(folder)
         self._close(name, "finished")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from ciess_ray import metric_keys
@@ -19,7 +20,7 @@ from ciess_ray.result import PROGRESS_FILE, RESULT_FILE
 from ciess_ray.search import SEARCH, resume, search
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, parse_sweep
-from ciess_ray.trial_claims import within_claims
+from ciess_ray.trial_claims import num_threads, within_claims
 
 #: Keys of what a trial reports.
 OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows", "is_finished"
@@ -51,6 +52,8 @@ def run_trial(config: Mapping[str, Any], location: str, claims_actor: str) -> No
         work = work_folder(claims_actor) / name
         storage.write(f"{name}/{TRIAL_FILE}", json.dumps(fields, indent=2).encode() + b"\n")
         run = _trial_config(plan, fields, work, context.get_trial_resources())
+        # Ray gives a process the threads of its own bundle, which here may be next to nothing.
+        torch.set_num_threads(num_threads(run, list(context.get_trial_resources().bundles)))
         keeper = SharedKeeper(storage, ray.get_actor(claims_actor))
         reporter = Reporter(run)
         checkpoint = tune.get_checkpoint()

@@ -57,6 +57,12 @@ def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
     return values | {"resources": values["resources"] | told}
 
 
+def num_threads(config: RunConfig, claims: Claims) -> int:
+    """Threads of a trial's own process, which without env runners works while nothing else of it does."""
+    has_runners = config.search.num_env_runners + config.search.num_evaluation_env_runners > 0
+    return max(round(claims[0]["CPU"] if has_runners else total_cpus(claims)), 1)
+
+
 def num_at_once(claims: Claims, nodes: Sequence[dict[str, float]], at_most: int) -> int:
     """How many trials that claim so much the nodes hold side by side."""
     free = [dict(node) for node in nodes]

@@ -17,7 +17,14 @@ from ciess_ray.sweep_config import TrialResources, load_sweep
 from ciess_ray.sweep_monitor import SweepState, TrialState
 from ciess_ray.sweep_view import SweepView, remaining_s
 from ciess_ray.trial import rows_of
-from ciess_ray.trial_claims import check_claims, claims_of, num_at_once, told_claims, within_claims
+from ciess_ray.trial_claims import (
+    check_claims,
+    claims_of,
+    num_at_once,
+    num_threads,
+    told_claims,
+    within_claims,
+)
 from envs.errors import ConfigError
 
 BASE = {"dataset": {"path": "log.parquet"}, "recommender": {"device": "cpu"}}
@@ -35,12 +42,15 @@ class TestClaims:
         claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
         assert sum(bundle["CPU"] for bundle in claims) == 4.0 and len(claims) == 2
         assert within_claims(plan.trials[0].config, claims)["resources"]["num_cpus_per_training"] == 3.99
-        assert told_claims(claims) == "0.01 + 3.99 = 4 CPU"
+        assert (
+            told_claims(claims) == "0.01 + 3.99 = 4 CPU" and num_threads(plan.trials[0].config, claims) == 4
+        )
 
     def test_env_runners_are_claimed_beside_the_driver(self, tmp_path):
         plan = plan_of(tmp_path, set={"search.num_env_runners": 3, "search.num_evaluation_env_runners": 1})
         claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
         assert claims == [{"CPU": 1.0}] * 5 and told_claims(claims) == "1 + 4 x 1 = 5 CPU"
+        assert num_threads(plan.trials[0].config, claims) == 1
 
     def test_a_training_that_is_larger_than_an_env_runner_has_a_bundle_of_its_own(self, tmp_path):
         fields = {"search.num_env_runners": 2, "resources.num_cpus_per_env_runner": 0.5}
