@@ -298,8 +298,8 @@ def _state_of(name: str, fields: dict[str, Any], config: RunConfig) -> TrialStat
 
 
 def _error_of(trial: Any) -> str:
+    """The last line of what Tune knows, which of a traceback is the error itself."""
     error = trial.get_error()
     cause = getattr(error, "cause", None) or error
-    return (
-        f"{type(cause).__name__}: {cause}".strip().splitlines()[-1 if not str(cause) else 0] if error else ""
-    )
+    text = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}" if cause else ""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

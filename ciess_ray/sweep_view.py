@@ -69,7 +69,7 @@ def _news(state: SweepState) -> str:
         parts.append(f"quality {trial.quality:.4f}")
     if trial.seconds is not None:
         parts.append(duration(trial.seconds))
-    if trial.error is not None and state.what in ("failed", "retried"):
+    if trial.error and state.what in ("failed", "retried"):
         parts.append(trial.error)
     return "  ".join(parts)
 

@@ -6,17 +6,19 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from rich.console import Console
 
 from ciess_ray.kept_files import Claims, SharedKeeper
+from ciess_ray.schedulers import build_scheduler
 from ciess_ray.storage import Storage
-from ciess_ray.sweep_config import TrialResources, load_sweep
-from ciess_ray.sweep_monitor import SweepState, TrialState
+from ciess_ray.sweep_config import TrialResources, load_sweep, parse_sweep
+from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of
 from ciess_ray.sweep_view import SweepView, remaining_s
-from ciess_ray.trial import rows_of
+from ciess_ray.trial import OBJECTIVE, STEP, rows_of
 from ciess_ray.trial_claims import (
     check_claims,
     claims_of,
@@ -231,12 +233,6 @@ class TestView:
 
 
 def test_only_trials_of_one_budget_are_rivals():
-    from types import SimpleNamespace
-
-    from ciess_ray.schedulers import build_scheduler
-    from ciess_ray.sweep_config import parse_sweep
-    from ciess_ray.trial import OBJECTIVE, STEP
-
     values = {
         "base": BASE | {"search": {"num_episodes": 3}},
         "space": {"budget": ["5%", "10%"], "agent.actor_lr": {"loguniform": [1e-4, 1e-2]}},
@@ -254,3 +250,16 @@ def test_only_trials_of_one_budget_are_rivals():
         decisions.append(scheduler.on_trial_result(None, told, {STEP: 5, OBJECTIVE: quality}))
     # The first of each budget has nobody to be worse than.
     assert decisions == ["CONTINUE", "STOP", "STOP", "STOP"] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Failure # 1\nTraceback (most recent call last):\n  File x\nRuntimeError: no luck\n",
+        RuntimeError("no luck"),
+    ],
+)
+def test_of_what_broke_a_trial_off_the_last_line_is_told(error):
+    trial = SimpleNamespace(get_error=lambda: error)
+    assert _error_of(trial) == "RuntimeError: no luck"
+    assert _error_of(SimpleNamespace(get_error=lambda: None)) == ""
