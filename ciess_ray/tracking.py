@@ -273,6 +273,10 @@ class MlflowStore:
             return None
 
 
+class _ModelError(Exception):
+    """A model that cannot be written, now or later."""
+
+
 class MlflowRun:
     """One run of a store; see :class:`Tracker`. Every call returns at once.
 
@@ -362,7 +366,10 @@ class MlflowRun:
             return
         with TemporaryDirectory(prefix="ciess-ray-") as temporary:
             model = Path(temporary) / "model"
-            save_model(folder, model)
+            try:
+                save_model(folder, model)
+            except Exception as error:
+                raise _ModelError(f"the model of {folder} ({type(error).__name__}: {error})") from error
             self._write_folder(model, "model")
 
 
@@ -445,4 +452,7 @@ def _connect(tracking: TrackingConfig) -> tuple[Any, str]:
 
 
 def _is_lasting(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _LASTING_ERRORS
+    return (
+        isinstance(error, FileNotFoundError | _ModelError)
+        or getattr(error, "error_code", None) in _LASTING_ERRORS
+    )

@@ -18,9 +18,7 @@ from envs.budget import EmbeddingSizes
 from envs.recommenders import RECOMMENDERS
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:.*type hint is inferred as AnyType:UserWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 NUM_USERS, NUM_ITEMS = 60, 40
 

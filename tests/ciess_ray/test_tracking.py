@@ -201,6 +201,16 @@ def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, 
     assert history(store, run.run_id, "a") == [(1, 1.0)]
 
 
+def test_a_model_that_cannot_be_made_does_not_hold_up_the_rest(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("ciess_ray.tracking.can_model", lambda folder: True)
+    run = store.run("key", "mine")
+    run.log_model(tmp_path)
+    run.end("FINISHED")
+    (problem,) = store.close()
+    assert f"refused a write: the model of {tmp_path}" in problem
+    assert store._client.get_run(run.run_id).info.status == "FINISHED"
+
+
 def test_a_server_that_is_not_there_is_named_soon():
     values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": "http://127.0.0.1:9"}}
     started = time.perf_counter()
