@@ -232,8 +232,11 @@ results = sweep(load_sweep(Path(sys.argv[1])), on_change=follow)
 print([(outcome.name, outcome.status, outcome.num_failures) for outcome in results.outcomes])
 assert [outcome.status for outcome in results.outcomes] == ["finished"] * 4
 assert sum(outcome.num_failures for outcome in results.outcomes) == 1
-alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-assert not alive[doomed.node_id] and alive[changes[1]], alive
+alive = lambda: {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+deadline = time.monotonic() + 90.0
+while alive()[doomed.node_id] and time.monotonic() < deadline:
+    time.sleep(0.5)  # the head learns of a lost node by its missed health checks, later than the trial does
+assert not alive()[doomed.node_id] and alive()[changes[1]], alive()
 ray.shutdown()
 cluster.shutdown()
 print("all is well")
@@ -244,6 +247,6 @@ def test_a_node_that_is_killed_and_another_that_joins_do_not_end_a_sweep(write_s
     log = tmp_path / "log.txt"
     config = write_sweep(batches_per_step=60, tracking={"mlflow": False})
     process = start(ON_A_CLUSTER, config, log=log, cwd=tmp_path)
-    assert process.wait(timeout=280) == 0 and "all is well" in log.read_text(), log.read_text()
+    assert process.wait(timeout=300) == 0 and "all is well" in log.read_text(), log.read_text()
     for summary in (tmp_path / "sweep").glob("*/result/result.json"):
         assert json.loads(summary.read_text())["num_steps"] == NUM_STEPS
