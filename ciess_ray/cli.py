@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import field_table, load_config
 from envs.data import READERS, Columns, generate_interactions, read_interactions
@@ -195,15 +196,51 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command(help=COMPARE_HELP)
+def compare(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the comparison to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what is done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Compute cells of other settings in the folder anew.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See ``COMPARE_HELP``."""
+    options = [] if output is None else [f"output={_as_yaml(output)}"]
+    if resume is not None and (config or options or overwrite or dry_run):
+        raise ConfigError("--resume goes on with a comparison as it was configured; give nothing beside it.")
+    _find_own_modules()
+    is_complete = run_comparison(
+        console, config, [*(overrides or []), *options], dry_run=dry_run, overwrite=overwrite, resume=resume
+    )
+    if not is_complete:
+        raise typer.Exit(1)
+
+
 @app.command()
 def fields(
     of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
+    of_comparison: Annotated[
+        bool, typer.Option("--comparison", help="Those of a comparison's file instead.")
+    ] = False,
 ) -> None:
     """List every field of a configuration with its default and meaning."""
+    from ciess_ray.comparison_config import ComparisonConfig
     from ciess_ray.sweep_config import SweepConfig
 
+    model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
     table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
-    for name, default, meaning in field_table(SweepConfig if of_sweep else RunConfig):
+    for name, default, meaning in field_table(model):
         table.add_row(name, escape(default), escape(meaning))
     console.print(table)
 

@@ -57,7 +57,7 @@ class PackedTable:
                 stand side by side, each at least as wide as the largest size.
             sizes: One embedding size a row.
         """
-        mask = sizes.prefix_mask(table.shape[1] // sizes.num_tables)
+        mask = sizes.mask(table.shape[1] // sizes.num_tables)
         return cls(np.ascontiguousarray(table[mask], np.float32), sizes)
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ class PackedTable:
         Args:
             width: Columns of one table; by default the largest size in use.
         """
-        mask = self.sizes.prefix_mask(width)
+        mask = self.sizes.mask(width)
         table = np.zeros(mask.shape, np.float32)
         table[mask] = self.values
         return table

@@ -198,7 +198,7 @@ class SweepPlan:
         digits = len(str(len(definitions) - 1))
         for number, fields in enumerate(definitions):
             config = self.parse(fields)
-            yield Trial(f"{number:0{digits}}_{_slug(fields)}", fields, config)
+            yield Trial(f"{number:0{digits}}_{slug(fields)}", fields, config)
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
@@ -294,7 +294,7 @@ def _draw(values: dict[str, Any], rng: np.random.Generator) -> Any:
     return float(np.exp(rng.uniform(*np.log(given))))
 
 
-def _slug(fields: Mapping[str, Any]) -> str:
+def slug(fields: Mapping[str, Any]) -> str:
     """Fields as the end of a folder's name, in which no character needs care."""
     parts = []
     for name, value in fields.items():

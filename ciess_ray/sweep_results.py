@@ -142,14 +142,14 @@ class SweepResults:
         names = dict.fromkeys(name for outcome in self.outcomes for name in outcome.fields)
         rows = [self._row(outcome, names) for outcome in self.outcomes]
         columns = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: _column([row.get(name) for row in rows]) for name in columns})
+        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
 
     def _row(self, outcome: Outcome, names: Iterable[str]) -> dict[str, Any]:
         config = outcome.config
         row: dict[str, Any] = {
             "trial": outcome.name,
             "status": outcome.status,
-            "dataset": _dataset(config),
+            "dataset": dataset_name(config),
             "recommender": config["recommender"]["name"],
             "budget": str(config["budget"]),
             "seed": config["seed"],
@@ -288,7 +288,7 @@ def _group(outcomes: Sequence[Outcome]) -> Group:
     searched = [outcome.row(SEARCH) for outcome in outcomes]
     return Group(
         fields={name: value for name, value in first.fields.items() if name != "seed"},
-        dataset=_dataset(first.config),
+        dataset=dataset_name(first.config),
         recommender=first.config["recommender"]["name"],
         budget=str(first.config["budget"]),
         seeds=[outcome.config["seed"] for outcome in outcomes],
@@ -312,13 +312,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _dataset(config: Mapping[str, Any]) -> str:
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """What tables call the data of a run, given the plain values of its configuration."""
     dataset = config["dataset"]
     return str(dataset["sample"] or Path(dataset["path"]).name)
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """Text where values are of several kinds, or lists and sections."""
+def column_of(values: list[Any]) -> pa.Array:
+    """A column of values that may be None; text where values are of several kinds, or lists and sections."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         numbers = [
