@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ciess_ray.config import RunConfig, TrackingConfig
-from ciess_ray.config_file import check_values, put_override, read_values
+from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.sweep_config import SweepConfig, SweepPlan, slug
 from envs.errors import ConfigError, UnknownNameError
 
@@ -99,7 +99,8 @@ class ComparisonConfig(_Section):
 
     def sweep(self) -> SweepConfig:
         """The grid alone, as a sweep has it."""
-        return SweepConfig.model_validate({"base": self.base, "set": self.set, "space": self.space})
+        shared = {"base": self.base, "set": self.set, "space": self.space, "tracking": self.tracking}
+        return SweepConfig.model_validate(shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ class ComparisonPlan:
     def values(self) -> dict[str, Any]:
         """Plain values that :func:`parse_comparison` makes the same plan of."""
         values = self.config.model_dump(mode="json", exclude={"base", "set"})
-        return values | {"base": self.grid.base_values}
+        return values | {name: self.grid.values()[name] for name in ("base", "tracking")}
 
     def _check(self, config: RunConfig) -> None:
         settings = config.search
@@ -189,10 +190,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan
     Raises:
         ConfigError: The file or its base is missing, or a field is wrong.
     """
-    values = read_values(path)
-    for override in overrides:
-        put_override(values, override)
-    return parse_comparison(values, str(path), path.parent)
+    return parse_comparison(read_overridden(path, overrides), str(path), path.parent)
 
 
 def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> ComparisonPlan:

@@ -240,11 +240,15 @@ def to_rich(figures: Sequence[MethodFigures]) -> Table:
     for column in table.columns[2:]:
         column.justify = "right"
         column.no_wrap = True
-    last = ""
+    last, has_datasets = "", len({one.dataset for one in figures}) > 1
     for one in figures:
-        point = f"{one.recommender} {one.budget}"
-        if point != last and last:
-            table.add_section()
+        others = [
+            f"{name.rpartition('.')[2]}={value}"
+            for name, value in one.fields.items()
+            if name.split(".")[0] not in ("dataset", "recommender")
+        ]
+        dataset = [one.dataset] if has_datasets else []
+        point = " ".join([*dataset, one.recommender, *others, one.budget])
         table.add_row("" if point == last else point, one.method, *_cells_of(one))
         last = point
     return table

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from envs.budget import EmbeddingSizes, index_bytes_per_row
 from envs.errors import CiessError, ResultError
 from envs.recommenders import BaseRecommender, build_recommender
+from envs.scattered_sizes import ScatteredSizes
 
 FORMAT = "ciess-ray packed table 1"
 TABLE_FILE = "table.safetensors"
@@ -42,6 +43,11 @@ class PackedTable:
     sizes: EmbeddingSizes
 
     def __post_init__(self) -> None:
+        if isinstance(self.sizes, ScatteredSizes):
+            raise ResultError(
+                "a packed table keeps the first numbers of each row; scattered ones have no file of their "
+                "own."
+            )
         if self.values.shape != (self.sizes.num_params,):
             raise ResultError(
                 f"a packed table of {self.sizes.num_params} parameters cannot hold values of shape "

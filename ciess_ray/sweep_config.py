@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ciess_ray.config import RunConfig, TrackingConfig
-from ciess_ray.config_file import check_values, parse_config, put_field, put_override, read_values
+from ciess_ray.config_file import check_values, parse_config, put_field, read_overridden, read_values
 from envs.errors import ConfigError
 
 #: Fields that a sweep sets itself.
@@ -211,10 +211,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     Raises:
         ConfigError: The file or its base is missing, or a field is wrong.
     """
-    values = read_values(path)
-    for override in overrides:
-        put_override(values, override)
-    return parse_sweep(values, str(path), path.parent)
+    return parse_sweep(read_overridden(path, overrides), str(path), path.parent)
 
 
 def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPlan:

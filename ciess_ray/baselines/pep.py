@@ -17,16 +17,23 @@ from envs.scattered_sizes import keep_largest
 from envs.step_modes import state_of
 
 _STREAM = 33
+#: The largest threshold there is; numbers of a table that is trained at rates of 0.1 outgrow 1.
+_SCALE = 10.0
 #: Where thresholds start, as logits: next to nothing.
-_FIRST_LOGIT = -8.0
+_FIRST_LOGIT = -10.0
 #: Upward push on every logit, from the first batch to the last, geometrically; at the last it outweighs any
 #: gradient of a loss that is a mean over a batch.
 _PUSH = (1e-7, 1e-3)
 
 
 def soft_threshold(values: Tensor, logits: Tensor) -> Tensor:
-    """sign(v) · relu(|v| - sigmoid(s)): PEP (arXiv 2101.07577) equation 4; all of one shape."""
-    return values.sign() * torch.relu(values.abs() - logits.sigmoid())
+    """sign(v) · relu(|v| - g(s)): PEP (arXiv 2101.07577) equation 4; all of one shape."""
+    return values.sign() * torch.relu(values.abs() - thresholds(logits))
+
+
+def thresholds(logits: Tensor) -> Tensor:
+    """g(s), a scaled sigmoid, of any shape."""
+    return _SCALE * logits.sigmoid()
 
 
 class ThresholdedEmbedding(SizedEmbedding):
@@ -49,7 +56,7 @@ class ThresholdedEmbedding(SizedEmbedding):
 
     def margins(self) -> Tensor:
         """How far each number lies above its threshold, or, below 0, beneath it; the shape of the table."""
-        return (self.weight.abs() - self.logits.sigmoid()).detach()
+        return (self.weight.abs() - thresholds(self.logits)).detach()
 
 
 class _Pushed(RankingLoss):
@@ -77,9 +84,10 @@ class PEP(Method):
     """PEP (arXiv 2101.07577): thresholds learned with the table until the budget is met, then retraining.
 
     A threshold a number, the finest of its granularities. Retraining starts from the values that the table
-    had at first, as for a lottery ticket. Differs: a growing push takes the place of the weight decay of the
-    logits, which need not reach a given budget; at the batch in which it is met, or at the last one, exactly
-    as many numbers as it allows are kept, by how far they lie above their thresholds. A row may keep none.
+    had at first, as for a lottery ticket. Differs: the sigmoid is scaled; a growing push takes the place of
+    the weight decay of the logits, which need not reach a given budget; at the batch in which it is met, or
+    at the last one, exactly as many numbers as it allows are kept, by how far they lie above their
+    thresholds. A row may keep none.
     """
 
     name = "pep"
@@ -89,7 +97,8 @@ class PEP(Method):
         num_batches = problem.config.training.max_batches
         recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(_STREAM)
         recommender = recipe.recommender(problem.full_sizes, rng)
-        first = state_of(recommender)
+        # On a CPU a state is no copy.
+        first = {name: value.copy() for name, value in state_of(recommender).items()}
         table = ThresholdedEmbedding(recommender.table)
         recommender.table = table
         loss = _Pushed(recipe.loss, table, num_batches)
