@@ -34,8 +34,8 @@ The YAML file names the configuration that all cells share ([bold]base[/bold]), 
 
 The folder gets comparison.parquet (a row a cell), comparison.json (means over seeds, the search against each
 method) and a file for each cell as soon as it is done, with the test metrics of every user. The same command
-goes on where it was killed, tries failed cells again, and adds what the file has gained since; remove the file
-of a cell to compute it anew. Validation chooses; test is read once a cell, at its end.
+goes on where it was killed, tries failed cells again, and adds what the file has gained since; remove the
+file of a cell to compute it anew. Validation chooses; test is read once a cell, at its end.
 """
 
 
