@@ -29,6 +29,7 @@ from ciess_ray.costs import Cost
 from ciess_ray.full_size import FullSizeFit
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
+from ciess_ray.result import check_output
 from ciess_ray.tracking import MlflowStore
 from ciess_ray.trainings import num_threads
 from envs.data import Interactions
@@ -81,6 +82,7 @@ def compare(
         CiessError: Before any cell starts: data, budgets, folder, tracking or cluster are not as they should.
     """
     folder = plan.config.output
+    check_output(folder, overwrite=True)
     board = Board(plan)
     known, others = board.known(folder)
     if others and not overwrite:
@@ -93,7 +95,12 @@ def compare(
         for config in {trial.config.model_dump_json(): trial.config for trial in plan.grid.trials}.values():
             check_resources(config)
         store = MlflowStore(plan.config.tracking) if plan.config.tracking.mlflow else None
-        (folder / CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultError(
+                f"{folder}: cannot be made ({error}); name a folder that you may write."
+            ) from error
         with sole_writer(folder / CACHE_FOLDER):
             recorder = Recorder(plan, store, _write_plan(plan, folder))
             for cell in plan.cells:

@@ -218,6 +218,8 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
         ({"set": {"search.num_env_runners": 1}}, "set search.num_env_runners .* to 0"),
         ({"set": {"resources.num_cpus_per_training": 3}}, "asks for 3 CPU"),
         ({"base": {"dataset": {"path": "nothing.parquet"}}}, "nothing.parquet"),
+        ({"output": "/proc/comparison"}, "/proc/comparison: cannot be made"),
+        ({"output": "/proc/version"}, "/proc/version: is a file"),
     ],
 )
 def test_what_cannot_work_is_told_before_any_cell(write, fields, message, tmp_path, ray_cluster):
