@@ -113,7 +113,7 @@ def _print_results(
     from ciess_ray.comparison_results import to_rich
 
     # As wide as it is: a log has no width, and half a figure tells nothing.
-    console.print(to_rich(figures), width=max(console.width, _TABLE_WIDTH), crop=False)
+    Console(file=console.file, width=max(console.width, _TABLE_WIDTH)).print(to_rich(figures))
     console.print(
         "means over n seeds; search, p: NDCG@20 of the search against the method's, paired over users, with "
         "95 % interval; ^: a training ended before validation had stopped rising\n"
