@@ -14,7 +14,7 @@ import torch
 from ciess_ray import figures
 from ciess_ray.config import RunConfig
 from ciess_ray.full_size import FullSizeFit, full_sizes
-from ciess_ray.packed import pack_recommender
+from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.result import Candidate, ResultFolder
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
@@ -130,7 +130,7 @@ def measure(
     for (_, method), outcome in zip(entries, tested, strict=True):
         recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
         recommender.load_state_dict({name: torch.tensor(value) for name, value in outcome.state.items()})
-        rows.append(_row(method, outcome, recommender))
+        rows.append(_row(method, outcome, recommender, run.config.recommender.name))
         if method.name == SEARCH:
             recommenders.append(recommender)
     first, *others = rows
@@ -147,7 +147,9 @@ def write_result(
 ) -> dict[str, Any]:
     """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
     sizes = finalists.best.sizes
-    folder.write_table(recommender, run.interactions.merge_validation_into_training())
+    folder.write_table(
+        recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name
+    )
     figures.draw_sizes(folder.path / "sizes.png", run.interactions, sizes)
     return {
         "budget": {
@@ -245,12 +247,12 @@ def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any
     }
 
 
-def _row(method: Method, tested: Trained, recommender: BaseRecommender) -> dict[str, Any]:
+def _row(method: Method, tested: Trained, recommender: BaseRecommender, name: str) -> dict[str, Any]:
     return {
         "name": method.name,
         "num_params": method.sizes.num_params,
         "kept_ratio": method.sizes.kept_ratio,
-        "packed_bytes": len(pack_recommender(recommender).to_bytes()),
+        "packed_bytes": pack_recommender(recommender, name).num_bytes,
         "validation": method.trained.metrics | {"quality": method.trained.quality},
         "test": tested.metrics,
         "best_batch": method.trained.num_batches,

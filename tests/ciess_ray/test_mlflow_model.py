@@ -41,7 +41,7 @@ def folder(request, make_interactions, tmp_path_factory):
         interactions.train, sizes, generator=torch.Generator().manual_seed(0)
     )
     result = ResultFolder(path)
-    result.write_table(recommender, interactions)
+    result.write_table(recommender, interactions, "lightgcn")
     (path / "sizes.png").write_bytes(b"no part of a model")
     result.write_result(
         {
