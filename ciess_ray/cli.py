@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ciess_ray.config import RunConfig
-from ciess_ray.config_file import field_table, load_config
-from envs.data import READERS, Columns, generate_interactions, read_interactions
+from ciess_ray.serving_cli import export, recommend, verify
 from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +27,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(recommend)
+app.command()(export)
+app.command()(verify)
 
 console = Console()
 errors = Console(stderr=True)
@@ -105,6 +105,9 @@ def search(
     if resume is None and (config is None or more_episodes):
         missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
         raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
+    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
+    from ciess_ray.config_file import load_config
+
     run = None if config is None else load_config(config, [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
@@ -200,6 +203,8 @@ def fields(
     of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
 ) -> None:
     """List every field of a configuration with its default and meaning."""
+    from ciess_ray.config import RunConfig
+    from ciess_ray.config_file import field_table
     from ciess_ray.sweep_config import SweepConfig
 
     table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
@@ -211,7 +216,9 @@ def fields(
 @data_app.command("describe")
 def describe(
     file: Annotated[Path, typer.Argument(help="File of interactions.")],
-    format: Annotated[str, typer.Option(help=f"auto, {', '.join(READERS)}")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto, parquet, csv, movielens-dat, movielens-csv, recbole or adjacency")
+    ] = "auto",
     user: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
     item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
     rating: Annotated[str | None, typer.Option(help="Name of the rating column.")] = None,
@@ -219,6 +226,8 @@ def describe(
 ) -> None:
     """Read a file of interactions and print what was found."""
     import numpy as np
+
+    from envs.data import Columns, read_interactions
 
     given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     names = {kind: name for kind, name in given.items() if name is not None}
@@ -253,6 +262,8 @@ def generate(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from envs.data import generate_interactions
+
     if file.exists():
         raise ConfigError(f"{file}: exists; name another file.")
     log = generate_interactions(num_users, num_items, num_interactions, seed=seed)
@@ -283,6 +294,8 @@ def _find_own_modules() -> None:
 
 
 def _as_yaml(value: object) -> str:
+    import yaml
+
     dumped: str = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
     return dumped.removesuffix("\n...\n").strip()
 

@@ -46,8 +46,8 @@ _MAX_BLOCK_BITS = 8
 _BLOCK_VALUES = 2**16
 #: Up to this width there is a table of all prefixes, which is square.
 MAX_PREFIX_WIDTH = 512
-#: Values that are looked at in one go.
-_CHUNK = 2**20
+#: Values, or rows, that are looked at in one go.
+_CHUNK = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,9 +246,10 @@ class PackedTable:
         """
         in_block = np.empty(self.num_rows, np.uint16)
         block_starts = np.empty(-(-self.num_rows >> self.block_bits), np.int64)
-        start, num_rows_at_once = 0, max(_CHUNK >> self.block_bits, 1) << self.block_bits
-        for first in range(0, self.num_rows, num_rows_at_once):
-            sizes = self.row_sizes[first : first + num_rows_at_once]
+        start = 0
+        # Whole blocks at a time.
+        for first in range(0, self.num_rows, _CHUNK):
+            sizes = self.row_sizes[first : first + _CHUNK]
             ends = start + self.num_tables * np.cumsum(sizes, dtype=np.int64)
             row_starts = np.concatenate([[start], ends[:-1]])
             of_blocks = row_starts[:: 1 << self.block_bits]

@@ -173,6 +173,15 @@ class NCFScorer:
         biased: Floats = scores + state["output_bias"]
         return biased
 
+    def constants(self) -> dict[str, Floats]:
+        """What a score is made of beside a user's representation, in the shapes that a product takes."""
+        own = ("output_hidden", "output_bias")
+        return {
+            "hidden_item": self._hidden_item,
+            "product_item": np.ascontiguousarray((self._product_item * self._state["output_product"]).T),
+            **{name: self._state[name] for name in own},
+        }
+
     def _represent(self, rows: Floats) -> Floats:
         hidden = rows[:, : self._width] @ self._state["hidden_user"] + self._state["hidden_bias"]
         represented: Floats = np.concatenate([hidden, rows[:, self._width :]], axis=1)

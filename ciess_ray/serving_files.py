@@ -5,7 +5,6 @@ Ray. Nothing in them is believed: what contradicts itself is refused.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,3 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
             "different searches."
         )
     return ids[:num_users], ids[num_users:]
-
-
-def bytes_of(folder: Path, names: tuple[str, ...]) -> Mapping[str, int]:
-    """Bytes of those files that are there."""
-    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}

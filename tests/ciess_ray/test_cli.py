@@ -96,7 +96,7 @@ class TestMistakes:
         def interrupt(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "load_config", interrupt)
+        monkeypatch.setattr("ciess_ray.config_file.load_config", interrupt)
         status, _, err = run("search", config_file)
         assert status == 130 and err.startswith("interrupted")
 

@@ -8,7 +8,6 @@ from scipy.sparse import csr_array
 
 from ciess_ray import scorers
 from ciess_ray.packed import PackedTable
-from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.scorers import build_scorer
 from ciess_ray.serving import ServedRecommender
 from ciess_ray.serving_files import (
@@ -23,9 +22,8 @@ from ciess_ray.serving_files import (
 )
 from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, DataError, ResultError
-from envs.recommenders import RECOMMENDERS, build_recommender, options_of
+from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import rank_items
-from envs.recommenders.training import Trainer, TrainingSettings
 
 NUM_USERS, NUM_ITEMS = 60, 40
 
@@ -35,37 +33,23 @@ def test_every_recommender_of_the_package_can_be_served():
 
 
 @pytest.fixture(scope="module", params=[*RECOMMENDERS, "lightgcn, one layer"])
-def trained(request, make_interactions):
-    """A recommender under sizes of its own, its name and what it was trained on."""
+def made(request, make_result):
+    """A folder that recommends, its recommender, and what it was trained on; ids of users are text."""
     name, _, short = request.param.partition(",")
-    train = make_interactions().train
-    rng = np.random.default_rng(0)
-    sizes = EmbeddingSizes(
-        rng.integers(1, 8, NUM_USERS), rng.integers(1, 6, NUM_ITEMS), 1, 16, RECOMMENDERS[name].num_tables
-    )
-    recommender = build_recommender(
-        name,
-        train,
-        sizes,
-        generator=torch.Generator().manual_seed(0),
-        options={"num_layers": 1} if short else {},
-    )
-    Trainer(recommender, train, TrainingSettings(batch_size=128), rng).train(40)
-    return recommender.eval(), name, train
+    users = np.array([f"u{user:02}" for user in range(NUM_USERS)], object)
+    ids = users, np.arange(NUM_ITEMS) * 10
+    return *make_result(name, ids, {"num_layers": 1} if short else None), name
 
 
 @pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    """A folder that recommends; ids of users are text, of items numbers."""
-    recommender, name, train = trained
-    folder = tmp_path_factory.mktemp("served")
-    pack_recommender(recommender, name).save(folder / TABLE_FILE)
-    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
-    ScorerFile(name, options_of(recommender), state).write(folder)
-    write_interactions(folder / INTERACTIONS_FILE, train)
-    users = np.array([f"u{user:02}" for user in range(NUM_USERS)], object)
-    write_ids(folder / IDS_FILE, users, np.arange(NUM_ITEMS) * 10)
-    return folder
+def folder(made):
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def trained(made):
+    _, recommender, interactions, name = made
+    return recommender, name, interactions.train
 
 
 @pytest.fixture(scope="module")
