@@ -131,9 +131,6 @@ class ServedRecommender:
 
         return self._collect(ranked(), len(counts), k)
 
-    def __len__(self) -> int:
-        return len(self.user_ids)
-
     def ids_of(self, items: NDArray[np.int64]) -> NDArray[Any]:
         """Ids of item rows, of any shape; what stands at a -1 means nothing."""
         ids: NDArray[Any] = self.item_ids[items]

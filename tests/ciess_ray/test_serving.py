@@ -131,7 +131,6 @@ def test_ids_come_back_as_the_data_has_them(served):
     items = served.recommend(["u03"], 3).items
     # The file keeps one type for both kinds.
     assert served.ids_of(items).tolist() == [[str(10 * item) for item in items[0]]]
-    assert len(served) == NUM_USERS
 
 
 def test_ids_that_are_numbers_are_found_by_their_text(folder, tmp_path):
