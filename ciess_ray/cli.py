@@ -123,7 +123,7 @@ def search(
     for shown in (result, *result.looser()):
         console.print(_comparison(shown.summary))
         _print_files(shown.path, shown.summary)
-    _print_run(result.summary)
+    _print_run(result.path, result.summary)
 
 
 _SWEEP_HELP = """
@@ -196,6 +196,41 @@ def sweep(
     _print_sweep(results)
     if not results.is_complete:
         raise typer.Exit(1)
+
+
+_REPORT_HELP = """
+Tell of searches, sweeps and comparisons in one HTML page.
+
+[bold]Examples[/bold]
+
+  ciess-ray report runs/quickstart
+
+  ciess-ray report runs/quickstart-sweep --output sweep.html
+
+  ciess-ray report runs/small runs/quickstart --output both.html --overwrite
+
+A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says what
+the tables cost against full size and against every other method, who got which size, how the search went, and
+where time and bytes went. It needs no network and can be sent as it is; its figures also lie as PNG files in
+a folder beside it.
+"""
+
+
+@app.command(help=_REPORT_HELP)
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
+    ],
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+) -> None:
+    """See ``_REPORT_HELP``."""
+    from ciess_ray.report import write_report
+
+    written = write_report(folders, output, overwrite=overwrite)
+    where = f"report: {written.page}, {len(written.figures)} figures in {written.figures_folder}"
+    for line in filter(None, (written.headline, where)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -361,13 +396,16 @@ def _print_sweep(results: "SweepResults") -> None:
     for problem in results.problems:
         console.print(f"[yellow]not recorded:[/yellow] {escape(problem)}", highlight=False, soft_wrap=True)
     console.print(f"results: {results.location}", highlight=False, soft_wrap=True)
+    if "://" not in results.location:
+        console.print(f"look at them: ciess-ray report {results.location}", highlight=False, soft_wrap=True)
     if not results.is_complete:
         console.print(f"'ciess-ray sweep --resume {results.location}' tries again.", soft_wrap=True)
 
 
-def _print_run(summary: dict[str, Any]) -> None:
+def _print_run(path: Path, summary: dict[str, Any]) -> None:
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
     console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
+    console.print(f"look at it: ciess-ray report {path}", highlight=False, soft_wrap=True)
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
         console.print(

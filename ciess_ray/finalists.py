@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ciess_ray import figures
 from ciess_ray.config import RunConfig
+from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
 from ciess_ray.selection import project_smallest, reshape_candidates, select_candidates
@@ -24,8 +25,6 @@ from envs.budget import EmbeddingSizes
 from envs.recommenders import BaseRecommender
 from envs.recommenders.evaluation import evaluate
 from envs.step_modes import State, Supernet
-
-FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 
 _EQUAL_STREAM, _RETRAIN_STREAM, _TEST_STREAM, _PROJECTION_STREAM = 21, 22, 23, 24
 
@@ -150,7 +149,10 @@ def write_result(
     folder.write_table(
         recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name
     )
-    figures.draw_sizes(folder.path / "sizes.png", run.interactions, sizes)
+    interactions = run.interactions
+    popularity = {"user": interactions.user_popularity, "item": interactions.item_popularity}
+    figure = draw_sizes({"user": sizes.user, "item": sizes.item}, popularity)
+    save_png(figure, folder.path / "sizes.png")
     return {
         "budget": {
             "asked": budget.asked,

@@ -57,6 +57,8 @@ CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
 FIGURE_FILES = ("sizes.png", "search.png")
 RESULT_FORMAT = "ciess-ray result 1"
+#: What of a configuration does not make two searches different.
+NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources", "looser_budgets")
 
 _OWN_FILES = (
     RESULT_FILE,
@@ -136,11 +138,7 @@ class ResultFolder:
             The last step of the search that was told.
         """
         file = self.path / PROGRESS_FILE
-        lines: list[dict[str, Any]] = []
-        for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            # The last line of a search that was killed may be torn.
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
+        lines = read_progress(self.path)
         is_search = [line.get("phase") == "search" for line in lines]
         # What came before a search that never began is told again from the start.
         first = is_search.index(True) if any(is_search) else 0
@@ -312,3 +310,20 @@ def read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or summary.get("format") != RESULT_FORMAT:
         raise ResultError(f"{file}: not of the format {RESULT_FORMAT!r}.")
     return summary
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
+    file = path / PROGRESS_FILE
+    lines: list[dict[str, Any]] = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        # The last line of a search that was killed may be torn.
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """What a reader calls the data of a configuration, of which these are the plain values."""
+    dataset = config["dataset"]
+    return str(dataset["sample"] or Path(dataset["path"]).name)

@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ciess_ray.checkpoints import sole_writer
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.resources import ray_session
+from ciess_ray.result_names import SWEEP_FILE
 from ciess_ray.run import caps_params_of
 from ciess_ray.schedulers import build_scheduler, build_searcher, build_space
 from ciess_ray.search import load_interactions
@@ -33,7 +34,7 @@ from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
 from ciess_ray.sweep_monitor import Monitor, Relay, SweepState, dataset_key
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
 from ciess_ray.tracking import End, MlflowStore, run_tags
-from ciess_ray.trial import SWEEP_FILE, TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
+from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
 from ciess_ray.trial_claims import Claims as TrialClaims
 from ciess_ray.trial_claims import check_claims, told_claims
 from envs.errors import CiessError, ResultError

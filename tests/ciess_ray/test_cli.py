@@ -194,6 +194,10 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     num_bytes = (output / "table.safetensors").stat().st_size
     assert any(line.startswith(f"bytes: table.safetensors {num_bytes:,}; beside it") for line in lines)
     assert f"result: {output}" in lines and "mlflow" not in out
+    assert f"look at it: ciess-ray report {output}" in lines
+
+    status, out, err = run("report", output, "--output", tmp_path / "report.html")
+    assert status == 0 and "8 figures" in out, err
 
     status, out, err = run(*arguments)
     assert status == 2 and "replace it with --overwrite" in err
