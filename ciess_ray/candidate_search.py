@@ -51,6 +51,7 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,
         "min_embedding_size": recommender.min_embedding_size,
         "max_embedding_size": recommender.max_embedding_size,
+        "size_levels": settings.size_levels,
         "episode_length": settings.episode_length,
         "form": "reference" if is_reference else "paper",
         "quality_ceiling": settings.quality_ceiling,

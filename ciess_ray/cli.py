@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
+from ciess_ray.data_cli import data_app
 from ciess_ray.serving_cli import export, recommend, verify
 from envs.errors import CiessError, ConfigError
 
@@ -25,7 +27,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.command()(recommend)
 app.command()(export)
@@ -233,79 +234,55 @@ def report(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command(help=COMPARE_HELP)
+def compare(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the comparison to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what is done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Compute cells of other settings in the folder anew.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See ``COMPARE_HELP``."""
+    options = [] if output is None else [f"output={_as_yaml(output)}"]
+    if resume is not None and (config or options or overwrite or dry_run):
+        raise ConfigError("--resume goes on with a comparison as it was configured; give nothing beside it.")
+    _find_own_modules()
+    is_complete = run_comparison(
+        console, config, [*(overrides or []), *options], dry_run=dry_run, overwrite=overwrite, resume=resume
+    )
+    if not is_complete:
+        raise typer.Exit(1)
+
+
 @app.command()
 def fields(
     of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
+    of_comparison: Annotated[
+        bool, typer.Option("--comparison", help="Those of a comparison's file instead.")
+    ] = False,
 ) -> None:
     """List every field of a configuration with its default and meaning."""
+    from ciess_ray.comparison_config import ComparisonConfig
     from ciess_ray.config import RunConfig
     from ciess_ray.config_file import field_table
     from ciess_ray.sweep_config import SweepConfig
 
+    model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
     table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
-    for name, default, meaning in field_table(SweepConfig if of_sweep else RunConfig):
+    for name, default, meaning in field_table(model):
         table.add_row(name, escape(default), escape(meaning))
     console.print(table)
-
-
-@data_app.command("describe")
-def describe(
-    file: Annotated[Path, typer.Argument(help="File of interactions.")],
-    format: Annotated[
-        str, typer.Option(help="auto, parquet, csv, movielens-dat, movielens-csv, recbole or adjacency")
-    ] = "auto",
-    user: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
-    item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
-    rating: Annotated[str | None, typer.Option(help="Name of the rating column.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.")] = None,
-) -> None:
-    """Read a file of interactions and print what was found."""
-    import numpy as np
-
-    from envs.data import Columns, read_interactions
-
-    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    names = {kind: name for kind, name in given.items() if name is not None}
-    log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("users", f"{log.num_users:,}"),
-        ("items", f"{log.num_items:,}"),
-        ("interactions", f"{log.num_rows:,}"),
-        ("duplicates merged", f"{log.num_duplicates:,}"),
-        ("density", f"{log.num_rows / (log.num_users * log.num_items):.4%}"),
-        ("per user", _spread(np.bincount(log.user, minlength=log.num_users))),
-        ("per item", _spread(np.bincount(log.item, minlength=log.num_items))),
-        ("users with < 3", f"{int((np.bincount(log.user) < 3).sum()):,} (kept in training, not evaluated)"),
-        ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
-        ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
-        ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
-
-
-@data_app.command("generate")
-def generate(
-    file: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    num_users: Annotated[int, typer.Option("--users", min=1)] = 10_000,
-    num_items: Annotated[int, typer.Option("--items", min=1)] = 5_000,
-    num_interactions: Annotated[int, typer.Option("--interactions", min=1)] = 500_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Write synthetic interactions with power-law popularity and a planted low-rank structure."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from envs.data import generate_interactions
-
-    if file.exists():
-        raise ConfigError(f"{file}: exists; name another file.")
-    log = generate_interactions(num_users, num_items, num_interactions, seed=seed)
-    pq.write_table(pa.table({"user_id": log.user_ids[log.user], "item_id": log.item_ids[log.item]}), file)
-    console.print(
-        f"{log.num_rows:,} interactions of {log.num_users:,} users and {log.num_items:,} items: {file}"
-    )
 
 
 def main() -> None:
@@ -333,13 +310,6 @@ def _as_yaml(value: object) -> str:
 
     dumped: str = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
     return dumped.removesuffix("\n...\n").strip()
-
-
-def _spread(counts: Any) -> str:
-    import numpy as np
-
-    low, middle, high = np.percentile(counts, [0, 50, 100])
-    return f"{low:g} / {middle:g} / {high:g} (min / median / max), mean {counts.mean():.1f}"
 
 
 def _comparison(summary: dict[str, Any]) -> Table:

@@ -215,6 +215,12 @@ class SearchConfig(_Section):
         description="least and greatest kept ratio of the tables the supernet is trained on; null: a third "
         "below and above the budget",
     )
+    size_levels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="sizes that a proposal is rounded to before it is projected onto the budget, as in "
+        "searches over a few sizes; null: every integer, as in CIESS",
+    )
     num_warmup_steps: int = Field(
         0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
     )

@@ -27,10 +27,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
     """
+    return parse_config(read_overridden(path, overrides), str(path))
+
+
+def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a YAML file with ``section.field=value`` put over them.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, or an override is unreadable.
+    """
     values = read_values(path)
     for override in overrides:
         put_override(values, override)
-    return parse_config(values, str(path))
+    return values
 
 
 def read_values(path: Path) -> dict[str, Any]:

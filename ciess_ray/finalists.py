@@ -4,16 +4,16 @@ CIESS (arXiv 2304.03501) section 2.2.6: the best candidates are trained from scr
 validation is what is returned; equal sizes and the full-size table are trained alike beside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ciess_ray.config import RunConfig
 from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
+from ciess_ray.judge import Judge
 from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.result import Candidate, ResultFolder
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
@@ -22,11 +22,12 @@ from ciess_ray.run import Budget, Run
 from ciess_ray.selection import project_smallest, reshape_candidates, select_candidates
 from ciess_ray.trainings import Trained, Training, train_all
 from envs.budget import EmbeddingSizes
+from envs.data import Interactions
 from envs.recommenders import BaseRecommender
-from envs.recommenders.evaluation import evaluate
-from envs.step_modes import State, Supernet
+from envs.step_modes import State, load_state
 
-_EQUAL_STREAM, _RETRAIN_STREAM, _TEST_STREAM, _PROJECTION_STREAM = 21, 22, 23, 24
+RETRAIN_STREAM, TEST_STREAM = 22, 23
+_EQUAL_STREAM, _PROJECTION_STREAM = 21, 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +70,16 @@ def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None)
     """
     entries: list[tuple[Budget, Candidate | None, Training]] = []
     for position, budget in enumerate(run.budgets):
-        chosen = _chosen(run, position, candidates, pretrained)
+        chosen = chosen_candidates(run, position, candidates, pretrained)
         for candidate in (None, *chosen):
-            sizes = _equal_sizes(run, budget) if candidate is None else candidate.sizes
+            sizes = (
+                equal_sizes(run.config, run.interactions, budget.cap_params)
+                if candidate is None
+                else candidate.sizes
+            )
             name = EQUAL_SIZES if candidate is None else f"candidate {candidate.step}"
             # One seed for all: sizes are compared, not draws.
-            training = Training(_named(run, budget, name), sizes, (run.config.seed, _RETRAIN_STREAM))
+            training = Training(_named(run, budget, name), sizes, (run.config.seed, RETRAIN_STREAM))
             entries.append((budget, candidate, training))
     run.journal.num_steps = len(entries)
     trained = train_all(run, [training for *_, training in entries])
@@ -118,7 +123,7 @@ def measure(
             Training(
                 method.name if method is full_method else _named(run, budget, method.name),
                 method.sizes,
-                (run.config.seed, _TEST_STREAM),
+                (run.config.seed, TEST_STREAM),
                 method.trained.num_batches,
             )
             for budget, method in entries
@@ -128,7 +133,7 @@ def measure(
     rows, recommenders = [], []
     for (_, method), outcome in zip(entries, tested, strict=True):
         recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
-        recommender.load_state_dict({name: torch.tensor(value) for name, value in outcome.state.items()})
+        load_state(recommender, outcome.state)
         rows.append(_row(method, outcome, recommender, run.config.recommender.name))
         if method.name == SEARCH:
             recommenders.append(recommender)
@@ -167,7 +172,7 @@ def write_result(
     }
 
 
-def _chosen(
+def chosen_candidates(
     run: Run, position: int, candidates: Sequence[Candidate], pretrained: State | None
 ) -> list[Candidate]:
     """The candidates that are trained for the budget at this position."""
@@ -175,36 +180,24 @@ def _chosen(
     rng = np.random.default_rng((run.config.seed, _PROJECTION_STREAM, position))
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.
-        judge = _judge(run, pretrained) if settings.resolved_step_mode == "supernet" else None
+        is_cheap = settings.resolved_step_mode == "supernet"
+        judge = Judge(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_candidates(candidates, budget.cap_params, settings.num_candidates)
     # λ alone may not get there.
     return chosen or [project_smallest(candidates, budget.cap_params, rng)]
 
 
-def _judge(run: Run, pretrained: State | None) -> Callable[[EmbeddingSizes], float]:
-    """Validation quality of a masked supernet."""
-    interactions = run.interactions
-    supernet = Supernet(
-        recipe_of(run.config, interactions), 0, full_sizes(run.config, interactions), pretrained
-    )
-
-    def judge(sizes: EmbeddingSizes) -> float:
-        recommender = supernet.recommender(sizes, np.random.default_rng(0))
-        return evaluate(recommender, interactions.train, interactions.validation).quality
-
-    return judge
-
-
-def _equal_sizes(run: Run, budget: Budget) -> EmbeddingSizes:
-    recommender = run.config.recommender
+def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
+    """The same size for everyone, at a cap."""
+    recommender = config.recommender
     return EmbeddingSizes.equal(
-        run.interactions.num_users,
-        run.interactions.num_items,
-        budget.cap_params,
+        interactions.num_users,
+        interactions.num_items,
+        cap_params,
         recommender.min_embedding_size,
         recommender.max_embedding_size,
-        np.random.default_rng((run.config.seed, _EQUAL_STREAM)),
+        np.random.default_rng((config.seed, _EQUAL_STREAM)),
         num_tables=recommender.num_tables,
     )
 

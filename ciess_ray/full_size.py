@@ -59,6 +59,8 @@ def fit_full_size(
     interactions: Interactions,
     progress: Callable[[int, float], None] | None = None,
     keeper: Keeper = NULL_KEEPER,
+    *,
+    keeps_state: bool | None = None,
 ) -> FullSizeFit:
     """Train the full-size recommender to convergence, or read the fit of an earlier search.
 
@@ -70,10 +72,11 @@ def fit_full_size(
         interactions: The splits.
         progress: Called after each validation with the batches trained and the quality.
         keeper: Decides who trains where others need the same fit at the same time.
+        keeps_state: Whether its parameters are kept too; None where steps are finetuned from them.
     """
-    keeps_state = config.search.resolved_step_mode == "finetune"
-    key = recipe_key(config, interactions, "full size", keeps_state)
-    file = config.kept_folder / f"full-size-{key}.npz"
+    if keeps_state is None:
+        keeps_state = config.search.resolved_step_mode == "finetune"
+    file = full_size_file(config, interactions, keeps_state)
     with keeper.once(file):
         fit = _read_fit(file)
         if fit is not None:
@@ -90,6 +93,12 @@ def fit_full_size(
         )
         _write_fit(file, fit)
     return fit
+
+
+def full_size_file(config: RunConfig, interactions: Interactions, keeps_state: bool) -> Path:
+    """Where :func:`fit_full_size` looks for a fit and leaves it."""
+    key = recipe_key(config, interactions, "full size", keeps_state)
+    return config.kept_folder / f"full-size-{key}.npz"
 
 
 def fit_supernet(
@@ -109,11 +118,9 @@ def fit_supernet(
         keeper: Decides who trains where others need the same supernet at the same time.
     """
     full = full_sizes(config, interactions)
-    ratios = [cap_params / full.num_params for cap_params in caps_params]
-    kept_ratios = config.search.supernet_kept_ratios or (min(ratios) * 2 / 3, min(1.0, max(ratios) * 4 / 3))
+    kept_ratios = kept_ratios_of(config, full, caps_params)
     num_batches = config.search.supernet_batches
-    key = recipe_key(config, interactions, "supernet", kept_ratios, num_batches)
-    file = config.kept_folder / f"supernet-{key}.npz"
+    file = supernet_file(config, interactions, caps_params)
     with keeper.once(file):
         state = read_arrays(file)
         if state is None:
@@ -129,6 +136,21 @@ def fit_supernet(
             state = state_of(supernet)
             write_arrays(file, state)
     return state
+
+
+def supernet_file(config: RunConfig, interactions: Interactions, caps_params: Sequence[int]) -> Path:
+    """Where :func:`fit_supernet` looks for a supernet and leaves it."""
+    kept_ratios = kept_ratios_of(config, full_sizes(config, interactions), caps_params)
+    key = recipe_key(config, interactions, "supernet", kept_ratios, config.search.supernet_batches)
+    return config.kept_folder / f"supernet-{key}.npz"
+
+
+def kept_ratios_of(
+    config: RunConfig, full: EmbeddingSizes, caps_params: Sequence[int]
+) -> tuple[float, float]:
+    """The least and the greatest kept ratio that a supernet for these budgets is trained on."""
+    ratios = [cap_params / full.num_params for cap_params in caps_params]
+    return config.search.supernet_kept_ratios or (min(ratios) * 2 / 3, min(1.0, max(ratios) * 4 / 3))
 
 
 def _write_fit(file: Path, fit: FullSizeFit) -> None:

@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 
 from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
+from envs.scattered_sizes import ScatteredSizes
 
 FORMAT = "ciess-ray packed table 2"
-#: What of earlier versions can be read: those files have no recommender, and the first of them one table.
-_FORMATS = (FORMAT, "ciess-ray packed table 1")
 
 #: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
 VALUE_TYPES: dict[str, tuple[str, Any]] = {
@@ -119,7 +118,7 @@ class PackedTable:
         Raises:
             ResultError: A number is not finite in this type.
         """
-        mask = sizes.prefix_mask(table.shape[1] // sizes.num_tables)
+        mask = sizes.mask(table.shape[1] // sizes.num_tables)
         return cls.of(table[mask], sizes, dtype=dtype, recommender=recommender)
 
     @classmethod
@@ -132,6 +131,10 @@ class PackedTable:
         recommender: str | None = None,
     ) -> "PackedTable":
         """Of the values that are kept, row after row, shape (num_params,), float32; see :meth:`pack`."""
+        if isinstance(sizes, ScatteredSizes):
+            raise ResultError(
+                "a packed table keeps the first numbers of each row: scattered ones have no file."
+            )
         size_type = _SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
         row_sizes = np.concatenate([sizes.user, sizes.item]).astype(size_type)
         stored, scales = _encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
@@ -182,7 +185,7 @@ class PackedTable:
         numbers = {
             key: _number(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
         }
-        num_tables = _number(metadata, "num_tables") if "num_tables" in metadata else 1
+        num_tables = _number(metadata, "num_tables")
         size_type = _SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
         if types["sizes"] != size_type:
             raise ResultError(f"its sizes are {types['sizes']}, not {size_type}")
@@ -480,7 +483,7 @@ def _parse(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str]
         raise ResultError("its header is no JSON object")
     metadata = header.pop("__metadata__", None)
     known = metadata.get("format") if isinstance(metadata, dict) else None
-    if known not in _FORMATS:
+    if known != FORMAT:
         raise ResultError(f"its format is {known!r}, not {FORMAT!r}")
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ResultError("its metadata is not all text")

@@ -17,9 +17,11 @@ import numpy as np
 from ciess_ray.config import RunConfig
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
+from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, own_source, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe
+from envs.step_modes import State, load_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +30,18 @@ class FinalRecommender:
 
     Attributes:
         recommender: Trained on training and validation interactions.
-        metrics: Recall and NDCG on test, means over the users that have test items.
+        ranking: Recall and NDCG of each user on test.
         num_batches: Batches trained.
     """
 
     recommender: BaseRecommender
-    metrics: dict[str, float]
+    ranking: RankingMetrics
     num_batches: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Recall and NDCG on test, means over the users that have test items."""
+        return self.ranking.summary()
 
 
 def fit_to_convergence(
@@ -43,6 +50,7 @@ def fit_to_convergence(
     sizes: EmbeddingSizes,
     seed: tuple[int, ...],
     progress: Callable[[int, float], None] | None = None,
+    initial: State | None = None,
 ) -> tuple[BaseRecommender, FitReport]:
     """Train a fresh recommender until its validation quality has stopped rising.
 
@@ -52,8 +60,11 @@ def fit_to_convergence(
         sizes: One embedding size an entity.
         seed: What its initial values and triples depend on.
         progress: Called after each validation with the batches trained and the quality.
+        initial: Parameters to start from, in place of drawn ones.
     """
     trainer = recipe_of(config, interactions).trainer(sizes, np.random.default_rng(seed))
+    if initial is not None:
+        load_state(trainer.recommender, initial)
     return trainer.recommender, trainer.fit(interactions.validation, progress)
 
 
@@ -64,8 +75,24 @@ def train_for_test(
     best_batch: int,
     seed: tuple[int, ...],
     progress: Callable[[int, int], None] | None = None,
+    initial: State | None = None,
 ) -> FinalRecommender:
-    """Train on training and validation interactions and measure on test.
+    """Train on training and validation interactions and measure on test; see :func:`train_on_both`."""
+    recommender, num_batches = train_on_both(config, interactions, sizes, best_batch, seed, progress, initial)
+    merged = interactions.merge_validation_into_training()
+    return FinalRecommender(recommender, evaluate(recommender, merged.train, merged.test), num_batches)
+
+
+def train_on_both(
+    config: RunConfig,
+    interactions: Interactions,
+    sizes: EmbeddingSizes,
+    best_batch: int,
+    seed: tuple[int, ...],
+    progress: Callable[[int, int], None] | None = None,
+    initial: State | None = None,
+) -> tuple[BaseRecommender, int]:
+    """Train on training and validation interactions for as long as was best on training ones alone.
 
     Args:
         config: The run.
@@ -74,6 +101,10 @@ def train_for_test(
         best_batch: Batches after which validation was best when trained on the training interactions.
         seed: What its initial values and triples depend on.
         progress: Called now and then with the batches trained and their number in all.
+        initial: Parameters to start from, in place of drawn ones.
+
+    Returns:
+        The recommender, and the batches that it was trained.
     """
     merged = interactions.merge_validation_into_training()
     growth = merged.train.nnz / interactions.train.nnz
@@ -82,12 +113,13 @@ def train_for_test(
     # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
     stretched = replace(recipe.settings, decay_every=round(recipe.settings.decay_every * growth))
     trainer = replace(recipe, settings=stretched).trainer(sizes, np.random.default_rng(seed))
+    if initial is not None:
+        load_state(trainer.recommender, initial)
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
-    metrics = evaluate(trainer.recommender, merged.train, merged.test)
-    return FinalRecommender(trainer.recommender, metrics.summary(), num_batches)
+    return trainer.recommender, num_batches
 
 
 def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:

@@ -24,20 +24,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ciess_ray.checkpoints import sole_writer
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
+from ciess_ray.plan_data import read_data
 from ciess_ray.resources import ray_session
 from ciess_ray.result_names import SWEEP_FILE
-from ciess_ray.run import caps_params_of
 from ciess_ray.schedulers import build_scheduler, build_searcher, build_space
-from ciess_ray.search import load_interactions
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
-from ciess_ray.sweep_monitor import Monitor, Relay, SweepState, dataset_key
+from ciess_ray.sweep_monitor import Monitor, Relay, SweepState
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
 from ciess_ray.tracking import End, MlflowStore, run_tags
 from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
 from ciess_ray.trial_claims import Claims as TrialClaims
 from ciess_ray.trial_claims import check_claims, told_claims
-from envs.errors import CiessError, ResultError
+from envs.errors import ResultError
 
 SWEEP_FORMAT = "ciess-ray sweep 1"
 Watcher = Callable[[SweepState], None]
@@ -152,15 +151,7 @@ def check_data(plan: SweepPlan) -> dict[str, str]:
     Returns:
         Fingerprints of the interactions, by the data set's fields.
     """
-    read: dict[str, Any] = {}
-    for trial in plan.trials:
-        key = dataset_key(trial.config)
-        if key not in read:
-            read[key] = load_interactions(trial.config)
-        try:
-            caps_params_of(trial.config, read[key].num_entities)
-        except CiessError as error:
-            raise error.within(f"{plan.source}: the trial {trial.name}") from error
+    read = read_data(plan.trials, plan.source)
     return {key: interactions.fingerprint for key, interactions in read.items()}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ciess_ray.config import RunConfig, TrackingConfig
-from ciess_ray.config_file import check_values, parse_config, put_field, put_override, read_values
+from ciess_ray.config_file import check_values, parse_config, put_field, read_overridden, read_values
 from envs.errors import ConfigError
 
 #: Fields that a sweep sets itself.
@@ -198,7 +198,7 @@ class SweepPlan:
         digits = len(str(len(definitions) - 1))
         for number, fields in enumerate(definitions):
             config = self.parse(fields)
-            yield Trial(f"{number:0{digits}}_{_slug(fields)}", fields, config)
+            yield Trial(f"{number:0{digits}}_{slug(fields)}", fields, config)
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
@@ -211,10 +211,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     Raises:
         ConfigError: The file or its base is missing, or a field is wrong.
     """
-    values = read_values(path)
-    for override in overrides:
-        put_override(values, override)
-    return parse_sweep(values, str(path), path.parent)
+    return parse_sweep(read_overridden(path, overrides), str(path), path.parent)
 
 
 def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPlan:
@@ -294,7 +291,7 @@ def _draw(values: dict[str, Any], rng: np.random.Generator) -> Any:
     return float(np.exp(rng.uniform(*np.log(given))))
 
 
-def _slug(fields: Mapping[str, Any]) -> str:
+def slug(fields: Mapping[str, Any]) -> str:
     """Fields as the end of a folder's name, in which no character needs care."""
     parts = []
     for name, value in fields.items():

@@ -1,6 +1,5 @@
 """What a sweep's driver knows of its trials, and whom it tells: MLflow, and whoever watches."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from ray import tune
 
 from ciess_ray.config import RunConfig
+from ciess_ray.plan_data import dataset_key
 from ciess_ray.result import PROGRESS_FILE, read_summary
 from ciess_ray.result_names import SEARCH, TRIAL_RESULT_FOLDER
 from ciess_ray.storage import Storage
@@ -285,11 +285,6 @@ class Relay(tune.Callback):
     def _known(self) -> Monitor:
         assert self.monitor is not None
         return self.monitor
-
-
-def dataset_key(config: RunConfig) -> str:
-    """What two runs on the same data have in common."""
-    return json.dumps(config.dataset.model_dump(mode="json"), sort_keys=True)
 
 
 def _state_of(name: str, fields: dict[str, Any], config: RunConfig) -> TrialState:

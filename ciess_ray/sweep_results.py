@@ -128,7 +128,7 @@ class SweepResults:
         names = dict.fromkeys(name for outcome in self.outcomes for name in outcome.fields)
         rows = [self._row(outcome, names) for outcome in self.outcomes]
         columns = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: _column([row.get(name) for row in rows]) for name in columns})
+        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
 
     def _row(self, outcome: Outcome, names: Iterable[str]) -> dict[str, Any]:
         config = outcome.config
@@ -284,8 +284,8 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """Text where values are of several kinds, or lists and sections."""
+def column_of(values: list[Any]) -> pa.Array:
+    """A column of values that may be None; text where values are of several kinds, or lists and sections."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         numbers = [

@@ -156,7 +156,7 @@ def _next_of(stream: Any, name: str) -> str | Trained | None:
 @ray.remote(num_returns="streaming", max_retries=3)
 def _train(config: RunConfig, interactions: Interactions, training: Training) -> Iterator[str | Trained]:
     """How far it has come, now and then, and what came of it."""
-    torch.set_num_threads(_num_threads(config))
+    torch.set_num_threads(num_threads(config))
     train = _converge if training.best_batch is None else _measure
     news: queue.SimpleQueue[str | Trained | BaseException] = queue.SimpleQueue()
 
@@ -200,8 +200,8 @@ def _measure(config: RunConfig, interactions: Interactions, training: Training, 
     return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
 
 
-def _num_threads(config: RunConfig) -> int:
-    """Of a training; a trial leaves a hundredth of its CPUs to the process that waits for it."""
+def num_threads(config: RunConfig) -> int:
+    """Threads of a training; a trial leaves a hundredth of its CPUs to the process that waits for it."""
     return max(round(config.resources.num_cpus_per_training), 1)
 
 
@@ -213,5 +213,5 @@ def _key(config: RunConfig, interactions: Interactions, training: Training) -> s
         [str(training.sizes.user.dtype), sizes],
         list(training.seed),
         training.best_batch,
-        _num_threads(config),
+        num_threads(config),
     )

@@ -287,7 +287,7 @@ class EmbeddingSizes:
         """The largest size in use: no table need be wider."""
         return int(max(self.user.max(initial=1), self.item.max(initial=1)))
 
-    def prefix_mask(self, width: int | None = None) -> NDArray[np.bool_]:
+    def mask(self, width: int | None = None) -> NDArray[np.bool_]:
         """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.
 
         Args:

@@ -15,6 +15,7 @@ from envs.mdp import (
     NUM_STATE_FEATURES,
     Form,
     memory_cost,
+    nearest_level,
     observe,
     relative_quality,
     reward,
@@ -88,6 +89,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - ``epochs_per_step``: epochs that a step trains, 5 in the paper; ``batches_per_step`` overrides it.
     - ``budget``: anything ``MemoryBudget.parse`` reads; None leaves the sizes as proposed.
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.
+    - ``size_levels``: sizes that a proposal is rounded to before it is projected; None for every integer.
     - ``episode_length``: T, 10 in the paper.
     - ``memory_weight``: λ; settable later as an attribute.
     - ``form``: ``paper``, or ``reference`` for the state and the reward of the authors' released code, which
@@ -122,6 +124,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         budget: MemoryBudget | str | float | None = None,
         min_embedding_size: int = 1,
         max_embedding_size: int = 128,
+        size_levels: tuple[int, ...] | None = None,
         episode_length: int = 10,
         memory_weight: float = 0.4,
         form: Form = "paper",
@@ -135,10 +138,13 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
+        if size_levels is not None and not size_levels:
+            raise ConfigError("size_levels names no size; leave it out for every integer.")
         if form not in get_args(Form):
             raise UnknownNameError("form", form, get_args(Form))
         self.interactions = interactions
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
+        self._levels = None if size_levels is None else np.array(sorted(size_levels), np.float64)
         self.episode_length = episode_length
         self.memory_weight = memory_weight
         self.render_mode = render_mode
@@ -299,9 +305,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             raise EmbeddingSizeError(
                 f"the action of {kind}s must be finite and of shape {expected}, not {np.shape(action)}."
             )
-        return np.rint(unscale_size(action, self.min_embedding_size, self.max_embedding_size)).astype(
-            np.int32
-        )
+        proposed = unscale_size(action, self.min_embedding_size, self.max_embedding_size)
+        if self._levels is not None:
+            proposed = nearest_level(proposed, self._levels)
+        return np.rint(proposed).astype(np.int32)
 
     def _full_sizes(self) -> EmbeddingSizes:
         return EmbeddingSizes.full(

@@ -36,6 +36,21 @@ def unscale_size(action: Floats, min_embedding_size: int, max_embedding_size: in
     return np.clip(sizes, min_embedding_size, max_embedding_size)
 
 
+def nearest_level(embedding_sizes: Floats, levels: Floats) -> NDArray[np.float64]:
+    """Each size at the nearest of some levels, the lower of two that are as near.
+
+    Args:
+        embedding_sizes: Shape (n,).
+        levels: Ascending, shape (m,), m at least 1.
+
+    Returns:
+        Shape (n,).
+    """
+    levels = np.asarray(levels, np.float64)
+    place = np.searchsorted((levels[1:] + levels[:-1]) / 2.0, embedding_sizes, side="left")
+    return np.asarray(levels[place])
+
+
 def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     """Interaction counts of users, or of items, min-max scaled to [-1, 1].
 

@@ -28,6 +28,11 @@ def state_of(recommender: BaseRecommender) -> State:
     return {name: value.detach().cpu().numpy() for name, value in recommender.state_dict().items()}
 
 
+def load_state(recommender: BaseRecommender, state: State) -> None:
+    """Put back what :func:`state_of` gave of a recommender of the same shape."""
+    recommender.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+
+
 class StepMode(ABC):
     """Where the recommender of a step comes from.
 
@@ -63,8 +68,7 @@ class StepMode(ABC):
 
     def _pretrained_recommender(self, rng: np.random.Generator) -> BaseRecommender:
         recommender = self._recipe.recommender(self._full_sizes, rng)
-        state = {name: torch.tensor(value) for name, value in (self._pretrained or {}).items()}
-        recommender.load_state_dict(state)
+        load_state(recommender, self._pretrained or {})
         return recommender
 
 

@@ -183,6 +183,9 @@ class Interactions(_HasIds):
         # Pickling forgets that the arrays are read-only, those of the cached properties too.
         self.__dict__.update({field.name: state[field.name] for field in fields(self)})
         self.__post_init__()
+        if "fingerprint" in state:
+            # No array, and dear; of interactions without their test split nobody could find it again.
+            self.__dict__["fingerprint"] = state["fingerprint"]
 
     @property
     def num_entities(self) -> int:
@@ -222,6 +225,16 @@ class Interactions(_HasIds):
                 digest.update(b"text" + lengths.astype("<i8", copy=False).tobytes())
                 digest.update(b"".join(text.to_pylist()))
         return digest.hexdigest()
+
+    def without_test(self) -> "Interactions":
+        """The same without any test interaction, for what must not see them; the fingerprint stays."""
+        return self.with_test(sparse.csr_array(self.test.shape, dtype=np.float32))
+
+    def with_test(self, test: sparse.csr_array) -> "Interactions":
+        """The same with the test interactions that :meth:`without_test` took away."""
+        other = replace(self, test=test)
+        other.__dict__["fingerprint"] = self.fingerprint
+        return other
 
     def merge_validation_into_training(self) -> "Interactions":
         """Train on training and validation together; validation is then empty and test the same.

@@ -36,6 +36,10 @@ class RankingLoss(ABC):
         """The arrays of one batch."""
 
     @abstractmethod
+    def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+        """Of a batch the positives at these rows, shape (batch_size,), with what belongs to them."""
+
+    @abstractmethod
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs, one number, penalty included."""
 
@@ -52,6 +56,10 @@ class BPR(RankingLoss):
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
         """Users, positive items and negative items, each of shape (batch_size,), int64."""
         return self.sampler.draw(self.batch_size, rng)
+
+    def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+        """These triples."""
+        return tuple(column[rows] for column in batch)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs."""
@@ -81,6 +89,11 @@ class SampledSoftmax(RankingLoss):
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """Users and positives (batch_size,), negatives (num_negatives,), pairs to leave out (both)."""
         return self.sampler.draw(self.batch_size, rng)
+
+    def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+        """These positives, and the negatives that all share."""
+        users, positives, negatives, is_positive = batch
+        return users[rows], positives[rows], negatives, is_positive[rows]
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs."""

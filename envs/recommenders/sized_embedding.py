@@ -26,7 +26,7 @@ class SizedEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.width = sizes, sizes.width
-        mask = torch.from_numpy(sizes.prefix_mask()).to(device)
+        mask = torch.from_numpy(sizes.mask()).to(device)
         values = torch.randn(mask.shape, generator=generator) * init_std
         self.register_buffer("mask", mask, persistent=False)
         self.weight = nn.Parameter(values.to(device) * mask)
@@ -46,7 +46,7 @@ class SizedEmbedding(nn.Module):
             sizes: One size a row, none above :attr:`width`.
         """
         self.sizes = sizes
-        self.mask = torch.from_numpy(sizes.prefix_mask(self.width)).to(self.weight.device)
+        self.mask = torch.from_numpy(sizes.mask(self.width)).to(self.weight.device)
 
     def packed_values(self) -> Tensor:
         """The numbers that are kept, row after row, shape (num_params,), float32, on the CPU."""

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ciess_ray import cli
+from ciess_ray import cli, data_cli
 from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
@@ -17,6 +17,7 @@ from ciess_ray.live_view import LiveView
 def run(monkeypatch, capsys):
     """Runs the command line as ``main`` does; gives exit status, output and complaints."""
     monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(data_cli, "console", Console(width=200))
     monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
 
     def call(*arguments):

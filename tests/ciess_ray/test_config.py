@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from ciess_ray.comparison_config import load_comparison
 from ciess_ray.config import PRESETS, DatasetConfig, RunConfig, SearchConfig, TrainingConfig
 from ciess_ray.config_file import field_table, load_config, parse_config
 from ciess_ray.sweep_config import load_sweep
@@ -246,13 +247,26 @@ def test_the_sweep_that_comes_along_loads():
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if "sweep" not in path.stem], ids=lambda path: path.stem
+    "path",
+    [path for path in CONFIGS if "sweep" not in path.stem and "comparison" not in path.stem],
+    ids=lambda path: path.stem,
 )
 def test_the_configurations_that_come_along_load(path):
     config = load_config(path)
     # What a file says is what the fields are called: nothing in it is overridden by a default.
     given = yaml.safe_load(path.read_text())
     assert set(given) <= config.model_fields_set
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "comparison" in path.stem], ids=lambda path: path.stem
+)
+def test_the_comparisons_that_come_along_load(path):
+    plan = load_comparison(path)
+    methods = len(plan.config.methods)
+    num_budgets, num_seeds = (len(plan.config.space[name]) for name in ("budget", "seed"))
+    # The full size is one cell for all budgets.
+    assert len(plan.cells) == ((methods - 1) * num_budgets + 1) * num_seeds
 
 
 def test_every_field_is_listed_with_a_meaning():

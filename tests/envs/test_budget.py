@@ -178,7 +178,7 @@ class TestEmbeddingSizes:
         assert (sizes.num_rows, sizes.num_params, sizes.width) == (5, 24, 4)
         assert sizes.kept_ratio == 24 / 80
         assert sizes.packed_bytes == 24 * 4 + 5 + 1024
-        mask = sizes.prefix_mask()
+        mask = sizes.mask()
         assert mask.shape == (5, 8) and mask[0].tolist() == [True, False, False, False] * 2
 
     def test_a_cap_is_of_all_tables_together(self):

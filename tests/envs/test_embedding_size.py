@@ -327,3 +327,17 @@ def test_the_world_brings_neither_ray_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_levels_round_what_is_asked_for_before_the_projection(make_env):
+    env = make_env(budget="50%", size_levels=(1, 3, 8)).unwrapped
+    env.reset(seed=0)
+    action = env.action_space.sample()
+    *_, info = env.step(action)
+    for kind in KINDS:
+        asked = 1 + (action[kind] + 1) * 3.5
+        expected = np.where(asked <= 2, 1, np.where(asked <= 5.5, 3, 8))
+        np.testing.assert_array_equal(info[kind]["proposed_sizes"], expected)
+    assert info["num_params"] == env.cap_params
+    with pytest.raises(ConfigError, match="size_levels names no size"):
+        make_env(size_levels=())

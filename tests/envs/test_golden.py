@@ -137,7 +137,7 @@ def ncf_tables(golden):
         torch.tensor(params[f"emb_user_{branch}.weight"] + params[f"emb_item_{branch}.weight"])
         for branch in ("mlp", "mf")
     )
-    return sizes, torch.cat([hidden * torch.from_numpy(sizes.prefix_mask()[:, :4]), product], dim=1)
+    return sizes, torch.cat([hidden * torch.from_numpy(sizes.mask()[:, :4]), product], dim=1)
 
 
 def test_ncf_logits_and_loss(golden, train, ncf_tables):

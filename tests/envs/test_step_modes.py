@@ -51,7 +51,7 @@ def test_a_step_has_the_sizes_asked_for_and_repeats_by_seed(name, recipe, intera
     metrics = []
     for seed in (0, 0, 1):
         recommender = mode.recommender(skewed(full), np.random.default_rng(seed))
-        mask = skewed(full).prefix_mask(recommender.table.width)
+        mask = skewed(full).mask(recommender.table.width)
         np.testing.assert_array_equal(recommender.table.mask.numpy(), mask)
         assert recommender.sizes.num_params == skewed(full).num_params
         metrics.append(evaluate(recommender, interactions.train, interactions.validation).recall)
@@ -82,7 +82,7 @@ def test_finetuning_starts_from_the_full_table_and_leaves_it_alone(recipe, inter
     np.testing.assert_array_equal(weight, state["table.weight"])
     trained = STEP_MODES["finetune"](recipe, 5, full_sizes(recipe), state)
     weight = trained.recommender(sizes, np.random.default_rng(0)).table.weight.detach().numpy()
-    mask = sizes.prefix_mask(8)
+    mask = sizes.mask(8)
     assert (weight[mask] != kept["table.weight"][mask]).any()
     np.testing.assert_array_equal(weight[~mask], kept["table.weight"][~mask])
     for name, value in kept.items():

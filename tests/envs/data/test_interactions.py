@@ -93,3 +93,14 @@ def test_unsorted_matrices_are_put_in_order_without_touching_the_callers() -> No
     made = Interactions(matrix, empty, empty, np.arange(1), np.arange(2), 0, 0, "here")
     assert made.train.indices.tolist() == [0, 1] and made.train.data.tolist() == [1.0, 1.0]
     assert matrix.indices.tolist() == [1, 0] and matrix.indices.flags.writeable
+
+
+def test_without_test_the_fingerprint_stays_and_test_comes_back(make_interactions):
+    whole = make_interactions()
+    visible = pickle.loads(pickle.dumps(whole.without_test()))
+    assert visible.test.nnz == 0 and visible.fingerprint == whole.fingerprint
+    assert (visible.train != whole.train).nnz == 0 and (visible.validation != whole.validation).nnz == 0
+    again = visible.with_test(whole.test)
+    assert (again.test != whole.test).nnz == 0 and again.fingerprint == whole.fingerprint
+    # What was never taken away is not what another split has.
+    assert whole.merge_validation_into_training().fingerprint != whole.fingerprint

@@ -1,0 +1,30 @@
+"""Hand-made and competing ways to spend a budget, side by side with the search."""
+
+from ciess_ray.baselines.dnis import DNIS
+from ciess_ray.baselines.method import Allocation, Ledger, Method, Problem, Start
+from ciess_ray.baselines.pep import PEP
+from ciess_ray.baselines.popularity import PopularItems, Popularity, RandomSearch, Split
+from ciess_ray.baselines.pruning import MagnitudePruning
+from ciess_ray.baselines.searched import Discrete, Search
+from ciess_ray.baselines.untuned import EqualSizes, FullSize, MixedRandom
+
+#: In the order of tables; ``ciess_ray.comparison_config`` has the same names.
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        FullSize,
+        EqualSizes,
+        MixedRandom,
+        Split,
+        Popularity,
+        PopularItems,
+        RandomSearch,
+        MagnitudePruning,
+        PEP,
+        DNIS,
+        Discrete,
+        Search,
+    )
+}
+
+__all__ = ["METHODS", "Allocation", "Ledger", "Method", "Problem", "Start"]

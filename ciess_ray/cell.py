@@ -1,0 +1,246 @@
+"""One cell of a comparison: a method proposes, validation chooses, test measures once.
+
+Training to convergence, choosing and measuring are the same for every method, and those of
+``ciess-ray search``, draws included.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ciess_ray.array_file import read_arrays, write_arrays
+from ciess_ray.baselines import METHODS, Allocation, Problem
+from ciess_ray.config import RunConfig
+from ciess_ray.costs import Cost, Meter, cpu_seconds
+from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM
+from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
+from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.trainings import Trained
+from envs.data import Interactions
+from envs.errors import BudgetError
+from envs.metrics import RankingMetrics
+from envs.step_modes import State, state_of
+
+#: What a method may miss the budget by.
+TOLERANCE = 1e-3
+_ROW = "row"
+_USER = "user/"
+_SIZES = ("user_sizes", "item_sizes")
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What is trained once for all cells of a data set, recommender and seed.
+
+    Attributes:
+        full: The full-size fit, with its parameters; None where the method needs none.
+        pretrained: What the search's step mode starts from; None likewise.
+        costs: What each took that the method needs.
+    """
+
+    full: FullSizeFit | None = None
+    pretrained: State | None = None
+    costs: Sequence[Cost] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """How long a random search goes on: CPU seconds, or steps; None for no limit."""
+
+    num_seconds: float | None = None
+    num_steps: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """What a cell came to.
+
+    Attributes:
+        row: Its figures, by the names of the columns of ``comparison.parquet``.
+        user_metrics: Test metrics of each user by name, shape (num_users,), float32; NaN where it has no test
+            items.
+        sizes: The sizes of users and of items that were measured, by ``user_sizes`` and ``item_sizes``.
+    """
+
+    row: dict[str, Any]
+    user_metrics: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    sizes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+
+    def write(self, file: Path) -> None:
+        """Leave it in a file that is there whole or not at all."""
+        metrics = {_USER + name: values for name, values in self.user_metrics.items()}
+        write_arrays(file, {_ROW: json.dumps(self.row), **metrics, **self.sizes})
+
+    @classmethod
+    def read(cls, file: Path) -> "CellResult | None":
+        """What :meth:`write` left; None where there is none, or it is damaged."""
+        arrays = read_arrays(file)
+        if arrays is None or _ROW not in arrays:
+            return None
+        metrics = {name.removeprefix(_USER): arrays[name] for name in arrays if name.startswith(_USER)}
+        sizes: dict[str, NDArray[Any]] = {name: arrays[name] for name in _SIZES if name in arrays}
+        return cls(json.loads(str(arrays[_ROW])), metrics, sizes)
+
+
+def run_cell(
+    method: str,
+    config: RunConfig,
+    interactions: Interactions,
+    reveal_test: Callable[[], csr_array],
+    cap_params: int,
+    shared: Shared,
+    work: Path,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = cpu_seconds,
+) -> CellResult:
+    """Let a method propose, train its best allocations, and measure the best on validation on test.
+
+    Args:
+        method: A name in :data:`ciess_ray.baselines.METHODS`.
+        config: The run.
+        interactions: Training and validation; its test split is empty.
+        reveal_test: Gives the test interactions; called once, when everything is chosen.
+        cap_params: Parameters that the table has.
+        shared: What the method needs of what was trained beforehand.
+        work: An empty folder.
+        limits: Of a random search.
+        clock: What a random search looks at, in CPU seconds.
+
+    Raises:
+        BudgetError: The method proposed a table that misses the budget.
+        TrainingError: A loss is NaN or infinite.
+    """
+    limits = limits or Limits()
+    meter = Meter()
+    problem = Problem(
+        config,
+        interactions,
+        cap_params,
+        work,
+        shared.full,
+        shared.pretrained,
+        num_seconds=limits.num_seconds,
+        num_steps=limits.num_steps,
+        clock=clock,
+    )
+    ledger = problem.ledger
+    with meter.phase("choosing"):
+        proposed = METHODS[method]().propose(problem)[: config.search.num_candidates]
+    for allocation in proposed:
+        if abs(allocation.sizes.num_params - cap_params) > TOLERANCE * cap_params:
+            raise BudgetError(
+                f"{method}: {allocation.name} keeps {allocation.sizes.num_params:,} parameters where the "
+                f"budget has {cap_params:,}."
+            )
+    with meter.phase("training"):
+        trained = [_converge(problem, allocation) for allocation in proposed]
+    best = max(range(len(proposed)), key=lambda position: trained[position].quality)
+    chosen, outcome = proposed[best], trained[best]
+    with meter.phase("test"):
+        ranking, num_test_batches = _measure(problem, chosen, outcome, reveal_test)
+    own = meter.cost(ledger.num_trainings)
+    sizes, training = chosen.sizes, config.training
+    row = {
+        "num_params": sizes.num_params,
+        "packed_bytes": sizes.packed_bytes,
+        "kept_ratio": sizes.kept_ratio,
+        "mean_user_size": float(sizes.user.mean()),
+        "mean_item_size": float(sizes.item.mean()),
+        "allocation": chosen.name,
+        "step_quality": chosen.step_quality,
+        "best_batch": outcome.num_batches,
+        "is_still_rising": outcome.num_batches
+        > training.max_batches - training.patience * training.evaluate_every,
+        "num_test_batches": num_test_batches,
+        "num_steps": ledger.num_steps,
+        "num_candidates": len(proposed),
+        "num_trainings": own.num_trainings + sum(cost.num_trainings for cost in shared.costs),
+        "cpu_s": own.cpu_s + sum(cost.cpu_s for cost in shared.costs),
+        "wall_s": own.wall_s,
+        "peak_bytes": max([own.peak_bytes, *(cost.peak_bytes for cost in shared.costs)]),
+        "cpu_s/shared": sum(cost.cpu_s for cost in shared.costs),
+        **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
+        "validation/quality": outcome.quality,
+        **{f"validation/{name}": value for name, value in outcome.metrics.items()},
+        **{f"test/{name}": value for name, value in ranking.summary().items()},
+    }
+    return CellResult(row, _user_metrics(ranking), {"user_sizes": sizes.user, "item_sizes": sizes.item})
+
+
+def _converge(problem: Problem, allocation: Allocation) -> Trained:
+    if allocation.trained is not None:
+        return allocation.trained
+    _, report = fit_to_convergence(
+        problem.config,
+        problem.interactions,
+        allocation.sizes,
+        # One seed for all: tables are compared, not draws.
+        (problem.config.seed, RETRAIN_STREAM),
+        initial=None if allocation.start is None else allocation.start.state,
+    )
+    problem.ledger.num_trainings += 1
+    return Trained(report.best.summary(), report.best.quality, report.best_batch)
+
+
+def _measure(
+    problem: Problem, chosen: Allocation, outcome: Trained, reveal_test: Callable[[], csr_array]
+) -> tuple[RankingMetrics, int]:
+    """Test metrics of each user, and the batches trained for them."""
+    config, seed, start = problem.config, (problem.config.seed, TEST_STREAM), chosen.start
+    initial = None if start is None else start.state
+    if start is not None and start.full_batches is not None:
+        recommender, _ = train_on_both(
+            config, problem.interactions, problem.full_sizes, start.full_batches, seed
+        )
+        initial = state_of(recommender)
+        problem.ledger.num_trainings += 1
+    problem.ledger.num_trainings += 1
+    revealed = problem.interactions.with_test(reveal_test())
+    final = train_for_test(config, revealed, chosen.sizes, outcome.num_batches, seed, initial=initial)
+    return final.ranking, final.num_batches
+
+
+def _user_metrics(ranking: RankingMetrics) -> dict[str, NDArray[np.float32]]:
+    return {
+        f"{name}@{k}": values[:, column].astype(np.float32)
+        for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
+        for column, k in enumerate(ranking.cutoffs)
+    }
+
+
+def prepare_full_size(config: RunConfig, interactions: Interactions) -> tuple[FullSizeFit, Cost]:
+    """The full-size fit with its parameters and its cost, trained now or read from the run's cache."""
+    file = full_size_file(config, interactions, True)
+    return _prepare(file, lambda: fit_full_size(config, interactions, keeps_state=True))
+
+
+def prepare_supernet(
+    config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+) -> tuple[State, Cost]:
+    """The supernet for some budgets and its cost, trained now or read from the run's cache."""
+    file = supernet_file(config, interactions, caps_params)
+    return _prepare(file, lambda: fit_supernet(config, interactions, caps_params))
+
+
+def _prepare(file: Path, make: Callable[[], Any]) -> tuple[Any, Cost]:
+    cost_file = file.with_suffix(".cost.npz")
+    known: Mapping[str, NDArray[Any]] | None = read_arrays(cost_file)
+    if known is None:
+        # What it took is part of every figure that comes of it.
+        file.unlink(missing_ok=True)
+        meter = Meter()
+        with meter.phase("training"):
+            made = make()
+        cost = meter.cost(num_trainings=1)
+        write_arrays(cost_file, asdict(cost))
+        return made, cost
+    cost = Cost(
+        float(known["cpu_s"]), float(known["wall_s"]), int(known["peak_bytes"]), int(known["num_trainings"])
+    )
+    return make(), cost

@@ -1,0 +1,114 @@
+"""The cells of a comparison with their data: what each depends on, needs, and has come to."""
+
+from pathlib import Path
+from typing import Any
+
+from ciess_ray.baselines import METHODS
+from ciess_ray.cell import CellResult
+from ciess_ray.comparison_config import RANDOM_SEARCH, Cell, ComparisonPlan
+from ciess_ray.full_size import full_sizes, kept_ratios_of
+from ciess_ray.plan_data import dataset_key, read_data
+from ciess_ray.result_names import FULL_SIZE, SEARCH
+from ciess_ray.retraining import recipe_key
+from ciess_ray.run import caps_params_of
+from envs.data import Interactions
+
+CELLS_FOLDER = "cells"
+#: Fields that say what a judged step is.
+_STEP_FIELDS = ("step_mode", "epochs_per_step", "batches_per_step", "step_learning_rate", "supernet_batches")
+
+
+class Board:
+    """The cells of a plan with their data.
+
+    Args:
+        plan: The comparison.
+
+    Attributes:
+        data: Interactions by :func:`ciess_ray.plan_data.dataset_key`, test included.
+    """
+
+    def __init__(self, plan: ComparisonPlan) -> None:
+        self.plan = plan
+        self.data = read_data(plan.grid.trials, plan.source)
+        caps: dict[str, set[int]] = {}
+        for cell in plan.cells:
+            caps.setdefault(cell.group, set()).update(self._budget_caps(cell))
+        self._caps = {group: sorted(own) for group, own in caps.items()}
+
+    def interactions(self, cell: Cell) -> Interactions:
+        """The splits of a cell, test included."""
+        return self.data[dataset_key(cell.config)]
+
+    def cap_params(self, cell: Cell) -> int:
+        """Parameters that a cell's table has."""
+        if cell.method == FULL_SIZE:
+            return full_sizes(cell.config, self.interactions(cell)).num_params
+        return self._budget_caps(cell)[0]
+
+    def shared_caps(self, cell: Cell) -> list[int]:
+        """The budgets that the supernet of a cell serves: all of its group."""
+        return self._caps[cell.group]
+
+    def _budget_caps(self, cell: Cell) -> list[int]:
+        return caps_params_of(cell.config, self.interactions(cell).num_entities)
+
+    def needs_full(self, cell: Cell) -> bool:
+        """Whether a cell needs the full-size fit."""
+        method = METHODS[cell.method]
+        return method.needs_full or (
+            method.is_judging and cell.config.search.resolved_step_mode == "finetune"
+        )
+
+    def needs_supernet(self, cell: Cell) -> bool:
+        """Whether a cell needs the supernet."""
+        is_judging = METHODS[cell.method].is_judging
+        return is_judging and cell.config.search.resolved_step_mode == "supernet"
+
+    def follows_search(self, cell: Cell) -> bool:
+        """Whether a random search takes as long as the search of the same point."""
+        limits = self.plan.config.random_search
+        is_given = limits.seconds is not None or limits.steps is not None
+        return cell.method == RANDOM_SEARCH and not is_given and SEARCH in self.plan.config.methods
+
+    def search_of(self, cell: Cell) -> Cell:
+        """The search that a cell is timed by."""
+        return next(
+            other for other in self.plan.cells if other.method == SEARCH and other.fields == cell.fields
+        )
+
+    def key(self, cell: Cell) -> str:
+        """A name for what a cell computes, by the hash of all that it depends on."""
+        settings, method = cell.config.search.model_dump(mode="json"), METHODS[cell.method]
+        what: dict[str, Any] = {"method": cell.method, "cap_params": self.cap_params(cell)}
+        what["num_candidates"] = settings["num_candidates"]
+        if method.is_judging:
+            full = full_sizes(cell.config, self.interactions(cell))
+            what["step"] = {name: settings[name] for name in _STEP_FIELDS}
+            what["kept_ratios"] = kept_ratios_of(cell.config, full, self.shared_caps(cell))
+        if cell.method in (SEARCH, "discrete") or self.follows_search(cell):
+            left_out = {"checkpoint_interval_s", "num_checkpoints", "supernet_kept_ratios"}
+            what["search"] = {name: value for name, value in settings.items() if name not in left_out}
+            what["agent"] = cell.config.agent.model_dump(mode="json")
+        elif cell.method == RANDOM_SEARCH:
+            what["limits"] = self.plan.config.random_search.model_dump(mode="json")
+        return recipe_key(cell.config, self.interactions(cell), what)
+
+    def known(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
+        """Finished cells of a folder, and names of those that were finished under other settings."""
+        known: dict[str, CellResult] = {}
+        others = []
+        for cell in self.plan.cells:
+            result = CellResult.read(cell_file(folder, cell))
+            if result is None or result.row["status"] != "finished":
+                continue
+            if result.row["key"] == self.key(cell):
+                known[cell.name] = result
+            else:
+                others.append(cell.name)
+        return known, others
+
+
+def cell_file(folder: Path, cell: Cell) -> Path:
+    """Where a cell is kept."""
+    return folder / CELLS_FOLDER / f"{cell.name}.npz"

@@ -1,0 +1,207 @@
+"""What a comparison is told: a base configuration, a grid of fields, and methods."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ciess_ray.config import RunConfig, TrackingConfig
+from ciess_ray.config_file import check_values, read_overridden, read_values
+from ciess_ray.result_names import FULL_SIZE
+from ciess_ray.sweep_config import SweepConfig, SweepPlan, slug
+from envs.errors import ConfigError, UnknownNameError
+
+#: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
+METHOD_NAMES = (
+    "full size",
+    "equal sizes",
+    "mixed random",
+    "split",
+    "popularity",
+    "popular items",
+    "random search",
+    "magnitude pruning",
+    "pep",
+    "dnis",
+    "discrete",
+    "search",
+)
+RANDOM_SEARCH = "random search"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RandomSearchConfig(_Section):
+    """How long a random search goes on."""
+
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="CPU seconds; null: what the search of the same cell took for its steps, or, where "
+        "search is none of the methods, as many steps as it takes",
+    )
+    steps: int | None = Field(None, ge=1, description="steps, in place of seconds")
+
+    @model_validator(mode="after")
+    def _check(self) -> "RandomSearchConfig":
+        if self.seconds is not None and self.steps is not None:
+            raise ConfigError("random_search: give seconds or steps, and not both.")
+        return self
+
+
+class ComparisonConfig(_Section):
+    """Methods side by side, in every cell of a grid."""
+
+    base: Path | dict[str, Any] = Field(
+        description="configuration of a search that all cells share: a YAML file, relative to this one, or "
+        "its fields"
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="fields that all cells have instead, by dotted name"
+    )
+    space: dict[str, list[Any]] = Field(
+        description="fields that differ, by dotted name, each with the list of its values: budget, "
+        "recommender.name, dataset, seed, ..."
+    )
+    methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
+    random_search: RandomSearchConfig = Field(default_factory=RandomSearchConfig)
+    num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users")
+    output: Path = Field(
+        Path("runs/comparison"), description="folder of the comparison, which every node must reach"
+    )
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for method in methods:
+            if method not in METHOD_NAMES:
+                raise UnknownNameError("method", method, METHOD_NAMES)
+        twice = sorted({method for method in methods if methods.count(method) > 1})
+        if twice or not methods:
+            what = f"{', '.join(twice)} stands there twice" if twice else "names none"
+            raise ConfigError(f"methods: {what}; name each method once: {', '.join(METHOD_NAMES)}.")
+        return methods
+
+    @field_validator("space")
+    @classmethod
+    def _check_space(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, values in space.items():
+            told = [json.dumps(value, sort_keys=True) for value in values]
+            twice = sorted({value for value in told if told.count(value) > 1})
+            if twice:
+                raise ConfigError(f"space.{name}: {', '.join(twice)} stands there twice; once is enough.")
+        return space
+
+    def sweep(self) -> SweepConfig:
+        """The grid alone, as a sweep has it."""
+        shared = {"base": self.base, "set": self.set, "space": self.space, "tracking": self.tracking}
+        return SweepConfig.model_validate(shared)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One method at one point of the grid.
+
+    Attributes:
+        name: Of its file, and what people call it.
+        method: A name in :data:`METHOD_NAMES`.
+        fields: What its run has that others have not, by dotted name; without a budget for the full size.
+        config: The whole configuration of its run.
+        group: What the cells have in common that share their full-size fit: all fields but the budget.
+    """
+
+    name: str
+    method: str
+    fields: dict[str, Any]
+    config: RunConfig
+    group: str
+
+
+class ComparisonPlan:
+    """A comparison that has been checked, cell by cell.
+
+    Args:
+        config: The comparison.
+        base_values: Plain values of what all cells share.
+        source: What messages call the comparison's file.
+
+    Attributes:
+        grid: The points of the grid, as the trials of a sweep.
+        cells: Every cell; the full size once for all budgets.
+
+    Raises:
+        ConfigError: A point of the grid is wrong, or no method could be compared fairly there.
+    """
+
+    def __init__(self, config: ComparisonConfig, base_values: Mapping[str, Any], source: str) -> None:
+        self.config, self.source = config, source
+        self.grid = SweepPlan(config.sweep(), base_values, source)
+        for trial in self.grid.trials:
+            self._check(trial.config)
+        self.cells = self._cells()
+
+    def values(self) -> dict[str, Any]:
+        """Plain values that :func:`parse_comparison` makes the same plan of."""
+        values = self.config.model_dump(mode="json", exclude={"base", "set"})
+        return values | {name: self.grid.values()[name] for name in ("base", "tracking")}
+
+    def _check(self, config: RunConfig) -> None:
+        settings = config.search
+        if settings.mode != "projected":
+            raise ConfigError(
+                f"{self.source}: search.mode={settings.mode} leaves it to λ whether the budget is met, and "
+                "methods are compared at one budget: set search.mode=projected."
+            )
+        if settings.num_env_runners or settings.num_evaluation_env_runners:
+            raise ConfigError(
+                f"{self.source}: CPU seconds are those of a cell's own process: set search.num_env_runners "
+                "and search.num_evaluation_env_runners to 0; cells run side by side."
+            )
+
+    def _cells(self) -> list[Cell]:
+        cells: dict[str, Cell] = {}
+        for trial in self.grid.trials:
+            shared = {name: value for name, value in trial.fields.items() if name != "budget"}
+            group = json.dumps(shared, sort_keys=True)
+            for method in self.config.methods:
+                is_full = method == FULL_SIZE
+                fields = shared if is_full else trial.fields
+                name = "_".join(filter(None, (slug(fields), method.replace(" ", "-"))))
+                if name in cells and not is_full:
+                    name = f"{trial.name}_{method.replace(' ', '-')}"
+                # A full table is the same at every budget.
+                if name not in cells:
+                    cells[name] = Cell(name, method, fields, trial.config, group)
+        return list(cells.values())
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
+    """Read a comparison and check every cell of it.
+
+    Args:
+        path: YAML file.
+        overrides: Fields of the comparison to change, e.g. ``num_resamples=1000``.
+
+    Raises:
+        ConfigError: The file or its base is missing, or a field is wrong.
+    """
+    return parse_comparison(read_overridden(path, overrides), str(path), path.parent)
+
+
+def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> ComparisonPlan:
+    """The plan of plain values.
+
+    Args:
+        values: As in the file.
+        source: What messages call them.
+        folder: What ``base`` is relative to.
+    """
+    config = check_values(ComparisonConfig, values, source)
+    base = config.base
+    return ComparisonPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)

@@ -1,0 +1,291 @@
+"""What a comparison leaves: a row a cell, means over seeds, and whether the search beats each method."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.table import Table
+
+from ciess_ray.bootstrap import Difference, paired_bootstrap
+from ciess_ray.cell import CellResult
+from ciess_ray.comparison_config import Cell, ComparisonPlan
+from ciess_ray.result import dataset_name, versions
+from ciess_ray.result_names import (
+    COMPARISON_FILE,
+    COMPARISON_FORMAT,
+    COMPARISON_ROWS_FILE,
+    FULL_SIZE,
+    SEARCH,
+)
+from ciess_ray.spread import Spread
+from ciess_ray.sweep_results import column_of
+from ciess_ray.tracking import run_tags
+
+#: Metrics in which the search is compared with every other method.
+COMPARED = ("ndcg@20", "recall@20")
+_BOOTSTRAP_STREAM = 40
+#: What means are told of, beside every metric.
+_FIGURES = (
+    "num_params",
+    "packed_bytes",
+    "kept_ratio",
+    "mean_user_size",
+    "mean_item_size",
+    "best_batch",
+    "num_steps",
+    "num_trainings",
+    "cpu_s",
+    "cpu_s/choosing",
+    "peak_bytes",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodFigures:
+    """One method at one point of the grid, over its seeds.
+
+    Attributes:
+        dataset: What it was trained on.
+        recommender: Its name.
+        budget: As it was asked for.
+        method: The method.
+        fields: What the point differs in, seed and budget aside.
+        seeds: Those that are finished.
+        num_missing: Seeds that failed or are pending.
+        figures: Means and standard deviations, by the columns of ``comparison.parquet``.
+        is_still_rising: Whether a training ended while validation was still rising.
+        differences: The search less this method, by metric; empty for the search itself and where one of
+            the two is missing.
+    """
+
+    dataset: str
+    recommender: str
+    budget: str
+    method: str
+    fields: dict[str, Any]
+    seeds: list[int]
+    num_missing: int
+    figures: dict[str, Spread]
+    is_still_rising: bool
+    differences: dict[str, Difference]
+
+    def to_values(self) -> dict[str, Any]:
+        """Plain values."""
+        return vars(self) | {
+            "figures": {name: vars(spread) for name, spread in self.figures.items()},
+            "differences": {name: asdict(difference) for name, difference in self.differences.items()},
+        }
+
+
+@dataclass(eq=False)
+class ComparisonResults:
+    """All cells of a comparison.
+
+    Args:
+        plan: The comparison.
+        results: What each finished or failed cell came to, by its name.
+        seconds: How long it took, since it was started or resumed.
+        problems: Sentences on what was not recorded.
+    """
+
+    plan: ComparisonPlan
+    results: Mapping[str, CellResult]
+    seconds: float
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every cell is finished."""
+        return all(self.status(cell) == "finished" for cell in self.plan.cells)
+
+    def status(self, cell: Cell) -> str:
+        """``finished``, ``failed`` or ``pending``."""
+        known = self.results.get(cell.name)
+        return "pending" if known is None else str(known.row["status"])
+
+    def error(self, cell: Cell) -> str | None:
+        """Why a cell failed."""
+        known = self.results.get(cell.name)
+        return None if known is None else known.row.get("error")
+
+    def row(self, cell: Cell) -> dict[str, Any]:
+        """What ``comparison.parquet`` says of a cell."""
+        known = self.results.get(cell.name)
+        return {
+            "cell": cell.name,
+            "dataset": dataset_name(cell.config.model_dump(mode="json")),
+            "recommender": cell.config.recommender.name,
+            "budget": budget_of(cell),
+            "method": cell.method,
+            "seed": cell.config.seed,
+            "status": self.status(cell),
+            "error": self.error(cell),
+            **({} if known is None else {k: v for k, v in known.row.items() if k not in ("status", "error")}),
+        }
+
+    def to_table(self) -> pa.Table:
+        """One row a cell, with NULL for what it has not got to."""
+        rows = [self.row(cell) for cell in self.plan.cells]
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
+
+    def figures(self) -> list[MethodFigures]:
+        """Means over seeds of every method at every point of the grid, and the search against each."""
+        points: dict[str, dict[str, list[Cell]]] = {}
+        full: dict[str, list[Cell]] = {}
+        for cell in self.plan.cells:
+            fields = {name: value for name, value in cell.fields.items() if name != "seed"}
+            key = json.dumps(fields, sort_keys=True)
+            if cell.method == FULL_SIZE:
+                full.setdefault(key, []).append(cell)
+            else:
+                points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
+        told = [self._method_figures(cells, {}) for cells in full.values()]
+        for number, methods in enumerate(points.values()):
+            rng = np.random.default_rng((_BOOTSTRAP_STREAM, number))
+            for method, cells in methods.items():
+                searched = methods.get(SEARCH, []) if method != SEARCH else []
+                told.append(self._method_figures(cells, self._differences(searched, cells, rng)))
+        return told
+
+    def _method_figures(self, cells: Sequence[Cell], differences: dict[str, Difference]) -> MethodFigures:
+        done = [cell for cell in cells if self.status(cell) == "finished"]
+        rows = [self.results[cell.name].row for cell in done]
+        names = dict.fromkeys(name for row in rows for name in row)
+        known = [name for name in names if name in _FIGURES or name.startswith(("validation/", "test/"))]
+        first = cells[0]
+        return MethodFigures(
+            dataset=dataset_name(first.config.model_dump(mode="json")),
+            recommender=first.config.recommender.name,
+            budget=budget_of(first),
+            method=first.method,
+            fields={name: value for name, value in first.fields.items() if name not in ("seed", "budget")},
+            seeds=[cell.config.seed for cell in done],
+            num_missing=len(cells) - len(done),
+            figures={name: Spread.of(float(row[name]) for row in rows) for name in known},
+            is_still_rising=any(row["is_still_rising"] for row in rows),
+            differences=differences,
+        )
+
+    def _differences(
+        self, searched: Sequence[Cell], others: Sequence[Cell], rng: np.random.Generator
+    ) -> dict[str, Difference]:
+        """The search less another method, each user's metrics averaged over the seeds that both have."""
+        mine, theirs = self._by_seed(searched), self._by_seed(others)
+        seeds = sorted(mine.keys() & theirs.keys())
+        if not seeds:
+            return {}
+        pooled = [
+            np.stack([np.mean([own[seed][name] for seed in seeds], axis=0) for name in COMPARED], axis=1)
+            for own in (mine, theirs)
+        ]
+        found = paired_bootstrap(pooled[0], pooled[1], self.plan.config.num_resamples, rng)
+        return dict(zip(COMPARED, found, strict=True))
+
+    def _by_seed(self, cells: Iterable[Cell]) -> dict[int, dict[str, NDArray[np.float32]]]:
+        return {
+            cell.config.seed: self.results[cell.name].user_metrics
+            for cell in cells
+            if self.status(cell) == "finished"
+        }
+
+    def write(self, folder: Path) -> list[MethodFigures]:
+        """Leave ``comparison.json`` and ``comparison.parquet`` in a folder.
+
+        Returns:
+            What :meth:`figures` gives.
+        """
+        figures = self.figures()
+        rows = [self.row(cell) for cell in self.plan.cells]
+        statuses = [row["status"] for row in rows]
+        summary = {
+            "format": COMPARISON_FORMAT,
+            "config": self.plan.values(),
+            "versions": versions(),
+            "provenance": {
+                "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "commit": run_tags().get("mlflow.source.git.commit"),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "seconds": self.seconds,
+                "hours_of_cells": sum(row.get("wall_s", 0.0) for row in rows) / 3600.0,
+            },
+            "num_cells": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+            "failed": {row["cell"]: row["error"] for row in rows if row["status"] == "failed"},
+            "cells": [_finite(one.to_values()) for one in figures],
+        }
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE):
+            temporary = folder / f".{name}.partial"
+            if name == COMPARISON_FILE:
+                temporary.write_text(text, encoding="utf-8")
+            else:
+                pq.write_table(self.to_table(), temporary, compression="zstd")
+            os.replace(temporary, folder / name)
+        return figures
+
+
+def budget_of(cell: Cell) -> str:
+    """As it was asked for; a full table has all of it."""
+    return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
+
+
+def to_rich(figures: Sequence[MethodFigures]) -> Table:
+    """What people read: a row a method, budget after budget."""
+    headings = ("budget", "method", "n", "R@20", "N@20", "search", "p", "bytes", "user : item")
+    table = Table(*headings, "trainings", "CPU s", "peak MB", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+        column.no_wrap = True
+    last, has_datasets = "", len({one.dataset for one in figures}) > 1
+    for one in figures:
+        others = [
+            f"{name.rpartition('.')[2]}={value}"
+            for name, value in one.fields.items()
+            if name.split(".")[0] not in ("dataset", "recommender")
+        ]
+        dataset = [one.dataset] if has_datasets else []
+        point = " ".join([*dataset, one.recommender, *others, one.budget])
+        table.add_row("" if point == last else point, one.method, *_cells_of(one))
+        last = point
+    return table
+
+
+def _cells_of(one: MethodFigures) -> list[str]:
+    if not one.seeds:
+        return ["0", *[""] * 9]
+    figures, difference = one.figures, one.differences.get("ndcg@20")
+    return [
+        str(len(one.seeds)) + ("^" if one.is_still_rising else ""),
+        str(figures["test/recall@20"]),
+        str(figures["test/ndcg@20"]),
+        "" if difference is None else _told(difference),
+        "" if difference is None else f"{difference.p:.2g}",
+        f"{figures['packed_bytes'].mean:,.0f}",
+        f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}",
+        f"{figures['num_trainings'].mean:.0f}",
+        f"{figures['cpu_s'].mean:,.0f}",
+        f"{figures['peak_bytes'].mean / 1e6:,.0f}",
+    ]
+
+
+def _told(difference: Difference) -> str:
+    return f"{difference.relative:+.1%} [{difference.relative_low:+.1%}, {difference.relative_high:+.1%}]"
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what no JSON number is."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

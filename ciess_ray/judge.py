@@ -1,0 +1,48 @@
+"""What a step of the search would say of given sizes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ciess_ray.config import RunConfig
+from ciess_ray.full_size import full_sizes
+from ciess_ray.retraining import recipe_of
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.recommenders.evaluation import evaluate
+from envs.step_modes import STEP_MODES, State
+
+_STREAM = 25
+
+
+class Judge:
+    """Validation quality of sizes in the configured step mode; with ``supernet`` it costs one evaluation.
+
+    Args:
+        config: The run.
+        interactions: The splits; test is not looked at.
+        pretrained: What the step mode starts from; None where it needs nothing.
+
+    Attributes:
+        num_steps: Allocations judged so far.
+        trains: Whether a step trains a recommender.
+    """
+
+    def __init__(self, config: RunConfig, interactions: Interactions, pretrained: State | None) -> None:
+        settings, recipe = config.search, recipe_of(config, interactions)
+        learning_rate = settings.step_learning_rate or recipe.settings.learning_rate
+        recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
+        epochs = settings.epochs_per_step * interactions.train.nnz / config.training.batch_size
+        num_batches = settings.batches_per_step or max(1, round(epochs))
+        mode = settings.resolved_step_mode
+        self._mode = STEP_MODES[mode](recipe, num_batches, full_sizes(config, interactions), pretrained)
+        self._interactions, self._seed = interactions, config.seed
+        self.num_steps = 0
+        self.trains = mode != "supernet"
+
+    def __call__(self, sizes: EmbeddingSizes) -> float:
+        """Mean ranking metric on validation."""
+        rng = np.random.default_rng((self._seed, _STREAM, self.num_steps))
+        self.num_steps += 1
+        recommender = self._mode.recommender(sizes, rng)
+        return evaluate(recommender, self._interactions.train, self._interactions.validation).quality

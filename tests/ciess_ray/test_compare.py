@@ -1,0 +1,253 @@
+"""The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ciess_ray import cli
+from envs.errors import CiessError
+
+METHODS = ["full size", "equal sizes", "random search", "search"]
+
+
+@pytest.fixture
+def write(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(space=None, base=None, name="comparison", **fields):
+        own = {
+            "dataset": {"path": str(workplace / "log.parquet")},
+            "recommender": {"max_embedding_size": 16, "device": "cpu"},
+            "training": {"batch_size": 256, "evaluate_every": 20, "patience": 2, "max_batches": 40},
+            "search": {
+                "num_episodes": 1,
+                "episode_length": 2,
+                "supernet_batches": 20,
+                "num_warmup_steps": 2,
+                "num_greedy_steps": 1,
+                "num_candidates": 2,
+            },
+            "agent": {"hiddens": [16], "batch_size": 64, "updates_per_step": 2},
+        }
+        values = {
+            "base": own | (base or {}),
+            "space": {"budget": ["20%"], "seed": [0]} if space is None else space,
+            "methods": METHODS,
+            "num_resamples": 200,
+            "output": str(tmp_path / name),
+            "tracking": {"mlflow": False},
+        }
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(values | fields))
+        return str(file)
+
+    return write
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, ["compare", *arguments], catch_exceptions=False)
+
+
+def rows_of(folder):
+    return {row["cell"]: row for row in pq.read_table(folder / "comparison.parquet").to_pylist()}
+
+
+def figures(row):
+    """What of a cell does not depend on the machine's load."""
+    return {
+        name: value
+        for name, value in row.items()
+        if not name.startswith(("cpu_s", "wall_s", "peak", "num_steps", "num_trainings"))
+    }
+
+
+def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path):
+    """In processes of its own: the driver dies, and its Ray with it."""
+    methods = ["full size", "equal sizes", "split", "search"]
+    code = "from ciess_ray.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+    def start(*arguments):
+        with (tmp_path / "log.txt").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", code, "compare", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def told():
+        return (tmp_path / "log.txt").read_text()
+
+    config, folder = write(name="killed", methods=methods), tmp_path / "killed"
+    process = start(config)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("cells/*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, told()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    done = {file.name: file.stat().st_mtime_ns for file in folder.glob("cells/*.npz")}
+    assert 1 <= len(done) < 4 and not (folder / "comparison.json").exists()
+    assert start("--resume", str(folder)).wait(timeout=300) == 0, told()
+    assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
+
+    assert start(write(name="whole", methods=methods)).wait(timeout=300) == 0, told()
+    mine, whole = rows_of(folder), rows_of(tmp_path / "whole")
+    assert len(whole) == 4 and {row["status"] for row in whole.values()} == {"finished"}
+    assert {name: figures(row) for name, row in mine.items()} == {
+        name: figures(row) for name, row in whole.items()
+    }
+    told_of = [json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("killed", "whole")]
+    assert [cell["differences"] for cell in told_of[0]["cells"]] == [
+        cell["differences"] for cell in told_of[1]["cells"]
+    ]
+
+
+def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_path, ray_cluster):
+    space = {"budget": ["20%"], "training.learning_rate": [0.03, 1e20]}
+    config = write(space, methods=["equal sizes", "random search", "search"])
+    result = run(config)
+    assert result.exit_code == 1
+    rows = rows_of(tmp_path / "comparison")
+    failed = {name: row for name, row in rows.items() if row["status"] == "failed"}
+    assert len(rows) == 6 and len(failed) == 3 and all("1e-20" in name for name in failed)
+    equal = next(row for row in failed.values() if row["method"] == "equal sizes")
+    assert equal["error"].startswith("TrainingError: the loss of LightGCN is")
+    others = [row["error"] for row in failed.values() if row["method"] != "equal sizes"]
+    assert all(
+        "it needs the full-size fit of" in error or "it needs the supernet" in error for error in others
+    )
+    assert "3 finished, 3 failed" in result.output and "tries again" in result.output
+    summary = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert summary["format"] == "ciess-ray comparison 1"
+    assert summary["num_cells"] == {"finished": 3, "failed": 3} and set(summary["failed"]) == set(failed)
+    good = [cell for cell in summary["cells"] if cell["seeds"]]
+    assert {cell["method"] for cell in good} == {"equal sizes", "random search", "search"}
+    assert all(set(cell["differences"]) == {"ndcg@20", "recall@20"} for cell in good[:2])
+    searched = next(row for row in rows.values() if row["method"] == "search" and row["status"] == "finished")
+    drawn = next(
+        row for row in rows.values() if row["method"] == "random search" and row["status"] == "finished"
+    )
+    # As long as the search: it stops with the first step after its seconds.
+    assert drawn["cpu_s/choosing"] >= searched["cpu_s/choosing"]
+    assert drawn["num_params"] == searched["num_params"] == 1024
+
+    # Other settings are not overwritten without a word, further methods are added.
+    with pytest.raises(CiessError, match="3 cells were finished under other settings, e.g"):
+        run(
+            write(space, {"recommender": {"max_embedding_size": 16, "device": "cpu", "options": {"l2": 0.1}}})
+        )
+    assert rows_of(tmp_path / "comparison") == rows
+    config = write(
+        {"budget": ["20%"], "training.learning_rate": [0.03]}, methods=["equal sizes", "mixed random"]
+    )
+    dry = run(config, "--dry-run")
+    assert [line.split()[-1] for line in dry.output.splitlines()[1:]] == ["finished", "do"]
+    assert run(config).exit_code == 0
+    assert len(rows_of(tmp_path / "comparison")) == 2
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
+)
+def test_cells_are_recorded_in_mlflow(write, tmp_path, ray_cluster):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = write(methods=["equal sizes"], space={"budget": ["20%", "40%"]}, tracking={"uri": uri})
+    for _ in range(2):
+        assert run(config).exit_code == 0
+        client = MlflowClient(tracking_uri=uri)
+        runs = client.search_runs([client.get_experiment_by_name("ciess-ray").experiment_id])
+        (parent,) = (one for one in runs if "mlflow.parentRunId" not in one.data.tags)
+        cells = [one for one in runs if one is not parent]
+        assert len(cells) == 2 and {one.info.status for one in runs} == {"FINISHED"}
+        assert {one.data.tags["mlflow.parentRunId"] for one in cells} == {parent.info.run_id}
+    rows = rows_of(tmp_path / "comparison")
+    for one in cells:
+        assert one.data.metrics["test/ndcg_20"] == rows[one.info.run_name]["test/ndcg@20"]
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files == {"comparison.json", "comparison.parquet"}
+
+
+def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
+    from ciess_ray.cell import CellResult
+
+    file = tmp_path / "cell.npz"
+    metrics = {"ndcg@20": np.array([0.5, np.nan], np.float32)}
+    CellResult({"status": "finished", "n": 1}, metrics, {"user_sizes": np.array([1, 2], np.int32)}).write(
+        file
+    )
+    kept = CellResult.read(file)
+    assert kept.row == {"status": "finished", "n": 1}
+    np.testing.assert_array_equal(kept.user_metrics["ndcg@20"], metrics["ndcg@20"])
+    assert kept.sizes["user_sizes"].tolist() == [1, 2]
+    file.write_bytes(file.read_bytes()[:50])
+    assert CellResult.read(file) is None and CellResult.read(tmp_path / "nothing.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"methods": ["split", "popularty"]}, "unknown method 'popularty'. Did you mean 'popularity'"),
+        ({"methods": ["split", "split"]}, "methods: split stands there twice"),
+        ({"methods": []}, "methods: names none"),
+        ({"space": {"budget": ["20%"], "seed": [0, 0]}}, "space.seed: 0 stands there twice"),
+        ({"space": {"budget": []}}, "space.budget: an empty grid"),
+        ({"space": {}}, "space: names no field"),
+        (
+            {"space": {"agent.gamma": {"uniform": [0, 1]}}},
+            r"space.agent.gamma=.*: Input should be a valid list",
+        ),
+        ({"space": {"budget": ["120%"]}}, "more than the full table"),
+        ({"space": {"budget": ["0.1%"]}}, "leaves 5 parameters for 320 users and items"),
+        ({"space": {"recommender.name": ["lightgc"]}}, "unknown recommender 'lightgc'"),
+        ({"random_search": {"seconds": 1, "steps": 2}}, "give seconds or steps, and not both"),
+        ({"set": {"search.mode": "paper"}}, "methods are compared at one budget: set search.mode=projected"),
+        ({"set": {"search.num_env_runners": 1}}, "set search.num_env_runners .* to 0"),
+        ({"set": {"resources.num_cpus_per_training": 3}}, "asks for 3 CPU"),
+        ({"base": {"dataset": {"path": "nothing.parquet"}}}, "nothing.parquet"),
+        ({"output": "/proc/comparison"}, "/proc/comparison: cannot be made"),
+        ({"output": "/proc/version"}, "/proc/version: is a file"),
+    ],
+)
+def test_what_cannot_work_is_told_before_any_cell(write, fields, message, tmp_path, ray_cluster):
+    with pytest.raises(CiessError, match=f"(?s){message}"):
+        run(write(**fields))
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
+    with pytest.raises(CiessError, match=r"no comparison: there is no plan\.json in it"):
+        run("--resume", str(tmp_path))
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(CiessError, match=r"plan\.json: damaged"):
+        run("--resume", str(tmp_path))
+    (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
+    with pytest.raises(CiessError, match="of the format 'another'"):
+        run("--resume", str(tmp_path))
+    with pytest.raises(CiessError, match="give nothing beside it"):
+        run(write(), "--resume", str(tmp_path))
+    with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
+        run()
+
+
+def test_full_size_is_one_cell_for_all_budgets(write):
+    from ciess_ray.comparison_config import load_comparison
+
+    plan = load_comparison(Path(write({"budget": ["10%", "20%"], "seed": [0, 1]})))
+    names = [cell.name for cell in plan.cells]
+    assert len(names) == len(set(names)) == 2 + 4 * 3
+    assert [name for name in names if "full" in name] == ["seed-0_full-size", "seed-1_full-size"]
+    assert "budget-10-percent_seed-0_random-search" in names

@@ -1,0 +1,111 @@
+"""From cells to tables: means over seeds, and differences paired over users."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from ciess_ray.bootstrap import paired_bootstrap
+from ciess_ray.cell import CellResult
+from ciess_ray.comparison_config import parse_comparison
+from ciess_ray.comparison_results import ComparisonResults, to_rich
+from ciess_ray.sweep_results import Spread
+
+NUM_USERS = 200
+GAIN = {"search": 0.05, "split": 0.04, "full size": 0.1}
+
+
+def result(method, seed):
+    rng = np.random.default_rng([seed, len(method)])
+    base = np.random.default_rng(0).uniform(0.2, 0.4, NUM_USERS)
+    of_users = base + GAIN[method] + rng.normal(0, 0.01, NUM_USERS)
+    of_users[3] = np.nan
+    metrics = {name: of_users.astype(np.float32) for name in ("recall@20", "ndcg@20")}
+    mean = float(np.nanmean(of_users))
+    row = {
+        "status": "finished",
+        "num_params": 1000,
+        "packed_bytes": 5000,
+        "kept_ratio": 0.1,
+        "mean_user_size": 2.0,
+        "mean_item_size": 1.0,
+        "step_quality": float("nan"),
+        "is_still_rising": method == "split",
+        "num_trainings": 4,
+        "cpu_s": 10.0 + seed,
+        "peak_bytes": 10**9,
+        "validation/quality": mean,
+        "test/recall@20": mean,
+        "test/ndcg@20": mean,
+    }
+    return CellResult(row, metrics)
+
+
+@pytest.fixture
+def results(tmp_path):
+    values = {
+        "base": {"dataset": {"path": "log.parquet"}},
+        "space": {"budget": ["5%", "10%"], "seed": [0, 1]},
+        "methods": ["full size", "split", "search"],
+        "num_resamples": 500,
+        "tracking": {"mlflow": False},
+    }
+    plan = parse_comparison(values, "comparison.yaml", tmp_path)
+    cells = {cell.name: result(cell.method, cell.config.seed) for cell in plan.cells}
+    failed = CellResult({"status": "failed", "error": "TrainingError: NaN"})
+    cells["budget-10-percent_seed-1_split"] = failed
+    del cells["budget-10-percent_seed-0_search"]
+    return ComparisonResults(plan, cells, 12.0)
+
+
+def test_a_row_a_cell(results, tmp_path):
+    figures = results.write(tmp_path)
+    assert not results.is_complete
+    rows = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
+    assert len(rows) == 10 and len(figures) == 5
+    by_name = {row["cell"]: row for row in rows}
+    assert by_name["seed-0_full-size"]["budget"] == "100%"
+    failed = by_name["budget-10-percent_seed-1_split"]
+    assert (failed["status"], failed["error"], failed["num_params"]) == ("failed", "TrainingError: NaN", None)
+    pending = by_name["budget-10-percent_seed-0_search"]
+    assert (pending["status"], pending["budget"], pending["seed"]) == ("pending", "10%", 0)
+    done = by_name["budget-5-percent_seed-1_search"]
+    assert (done["dataset"], done["method"], done["num_params"]) == ("log.parquet", "search", 1000)
+    assert done["step_quality"] is None
+    summary = json.loads((tmp_path / "comparison.json").read_text())
+    assert summary["format"] == "ciess-ray comparison 1" and summary["provenance"]["seconds"] == 12.0
+    assert summary["num_cells"] == {"finished": 8, "failed": 1, "pending": 1}
+    assert parse_comparison(summary["config"], "json", tmp_path).cells[0].name == "seed-0_full-size"
+
+
+def test_means_over_seeds_and_differences_over_users(results):
+    figures = {(one.method, one.budget): one for one in results.figures()}
+    cells = results.results
+    split, search = figures["split", "5%"], figures["search", "5%"]
+    assert split.seeds == [0, 1] and split.num_missing == 0 and split.is_still_rising
+    tested = [cells[f"budget-5-percent_seed-{seed}_split"].row["test/ndcg@20"] for seed in (0, 1)]
+    assert split.figures["test/ndcg@20"] == Spread.of(tested)
+    assert split.figures["cpu_s"].mean == 10.5 and search.differences == {}
+    pooled = [
+        np.mean(
+            [cells[f"budget-5-percent_seed-{s}_{method}"].user_metrics["ndcg@20"] for s in (0, 1)], axis=0
+        )[:, None]
+        for method in ("search", "split")
+    ]
+    (expected,) = paired_bootstrap(*pooled, 500, np.random.default_rng(9))
+    found = split.differences["ndcg@20"]
+    assert found.mean == pytest.approx(expected.mean) and found.mean == pytest.approx(0.01, abs=0.003)
+    assert found.low == pytest.approx(expected.low, abs=2e-4) and found.p < 0.01
+    # One seed has both at no budget of 10 %: the search is missing there, or the split.
+    assert figures["split", "10%"].differences == {} and figures["split", "10%"].num_missing == 1
+    assert figures["full size", "100%"].seeds == [0, 1]
+
+
+def test_the_table_tells_what_is_there(results):
+    console = Console(width=200, record=True)
+    console.print(to_rich(results.figures()))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 6 and lines[1].startswith("lightgcn 100%")
+    assert "2^" in lines[2] and "+3." in lines[2] and "[" in lines[2]

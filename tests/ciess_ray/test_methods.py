@@ -1,0 +1,203 @@
+"""Every method of a comparison: the exact budget, one seed one answer, and no look at test."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from ciess_ray.baselines import METHODS, Problem
+from ciess_ray.cell import Limits, Shared, prepare_full_size, prepare_supernet, run_cell
+from ciess_ray.comparison_config import METHOD_NAMES
+from ciess_ray.config_file import parse_config
+from envs.errors import BudgetError
+
+CAP = {"lightgcn": 171, "ncf": 342}
+
+
+@pytest.fixture(scope="module")
+def interactions(make_interactions):
+    return make_interactions()
+
+
+@pytest.fixture(scope="module")
+def world(interactions, tmp_path_factory, ray_cluster):
+    """A configuration a recommender with what its cells share."""
+    folder = tmp_path_factory.mktemp("shared")
+    made = {}
+
+    def make(recommender="lightgcn"):
+        if recommender not in made:
+            config = parse_config(
+                {
+                    "dataset": {"path": "nothing.parquet"},
+                    "budget": "20%",
+                    "cache": folder,
+                    "recommender": {"name": recommender, "max_embedding_size": 8, "device": "cpu"},
+                    "training": {"batch_size": 128, "evaluate_every": 10, "patience": 1, "max_batches": 20},
+                    "search": {
+                        "num_episodes": 1,
+                        "episode_length": 2,
+                        "supernet_batches": 10,
+                        "num_warmup_steps": 1,
+                        "num_greedy_steps": 1,
+                        "num_candidates": 2,
+                    },
+                    "agent": {"hiddens": (8,), "batch_size": 32, "updates_per_step": 1},
+                }
+            )
+            visible = interactions.without_test()
+            full, full_cost = prepare_full_size(config, visible)
+            supernet, supernet_cost = prepare_supernet(config, visible, [CAP[recommender]])
+            made[recommender] = config, Shared(full, supernet, [full_cost, supernet_cost])
+        return made[recommender]
+
+    return make
+
+
+def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, reveal=None, **fields):
+    config, shared = world(recommender)
+    config = config.model_copy(update={"seed": seed})
+    sizes = config.recommender.num_tables * interactions.num_entities * 8
+    cap = sizes if method == "full size" else CAP[recommender]
+    work = folder / f"{method}-{len(list(folder.iterdir()))}"
+    work.mkdir()
+    return run_cell(
+        method,
+        config,
+        interactions.without_test(),
+        reveal or (lambda: interactions.test),
+        cap,
+        shared,
+        work,
+        Limits(num_steps=3),
+        **fields,
+    )
+
+
+def test_the_table_of_methods_has_the_configured_names():
+    assert tuple(METHODS) == METHOD_NAMES
+
+
+@pytest.mark.parametrize("recommender", CAP)
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_method_uses_up_the_budget_and_is_measured(method, recommender, world, interactions, tmp_path):
+    result = cell(world, method, interactions, tmp_path, recommender)
+    row = result.row
+    num_tables = 2 if recommender == "ncf" else 1
+    full = num_tables * interactions.num_entities * 8
+    assert row["num_params"] == (full if method == "full size" else CAP[recommender])
+    assert row["kept_ratio"] == row["num_params"] / full
+    assert 4 * row["num_params"] < row["packed_bytes"] <= 4 * row["num_params"] + full / 8 + 1124
+    assert 0 < row["test/ndcg@20"] <= 1 and 0 < row["validation/quality"] <= 1
+    assert row["num_trainings"] >= 3 and row["cpu_s"] > 0 and row["peak_bytes"] > 10**7
+    assert row["cpu_s"] == pytest.approx(
+        row["cpu_s/shared"] + row["cpu_s/choosing"] + row["cpu_s/training"] + row["cpu_s/test"]
+    )
+    per_user = result.user_metrics["ndcg@20"]
+    assert (
+        per_user.dtype == np.float32
+        and np.isnan(per_user).sum() == (np.diff(interactions.test.indptr) == 0).sum()
+    )
+    assert np.nanmean(per_user) == pytest.approx(row["test/ndcg@20"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_test_interactions_change_nothing_but_the_test_figures(method, world, interactions, tmp_path):
+    """Nothing is asked for before all is chosen, and other test data leaves all that was chosen."""
+    asked = []
+    rng = np.random.default_rng(0)
+    shuffled = csr_array(interactions.test[:, rng.permutation(interactions.num_items)])
+    shuffled.sort_indices()
+
+    def reveal():
+        asked.append(True)
+        return shuffled
+
+    one = cell(world, method, interactions, tmp_path)
+    other = cell(world, method, interactions, tmp_path, reveal=reveal)
+    assert asked == [True]
+    for name in ("allocation", "best_batch", "num_params", "validation/quality", "validation/recall@5"):
+        assert one.row[name] == other.row[name], name
+    for name in one.sizes:
+        np.testing.assert_array_equal(one.sizes[name], other.sizes[name])
+    assert one.row["test/ndcg@20"] != other.row["test/ndcg@20"]
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_one_seed_gives_one_answer(method, world, interactions, tmp_path):
+    one, two = (cell(world, method, interactions, tmp_path) for _ in range(2))
+    for name, values in one.user_metrics.items():
+        np.testing.assert_array_equal(values, two.user_metrics[name])
+    other = cell(world, method, interactions, tmp_path, seed=1)
+    assert other.row["test/recall@20"] != one.row["test/recall@20"]
+
+
+def test_a_method_is_handed_no_test_interactions(world, interactions, tmp_path, monkeypatch):
+    config, shared = world()
+    seen = []
+
+    def propose(self, problem):
+        seen.append(problem.interactions)
+        return original(self, problem)
+
+    original = METHODS["equal sizes"].propose
+    monkeypatch.setattr(METHODS["equal sizes"], "propose", propose)
+    cell(world, "equal sizes", interactions, tmp_path)
+    (given,) = seen
+    assert given.test.nnz == 0 and given.fingerprint == interactions.fingerprint
+    assert given.train.nnz == interactions.train.nnz
+
+
+def test_a_method_that_misses_the_budget_is_refused(world, interactions, tmp_path, monkeypatch):
+    def propose(self, problem):
+        return original(self, dataclasses.replace(problem, cap_params=CAP["lightgcn"] + 1))
+
+    original = METHODS["equal sizes"].propose
+    monkeypatch.setattr(METHODS["equal sizes"], "propose", propose)
+    with pytest.raises(BudgetError, match="equal sizes: equal sizes keeps 172 parameters where .* has 171"):
+        cell(world, "equal sizes", interactions, tmp_path)
+
+
+@pytest.fixture
+def problem(world, interactions, tmp_path):
+    config, shared = world()
+    visible = interactions.without_test()
+    return Problem(config, visible, CAP["lightgcn"], tmp_path, shared.full, shared.pretrained)
+
+
+def test_mixed_random_sizes_are_around_the_mean(problem):
+    (allocation,) = METHODS["mixed random"]().propose(dataclasses.replace(problem, cap_params=400))
+    sizes = np.concatenate([allocation.sizes.user, allocation.sizes.item])
+    assert sizes.sum() == 400 and sizes.min() == 1 and sizes.max() == 7 and len(set(sizes.tolist())) == 7
+
+
+def test_random_search_stops_at_its_seconds(problem):
+    ticks = iter(range(100))
+    timed = dataclasses.replace(problem, num_seconds=4.0, clock=lambda: float(next(ticks)))
+    found = METHODS["random search"]().propose(timed)
+    assert timed.ledger.num_steps == 4 and len(found) == 2
+    assert found[0].step_quality >= found[1].step_quality
+    at_once = dataclasses.replace(problem, num_seconds=1e-9, clock=lambda: float(next(ticks)))
+    assert len(METHODS["random search"]().propose(at_once)) == 1
+
+
+@pytest.mark.parametrize("method", ["split", "popularity", "popular items"])
+def test_what_is_tuned_comes_best_first_and_is_no_worse_than_equal_sizes(method, problem):
+    problem = dataclasses.replace(problem, cap_params=300)
+    found = METHODS[method]().propose(problem)
+    qualities = [allocation.step_quality for allocation in found]
+    assert qualities == sorted(qualities, reverse=True) and len(found) > 5
+    tables = {allocation.sizes.user.tobytes() + allocation.sizes.item.tobytes() for allocation in found}
+    assert len(tables) == len(found) == problem.ledger.num_steps
+    (equal,) = METHODS["equal sizes"]().propose(problem)
+    # A grid need not hold them, a neighbour it does.
+    assert qualities[0] >= problem.judge(equal.sizes) - 0.02
+
+
+def test_the_discrete_search_asks_for_six_sizes(problem):
+    from ciess_ray.baselines.searched import Discrete, six_sizes
+
+    assert six_sizes(1, 128) == (2, 4, 8, 16, 64, 128)
+    assert six_sizes(1, 64) == (1, 2, 4, 8, 32, 64)
+    assert Discrete().settings(problem.config).search.size_levels == six_sizes(1, 8)
