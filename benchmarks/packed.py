@@ -27,8 +27,9 @@ from torch import nn
 
 from ciess_ray.config_file import parse_config
 from ciess_ray.export import PROPAGATING, export
-from ciess_ray.packed import VALUE_TYPES, PackedTable
+from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import PackedEmbedding
+from ciess_ray.packed_values import VALUE_TYPES
 from ciess_ray.result import ResultFolder
 from ciess_ray.serving_files import TABLE_FILE
 from envs.budget import EmbeddingSizes, MemoryBudget

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ciess_ray.packed import VALUE_TYPES, PackedTable
+from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import unpack_recommender
+from ciess_ray.packed_values import VALUE_TYPES
 from ciess_ray.scorers import DotProductScorer, LightGCNScorer, build_scorer
 from ciess_ray.serving_files import (
     IDS_FILE,

@@ -24,27 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
+from ciess_ray.packed_file import FORMAT, SIZE_TYPES, number_of, parse
+from ciess_ray.packed_values import VALUE_TYPES, decode, encode, prefix_bits, windows
+from envs.budget import EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
 from envs.scattered_sizes import ScatteredSizes
 
-FORMAT = "ciess-ray packed table 2"
-
-#: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
-VALUE_TYPES: dict[str, tuple[str, Any]] = {
-    "float32": ("F32", np.float32),
-    "float16": ("F16", np.float16),
-    "bfloat16": ("BF16", np.uint16),
-    "int8": ("I8", np.int8),
-}
-_SIZE_TYPES: dict[int, tuple[str, Any]] = {1: ("U8", np.uint8), 2: ("U16", np.uint16), 4: ("U32", np.uint32)}
-_TYPES = dict([*VALUE_TYPES.values(), *_SIZE_TYPES.values()])
 _MAX_NAME = 200
 _MAX_BLOCK_BITS = 8
 #: Values of a block of rows at most, so that 16 bits tell where in it a row begins.
 _BLOCK_VALUES = 2**16
-#: Up to this width there is a table of all prefixes, which is square.
-MAX_PREFIX_WIDTH = 512
 #: Values, or rows, that are looked at in one go.
 _CHUNK = 2**17
 
@@ -135,9 +124,9 @@ class PackedTable:
             raise ResultError(
                 "a packed table keeps the first numbers of each row: scattered ones have no file."
             )
-        size_type = _SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
+        size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
         row_sizes = np.concatenate([sizes.user, sizes.item]).astype(size_type)
-        stored, scales = _encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
+        stored, scales = encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
         return cls(
             stored,
             row_sizes,
@@ -180,13 +169,13 @@ class PackedTable:
         Raises:
             ResultError: They are no packed table, or contradict each other.
         """
-        arrays, types, metadata = _parse(memoryview(content))
+        arrays, types, metadata = parse(memoryview(content))
         dtype = next(name for name, (stored, _) in VALUE_TYPES.items() if stored == types["values"])
         numbers = {
-            key: _number(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
+            key: number_of(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
         }
-        num_tables = _number(metadata, "num_tables")
-        size_type = _SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
+        num_tables = number_of(metadata, "num_tables")
+        size_type = SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
         if types["sizes"] != size_type:
             raise ResultError(f"its sizes are {types['sizes']}, not {size_type}")
         if num_tables < 1:
@@ -287,11 +276,11 @@ class PackedTable:
         sizes = self.row_sizes[rows].astype(np.int64)
         starts = block_starts[rows >> self.block_bits] + in_block[rows]
         starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
-        found = _windows(self.values, starts, width)
+        found = windows(self.values, starts, width)
         # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
         bits = found.view(f"i{found.itemsize}")
-        bits &= _prefix_bits(np.repeat(sizes, self.num_tables), width, bits.dtype)
-        decoded = _decode(found, self.dtype)
+        bits &= prefix_bits(np.repeat(sizes, self.num_tables), width, bits.dtype)
+        decoded = decode(found, self.dtype)
         if self.scales is not None:
             decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
         return decoded.reshape(len(rows), self.num_tables * width)
@@ -306,7 +295,7 @@ class PackedTable:
 
     def decoded(self) -> NDArray[np.float32]:
         """The values as numbers, shape (num_params,), float32; the array itself where it is of that type."""
-        values = _decode(self.values, self.dtype)
+        values = decode(self.values, self.dtype)
         if self.scales is not None:
             values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
         return values
@@ -326,7 +315,7 @@ class PackedTable:
             ResultError: A value or a scale is NaN or infinite, or a scale is negative.
         """
         for first in range(0, self.num_params, _CHUNK):
-            is_finite = np.isfinite(_decode(self.values[first : first + _CHUNK], self.dtype))
+            is_finite = np.isfinite(decode(self.values[first : first + _CHUNK], self.dtype))
             if not is_finite.all():
                 at = first + int(np.argmin(is_finite))
                 raise ResultError(
@@ -386,7 +375,7 @@ class PackedTable:
             start, end = end, end + array.nbytes
             stored = {
                 "values": VALUE_TYPES[self.dtype][0],
-                "sizes": _SIZE_TYPES[self.row_sizes.itemsize][0],
+                "sizes": SIZE_TYPES[self.row_sizes.itemsize][0],
                 "scales": "F16",
             }[name]
             header[name] = {"dtype": stored, "shape": list(array.shape), "data_offsets": [start, end]}
@@ -396,148 +385,3 @@ class PackedTable:
 
     def _values_a_row(self) -> NDArray[np.int64]:
         return self.row_sizes.astype(np.int64) * self.num_tables
-
-
-def _encode(
-    values: NDArray[np.float32], row_sizes: NDArray[Any], num_tables: int, dtype: str
-) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
-    """Values in another type, and for int8 the scale of each row."""
-    if dtype not in VALUE_TYPES:
-        raise ResultError(f"unknown type of value {dtype!r}; known: {', '.join(VALUE_TYPES)}.")
-    scales: NDArray[np.float16] | None = None
-    encoded: NDArray[Any]
-    with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "int8":
-            num_values = row_sizes.astype(np.int64) * num_tables
-            first = np.cumsum(num_values) - num_values
-            largest = np.maximum.reduceat(np.abs(values), first) if len(values) else np.empty(0)
-            exact = largest / 127.0
-            scales = exact.astype(np.float16)
-            # Rounded up, so that the largest value still fits.
-            scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
-            steps = np.repeat(scales.astype(np.float32), num_values)
-            is_usable = np.isfinite(steps).all() and np.isfinite(values).all()
-            scaled = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
-            encoded = np.rint(scaled).astype(np.int8)
-        elif dtype == "bfloat16":
-            bits = values.view(np.uint32)
-            # To the nearest, halves to even.
-            encoded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-            is_usable = np.isfinite(values).all() and np.isfinite(_decode(encoded, dtype)).all()
-        else:
-            encoded = values.astype(VALUE_TYPES[dtype][1], copy=False)
-            is_usable = np.isfinite(encoded).all()
-    if not is_usable:
-        raise ResultError(f"the table holds numbers that are not finite in {dtype}: float32 or retrain it.")
-    return encoded, scales
-
-
-def _decode(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Numbers of stored values; of int8 before their scales."""
-    if dtype == "bfloat16":
-        numbers: NDArray[np.float32] = (values.astype(np.uint32) << 16).view(np.float32)
-        return numbers
-    return values.astype(np.float32, copy=False)
-
-
-def _windows(values: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
-    """The ``width`` values from each start on, shape (len(starts), width); zeros beyond the end."""
-    if len(values) < width:
-        values = np.concatenate([values, np.zeros(width, values.dtype)])
-    last = len(values) - width
-    # An element for each place of the buffer, as wide as a row: taking one is one copy.
-    window = np.ndarray((last + 1,), np.dtype((np.void, width * values.itemsize)), values, 0, values.strides)
-    found = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
-    late = np.flatnonzero(starts > last)
-    if late.size:
-        tail = np.concatenate([values[last:], np.zeros(width, values.dtype)])
-        found[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
-    return found
-
-
-def _prefix_bits(sizes: NDArray[np.int64], width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """All bits of the first d numbers set for each size d, shape (len(sizes), width), signed."""
-    bits = np.dtype(f"i{dtype.itemsize}")
-    if width > MAX_PREFIX_WIDTH:
-        return -(np.arange(width) < sizes[:, None]).astype(bits)
-    is_kept = np.arange(width) < np.arange(width + 1)[:, None]
-    every: NDArray[Any] = -is_kept.astype(bits)
-    return every[np.minimum(sizes, width)]
-
-
-def _parse(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str], dict[str, str]]:
-    """Arrays, their types and the metadata of a packed table's file.
-
-    Nothing is believed: every offset is checked against the bytes that are there.
-    """
-    if len(content) < 8:
-        raise ResultError(f"{len(content)} bytes are no file of this kind")
-    header_bytes = int.from_bytes(content[:8], "little")
-    if not 2 <= header_bytes <= min(HEADER_BYTES, len(content) - 8):
-        raise ResultError(f"its header says it has {header_bytes:,} bytes")
-    try:
-        header = json.loads(bytes(content[8 : 8 + header_bytes]), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"its header is no JSON ({error})") from None
-    if not isinstance(header, dict):
-        raise ResultError("its header is no JSON object")
-    metadata = header.pop("__metadata__", None)
-    known = metadata.get("format") if isinstance(metadata, dict) else None
-    if known != FORMAT:
-        raise ResultError(f"its format is {known!r}, not {FORMAT!r}")
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise ResultError("its metadata is not all text")
-    data = content[8 + header_bytes :]
-    arrays, types, ranges = {}, {}, []
-    for name, described in header.items():
-        arrays[name], types[name], own_range = _array(name, described, data)
-        ranges.append(own_range)
-    if [start for start, _ in sorted(ranges)] + [len(data)] != [0] + [end for _, end in sorted(ranges)]:
-        raise ResultError(f"its parts do not fill the {len(data):,} bytes after the header")
-    expected = {"values", "sizes", "scales"} if types.get("values") == "I8" else {"values", "sizes"}
-    if set(arrays) != expected:
-        raise ResultError(f"it has the parts {sorted(arrays)}, not {sorted(expected)}")
-    if types["values"] not in (stored for stored, _ in VALUE_TYPES.values()):
-        raise ResultError(f"its values are of the type {types['values']}")
-    if types.get("scales", "F16") != "F16":
-        raise ResultError(f"its scales are of the type {types['scales']}, not F16")
-    return arrays, types, metadata
-
-
-def _array(name: str, described: Any, data: memoryview) -> tuple[NDArray[Any], str, tuple[int, int]]:
-    """One part of the file, its type, and where it lies."""
-    is_described = isinstance(described, dict) and set(described) == {"dtype", "shape", "data_offsets"}
-    if not is_described:
-        raise ResultError(f"its part {name[:40]!r} is not described as one")
-    stored, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-    if not isinstance(stored, str) or stored not in _TYPES:
-        raise ResultError(f"its part {name[:40]!r} is of the type {str(stored)[:40]!r}")
-    if not _are_counts(shape, 1) or not _are_counts(offsets, 2):
-        raise ResultError(f"its part {name[:40]!r} has no shape or place")
-    dtype, (start, end) = np.dtype(_TYPES[stored]), offsets
-    if not (start <= end <= len(data) and end - start == shape[0] * dtype.itemsize):
-        raise ResultError(f"its part {name[:40]!r} does not lie where its header says")
-    array = np.frombuffer(data, dtype, shape[0], start) if shape[0] else np.empty(0, dtype)
-    return array, stored, (start, end)
-
-
-def _are_counts(value: Any, length: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == length
-        and all(type(number) is int and 0 <= number < 2**62 for number in value)
-    )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
-
-
-def _number(metadata: dict[str, str], key: str) -> int:
-    text = metadata.get(key, "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) >= 2**31:
-        raise ResultError(f"its {key} is {text[:40]!r}" if text else f"it does not say its {key}")
-    return int(text)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from ciess_ray.packed import MAX_PREFIX_WIDTH, PackedTable
+from ciess_ray.packed import PackedTable
+from ciess_ray.packed_values import MAX_PREFIX_WIDTH
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, build_recommender
 

@@ -1,3 +1,5 @@
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pyarrow as pa
@@ -100,6 +102,29 @@ def make_result(make_interactions, tmp_path_factory):
         return folder.path, recommender, interactions
 
     return make
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
+    from rich.console import Console
+
+    from ciess_ray import cli, data_cli, serving_cli
+
+    for module in (cli, data_cli, serving_cli):
+        monkeypatch.setattr(module, "console", Console(width=200))
+    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

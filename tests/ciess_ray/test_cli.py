@@ -7,29 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ciess_ray import cli, data_cli
 from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
-    monkeypatch.setattr(cli, "console", Console(width=200))
-    monkeypatch.setattr(data_cli, "console", Console(width=200))
-    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, *capsys.readouterr()
-
-    return call
+def run(run_cli):
+    return run_cli
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from ciess_ray.packed import FORMAT, VALUE_TYPES, PackedTable
+from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import PackedEmbedding, pack_recommender, unpack_recommender
+from ciess_ray.packed_file import FORMAT
+from ciess_ray.packed_values import VALUE_TYPES
 from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
 from envs.recommenders import RECOMMENDERS, build_recommender

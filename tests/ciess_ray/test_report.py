@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from report_folders import (
     write_sweep,
 )
 
-from ciess_ray import cli
 from ciess_ray.figures import Point, draw_quality, format_bytes, to_svg
 from ciess_ray.report import write_report
 from ciess_ray.spread import Spread
@@ -517,19 +517,9 @@ def test_bytes_are_told_in_three_digits(num_bytes, told):
 
 class TestCommand:
     @pytest.fixture
-    def run(self, monkeypatch, capsys, tmp_path):
+    def run(self, run_cli, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
-
-        def run(*arguments):
-            monkeypatch.setattr(sys, "argv", ["ciess-ray", "report", *map(str, arguments)])
-            status = 0
-            try:
-                cli.main()
-            except SystemExit as exit:
-                status = exit.code or 0
-            return status, *capsys.readouterr()
-
-        return run
+        return partial(run_cli, "report")
 
     def test_it_says_what_it_wrote(self, run, tmp_path):
         folder = write_search(tmp_path / "quick")

@@ -6,30 +6,15 @@ import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from ciess_ray import cli, serving_cli
 from ciess_ray.packed import PackedTable
 from ciess_ray.serving import ServedRecommender
 from ciess_ray.serving_files import TABLE_FILE
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
-    monkeypatch.setattr(serving_cli, "console", Console(width=200))
-    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, *capsys.readouterr()
-
-    return call
+def run(run_cli):
+    return run_cli
 
 
 @pytest.fixture(scope="module")
