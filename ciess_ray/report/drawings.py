@@ -167,8 +167,8 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
     yield Drawing(
         "course",
         "course",
-        "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at random; "
-        "triangles are greedy steps, which the actors take alone."
+        "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at random, "
+        "then near the best; triangles are greedy steps, which the actors take alone."
         if is_single
         else "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone.",
         f"Validation quality by step of the search. {told}.",
