@@ -48,7 +48,7 @@ class News:
 
     Attributes:
         name: Its own.
-        status: ``started``, ``finished`` or ``failed``.
+        status: ``finished`` or ``failed``.
         num_done: Cells that are finished or failed by now.
         num_cells: Cells in all.
         row: Figures of a cell that is finished.
@@ -237,7 +237,6 @@ class _Driver:
         self._shared[name] = value, cost
         # The small one tells when both are there.
         self._running[cost] = name
-        self._tell(name, "started")
 
     def _start_or_fail(self, cell: Cell) -> bool:
         """Whether a cell need not wait any longer."""
@@ -271,7 +270,6 @@ class _Driver:
             self._limits(cell),
         )
         self._running[reference] = cell.name
-        self._tell(cell.name, "started")
         return True
 
     def _is_there(self, name: str) -> bool:

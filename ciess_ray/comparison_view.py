@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ciess_ray.compare import News
     from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 
+_TABLE_WIDTH = 160
+
 COMPARE_HELP = """
 Compare the search with what one would do by hand, and with other methods, at the same budgets.
 
@@ -112,7 +114,8 @@ def _print_results(
 ) -> None:
     from ciess_ray.comparison_results import to_rich
 
-    console.print(to_rich(figures))
+    # As wide as it is: a log has no width, and half a figure tells nothing.
+    Console(file=console.file, width=max(console.width, _TABLE_WIDTH)).print(to_rich(figures))
     console.print(
         "means over n seeds; search, p: NDCG@20 of the search against the method's, paired over users, with "
         "95 % interval; ^: a training ended before validation had stopped rising\n"

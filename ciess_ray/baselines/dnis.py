@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ciess_ray.baselines.method import Allocation, Method, Problem, Start
+from ciess_ray.baselines.pruning import prune
 from ciess_ray.retraining import recipe_of
 from envs.data import Interactions, contains, interaction_keys
 from envs.recommenders import BaseRecommender
 from envs.recommenders.losses import RankingLoss
 from envs.recommenders.sized_embedding import SizedEmbedding
 from envs.recommenders.training import Trainer, make_loss
-from envs.scattered_sizes import keep_largest
 from envs.step_modes import state_of
 
 _STREAM = 34
@@ -108,15 +108,15 @@ class DNIS(Method):
     """DNIS (arXiv 2006.04492): each block of rows weighs each dimension, and validation moves the weights.
 
     Table and weights take turns, the table on training batches, the weights, within [0, 1], on validation
-    ones; first-order, as in the paper. The product of both is pruned to the budget by magnitude, at least
-    d_min a row, and trained on with the mask, and beside this anew. Differs: Adam takes the place of the
-    paper's normalisation of the weights' gradients.
+    ones, to first order. The product of both is pruned to the budget as in
+    :class:`ciess_ray.baselines.pruning.MagnitudePruning`, and trained on with the mask, and beside this anew.
+    Differs: Adam takes the place of the paper's normalisation of the weights' gradients.
     """
 
     name = "dnis"
 
     def propose(self, problem: Problem) -> list[Allocation]:
-        """The mask, trained on from the weighed table and trained anew."""
+        """The best mask trained on from the weighed table and anew, then plain magnitude's likewise."""
         recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(_STREAM)
         recommender = recipe.recommender(problem.full_sizes, rng)
         table = SelectedEmbedding(recommender.table, blocks_of(problem.interactions))
@@ -127,8 +127,9 @@ class DNIS(Method):
         state = state_of(recommender)
         del state["table.selection"]
         state["table.weight"] = table().detach().cpu().numpy()
-        kept = keep_largest(
-            np.abs(state["table.weight"]), problem.cap_params, problem.bounds[0], problem.num_tables
-        )
-        sizes = problem.scatter(kept)
-        return [Allocation("trained on", sizes, start=Start(state)), Allocation("trained anew", sizes)]
+        start = Start(state)
+        return [
+            Allocation(f"users x {scale:g}, trained {how}", sizes, start=start if how == "on" else None)
+            for scale, sizes in prune(problem, state)
+            for how in ("on", "anew")
+        ]

@@ -21,9 +21,9 @@ _STREAM = 33
 _SCALE = 10.0
 #: Where thresholds start, as logits: next to nothing.
 _FIRST_LOGIT = -10.0
-#: Upward push on every logit, from the first batch to the last, geometrically; at the last it outweighs any
-#: gradient of a loss that is a mean over a batch.
-_PUSH = (1e-7, 1e-3)
+#: Upward push on every logit, from the first batch to the last, geometrically, over the length of a batch: the
+#: gradient of a mean over it shrinks likewise, and at the last the push outweighs any.
+_PUSH = (4e-5, 0.4)
 
 
 def soft_threshold(values: Tensor, logits: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class _Pushed(RankingLoss):
         return self._loss.select(batch, rows)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
-        first, last = _PUSH
+        first, last = (push / self.batch_size for push in _PUSH)
         push = first * (last / first) ** (self._batch / self._num_batches)
         self._batch += 1
         cost: Tensor = self._loss(recommender, *batch) - push * self._table.logits.sum()

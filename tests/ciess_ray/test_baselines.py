@@ -1,6 +1,7 @@
 """What characterises each method."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.baselines.dnis import SelectedEmbedding, _Bilevel, blocks_of
 from ciess_ray.baselines.pep import ThresholdedEmbedding, soft_threshold
 from ciess_ray.baselines.popularity import by_popularity
+from ciess_ray.baselines.pruning import prune
 from ciess_ray.baselines.shapes import head, mean_sizes, powers, proportional
 from ciess_ray.baselines.tuning import tune
 from ciess_ray.config_file import parse_config
@@ -17,6 +19,8 @@ from ciess_ray.full_size import FullSizeFit
 from ciess_ray.retraining import recipe_of
 from envs.data import contains, interaction_keys
 from envs.metrics import EntityQuality
+from envs.scattered_sizes import keep_largest
+from envs.step_modes import state_of
 
 
 @pytest.fixture
@@ -102,7 +106,8 @@ def test_pruning_keeps_the_largest_of_the_trained_table(make_problem):
     weight[3] *= 1e-3
     quality = EntityQuality(np.ones(1), np.ones(1))
     full = FullSizeFit(quality, 0.1, {}, 70, {"table.weight": weight})
-    on, anew = METHODS["magnitude pruning"]().propose(dataclasses.replace(problem, full=full))
+    best, _, on, anew = METHODS["magnitude pruning"]().propose(dataclasses.replace(problem, full=full))
+    assert on.name == "users x 1, trained on" and best.name != on.name and best.sizes.num_params == 300
     kept = on.sizes.mask()
     assert kept.sum() == 300 and kept[3].sum() == 1 and kept[3].argmax() == np.abs(weight[3]).argmax()
     assert kept.sum(axis=1).min() == 1
@@ -191,10 +196,28 @@ def test_a_selection_goes_against_its_gradient_on_validation_alone(loss, make_pr
 
 def test_dnis_prunes_the_weighed_table(make_problem):
     problem = make_problem()
-    on, anew = METHODS["dnis"]().propose(problem)
+    *_, on, anew = METHODS["dnis"]().propose(problem)
     state = on.start.state["table.weight"]
     kept = on.sizes.mask()
     assert kept.sum() == 300 and kept.sum(axis=1).min() >= 1 and on.start.full_batches is None
-    protected = kept & (kept.sum(axis=1, keepdims=True) == 1)
-    assert np.abs(state)[kept & ~protected].min() >= np.abs(state)[~kept].max()
+    assert (kept == keep_largest(np.abs(state), 300, 1)).all() or on.name != "users x 1, trained on"
     np.testing.assert_array_equal(anew.sizes.mask(), kept)
+
+
+@pytest.mark.parametrize(("sign", "scales"), [(1, [128, 1]), (-1, [0.25, 1]), (0, [1])])
+def test_the_balance_of_users_and_items_is_tuned_on_validation(sign, scales, make_problem, monkeypatch):
+    problem = make_problem(500)
+    interactions, judged = problem.interactions, []
+
+    def evaluate(recommender, seen, relevant):
+        assert seen is interactions.train and relevant is interactions.validation
+        judged.append(recommender.sizes)
+        return SimpleNamespace(quality=sign * len(judged))
+
+    monkeypatch.setattr("ciess_ray.baselines.pruning.evaluate", evaluate)
+    recommender = recipe_of(problem.config, interactions).recommender(problem.full_sizes, problem.rng(0))
+    found = prune(problem, state_of(recommender))
+    assert [scale for scale, _ in found] == scales
+    assert all(sizes.num_params == 500 for _, sizes in found)
+    means = [sizes.user.mean() for sizes in judged]
+    assert means == sorted(means) and means[0] < means[-1]

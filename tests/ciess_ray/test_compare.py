@@ -243,6 +243,18 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
         run()
 
 
+def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster):
+    from ciess_ray.compare import _Driver
+    from ciess_ray.comparison_board import Board
+    from ciess_ray.comparison_config import load_comparison
+
+    board = Board(load_comparison(Path(write())))
+    (whole,) = board.data.values()
+    (visible,) = ray_cluster.get(list(_Driver(board, tmp_path, {}, None, None)._visible.values()))
+    assert whole.test.nnz > 0 and visible.test.nnz == 0
+    assert visible.fingerprint == whole.fingerprint and visible.train.nnz == whole.train.nnz
+
+
 def test_full_size_is_one_cell_for_all_budgets(write):
     from ciess_ray.comparison_config import load_comparison
 

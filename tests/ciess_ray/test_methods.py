@@ -124,6 +124,34 @@ def test_test_interactions_change_nothing_but_the_test_figures(method, world, in
     assert one.row["test/ndcg@20"] != other.row["test/ndcg@20"]
 
 
+@pytest.mark.parametrize("method", ["split", "magnitude pruning", "search"])
+def test_test_interactions_are_fetched_when_all_else_is_done(
+    method, world, interactions, tmp_path, monkeypatch
+):
+    from ciess_ray import cell as cells
+
+    events = []
+
+    def told(name, function):
+        def call(*arguments, **named):
+            result = function(*arguments, **named)
+            events.append((name, arguments[1].test.nnz))
+            return result
+
+        return call
+
+    for name in ("fit_to_convergence", "train_on_both", "train_for_test"):
+        monkeypatch.setattr(cells, name, told(name, getattr(cells, name)))
+
+    def reveal():
+        events.append(("reveal", None))
+        return interactions.test
+
+    cell(world, method, interactions, tmp_path, reveal=reveal)
+    assert events[-2:] == [("reveal", None), ("train_for_test", interactions.test.nnz)]
+    assert len(events) > 3 and all(num_test == 0 for _, num_test in events[:-2])
+
+
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_one_seed_gives_one_answer(method, world, interactions, tmp_path):
     one, two = (cell(world, method, interactions, tmp_path) for _ in range(2))
