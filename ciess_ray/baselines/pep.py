@@ -21,8 +21,8 @@ _STREAM = 33
 _SCALE = 10.0
 #: Where thresholds start, as logits: next to nothing.
 _FIRST_LOGIT = -10.0
-#: Upward push on every logit, from the first batch to the last, geometrically, over the length of a batch: the
-#: gradient of a mean over it shrinks likewise, and at the last the push outweighs any.
+#: Upward push on every logit, from the first batch to the last, geometrically, over the length of a batch:
+#: the gradient of a mean over it shrinks likewise, and at the last the push outweighs any.
 _PUSH = (4e-5, 0.4)
 
 
