@@ -11,12 +11,12 @@ import platform
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ciess_ray.config_file import load_config
+from ciess_ray.figures import Point, draw_quality, save_png
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
-from ciess_ray.search import EQUAL_SIZES, FULL_SIZE, SEARCH, search
+from ciess_ray.search import search
+from ciess_ray.spread import Spread
 
 
 def main() -> None:
@@ -55,34 +55,15 @@ def main() -> None:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Recall@20 on test against the packed file, a dot a budget."""
-    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name, marker in ((SEARCH, "o"), (EQUAL_SIZES, "s")):
-        own = sorted((row for row in rows if row["name"] == name), key=lambda row: row["packed_bytes"])
-        axes.plot(
-            [row["packed_bytes"] / 1000 for row in own],
-            [row["test"]["recall@20"] for row in own],
-            marker=marker,
-            label=name,
+    """Recall@20 on test against the packed file, a dot a budget; as in a report."""
+    # Full size is the same beside every budget.
+    points = {
+        (row["name"], row["packed_bytes"]): Point(
+            row["name"], row["packed_bytes"], Spread(row["test"]["recall@20"], None)
         )
-    full = next(row for row in rows if row["name"] == FULL_SIZE)
-    axes.axhline(
-        full["test"]["recall@20"],
-        color="grey",
-        linestyle="--",
-        linewidth=1,
-        label=f"full size, {full['packed_bytes'] / 1000:,.0f} kB",
-    )
-    axes.set_xscale("log")
-    ticks = sorted({row["packed_bytes"] / 1000 for row in rows if row["name"] == SEARCH})
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], minor=False)
-    axes.minorticks_off()
-    axes.set_xlabel("packed table, kB")
-    axes.set_ylabel("Recall@20 on test")
-    axes.legend()
-    figure.savefig(path, dpi=130)
+        for row in rows
+    }
+    save_png(draw_quality(list(points.values()), "Recall@20 on test"), path)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
-from ciess_ray.config import RunConfig
-from ciess_ray.config_file import field_table, load_config
-from envs.data import READERS, Columns, generate_interactions, read_interactions
+from ciess_ray.data_cli import data_app
+from ciess_ray.serving_cli import export, recommend, verify
 from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
@@ -29,8 +27,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(recommend)
+app.command()(export)
+app.command()(verify)
 
 console = Console()
 errors = Console(stderr=True)
@@ -106,6 +106,9 @@ def search(
     if resume is None and (config is None or more_episodes):
         missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
         raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
+    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
+    from ciess_ray.config_file import load_config
+
     run = None if config is None else load_config(config, [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
@@ -121,7 +124,7 @@ def search(
     for shown in (result, *result.looser()):
         console.print(_comparison(shown.summary))
         _print_files(shown.path, shown.summary)
-    _print_run(result.summary)
+    _print_run(result.path, result.summary)
 
 
 _SWEEP_HELP = """
@@ -196,6 +199,41 @@ def sweep(
         raise typer.Exit(1)
 
 
+_REPORT_HELP = """
+Tell of searches, sweeps and comparisons in one HTML page.
+
+[bold]Examples[/bold]
+
+  ciess-ray report runs/quickstart
+
+  ciess-ray report runs/quickstart-sweep --output sweep.html
+
+  ciess-ray report runs/small runs/quickstart --output both.html --overwrite
+
+A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says what
+the tables cost against full size and against every other method, who got which size, how the search went, and
+where time and bytes went. It needs no network and can be sent as it is; its figures also lie as PNG files in
+a folder beside it.
+"""
+
+
+@app.command(help=_REPORT_HELP)
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
+    ],
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+) -> None:
+    """See ``_REPORT_HELP``."""
+    from ciess_ray.report import write_report
+
+    written = write_report(folders, output, overwrite=overwrite)
+    where = f"report: {written.page}, {len(written.figures)} figures in {written.figures_folder}"
+    for line in filter(None, (written.headline, where)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 @app.command(help=COMPARE_HELP)
 def compare(
     config: Annotated[
@@ -236,6 +274,8 @@ def fields(
 ) -> None:
     """List every field of a configuration with its default and meaning."""
     from ciess_ray.comparison_config import ComparisonConfig
+    from ciess_ray.config import RunConfig
+    from ciess_ray.config_file import field_table
     from ciess_ray.sweep_config import SweepConfig
 
     model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
@@ -243,60 +283,6 @@ def fields(
     for name, default, meaning in field_table(model):
         table.add_row(name, escape(default), escape(meaning))
     console.print(table)
-
-
-@data_app.command("describe")
-def describe(
-    file: Annotated[Path, typer.Argument(help="File of interactions.")],
-    format: Annotated[str, typer.Option(help=f"auto, {', '.join(READERS)}")] = "auto",
-    user: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
-    item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
-    rating: Annotated[str | None, typer.Option(help="Name of the rating column.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.")] = None,
-) -> None:
-    """Read a file of interactions and print what was found."""
-    import numpy as np
-
-    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    names = {kind: name for kind, name in given.items() if name is not None}
-    log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("users", f"{log.num_users:,}"),
-        ("items", f"{log.num_items:,}"),
-        ("interactions", f"{log.num_rows:,}"),
-        ("duplicates merged", f"{log.num_duplicates:,}"),
-        ("density", f"{log.num_rows / (log.num_users * log.num_items):.4%}"),
-        ("per user", _spread(np.bincount(log.user, minlength=log.num_users))),
-        ("per item", _spread(np.bincount(log.item, minlength=log.num_items))),
-        ("users with < 3", f"{int((np.bincount(log.user) < 3).sum()):,} (kept in training, not evaluated)"),
-        ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
-        ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
-        ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
-
-
-@data_app.command("generate")
-def generate(
-    file: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    num_users: Annotated[int, typer.Option("--users", min=1)] = 10_000,
-    num_items: Annotated[int, typer.Option("--items", min=1)] = 5_000,
-    num_interactions: Annotated[int, typer.Option("--interactions", min=1)] = 500_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Write synthetic interactions with power-law popularity and a planted low-rank structure."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if file.exists():
-        raise ConfigError(f"{file}: exists; name another file.")
-    log = generate_interactions(num_users, num_items, num_interactions, seed=seed)
-    pq.write_table(pa.table({"user_id": log.user_ids[log.user], "item_id": log.item_ids[log.item]}), file)
-    console.print(
-        f"{log.num_rows:,} interactions of {log.num_users:,} users and {log.num_items:,} items: {file}"
-    )
 
 
 def main() -> None:
@@ -320,15 +306,10 @@ def _find_own_modules() -> None:
 
 
 def _as_yaml(value: object) -> str:
+    import yaml
+
     dumped: str = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
     return dumped.removesuffix("\n...\n").strip()
-
-
-def _spread(counts: Any) -> str:
-    import numpy as np
-
-    low, middle, high = np.percentile(counts, [0, 50, 100])
-    return f"{low:g} / {middle:g} / {high:g} (min / median / max), mean {counts.mean():.1f}"
 
 
 def _comparison(summary: dict[str, Any]) -> Table:
@@ -385,13 +366,16 @@ def _print_sweep(results: "SweepResults") -> None:
     for problem in results.problems:
         console.print(f"[yellow]not recorded:[/yellow] {escape(problem)}", highlight=False, soft_wrap=True)
     console.print(f"results: {results.location}", highlight=False, soft_wrap=True)
+    if "://" not in results.location:
+        console.print(f"look at them: ciess-ray report {results.location}", highlight=False, soft_wrap=True)
     if not results.is_complete:
         console.print(f"'ciess-ray sweep --resume {results.location}' tries again.", soft_wrap=True)
 
 
-def _print_run(summary: dict[str, Any]) -> None:
+def _print_run(path: Path, summary: dict[str, Any]) -> None:
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
     console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
+    console.print(f"look at it: ciess-ray report {path}", highlight=False, soft_wrap=True)
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
         console.print(

@@ -22,7 +22,7 @@ from ciess_ray.cell import CellResult, Limits, Shared, prepare_full_size, prepar
 from ciess_ray.checkpoints import sole_writer
 from ciess_ray.comparison_board import CELLS_FOLDER, Board, cell_file
 from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
-from ciess_ray.comparison_results import CELLS_FILE, COMPARISON_FILE, ComparisonResults, MethodFigures
+from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 from ciess_ray.comparison_tracking import Recorder
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost
@@ -30,6 +30,7 @@ from ciess_ray.full_size import FullSizeFit
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
+from ciess_ray.result_names import COMPARISON_FILE, COMPARISON_ROWS_FILE
 from ciess_ray.tracking import MlflowStore
 from ciess_ray.trainings import num_threads
 from envs.data import Interactions
@@ -111,7 +112,7 @@ def compare(
             finally:
                 results = ComparisonResults(plan, known, time.monotonic() - started)
                 figures = results.write(folder)
-                files = [folder / name for name in (COMPARISON_FILE, CELLS_FILE)]
+                files = [folder / name for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE)]
                 results.problems += recorder.close(files, results.is_complete)
     return results, figures
 

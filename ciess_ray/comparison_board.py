@@ -5,9 +5,10 @@ from typing import Any
 
 from ciess_ray.baselines import METHODS
 from ciess_ray.cell import CellResult
-from ciess_ray.comparison_config import FULL_SIZE, RANDOM_SEARCH, SEARCH, Cell, ComparisonPlan
+from ciess_ray.comparison_config import RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.full_size import full_sizes, kept_ratios_of
 from ciess_ray.plan_data import dataset_key, read_data
+from ciess_ray.result_names import FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_key
 from ciess_ray.run import caps_params_of
 from envs.data import Interactions

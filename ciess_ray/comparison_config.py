@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ciess_ray.config import RunConfig, TrackingConfig
 from ciess_ray.config_file import check_values, read_overridden, read_values
+from ciess_ray.result_names import FULL_SIZE
 from ciess_ray.sweep_config import SweepConfig, SweepPlan, slug
 from envs.errors import ConfigError, UnknownNameError
 
@@ -28,7 +29,7 @@ METHOD_NAMES = (
     "discrete",
     "search",
 )
-FULL_SIZE, RANDOM_SEARCH, SEARCH = "full size", "random search", "search"
+RANDOM_SEARCH = "random search"
 
 
 class _Section(BaseModel):

@@ -18,13 +18,19 @@ from rich.table import Table
 
 from ciess_ray.bootstrap import Difference, paired_bootstrap
 from ciess_ray.cell import CellResult
-from ciess_ray.comparison_config import FULL_SIZE, SEARCH, Cell, ComparisonPlan
-from ciess_ray.result import versions
-from ciess_ray.sweep_results import Spread, column_of, dataset_name
+from ciess_ray.comparison_config import Cell, ComparisonPlan
+from ciess_ray.result import dataset_name, versions
+from ciess_ray.result_names import (
+    COMPARISON_FILE,
+    COMPARISON_FORMAT,
+    COMPARISON_ROWS_FILE,
+    FULL_SIZE,
+    SEARCH,
+)
+from ciess_ray.spread import Spread
+from ciess_ray.sweep_results import column_of
 from ciess_ray.tracking import run_tags
 
-COMPARISON_FILE, CELLS_FILE = "comparison.json", "comparison.parquet"
-COMPARISON_FORMAT = "ciess-ray comparison 1"
 #: Metrics in which the search is compared with every other method.
 COMPARED = ("ndcg@20", "recall@20")
 _BOOTSTRAP_STREAM = 40
@@ -218,7 +224,7 @@ class ComparisonResults:
             "cells": [_finite(one.to_values()) for one in figures],
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        for name in (COMPARISON_FILE, CELLS_FILE):
+        for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE):
             temporary = folder / f".{name}.partial"
             if name == COMPARISON_FILE:
                 temporary.write_text(text, encoding="utf-8")

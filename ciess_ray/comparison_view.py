@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ciess_ray.comparison_config import load_comparison
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +67,9 @@ def run_comparison(
     """
     if resume is None and config is None:
         raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray compare --help' has examples.")
+    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
+    from ciess_ray.comparison_config import load_comparison
+
     plan = None if config is None else load_comparison(config, overrides)
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.

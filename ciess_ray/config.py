@@ -222,7 +222,10 @@ class SearchConfig(_Section):
         "searches over a few sizes; null: every integer, as in CIESS",
     )
     num_warmup_steps: int = Field(
-        0, ge=0, description="first steps, taken by random table-level policies; none in CIESS"
+        0,
+        ge=0,
+        description="first steps, taken by policies of a whole table, at random and then near the best; none "
+        "in CIESS",
     )
     memory_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"

@@ -25,13 +25,16 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from ciess_ray.exploration import seeded_generator
 from ciess_ray.table_step import KINDS, Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
 from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
+from ciess_ray.warmup import WarmUp
 from envs import mdp
-from envs.allocations import random_table_sizes
+from envs.allocations import table_sizes
 from envs.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 _RESET_STREAM, _EXPLORATION_STREAM, _WARMUP_STREAM = 10, 11, 12
+#: How far from the budget a warm-up policy's mean sizes of users, and of items, may lie.
+_WARMUP_SPREAD = 16.0
 
 
 class TableEnvRunner(EnvRunner, Checkpointable):
@@ -59,6 +62,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         self._episode_step = 0
         self._obs: dict[str, NDArray[np.float32]] | None = None
         self._deciles: dict[str, PopularityDeciles] = {}
+        self._warmup = WarmUp(self.config.num_warmup_steps // max(self.config.num_env_runners, 1))
         if self.worker_index > 0:
             torch.set_num_threads(max(int(self.config.num_cpus_per_env_runner), 1))
         self.make_env()
@@ -140,7 +144,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             num_timesteps: Table steps to take; ``rollout_fragment_length`` where neither number is given.
             num_episodes: Episodes to finish instead.
             explore: Explore, or act greedily; ``config.explore`` where not given.
-            random_actions: Act with random table-level policies, as in the warm-up.
+            random_actions: Act with policies of the whole table, as in the warm-up.
             force_reset: Start a new episode first.
             **kwargs: RLlib's forward compatibility.
 
@@ -230,12 +234,15 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         is_warmup = random_actions or (
             explore and self._num_steps * num_runners < self.config.num_warmup_steps
         )
-        actions, proto_actions, walk_gain = self._act(obs, explore, is_warmup)
+        policy = self._warmup.propose(self._rng()) if is_warmup else None
+        actions, proto_actions, walk_gain = self._act(obs, explore, policy)
         result = self._try_step(actions)
         if isinstance(result, StepFailure):
             self._obs = None
             return result, False
         next_obs, reward, terminated, truncated, info = result
+        if policy is not None:
+            self._warmup.tell(policy, float(info.get("quality", reward)))
         transitions = {
             kind: {
                 "obs": obs[kind],
@@ -270,22 +277,34 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         except Exception as error:
             return StepFailure(self.worker_index, self._num_resets - 1, self._episode_step, error)
 
-    def _act(self, obs: Arrays, explore: bool, is_warmup: bool) -> tuple[Arrays, Arrays, float]:
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng((*self._key(_WARMUP_STREAM, self._num_steps), *stream))
+
+    def _act(self, obs: Arrays, explore: bool, policy: Arrays | None) -> tuple[Arrays, Arrays, float]:
+        """Actions, what the actors alone would do, and the walk's gain.
+
+        Args:
+            obs: What the actors see.
+            explore: Whether they explore.
+            policy: That of the warm-up, which acts in their place; None for none.
+        """
         bounds = self._table.min_embedding_size, self._table.max_embedding_size
-        rng = np.random.default_rng(self._key(_WARMUP_STREAM, self._num_steps))
+        noise = self._rng(1)
         generator = seeded_generator(*self._key(_EXPLORATION_STREAM, self._num_steps))
         actions, proto_actions, walk_gains = {}, {}, []
         for kind in KINDS:
             batch = {Columns.OBS: torch.from_numpy(obs[kind])}
-            if explore and not is_warmup:
+            if explore and policy is None:
                 output = self.module[kind].forward_exploration(batch, generator=generator)
             else:
                 output = self.module[kind].forward_inference(batch)
             actions[kind] = output[Columns.ACTIONS].numpy()
             proto_actions[kind] = output[PROTO_ACTIONS].numpy()
             walk_gains.append(output[WALK_GAINS].numpy())
-            if is_warmup:
-                sizes = random_table_sizes(obs[kind][:, 0], rng, *bounds, self.config.target_ratio)
+            if policy is not None:
+                sizes = table_sizes(
+                    policy[kind], obs[kind][:, 0], noise, *bounds, self.config.target_ratio, _WARMUP_SPREAD
+                )
                 actions[kind] = mdp.scale_size(sizes, *bounds)
         return actions, proto_actions, float(np.concatenate(walk_gains).mean())
 
@@ -375,6 +394,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             "num_resets": self._num_resets,
             "episode_step": self._episode_step,
             "memory_weight": self.memory_weight,
+            "warmup": self._warmup.get_state(),
             "obs": self._obs,
             "env": self._table.get_state() if can_snapshot and self._obs is not None else None,
             "exploration": {
@@ -389,6 +409,8 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         self._num_steps = progress["num_steps"]
         self._num_resets = progress["num_resets"]
         self._episode_step = progress["episode_step"]
+        # A runner that was lost takes its memory of the warm-up with it.
+        self._warmup.set_state(progress.get("warmup", []))
         self._obs = None
         if self.env is not None and progress["env"] is not None:
             self._table.set_state(progress["env"])

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ciess_ray import figures
 from ciess_ray.config import RunConfig
+from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
-from ciess_ray.packed import pack_recommender
+from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
 from ciess_ray.selection import project_smallest, reshape_candidates, select_candidates
@@ -24,8 +25,6 @@ from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.step_modes import State, load_state
-
-FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 
 RETRAIN_STREAM, TEST_STREAM = 22, 23
 _EQUAL_STREAM, _PROJECTION_STREAM = 21, 24
@@ -135,7 +134,7 @@ def measure(
     for (_, method), outcome in zip(entries, tested, strict=True):
         recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
         load_state(recommender, outcome.state)
-        rows.append(_row(method, outcome, recommender))
+        rows.append(_row(method, outcome, recommender, run.config.recommender.name))
         if method.name == SEARCH:
             recommenders.append(recommender)
     first, *others = rows
@@ -152,8 +151,13 @@ def write_result(
 ) -> dict[str, Any]:
     """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
     sizes = finalists.best.sizes
-    folder.write_table(recommender, run.interactions.merge_validation_into_training())
-    figures.draw_sizes(folder.path / "sizes.png", run.interactions, sizes)
+    folder.write_table(
+        recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name
+    )
+    interactions = run.interactions
+    popularity = {"user": interactions.user_popularity, "item": interactions.item_popularity}
+    figure = draw_sizes({"user": sizes.user, "item": sizes.item}, popularity)
+    save_png(figure, folder.path / "sizes.png")
     return {
         "budget": {
             "asked": budget.asked,
@@ -238,12 +242,12 @@ def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any
     }
 
 
-def _row(method: Method, tested: Trained, recommender: BaseRecommender) -> dict[str, Any]:
+def _row(method: Method, tested: Trained, recommender: BaseRecommender, name: str) -> dict[str, Any]:
     return {
         "name": method.name,
         "num_params": method.sizes.num_params,
         "kept_ratio": method.sizes.kept_ratio,
-        "packed_bytes": len(pack_recommender(recommender).to_bytes()),
+        "packed_bytes": pack_recommender(recommender, name).num_bytes,
         "validation": method.trained.metrics | {"quality": method.trained.quality},
         "test": tested.metrics,
         "best_batch": method.trained.num_batches,

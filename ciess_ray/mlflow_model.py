@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.packed import INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE
-from ciess_ray.result import IDS_FILE, RESULT_FILE, SearchResult, read_summary
+from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
+from ciess_ray.serving_files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE
 
 _FILES = (RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
 _CODE = Path(__file__).with_name("mlflow_recommender.py")
@@ -76,6 +76,6 @@ def save_model(folder: Path, destination: Path) -> None:
             signature=signature,
             input_example=pd.DataFrame({"user_id": user_ids[:_NUM_EXAMPLES]}),
             pip_requirements=[
-                f"{name}=={version(name)}" for name in ("ciess-ray", "numpy", "pandas", "torch")
+                f"{name}=={version(name)}" for name in ("ciess-ray", "numpy", "pandas", "pyarrow", "scipy")
             ],
         )

@@ -1,33 +1,41 @@
 """The packed table: one flat buffer of values, one size a row, nothing else.
 
 A row's values are its first d_n numbers (of each table, where a recommender has several), so no index a
-weight is stored: the file takes 4 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it) and a
-header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it executes
-nothing.
+weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it),
+2 more a row for the scale of int8 values, and a header of at most :data:`envs.budget.HEADER_BYTES`. It is a
+plain safetensors file; reading it needs NumPy alone and executes nothing.
+
+A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
+begins is derived from the sizes: the first value of a block of rows in 8 bytes, the row's distance from it
+in 2.
 """
 
+import contextlib
+import json
+import mmap
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
-import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
+from ciess_ray.packed_file import FORMAT, SIZE_TYPES, number_of, parse
+from ciess_ray.packed_values import VALUE_TYPES, decode, encode, prefix_bits, windows
 from envs.budget import EmbeddingSizes, index_bytes_per_row
-from envs.errors import CiessError, ResultError
-from envs.recommenders import BaseRecommender, build_recommender
+from envs.errors import ResultError
 from envs.scattered_sizes import ScatteredSizes
 
-FORMAT = "ciess-ray packed table 1"
-TABLE_FILE = "table.safetensors"
-SCORER_FILE = "scorer.safetensors"
-INTERACTIONS_FILE = "interactions.npz"
-
-_SIZE_DTYPE: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_MAX_NAME = 200
+_MAX_BLOCK_BITS = 8
+#: Values of a block of rows at most, so that 16 bits tell where in it a row begins.
+_BLOCK_VALUES = 2**16
+#: Values, or rows, that are looked at in one go.
+_CHUNK = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,152 +43,345 @@ class PackedTable:
     """A table of sized rows without its zeros.
 
     Attributes:
-        values: The numbers kept, row after row, users first, shape (num_params,), float32.
-        sizes: One embedding size a row.
+        values: The numbers kept, row after row, users first, shape (num_params,), of the type that
+            :data:`VALUE_TYPES` says for ``dtype``.
+        row_sizes: One embedding size a row, users first, shape (num_rows,), unsigned.
+        num_users: Rows that are users.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        num_tables: Tables in which every row has its size; their values of a row follow one another.
+        dtype: A key of :data:`VALUE_TYPES`.
+        scales: What the int8 values of each row are to be multiplied by, shape (num_rows,), float16.
+        recommender: Name of the recommender that the table was trained in.
     """
 
-    values: NDArray[np.float32]
-    sizes: EmbeddingSizes
+    values: NDArray[Any]
+    row_sizes: NDArray[Any]
+    num_users: int
+    min_embedding_size: int
+    max_embedding_size: int
+    num_tables: int = 1
+    dtype: str = "float32"
+    scales: NDArray[np.float16] | None = None
+    recommender: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.sizes, ScatteredSizes):
+        if not len(self.row_sizes):
+            raise ResultError("it has no rows")
+        least, most = int(self.row_sizes.min()), int(self.row_sizes.max())
+        if not 1 <= self.min_embedding_size <= least <= most <= self.max_embedding_size:
             raise ResultError(
-                "a packed table keeps the first numbers of each row; scattered ones have no file of their "
-                "own."
+                f"sizes between {least} and {most} lie outside "
+                f"[{self.min_embedding_size}, {self.max_embedding_size}]"
             )
-        if self.values.shape != (self.sizes.num_params,):
+        num_params = self.num_tables * int(self.row_sizes.sum(dtype=np.int64))
+        if self.values.shape != (num_params,):
             raise ResultError(
-                f"a packed table of {self.sizes.num_params} parameters cannot hold values of shape "
-                f"{self.values.shape}: sizes and values do not belong together."
+                f"sizes of {num_params} parameters in all cannot hold values of shape {self.values.shape}"
             )
+        if not 0 <= self.num_users <= len(self.row_sizes):
+            raise ResultError(f"{self.num_users} of {len(self.row_sizes)} rows cannot be users")
+        if (self.scales is None) == (self.dtype == "int8"):
+            raise ResultError(f"{self.dtype} values {'lack their' if self.scales is None else 'have'} scales")
+        if self.scales is not None and self.scales.shape != self.row_sizes.shape:
+            raise ResultError(f"{len(self.scales)} scales do not belong to {len(self.row_sizes)} rows")
 
     @classmethod
-    def pack(cls, table: NDArray[np.float32], sizes: EmbeddingSizes) -> "PackedTable":
+    def pack(
+        cls,
+        table: NDArray[np.float32],
+        sizes: EmbeddingSizes,
+        *,
+        dtype: str = "float32",
+        recommender: str | None = None,
+    ) -> "PackedTable":
         """Keep of each row its first d_n numbers, in each table.
 
         Args:
             table: Users, then items, shape (num_users + num_items, num_tables * width), float32; the tables
                 stand side by side, each at least as wide as the largest size.
             sizes: One embedding size a row.
+            dtype: A key of :data:`VALUE_TYPES`.
+            recommender: Name of the recommender.
+
+        Raises:
+            ResultError: A number is not finite in this type.
         """
         mask = sizes.mask(table.shape[1] // sizes.num_tables)
-        return cls(np.ascontiguousarray(table[mask], np.float32), sizes)
-
-    def unpack(self, width: int | None = None) -> NDArray[np.float32]:
-        """The masked table, shape (num_users + num_items, num_tables * width), float32.
-
-        Zeros stand beyond each size.
-
-        Args:
-            width: Columns of one table; by default the largest size in use.
-        """
-        mask = self.sizes.mask(width)
-        table = np.zeros(mask.shape, np.float32)
-        table[mask] = self.values
-        return table
-
-    def to_bytes(self) -> bytes:
-        """The safetensors file, at most ``sizes.packed_bytes`` long."""
-        dtype = _SIZE_DTYPE[index_bytes_per_row(self.sizes.max_embedding_size)]
-        tensors = {
-            "values": self.values,
-            "sizes": np.concatenate([self.sizes.user, self.sizes.item]).astype(dtype),
-        }
-        metadata = {
-            "format": FORMAT,
-            "num_users": str(len(self.sizes.user)),
-            "min_embedding_size": str(self.sizes.min_embedding_size),
-            "max_embedding_size": str(self.sizes.max_embedding_size),
-            "num_tables": str(self.sizes.num_tables),
-        }
-        content: bytes = safetensors.numpy.save(tensors, metadata)
-        return content
-
-    def save(self, path: Path) -> int:
-        """Write the file.
-
-        Returns:
-            Its bytes.
-        """
-        return path.write_bytes(self.to_bytes())
+        return cls.of(table[mask], sizes, dtype=dtype, recommender=recommender)
 
     @classmethod
-    def load(cls, path: Path) -> "PackedTable":
-        """Read what :meth:`save` wrote.
+    def of(
+        cls,
+        values: NDArray[np.float32],
+        sizes: EmbeddingSizes,
+        *,
+        dtype: str = "float32",
+        recommender: str | None = None,
+    ) -> "PackedTable":
+        """Of the values that are kept, row after row, shape (num_params,), float32; see :meth:`pack`."""
+        if isinstance(sizes, ScatteredSizes):
+            raise ResultError(
+                "a packed table keeps the first numbers of each row: scattered ones have no file."
+            )
+        size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
+        row_sizes = np.concatenate([sizes.user, sizes.item]).astype(size_type)
+        stored, scales = encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
+        return cls(
+            stored,
+            row_sizes,
+            len(sizes.user),
+            sizes.min_embedding_size,
+            sizes.max_embedding_size,
+            sizes.num_tables,
+            dtype,
+            scales,
+            recommender,
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "PackedTable":
+        """Map a file into memory; of the values nothing is read.
 
         Raises:
             ResultError: There is no such file, it is no packed table, or its parts contradict each other.
         """
-        tensors, metadata = read_safetensors(path, FORMAT)
         try:
-            num_users = int(metadata["num_users"])
-            sizes = tensors["sizes"].astype(np.int32)
-            bounds = int(metadata["min_embedding_size"]), int(metadata["max_embedding_size"])
-            # Files of the first version have one table and do not say so.
-            num_tables = int(metadata.get("num_tables", 1))
-            row_sizes = EmbeddingSizes(sizes[:num_users], sizes[num_users:], *bounds, num_tables)
-            return cls(tensors["values"], row_sizes)
-        except (KeyError, ValueError, CiessError) as error:
-            raise ResultError(f"{path}: damaged ({error}); write it again.") from error
+            with path.open("rb") as file:
+                # Private: what somebody writes into the arrays stays in this process.
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
+        except (OSError, ValueError) as error:
+            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from error
+        try:
+            return cls.from_buffer(content)
+        except ResultError as error:
+            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from None
 
+    @classmethod
+    def from_buffer(cls, content: Any) -> "PackedTable":
+        """The table that the bytes of a file hold, without a copy of them.
 
-def read_safetensors(path: Path, expected_format: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Tensors and metadata of a safetensors file whose metadata names a format.
+        Args:
+            content: Bytes, or what has the buffer protocol.
 
-    Raises:
-        ResultError: There is no such file, it is damaged, or it is of another format.
-    """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ResultError(f"{path}: damaged, or no safetensors file ({error}); write it again.") from error
-    if metadata.get("format") != expected_format:
-        raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {expected_format!r}.")
-    return tensors, metadata
-
-
-def pack_recommender(recommender: BaseRecommender) -> PackedTable:
-    """The packed table of a trained recommender."""
-    values = recommender.table.packed_values().numpy()
-    return PackedTable(values, recommender.sizes)
-
-
-def unpack_recommender(
-    table: PackedTable,
-    train: csr_array,
-    name: str | type[BaseRecommender],
-    options: dict[str, Any],
-    scorer_state: dict[str, NDArray[Any]],
-) -> BaseRecommender:
-    """A recommender that scores as the one that was packed, on the CPU.
-
-    Args:
-        table: Its packed table.
-        train: The interactions that it was trained on, shape (num_users, num_items).
-        name: Its name in ``envs.recommenders.RECOMMENDERS``, or its class.
-        options: Its options.
-        scorer_state: Its other parameters, by name.
-
-    Raises:
-        ResultError: The parameters are not those of this recommender.
-    """
-    if train.shape != (len(table.sizes.user), len(table.sizes.item)):
-        raise ResultError(
-            f"the table has {len(table.sizes.user)} users and {len(table.sizes.item)} items, "
-            f"the interactions {train.shape[0]} and {train.shape[1]}: they come from different searches."
+        Raises:
+            ResultError: They are no packed table, or contradict each other.
+        """
+        arrays, types, metadata = parse(memoryview(content))
+        dtype = next(name for name, (stored, _) in VALUE_TYPES.items() if stored == types["values"])
+        numbers = {
+            key: number_of(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
+        }
+        num_tables = number_of(metadata, "num_tables")
+        size_type = SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
+        if types["sizes"] != size_type:
+            raise ResultError(f"its sizes are {types['sizes']}, not {size_type}")
+        if num_tables < 1:
+            raise ResultError("it has no table")
+        return cls(
+            arrays["values"],
+            arrays["sizes"],
+            **numbers,
+            num_tables=num_tables,
+            dtype=dtype,
+            scales=arrays.get("scales"),
+            recommender=metadata.get("recommender"),
         )
-    recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
-    recommender.table.load_packed_values(torch.from_numpy(table.values))
-    state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
-    label = name if isinstance(name, str) else name.__name__
-    try:
-        missing = recommender.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ResultError(f"the scorer's weights are not those of {label}: {error}.") from error
-    if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
-        raise ResultError(f"the scorer's weights are not those of {label}: {missing}.")
-    return recommender.eval()
+
+    @property
+    def num_rows(self) -> int:
+        """Users and items together."""
+        return len(self.row_sizes)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters kept, in all tables together."""
+        return len(self.values)
+
+    @cached_property
+    def width(self) -> int:
+        """The largest size in use."""
+        return int(self.row_sizes.max())
+
+    @property
+    def sizes(self) -> EmbeddingSizes:
+        """The sizes of users and of items, as the rest of the project takes them."""
+        row_sizes = self.row_sizes.astype(np.int32)
+        bounds = self.min_embedding_size, self.max_embedding_size
+        return EmbeddingSizes(
+            row_sizes[: self.num_users], row_sizes[self.num_users :], *bounds, self.num_tables
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the file, to the last."""
+        return len(self._header()) + sum(array.nbytes for _, array in self._tensors())
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the file that are no values: sizes, scales, header."""
+        return self.num_bytes - self.values.nbytes
+
+    @cached_property
+    def block_bits(self) -> int:
+        """Rows r with one r >> block_bits are a block."""
+        in_a_row = self.max_embedding_size * self.num_tables
+        return min(max(_BLOCK_VALUES // in_a_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
+
+    @cached_property
+    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+        """Where a row's values begin: its block's first value, and its own distance from that.
+
+        Shapes (number of blocks,) and (num_rows,).
+        """
+        in_block = np.empty(self.num_rows, np.uint16)
+        block_starts = np.empty(-(-self.num_rows >> self.block_bits), np.int64)
+        start = 0
+        # Whole blocks at a time.
+        for first in range(0, self.num_rows, _CHUNK):
+            sizes = self.row_sizes[first : first + _CHUNK]
+            ends = start + self.num_tables * np.cumsum(sizes, dtype=np.int64)
+            row_starts = np.concatenate([[start], ends[:-1]])
+            of_blocks = row_starts[:: 1 << self.block_bits]
+            first_block = first >> self.block_bits
+            block_starts[first_block : first_block + len(of_blocks)] = of_blocks
+            in_block[first : first + len(sizes)] = (
+                row_starts - np.repeat(of_blocks, 1 << self.block_bits)[: len(sizes)]
+            )
+            start = int(ends[-1])
+        return block_starts, in_block
+
+    def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
+        """Rows of the masked table, zeros beyond each size.
+
+        Args:
+            rows: Row numbers, users first, shape (n,).
+            width: Columns of one table, by default the largest size in use; a row that is longer is cut.
+
+        Returns:
+            Shape (n, num_tables * width), float32.
+
+        Raises:
+            IndexError: A row number is negative or beyond the last row.
+        """
+        rows = np.asarray(rows, np.int64)
+        width = self.width if width is None else width
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
+            raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
+        if width < 1:
+            raise ValueError(f"a width of {width}: ask for at least one column")
+        block_starts, in_block = self.starts
+        sizes = self.row_sizes[rows].astype(np.int64)
+        starts = block_starts[rows >> self.block_bits] + in_block[rows]
+        starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
+        found = windows(self.values, starts, width)
+        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
+        bits = found.view(f"i{found.itemsize}")
+        bits &= prefix_bits(np.repeat(sizes, self.num_tables), width, bits.dtype)
+        decoded = decode(found, self.dtype)
+        if self.scales is not None:
+            decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
+        return decoded.reshape(len(rows), self.num_tables * width)
+
+    def unpack(self, width: int | None = None) -> NDArray[np.float32]:
+        """The masked table, shape (num_users + num_items, num_tables * width), float32.
+
+        Args:
+            width: Columns of one table; by default the largest size in use.
+        """
+        return self.rows(np.arange(self.num_rows), width)
+
+    def decoded(self) -> NDArray[np.float32]:
+        """The values as numbers, shape (num_params,), float32; the array itself where it is of that type."""
+        values = decode(self.values, self.dtype)
+        if self.scales is not None:
+            values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
+        return values
+
+    def astype(self, dtype: str) -> "PackedTable":
+        """The same table in another type of value.
+
+        Raises:
+            ResultError: A number is not finite in this type.
+        """
+        return PackedTable.of(self.decoded(), self.sizes, dtype=dtype, recommender=self.recommender)
+
+    def verify(self) -> None:
+        """Read every value once and see that it is a number.
+
+        Raises:
+            ResultError: A value or a scale is NaN or infinite, or a scale is negative.
+        """
+        for first in range(0, self.num_params, _CHUNK):
+            is_finite = np.isfinite(decode(self.values[first : first + _CHUNK], self.dtype))
+            if not is_finite.all():
+                at = first + int(np.argmin(is_finite))
+                raise ResultError(
+                    f"value {at:,} of {self.num_params:,} is no finite number: the table is damaged, or its "
+                    "training went wrong; write it again."
+                )
+        if self.scales is not None and not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
+            raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
+
+    def save(self, path: Path) -> int:
+        """Write the file, as a whole or not at all.
+
+        Returns:
+            Its bytes.
+        """
+        temporary = path.with_name(f".{path.name}.partial")
+        try:
+            with temporary.open("wb") as file:
+                for part in self._parts():
+                    file.write(part)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return self.num_bytes
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return b"".join(self._parts())
+
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        yield self._header()
+        for _, array in self._tensors():
+            yield array.data.cast("B")
+
+    def _tensors(self) -> list[tuple[str, NDArray[Any]]]:
+        """Names and arrays as they follow each other: the widest type first, so that all are aligned."""
+        named = {"values": self.values, "sizes": self.row_sizes, "scales": self.scales}
+        there = [(name, array) for name, array in named.items() if array is not None]
+        return sorted(there, key=lambda entry: -entry[1].itemsize)
+
+    def _header(self) -> bytes:
+        """Length and JSON, padded so that what follows is aligned."""
+        metadata = {
+            "format": FORMAT,
+            "version": version("ciess-ray"),
+            "num_users": str(self.num_users),
+            "min_embedding_size": str(self.min_embedding_size),
+            "max_embedding_size": str(self.max_embedding_size),
+            "num_tables": str(self.num_tables),
+        }
+        if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
+            metadata["recommender"] = self.recommender
+        header: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
+        for name, array in self._tensors():
+            start, end = end, end + array.nbytes
+            stored = {
+                "values": VALUE_TYPES[self.dtype][0],
+                "sizes": SIZE_TYPES[self.row_sizes.itemsize][0],
+                "scales": "F16",
+            }[name]
+            header[name] = {"dtype": stored, "shape": list(array.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    def _values_a_row(self) -> NDArray[np.int64]:
+        return self.row_sizes.astype(np.int64) * self.num_tables

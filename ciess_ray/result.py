@@ -7,6 +7,7 @@ One folder, no pickle in it:
     table.safetensors      the packed table: what the budget caps
     scorer.safetensors     the recommender's other weights
     interactions.npz       the training graph, which is also what users have seen
+    test.npz               the interactions that the test figures are of; serving needs none of them
     ids.parquet            the ids of the user's own data, by row
     candidates.parquet     every step of the search: kept ratio, quality, sizes
     progress.jsonl         a line a step of every phase
@@ -27,32 +28,37 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ciess_ray.packed import (
+from ciess_ray.packed import PackedTable
+from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
+from ciess_ray.serving_files import (
+    IDS_FILE,
     INTERACTIONS_FILE,
     SCORER_FILE,
     TABLE_FILE,
-    PackedTable,
-    pack_recommender,
-    read_safetensors,
-    unpack_recommender,
+    TEST_FILE,
+    ScorerFile,
+    entity_columns,
+    read_ids,
+    read_interactions_file,
+    write_ids,
+    write_interactions,
 )
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import ResultError
-from envs.recommenders import BaseRecommender
+from envs.recommenders import BaseRecommender, options_of
 
 RESULT_FILE = "result.json"
 SIZES_FILE = "sizes.parquet"
-IDS_FILE = "ids.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
 FIGURE_FILES = ("sizes.png", "search.png")
-SCORER_FORMAT = "ciess-ray scorer 1"
 RESULT_FORMAT = "ciess-ray result 1"
+#: What of a configuration does not make two searches different.
+NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources", "looser_budgets")
 
 _OWN_FILES = (
     RESULT_FILE,
@@ -63,6 +69,7 @@ _OWN_FILES = (
     TABLE_FILE,
     SCORER_FILE,
     INTERACTIONS_FILE,
+    TEST_FILE,
     *FIGURE_FILES,
 )
 
@@ -131,11 +138,7 @@ class ResultFolder:
             The last step of the search that was told.
         """
         file = self.path / PROGRESS_FILE
-        lines: list[dict[str, Any]] = []
-        for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-            # The last line of a search that was killed may be torn.
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
+        lines = read_progress(self.path)
         is_search = [line.get("phase") == "search" for line in lines]
         # What came before a search that never began is told again from the start.
         first = is_search.index(True) if any(is_search) else 0
@@ -165,30 +168,25 @@ class ResultFolder:
         }
         pq.write_table(pa.table(columns), self.path / CANDIDATES_FILE, compression="zstd")
 
-    def write_table(self, recommender: BaseRecommender, interactions: Interactions) -> None:
+    def write_table(self, recommender: BaseRecommender, interactions: Interactions, name: str) -> None:
         """The packed table and what scoring needs beside it.
 
         Args:
             recommender: Trained on ``interactions.train``.
             interactions: What it was trained on.
+            name: What the configuration calls the recommender.
         """
-        pack_recommender(recommender).save(self.path / TABLE_FILE)
-        # save_file would make a file that its owner alone can read.
-        scorer = {name: value.contiguous() for name, value in recommender.scorer_state().items()}
-        (self.path / SCORER_FILE).write_bytes(safetensors.torch.save(scorer, {"format": SCORER_FORMAT}))
-        train = interactions.train
-        np.savez_compressed(
-            self.path / INTERACTIONS_FILE,
-            indptr=train.indptr,
-            indices=train.indices,
-            shape=np.array(train.shape),
-        )
-        ids = _entity_columns(interactions)
-        pq.write_table(pa.table(ids), self.path / IDS_FILE, compression="zstd")
+        pack_recommender(recommender, name).save(self.path / TABLE_FILE)
+        state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
+        ScorerFile(name, options_of(recommender), state).write(self.path)
+        write_interactions(self.path / INTERACTIONS_FILE, interactions.train)
+        write_interactions(self.path / TEST_FILE, interactions.test)
+        ids = interactions.user_ids, interactions.item_ids
+        write_ids(self.path / IDS_FILE, *ids)
         sizes = recommender.sizes
         popularity = np.concatenate([interactions.user_popularity, interactions.item_popularity])
         columns = {
-            **ids,
+            **entity_columns(*ids),
             "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
             "popularity": pa.array(popularity),
         }
@@ -221,19 +219,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _entity_columns(interactions: Interactions) -> dict[str, pa.Array]:
-    """Kind and id of every row of the table; ids are text where users' or items' are."""
-    user_ids, item_ids = interactions.user_ids, interactions.item_ids
-    if user_ids.dtype == item_ids.dtype:
-        ids = pa.concat_arrays([pa.array(user_ids), pa.array(item_ids)])
-    else:
-        ids = pa.array([*map(str, user_ids.tolist()), *map(str, item_ids.tolist())])
-    kinds = pa.DictionaryArray.from_arrays(
-        np.repeat(np.array([0, 1], np.int8), [len(user_ids), len(item_ids)]), ["user", "item"]
-    )
-    return {"kind": kinds, "id": ids}
-
-
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """A finished search, read back from its folder.
@@ -264,7 +249,12 @@ class SearchResult:
                 f"{summary.get('phase')!r}); wait for it where it still runs, or go on with "
                 f"'ciess-ray search --resume {path}'."
             )
-        return cls(path, summary, PackedTable.load(path / TABLE_FILE), _read_interactions(path))
+        return cls(
+            path,
+            summary,
+            PackedTable.open(path / TABLE_FILE),
+            read_interactions_file(path / INTERACTIONS_FILE),
+        )
 
     def looser(self) -> list["SearchResult"]:
         """What the same search gave for looser budgets, tightest first."""
@@ -280,7 +270,7 @@ class SearchResult:
         Raises:
             ResultError: Its weights are missing or damaged, or another class is needed than was given.
         """
-        scorer, _ = read_safetensors(self.path / SCORER_FILE, SCORER_FORMAT)
+        scorer = ScorerFile.read(self.path)
         described = self.summary["config"]["recommender"]
         name = described["name"]
         needed = name.rpartition(":")[2] if ":" in name else None
@@ -291,7 +281,9 @@ class SearchResult:
                 f"recommender({needed or ''}) on the result"
                 + (", with the class that you import." if needed else ".")
             )
-        return unpack_recommender(self.table, self.train, own_class or name, described["options"], scorer)
+        return unpack_recommender(
+            self.table, self.train, own_class or name, described["options"], scorer.state
+        )
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The user's own ids of users and of items, by row.
@@ -299,15 +291,7 @@ class SearchResult:
         Raises:
             ResultError: Their file is missing or damaged.
         """
-        file = self.path / IDS_FILE
-        try:
-            ids = pq.read_table(file).column("id").to_numpy()
-        except FileNotFoundError:
-            raise ResultError(f"{file}: no such file; is {self.path} the folder of a search?") from None
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-        num_users = self.train.shape[0]
-        return ids[:num_users], ids[num_users:]
+        return read_ids(self.path, *self.train.shape)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -328,13 +312,18 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _read_interactions(path: Path) -> csr_array:
-    file = path / INTERACTIONS_FILE
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            indices, indptr, shape = arrays["indices"], arrays["indptr"], tuple(arrays["shape"].tolist())
-        return csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file; is {path} the folder of a finished search?") from None
-    except Exception as error:  # Of zipfile, zlib, struct, NumPy or SciPy, by where the damage is.
-        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
+    file = path / PROGRESS_FILE
+    lines: list[dict[str, Any]] = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        # The last line of a search that was killed may be torn.
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """What a reader calls the data of a configuration, of which these are the plain values."""
+    dataset = config["dataset"]
+    return str(dataset["sample"] or Path(dataset["path"]).name)

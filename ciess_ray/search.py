@@ -16,17 +16,18 @@ from typing import Any
 
 import ray
 
-from ciess_ray import figures
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
-from ciess_ray.finalists import EQUAL_SIZES, FULL_SIZE, SEARCH, measure, retrain, write_result
+from ciess_ray.figures import Course, draw_course, save_png
+from ciess_ray.finalists import measure, retrain, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.resources import check_resources, ray_session
-from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult, read_summary
+from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult, read_progress, read_summary
+from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
 from envs.data import Interactions, k_core, read_interactions, read_sample, split_interactions
@@ -228,8 +229,9 @@ def _search(
                 finalists = retrain(run, candidates, pretrained)
             with phase("test", 1 + 2 * len(budgets)):
                 rows, recommenders = measure(run, full, finalists)
-            cap_params = budgets[0].cap_params
-            figures.draw_search(folder.path / "search.png", candidates, full.mean_quality, cap_params)
+            steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]
+            course = Course(folder.path.name, steps, full.mean_quality)
+            save_png(draw_course([course]), folder.path / "search.png")
             summary |= {"status": "finished", "phase": "done", "num_steps": len(candidates)}
             summary |= {"seconds": journal.seconds}
             # The searched budget comes last, so that its folder is finished when all are.

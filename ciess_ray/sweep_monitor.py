@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Literal
 from ray import tune
 
 from ciess_ray.config import RunConfig
-from ciess_ray.finalists import SEARCH
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.result import PROGRESS_FILE, read_summary
+from ciess_ray.result_names import SEARCH, TRIAL_RESULT_FOLDER
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan
 from ciess_ray.sweep_results import RESULT_FILES
 from ciess_ray.tracking import MlflowRun, MlflowStore, flatten
-from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, RESULT_FOLDER, ROWS, STEP, definition_of, rows_of
+from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of, rows_of
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "resumed"]
@@ -237,7 +237,7 @@ class Monitor:
 
     def _local(self, name: str) -> Path:
         """The result of a trial on this machine; until the monitor is gone, because MLflow is told later."""
-        place = f"{name}/{RESULT_FOLDER}"
+        place = f"{name}/{TRIAL_RESULT_FOLDER}"
         if self._storage.is_local:
             return Path(self._storage.location) / place
         folder = Path(self._downloads.name) / name

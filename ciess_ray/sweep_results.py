@@ -2,8 +2,7 @@
 
 import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,20 +10,25 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from ciess_ray.finalists import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.result import versions
+from ciess_ray.figures import Point, draw_qualities, save_png
+from ciess_ray.result import NOT_SETTINGS, dataset_name, versions
+from ciess_ray.result_names import (
+    EQUAL_SIZES,
+    FULL_SIZE,
+    SEARCH,
+    SWEEP_FIGURE_FILE,
+    SWEEP_PREFIXES,
+    SWEEP_RESULTS_FORMAT,
+    SWEEP_ROWS_FILE,
+    SWEEP_SUMMARY_FILE,
+    TRIAL_RESULT_FOLDER,
+)
+from ciess_ray.spread import Spread
 from ciess_ray.storage import Storage
 
-RESULTS_FILE, SUMMARY_FILE, FIGURE_FILE = "results.parquet", "results.json", "pareto.png"
-RESULT_FILES = (RESULTS_FILE, SUMMARY_FILE, FIGURE_FILE)
-
-_METHODS = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
-#: What does not make two trials different.
-_NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources", "looser_budgets")
+RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,23 +63,6 @@ class Outcome:
         return next(row for row in self.summary["methods"] if row["name"] == method)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds; the latter None for a single one."""
-
-    mean: float
-    sd: float | None
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread":
-        """Of at least one value."""
-        known = list(values)
-        return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if self.sd is None else f"±{self.sd:.4f}")
-
-
 @dataclass(frozen=True, eq=False)
 class Group:
     """Finished trials that differ in the seed alone.
@@ -89,8 +76,7 @@ class Group:
         packed_bytes: Of the packed table, the largest.
         kept_ratio: Parameters as a share of the full table's, the largest.
         metrics: By method (``search``, ``equal``, ``full``) and metric: validation ``quality``, and Recall
-        and
-            NDCG on test.
+            and NDCG on test.
         is_on_front: Whether no other group of the same data and recommender is better on validation and
             no larger.
     """
@@ -158,12 +144,12 @@ class SweepResults:
             "num_failures": outcome.num_failures,
             "quality_in_search": outcome.quality_in_search,
             "error": outcome.error,
-            "folder": f"{self.location}/{outcome.name}/result",
+            "folder": f"{self.location}/{outcome.name}/{TRIAL_RESULT_FOLDER}",
         }
         if outcome.summary is None:
             return row
         row |= {f"{key}": value for key, value in outcome.summary["budget"].items() if key != "asked"}
-        for method, short in _METHODS.items():
+        for method, short in SWEEP_PREFIXES.items():
             own = outcome.row(method)
             row |= {f"{short}/{key}": own[key] for key in ("num_params", "packed_bytes", "kept_ratio")}
             row |= {f"{short}/validation/{key}": value for key, value in own["validation"].items()}
@@ -176,7 +162,7 @@ class SweepResults:
         by_settings: dict[str, list[Outcome]] = {}
         for outcome in self.outcomes:
             if outcome.summary is not None:
-                settings = {key: value for key, value in outcome.config.items() if key not in _NOT_SETTINGS}
+                settings = {key: value for key, value in outcome.config.items() if key not in NOT_SETTINGS}
                 by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(outcome)
         groups = [_group(own) for own in by_settings.values()]
         for group in groups:
@@ -198,50 +184,36 @@ class SweepResults:
         """Leave ``results.parquet``, ``results.json`` and ``pareto.png`` in the sweep's folder."""
         statuses = [outcome.status for outcome in self.outcomes]
         summary = {
-            "format": "ciess-ray sweep results 1",
+            "format": SWEEP_RESULTS_FORMAT,
             "versions": versions(),
             "seconds": self.seconds,
             "num_trials": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
             "groups": [group.to_values() for group in self.groups()],
         }
         with TemporaryDirectory(prefix="ciess-ray-") as folder:
-            pq.write_table(self.to_table(), Path(folder) / RESULTS_FILE, compression="zstd")
+            pq.write_table(self.to_table(), Path(folder) / SWEEP_ROWS_FILE, compression="zstd")
             text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-            (Path(folder) / SUMMARY_FILE).write_text(text, encoding="utf-8")
-            self.draw(Path(folder) / FIGURE_FILE)
+            (Path(folder) / SWEEP_SUMMARY_FILE).write_text(text, encoding="utf-8")
+            self.draw(Path(folder) / SWEEP_FIGURE_FILE)
             storage.upload(Path(folder), ".")
 
     def draw(self, path: Path) -> None:
-        """NDCG on test against bytes, for each recommender: the search, equal sizes, full size."""
-        by_recommender: dict[str, list[Group]] = {}
+        """NDCG on test against bytes, for each recommender and data set: search, equal sizes, full size."""
+        panels: dict[str, list[Point]] = {}
         for group in self.groups():
-            by_recommender.setdefault(f"{group.recommender} on {group.dataset}", []).append(group)
-        figure = Figure(figsize=(5.2 * max(len(by_recommender), 1), 3.8), layout="constrained")
-        FigureCanvasAgg(figure)
-        all_axes = figure.subplots(1, max(len(by_recommender), 1), squeeze=False, sharey=True)[0]
-        for axes, (name, groups) in zip(all_axes, by_recommender.items(), strict=False):
-            for method, label, style in (("search", "search", "o"), ("equal", "equal sizes", "s")):
-                _scatter(axes, groups, method, label, style)
-            front = [group for group in groups if group.is_on_front]
-            axes.plot(
-                [group.packed_bytes for group in front],
-                [group.metrics["search"]["ndcg@20"].mean for group in front],
-                color="C0",
-                linewidth=1,
-                label="front, by validation",
-            )
-            full = statistics.mean(group.metrics["full"]["ndcg@20"].mean for group in groups)
-            axes.axhline(full, color="grey", linewidth=1, label="full size")
-            axes.set_xscale("log")
-            there = sorted({group.packed_bytes for group in groups})
-            axes.set_xticks(there, [f"{num_bytes / 1e3:,.0f}" for num_bytes in there])
-            axes.minorticks_off()
-            axes.set_title(name)
-            axes.set_xlabel("packed table, kB")
-        all_axes[0].set_ylabel("NDCG@20 on test")
-        if by_recommender:
-            all_axes[-1].legend()
-        figure.savefig(path, dpi=120)
+            own = panels.setdefault(f"{group.recommender} on {group.dataset}", [])
+            own += [
+                Point(
+                    method, group.packed_bytes, group.metrics[SWEEP_PREFIXES[method]]["ndcg@20"], is_on_front
+                )
+                for method, is_on_front in ((SEARCH, group.is_on_front), (EQUAL_SIZES, False))
+            ]
+        for outcome in self.outcomes:
+            if outcome.summary is not None:
+                own = panels[f"{outcome.config['recommender']['name']} on {dataset_name(outcome.config)}"]
+                full = outcome.row(FULL_SIZE)
+                own.append(Point(FULL_SIZE, full["packed_bytes"], Spread(full["test"]["ndcg@20"], None)))
+        save_png(draw_qualities(panels, "NDCG@20 on test"), path)
 
     def to_rich(self) -> Table:
         """What people read: a row a group."""
@@ -280,7 +252,7 @@ class SweepResults:
 def _group(outcomes: Sequence[Outcome]) -> Group:
     first = outcomes[0]
     metrics = {}
-    for method, short in _METHODS.items():
+    for method, short in SWEEP_PREFIXES.items():
         rows = [outcome.row(method) for outcome in outcomes]
         metrics[short] = {"quality": Spread.of(row["validation"]["quality"] for row in rows)} | {
             name: Spread.of(row["test"][name] for row in rows) for name in rows[0]["test"]
@@ -312,12 +284,6 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def dataset_name(config: Mapping[str, Any]) -> str:
-    """What tables call the data of a run, given the plain values of its configuration."""
-    dataset = config["dataset"]
-    return str(dataset["sample"] or Path(dataset["path"]).name)
-
-
 def column_of(values: list[Any]) -> pa.Array:
     """A column of values that may be None; text where values are of several kinds, or lists and sections."""
     kinds = {type(value) for value in values if value is not None}
@@ -328,19 +294,4 @@ def column_of(values: list[Any]) -> pa.Array:
         return pa.array(numbers, pa.float64()) if kinds == {int, float} else pa.array(numbers)
     return pa.array(
         [None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values], pa.string()
-    )
-
-
-def _scatter(axes: Any, groups: Sequence[Group], method: str, label: str, style: str) -> None:
-    spreads = [group.metrics[method]["ndcg@20"] for group in groups]
-    is_search = method == "search"
-    axes.errorbar(
-        [group.packed_bytes for group in groups],
-        [spread.mean for spread in spreads],
-        [spread.sd or 0.0 for spread in spreads],
-        fmt=style,
-        color="C0" if is_search else "C1",
-        markerfacecolor=None if is_search else "none",
-        capsize=3,
-        label=label,
     )

@@ -17,15 +17,14 @@ from ciess_ray.config import RunConfig
 from ciess_ray.journal import Progress
 from ciess_ray.kept_files import SharedKeeper
 from ciess_ray.result import PROGRESS_FILE, RESULT_FILE
-from ciess_ray.search import SEARCH, resume, search
+from ciess_ray.result_names import SEARCH, SWEEP_FILE, TRIAL_RESULT_FOLDER
+from ciess_ray.search import resume, search
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, parse_sweep
 from ciess_ray.trial_claims import num_threads, within_claims
 
 #: Keys of what a trial reports.
 OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows", "is_finished"
-RESULT_FOLDER = "result"
-SWEEP_FILE = "sweep.json"
 #: In a trial's folder, what it differs in.
 TRIAL_FILE = "trial.json"
 
@@ -45,7 +44,7 @@ def run_trial(config: Mapping[str, Any], location: str, claims_actor: str) -> No
     plan = read_plan(storage)
     context = tune.get_context()
     name = context.get_trial_name()
-    place = f"{name}/{RESULT_FOLDER}"
+    place = f"{name}/{TRIAL_RESULT_FOLDER}"
     summary = read_summary_of(storage, name)
     if summary is None:
         # On this node's own disk, whatever the storage is.
@@ -98,7 +97,7 @@ def read_plan(storage: Storage) -> SweepPlan:
 
 def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
     """What a trial that is finished says of its result; None for one that is not."""
-    content = storage.read(f"{trial}/{RESULT_FOLDER}/{RESULT_FILE}")
+    content = storage.read(f"{trial}/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}")
     summary: dict[str, Any] | None = None if content is None else json.loads(content)
     return summary if summary is not None and summary["status"] == "finished" else None
 
@@ -117,7 +116,7 @@ def rows_of(progress: str) -> list[dict[str, Any]]:
 def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resources: Any) -> RunConfig:
     values = within_claims(plan.parse(fields), list(resources.bundles))
     values |= {
-        "output": str(work / RESULT_FOLDER),
+        "output": str(work / TRIAL_RESULT_FOLDER),
         # Other trials on this node find it there too.
         "cache": str(work.parent / "cache"),
         # The sweep's driver records all trials.

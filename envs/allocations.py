@@ -8,27 +8,42 @@ from numpy.typing import NDArray
 from envs.budget import EmbeddingSizes
 
 
-def random_table_sizes(
+def draw_policy(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random policy that looks at popularity only, as three numbers for :func:`table_sizes`.
+
+    Level and power are uniform in [0, 1]; the slope, in [-1, 1], is as likely to favour the popular as the
+    others.
+    """
+    level, power = rng.random(), rng.random()
+    favours_popular = rng.random() < 0.5
+    slope = rng.random()
+    return np.array([level, power, slope if favours_popular else -slope])
+
+
+def table_sizes(
+    policy: NDArray[np.float64],
     popularity: NDArray[np.integer] | NDArray[np.floating],
     rng: np.random.Generator,
     min_embedding_size: int,
     max_embedding_size: int,
     target_ratio: float | None = None,
+    spread: float = 8.0,
 ) -> NDArray[np.float64]:
-    """Sizes from a random policy that looks at popularity only: what a warm-up step tries.
+    """Sizes that a policy gives users, or items, by their popularity.
 
-    size = level * (1 + slope * shape), plus a little noise an entity. The level is log-uniform in
-    [d_min, d_max], or within a factor of eight of ``target_ratio * d_max``. The shape is a power of the
-    popularity's rank, centred, so that with a power near 8 only the most popular tenth stands out; the slope
-    is as likely to favour the popular as the others, and at its extreme leaves the disfavoured nothing.
-    Called for users and for items apart, it shows the critics very different splits between the two.
+    size = level * (1 + slope * shape), plus a little noise an entity. The shape is a power of the
+    popularity's rank, centred, so that with a power near 8 only the most popular tenth stands out; a slope of
+    1 or -1 leaves the disfavoured nothing.
 
     Args:
+        policy: Level from 0 to 1, the logarithm between d_min and d_max, or within a factor of ``spread`` of
+            ``target_ratio * d_max``; power from 0 to 1, the logarithm between 1 and 8; slope from -1 to 1.
         popularity: Any measure of it that orders the entities, shape (n,).
-        rng: The generator drawn from.
+        rng: Draws the noise.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         target_ratio: Kept ratio aimed at, if any.
+        spread: How far from it levels reach.
 
     Returns:
         Shape (n,), within the bounds.
@@ -36,18 +51,17 @@ def random_table_sizes(
     low, high = float(min_embedding_size), float(max_embedding_size)
     if target_ratio is not None:
         aim = target_ratio * max_embedding_size
-        low, high = np.clip(aim / 8.0, low, high), np.clip(aim * 8.0, low, high)
-    level = np.exp(rng.uniform(np.log(low), np.log(high)))
-    power = np.exp(rng.uniform(0.0, np.log(8.0)))
-    favours_popular = rng.random() < 0.5
-    slope = rng.random()
+        low, high = np.clip(aim / spread, low, high), np.clip(aim * spread, low, high)
+    level = np.exp(np.log(low) + (np.log(high) - np.log(low)) * policy[0])
+    power = np.exp(np.log(8.0) * policy[1])
+    slope = policy[2]
     # Entities of one popularity share one rank.
     _, inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
     rank = ((np.cumsum(counts) - counts / 2.0) / popularity.shape[0])[inverse]
     shape = rank**power
     shape = shape - shape.mean()
-    extreme = max(-float(shape.min()) if favours_popular else float(shape.max()), 1e-12)
-    sizes = level * (1.0 + (slope if favours_popular else -slope) / extreme * shape)
+    extreme = max(-float(shape.min()) if slope > 0 else float(shape.max()), 1e-12)
+    sizes = level * (1.0 + slope / extreme * shape)
     sizes = sizes * np.exp(rng.normal(0.0, 0.1, popularity.shape[0]))
     bounded: NDArray[np.float64] = np.clip(sizes, min_embedding_size, max_embedding_size)
     return bounded
@@ -83,7 +97,7 @@ def allocation_sampler(
         ratio = float(np.exp(rng.uniform(low, high)))
         cap = max(int(ratio * num_rows * max_embedding_size), num_rows * min_embedding_size)
         user, item = (
-            random_table_sizes(popularity, rng, *bounds, target_ratio=ratio)
+            table_sizes(draw_policy(rng), popularity, rng, *bounds, target_ratio=ratio)
             for popularity in (user_popularity, item_popularity)
         )
         return EmbeddingSizes.from_proposal(

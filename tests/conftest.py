@@ -3,10 +3,15 @@ import logging
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from envs.data import generate_interactions, split_interactions
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

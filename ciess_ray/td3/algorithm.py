@@ -1,6 +1,7 @@
 """TD3 on RLlib's new API stack, acting on whole embedding tables."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import build_exploration
 from ciess_ray.table_step import KINDS, TableRollout, TableStep
 from ciess_ray.td3.evaluation import evaluate_greedily, rollouts_of
-from ciess_ray.td3.learner import TD3TorchLearner
+from ciess_ray.td3.learner import TD3TorchLearner, learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
 from ciess_ray.td3.rules import rules
@@ -88,8 +89,8 @@ class TD3Config(AlgorithmConfig):
 
     Exploration:
         exploration_spec: See :func:`ciess_ray.exploration.build_exploration`.
-        num_warmup_steps: Table steps, over all env runners, with random table-level policies instead of the
-            actors: :func:`envs.allocations.random_table_sizes`. None in the paper.
+        num_warmup_steps: Table steps, over all env runners, with policies of a whole table instead of the
+            actors, at first random, then near the best: :class:`ciess_ray.warmup.WarmUp`. None in the paper.
 
     Memory:
         memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.
@@ -364,7 +365,9 @@ class TD3(Algorithm):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_table_steps}
         batch_size = self.config.train_batch_size_per_learner
         sample_batch: Any = SampleBatch
-        for _ in range(self.config.updates_per_step if len(self.replay_buffer) else 0):
+        num_iterations = math.ceil(self.num_table_steps / max(self.config.num_env_runners, 1))
+        is_learning = len(self.replay_buffer) and learns_after(self.config, num_iterations)
+        for _ in range(self.config.updates_per_step if is_learning else 0):
             drawn = self.replay_buffer.sample(batch_size, self.memory_weight)
             batch = MultiAgentBatch(
                 {

@@ -22,11 +22,25 @@ _NOISE_STREAM = 2
 _STATE_KEY = "num_updates"
 
 
+#: Iterations at the end of the warm-up that have updates. Earlier ones would learn from a table or two, and
+#: cost several times what their step does.
+_NUM_LEARNING_ITERATIONS = 32
+
+
 def num_warmup_updates(config: Any) -> int:
     """Updates that fall into the warm-up, in which critics learn and actors stand still."""
-    num_iterations = math.ceil(config.num_warmup_steps / max(config.num_env_runners, 1))
-    num_updates: int = num_iterations * config.updates_per_step
+    num_updates: int = min(_num_warmup_iterations(config), _NUM_LEARNING_ITERATIONS) * config.updates_per_step
     return num_updates
+
+
+def learns_after(config: Any, num_iterations: int) -> bool:
+    """Whether the updates of an iteration take place, the so many-th, from 1."""
+    return num_iterations > _num_warmup_iterations(config) - _NUM_LEARNING_ITERATIONS
+
+
+def _num_warmup_iterations(config: Any) -> int:
+    num_runners: int = max(config.num_env_runners, 1)
+    return math.ceil(int(config.num_warmup_steps) / num_runners)
 
 
 class TD3TorchLearner(TorchLearner):

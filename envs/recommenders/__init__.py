@@ -30,6 +30,7 @@ __all__ = [
     "build_recommender",
     "check_recommender",
     "find_recommender",
+    "options_of",
     "own_source",
     "resolve_device",
 ]
@@ -145,6 +146,16 @@ def build_recommender(
     options = options or {}
     found = check_recommender(recommender, options)
     return found(train, sizes, generator=generator, device=device, **options)
+
+
+def options_of(recommender: BaseRecommender) -> dict[str, Any]:
+    """Every option of a recommender as it was made, by name.
+
+    One that the recommender does not keep under its name is left out.
+    """
+    names = inspect.signature(type(recommender)).parameters.keys() - set(GIVEN)
+    values = {name: getattr(recommender, name, None) for name in sorted(names)}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
 def own_source(name: str) -> str | None:

@@ -1,3 +1,5 @@
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pyarrow as pa
@@ -62,6 +64,67 @@ def finished(workplace, make_config):
     config = make_config(workplace / "finished")
     news = []
     return config, search(config, on_progress=news.append), news
+
+
+@pytest.fixture(scope="session")
+def make_result(make_interactions, tmp_path_factory):
+    """Makes the folder of a finished search without a search, of a recommender that was trained a little."""
+    import dataclasses
+
+    from ciess_ray.config_file import parse_config
+    from ciess_ray.result import ResultFolder
+    from envs.budget import EmbeddingSizes
+    from envs.recommenders import RECOMMENDERS, build_recommender
+    from envs.recommenders.training import Trainer, TrainingSettings
+
+    def make(name, ids=None, options=None, num_batches=40, num_users=60, num_items=40):
+        interactions = make_interactions(num_users, num_items)
+        if ids is not None:
+            user_ids, item_ids = ids
+            interactions = dataclasses.replace(interactions, user_ids=user_ids, item_ids=item_ids)
+        rng = np.random.default_rng(0)
+        sizes = EmbeddingSizes(
+            *(rng.integers(1, most, n) for most, n in ((8, num_users), (6, num_items))),
+            max_embedding_size=16,
+            num_tables=RECOMMENDERS[name].num_tables,
+        )
+        generator = torch.Generator().manual_seed(0)
+        recommender = build_recommender(
+            name, interactions.train, sizes, generator=generator, options=options or {}
+        )
+        Trainer(recommender, interactions.train, TrainingSettings(batch_size=128), rng).train(num_batches)
+        folder = ResultFolder(tmp_path_factory.mktemp(name))
+        folder.write_table(recommender.eval(), interactions, name)
+        recommending = {"name": name, "max_embedding_size": 16, "options": options or {}}
+        config = parse_config({"dataset": {"path": "log.parquet"}, "recommender": recommending})
+        summary = {"status": "finished", "phase": "done", "looser_budgets": {}}
+        folder.write_result(summary | {"config": config.model_dump(mode="json")})
+        return folder.path, recommender, interactions
+
+    return make
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
+    from rich.console import Console
+
+    from ciess_ray import cli, data_cli, serving_cli
+
+    for module in (cli, data_cli, serving_cli):
+        monkeypatch.setattr(module, "console", Console(width=200))
+    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

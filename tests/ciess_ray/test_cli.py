@@ -7,28 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from ciess_ray import cli
 from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line as ``main`` does; gives exit status, output and complaints."""
-    monkeypatch.setattr(cli, "console", Console(width=200))
-    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-        return status, *capsys.readouterr()
-
-    return call
+def run(run_cli):
+    return run_cli
 
 
 @pytest.fixture
@@ -96,7 +82,7 @@ class TestMistakes:
         def interrupt(*args):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "load_config", interrupt)
+        monkeypatch.setattr("ciess_ray.config_file.load_config", interrupt)
         status, _, err = run("search", config_file)
         assert status == 130 and err.startswith("interrupted")
 
@@ -194,6 +180,10 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     num_bytes = (output / "table.safetensors").stat().st_size
     assert any(line.startswith(f"bytes: table.safetensors {num_bytes:,}; beside it") for line in lines)
     assert f"result: {output}" in lines and "mlflow" not in out
+    assert f"look at it: ciess-ray report {output}" in lines
+
+    status, out, err = run("report", output, "--output", tmp_path / "report.html")
+    assert status == 0 and "8 figures" in out, err
 
     status, out, err = run(*arguments)
     assert status == 2 and "replace it with --overwrite" in err

@@ -198,6 +198,17 @@ def test_warmup_acts_on_popularity_with_users_and_items_apart(make_runner):
     assert not any(r.step.is_warmup for r in make_runner(num_warmup_steps=3).sample(explore=False))
 
 
+def test_the_warmup_goes_on_where_it_was(make_runner):
+    settings = {"num_warmup_steps": 20, "target_ratio": 0.1}
+    whole, first, second = (make_runner(**settings) for _ in range(3))
+    expected = whole.sample(num_timesteps=20)
+    first.sample(num_timesteps=12)
+    second.set_progress(first.get_progress())
+    for rollout, other in zip(second.sample(num_timesteps=8), expected[12:], strict=True):
+        for kind in KINDS:
+            np.testing.assert_array_equal(rollout.step.proposed_sizes[kind], other.step.proposed_sizes[kind])
+
+
 def test_memory_weight_changes_the_reward_and_not_the_transition(make_runner):
     first, second = make_runner(), make_runner(memory_weight=0.4)
     second.module.set_state(first.module.get_state())

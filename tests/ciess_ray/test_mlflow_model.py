@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import shutil
@@ -12,10 +11,8 @@ import torch
 
 from ciess_ray.config_file import parse_config
 from ciess_ray.mlflow_model import can_model, save_model
-from ciess_ray.result import ResultFolder, SearchResult
+from ciess_ray.result import SearchResult
 from ciess_ray.tracking import MlflowStore
-from envs.budget import EmbeddingSizes
-from envs.recommenders import RECOMMENDERS
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -24,33 +21,11 @@ NUM_USERS, NUM_ITEMS = 60, 40
 
 
 @pytest.fixture(scope="module", params=["text", "numbers"])
-def folder(request, make_interactions, tmp_path_factory):
+def folder(request, make_result):
     """The files of a finished search, without the search."""
-    interactions = make_interactions(NUM_USERS, NUM_ITEMS)
-    if request.param == "text":
-        ids = {
-            "user_ids": np.array([f"u{i}" for i in range(NUM_USERS)]),
-            "item_ids": np.array([f"i{i}" for i in range(NUM_ITEMS)]),
-        }
-        interactions = dataclasses.replace(interactions, **ids)
-    path = tmp_path_factory.mktemp("result")
-    config = parse_config({"dataset": {"path": "log.parquet"}, "recommender": {"max_embedding_size": 8}})
-    rng = np.random.default_rng(0)
-    sizes = EmbeddingSizes.equal(NUM_USERS, NUM_ITEMS, 300, 1, 8, rng)
-    recommender = RECOMMENDERS["lightgcn"](
-        interactions.train, sizes, generator=torch.Generator().manual_seed(0)
-    )
-    result = ResultFolder(path)
-    result.write_table(recommender, interactions)
+    text = [np.array([f"{kind}{i}" for i in range(n)]) for kind, n in (("u", NUM_USERS), ("i", NUM_ITEMS))]
+    path, _, _ = make_result("lightgcn", text if request.param == "text" else None)
     (path / "sizes.png").write_bytes(b"no part of a model")
-    result.write_result(
-        {
-            "status": "finished",
-            "phase": "done",
-            "config": config.model_dump(mode="json"),
-            "looser_budgets": {},
-        }
-    )
     return path
 
 

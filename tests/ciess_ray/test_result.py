@@ -28,6 +28,7 @@ OWN_FILES = {
     "table.safetensors",
     "scorer.safetensors",
     "interactions.npz",
+    "test.npz",
     "sizes.png",
     "search.png",
 }

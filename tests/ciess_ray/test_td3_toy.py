@@ -204,6 +204,16 @@ def test_actors_stand_still_during_the_warmup_while_critics_learn(make_algo):
                 assert not np.array_equal(value, learned[kind][name]), name
 
 
+def test_a_long_warmup_has_updates_at_its_end_alone(make_algo, monkeypatch):
+    monkeypatch.setattr("ciess_ray.td3.learner._NUM_LEARNING_ITERATIONS", 2)
+    algo = make_algo(num_warmup_steps=4, updates_per_step=3)
+    numbers = []
+    for _ in range(6):
+        algo.train()
+        numbers.append(algo.num_updates)
+    assert numbers == [0, 0, 3, 6, 9, 12]
+
+
 def test_remote_runners_step_copies_of_their_own(make_algo):
     algo = make_algo(num_env_runners=2, target_ratio=0.1)
     for _ in range(2):

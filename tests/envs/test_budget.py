@@ -145,7 +145,7 @@ class TestCap:
         user, item = rng(seed).uniform(1, 8, num_users), rng(seed).uniform(1, 8, num_items)
         sizes = EmbeddingSizes.from_proposal(user, item, cap, 1, d_max, rng(seed), num_tables=num_tables)
         table = np.ones((num_rows, num_tables * sizes.width), np.float32)
-        assert len(PackedTable.pack(table, sizes).to_bytes()) <= sizes.packed_bytes <= amount
+        assert PackedTable.pack(table, sizes).num_bytes <= sizes.packed_bytes <= amount
 
 
 class TestEmbeddingSizes:

@@ -1,0 +1,317 @@
+"""A packed table as others read it: smaller values, propagated rows, Parquet, TorchRec's tables, ONNX.
+
+Every export reads the packed table once and refuses one with values that are no numbers.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ciess_ray.packed import PackedTable
+from ciess_ray.packed_embedding import unpack_recommender
+from ciess_ray.packed_values import VALUE_TYPES
+from ciess_ray.scorers import DotProductScorer, LightGCNScorer, build_scorer
+from ciess_ray.serving_files import (
+    IDS_FILE,
+    INTERACTIONS_FILE,
+    SCORER_FILE,
+    TABLE_FILE,
+    TEST_FILE,
+    ScorerFile,
+    entity_columns,
+    read_ids,
+    read_interactions_file,
+)
+from envs.budget import EmbeddingSizes
+from envs.errors import ConfigError, ResultError, UnknownNameError
+from envs.recommenders import RECOMMENDERS
+from envs.recommenders.evaluation import evaluate
+
+#: Recommenders that score by the inner product of rows which their graph computes.
+PROPAGATING = ("lightgcn", "ngcf")
+TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
+_SERVING_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
+#: TorchRec's kernels want rows of a multiple of four.
+_SMALLEST_BUCKET = 4
+_ROWS_AT_ONCE = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A form of a table, and what it costs.
+
+    Attributes:
+        name: What a reader calls it.
+        files: Bytes of its files by name.
+        ndcg: N@20 on the test interactions, where it was measured.
+    """
+
+    name: str
+    files: dict[str, int]
+    ndcg: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: File or folder.
+        before: What the search left.
+        after: What was written.
+        notes: What was not measured, and why.
+    """
+
+    path: Path
+    before: Form
+    after: Form
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The folder that is exported, its values verified."""
+
+    folder: Path
+    table: PackedTable
+    scorer: ScorerFile
+
+    @classmethod
+    def open(cls, folder: Path) -> "_Source":
+        table = PackedTable.open(folder / TABLE_FILE)
+        try:
+            table.verify()
+        except ResultError as error:
+            raise error.within(str(folder / TABLE_FILE)) from error
+        return cls(folder, table, ScorerFile.read(folder))
+
+    @property
+    def ids(self) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        return read_ids(self.folder, self.table.num_users, self.table.num_rows - self.table.num_users)
+
+
+def export(
+    folder: Path,
+    destination: Path,
+    *,
+    format: str = "packed",
+    dtype: str = "float32",
+    propagated: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the table of a finished search in another form.
+
+    Args:
+        folder: Of the search, or of an earlier export of the format ``packed``.
+        destination: A folder for ``packed`` and ``torchrec``, a file for ``parquet`` and ``onnx``.
+        format: A key of :data:`FORMATS`.
+        dtype: Type of the values of ``packed``.
+        propagated: Whether to store rows as the graph propagates them, so that scoring is a product; for the
+            recommenders in :data:`PROPAGATING`.
+        overwrite: Whether what an earlier export wrote there may be replaced.
+
+    Raises:
+        UnknownNameError: There is no such format or type.
+        ConfigError: The options do not fit the format or the recommender.
+        ResultError: The folder is no finished search's, is damaged, or the destination is taken.
+    """
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, FORMATS)
+    if dtype not in VALUE_TYPES:
+        raise UnknownNameError("type of value", dtype, VALUE_TYPES)
+    if format != "packed" and (dtype != "float32" or propagated):
+        raise ConfigError(f"dtype and propagated are of the format packed, not of {format}: leave them out.")
+    if destination.resolve() == folder.resolve():
+        raise ConfigError(f"{destination}: is what is exported; name another place.")
+    if destination.exists() and not overwrite:
+        raise ResultError(f"{destination}: exists; name another place, or replace it with --overwrite.")
+    source = _Source.open(folder)
+    return FORMATS[format](source, destination, dtype, propagated)
+
+
+def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
+    table, scorer = source.table, source.scorer
+    if propagated:
+        table, scorer = _propagate(source)
+    if dtype != table.dtype:
+        table = table.astype(dtype)
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (INTERACTIONS_FILE, IDS_FILE):
+        shutil.copyfile(source.folder / name, destination / name)
+    scorer.write(destination)
+    table.save(destination / TABLE_FILE)
+    notes: list[str] = []
+    before = _form(source.folder, source.table.dtype, _SERVING_FILES)
+    after = _form(destination, f"{dtype}, propagated" if propagated else dtype, _SERVING_FILES)
+    reason = _why_not_measured(source)
+    if reason:
+        notes.append(f"N@20 was not measured: {reason}")
+    else:
+        before = Form(before.name, before.files, _ndcg(source, source.table, source.scorer))
+        after = Form(after.name, after.files, _ndcg(source, table, scorer))
+    return Exported(destination, before, after, notes)
+
+
+def _propagate(source: _Source) -> tuple[PackedTable, ScorerFile]:
+    """The representations of a recommender that propagates, as the table of one that does not."""
+    name = source.scorer.recommender
+    if name not in PROPAGATING:
+        raise ConfigError(
+            f"propagated: the rows of {name} are not propagated over a graph; this is for "
+            f"{' and '.join(PROPAGATING)}."
+        )
+    graph = read_interactions_file(source.folder / INTERACTIONS_FILE)
+    built = build_scorer(source.table, graph, source.scorer)
+    dot = built.propagated if isinstance(built, LightGCNScorer) else built
+    assert isinstance(dot, DotProductScorer)
+    rows = np.concatenate([dot.of_users(np.arange(graph.shape[0])), dot.item])
+    num_users, num_items = graph.shape
+    sizes = EmbeddingSizes.full(num_users, num_items, rows.shape[1])
+    return PackedTable.of(rows.ravel(), sizes, recommender="mf"), ScorerFile("mf", {}, {}, origin=name)
+
+
+def _why_not_measured(source: _Source) -> str | None:
+    if source.scorer.recommender not in RECOMMENDERS:
+        return f"{source.scorer.recommender} is a recommender of your own"
+    if not (source.folder / TEST_FILE).exists():
+        return f"there is no {TEST_FILE} in {source.folder}"
+    return None
+
+
+def _ndcg(source: _Source, table: PackedTable, scorer: ScorerFile) -> float:
+    """N@20 on the test interactions."""
+    seen = read_interactions_file(source.folder / INTERACTIONS_FILE)
+    test = read_interactions_file(source.folder / TEST_FILE)
+    recommender = unpack_recommender(table, seen, scorer.recommender, scorer.options, scorer.state)
+    return evaluate(recommender, seen, test, (20,)).summary()["ndcg@20"]
+
+
+def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
+    """One row an entity: kind, id, embedding size, and its values as a list."""
+    table = source.table
+    columns = entity_columns(*source.ids)
+    values, ends = table.decoded(), np.cumsum(table.row_sizes, dtype=np.int64) * table.num_tables
+    schema = pa.schema(
+        [
+            *(pa.field(name, column.type) for name, column in columns.items()),
+            pa.field("embedding_size", pa.int32()),
+            pa.field("vector", pa.list_(pa.float32())),
+        ]
+    )
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for first in range(0, table.num_rows, _ROWS_AT_ONCE):
+                part = slice(first, first + _ROWS_AT_ONCE)
+                start = int(ends[first - 1]) if first else 0
+                offsets = np.concatenate([[start], ends[part]]) - start
+                vectors = pa.ListArray.from_arrays(
+                    pa.array(offsets, pa.int32()), pa.array(values[start : start + int(offsets[-1])])
+                )
+                sizes = pa.array(table.row_sizes[part].astype(np.int32))
+                writer.write_table(
+                    pa.table([*(column[part] for column in columns.values()), sizes, vectors], schema=schema)
+                )
+
+    return _written(source, destination, "parquet", write)
+
+
+def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
+    """Rows of like size as dense tables, with the configuration that TorchRec's collections take.
+
+    A row goes into the table of the next power of two, at least four; a recommender of several tables has
+    so many sets of them. ``rows.parquet`` says where every entity is.
+    """
+    table = source.table
+    buckets = np.maximum(2 ** np.ceil(np.log2(table.row_sizes)).astype(np.int64), _SMALLEST_BUCKET)
+    is_item = np.arange(table.num_rows) >= table.num_users
+    places = np.empty(table.num_rows, np.int64)
+    names = np.empty(table.num_rows, object)
+    weights: dict[str, NDArray[np.float32]] = {}
+    configs = []
+    for kind, of_kind in (("user", ~is_item), ("item", is_item)):
+        for bucket in np.unique(buckets[of_kind]).tolist():
+            rows = np.flatnonzero(of_kind & (buckets == bucket))
+            names[rows], places[rows] = f"{kind}_{bucket}", np.arange(len(rows))
+            values = table.rows(rows, bucket).reshape(len(rows), table.num_tables, bucket)
+            for number in range(table.num_tables):
+                suffix = f"_{number}" if table.num_tables > 1 else ""
+                name = f"{kind}{suffix}_{bucket}"
+                weights[f"embedding_bags.{name}.weight"] = np.ascontiguousarray(values[:, number])
+                configs.append(
+                    {
+                        "name": name,
+                        "num_embeddings": len(rows),
+                        "embedding_dim": bucket,
+                        "feature_names": [name],
+                        "data_type": "FP32",
+                    }
+                )
+    destination.mkdir(parents=True, exist_ok=True)
+    described = {
+        "format": "ciess-ray torchrec tables 1",
+        "recommender": source.scorer.origin or source.scorer.recommender,
+        "num_tables": table.num_tables,
+        "tables": configs,
+    }
+    (destination / TORCHREC_FILES[0]).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    located = entity_columns(*source.ids) | {
+        "embedding_size": pa.array(table.row_sizes.astype(np.int32)),
+        "table": pa.array(names.tolist()).dictionary_encode(),
+        "row": pa.array(places),
+    }
+    pq.write_table(pa.table(located), destination / TORCHREC_FILES[1], compression="zstd")
+    (destination / TORCHREC_FILES[2]).write_bytes(
+        safetensors.numpy.save(weights, {"format": "ciess-ray torchrec tables 1"})
+    )
+    before = _form(source.folder, source.table.dtype, (TABLE_FILE,))
+    return Exported(destination, before, _form(destination, "torchrec", TORCHREC_FILES))
+
+
+def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
+    """A graph from user rows to the scores of all items."""
+    from ciess_ray.onnx_scorer import onnx_model
+
+    if source.scorer.recommender not in RECOMMENDERS:
+        raise ConfigError(
+            f"onnx: {source.scorer.recommender} is a recommender of your own; torch.onnx.export takes it."
+        )
+    graph = read_interactions_file(source.folder / INTERACTIONS_FILE)
+    model = onnx_model(build_scorer(source.table, graph, source.scorer), graph.shape[0])
+    return _written(source, destination, "onnx", lambda path: path.write_bytes(model))
+
+
+def _written(source: _Source, destination: Path, name: str, write: Callable[[Path], object]) -> Exported:
+    """One file, whole or not at all."""
+    if destination.is_dir():
+        raise ConfigError(f"{destination}: is a folder; name a file.")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(f".{destination.name}.partial")
+    try:
+        write(temporary)
+        temporary.replace(destination)
+    finally:
+        temporary.unlink(missing_ok=True)
+    files = {destination.name: destination.stat().st_size}
+    return Exported(destination, _form(source.folder, source.table.dtype, (TABLE_FILE,)), Form(name, files))
+
+
+def _form(folder: Path, name: str, files: tuple[str, ...]) -> Form:
+    return Form(name, {file: (folder / file).stat().st_size for file in files})
+
+
+#: What an export can be; each function is told all options.
+FORMATS: dict[str, Callable[[_Source, Path, str, bool], Exported]] = {
+    "packed": _to_packed,
+    "parquet": _to_parquet,
+    "torchrec": _to_torchrec,
+    "onnx": _to_onnx,
+}

@@ -1,0 +1,30 @@
+"""Every figure of searches, sweeps and reports, drawn from plain arrays without Ray and MLflow."""
+
+from ciess_ray.figures.course import (
+    Course,
+    Retrained,
+    draw_course,
+    draw_memory_course,
+    draw_retrained,
+    draw_seconds,
+)
+from ciess_ray.figures.quality import Point, draw_qualities, draw_quality
+from ciess_ray.figures.sizes import draw_deciles, draw_sizes
+from ciess_ray.figures.style import format_bytes, save_png, to_svg
+
+__all__ = [
+    "Course",
+    "Point",
+    "Retrained",
+    "draw_course",
+    "draw_deciles",
+    "draw_memory_course",
+    "draw_qualities",
+    "draw_quality",
+    "draw_retrained",
+    "draw_seconds",
+    "draw_sizes",
+    "format_bytes",
+    "save_png",
+    "to_svg",
+]

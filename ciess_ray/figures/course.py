@@ -1,0 +1,304 @@
+"""How searches went: their steps, what was retrained, and where the time went."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ciess_ray import metric_keys
+from ciess_ray.figures.style import (
+    HATCHES,
+    INK,
+    MUTED,
+    PAPER,
+    legend_below,
+    new_figure,
+    plain,
+    series_style,
+    styled,
+)
+
+_RATIOS = {
+    metric_keys.KEPT_RATIO: "executed",
+    metric_keys.PROPOSED_RATIO: "asked for, exploring",
+    metric_keys.GREEDY_RATIO: "actors alone",
+}
+_NUM_SMOOTHED = 10
+_HEIGHT_INCHES = 4.6
+_DOTS = (0, (2, 2))
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps of one search.
+
+    Attributes:
+        label: Its name.
+        steps: Lines of ``progress.jsonl`` of the phase ``search``.
+        full_quality: Validation quality of the full table; None where it is not known.
+        cap_ratio: The budget as a share of the full table; None where it is not known.
+    """
+
+    label: str
+    steps: Sequence[Mapping[str, Any]]
+    full_quality: float | None
+    cap_ratio: float | None = None
+
+    def values(self, key: str, note: str | None = None) -> tuple[list[float], list[float]]:
+        """Steps, and what they say under a key; of one note alone where that is given."""
+        told = [
+            (float(step["step"]), float(step[key]))
+            for step in self.steps
+            if key in step and (note is None or step.get("note", "") == note)
+        ]
+        return [step for step, _ in told], [value for _, value in told]
+
+    @property
+    def num_warmup(self) -> int:
+        """The last step of the warm-up."""
+        return max((int(step["step"]) for step in self.steps if step.get("note") == "warm-up"), default=0)
+
+
+@styled
+def draw_course(courses: Sequence[Course]) -> Figure:
+    """Validation quality, step by step.
+
+    Of one search every step is a point; of several each is a line, the mean of ten steps.
+    """
+    figure = new_figure(_HEIGHT_INCHES)
+    axes = figure.subplots()
+    is_share = all(course.full_quality for course in courses)
+    for position, course in enumerate(courses):
+        scale = 100 / course.full_quality if is_share and course.full_quality else 1.0
+        _draw_steps(axes, course, scale, series_style(position), is_line=len(courses) > 1)
+    if is_share:
+        axes.axhline(100, color=MUTED, linewidth=1.1, linestyle=_DOTS, label="full size, fully trained")
+    _mark_warmup(courses, axes, with_name=True)
+    axes.set_title("validation quality, % of full size" if is_share else "validation quality")
+    axes.set_xlabel("step of the search")
+    legend_below(figure, axes)
+    return figure
+
+
+@styled
+def draw_memory_course(courses: Sequence[Course]) -> Figure:
+    """Kept ratio, λ and what the random walk gained, step by step.
+
+    Of one search what was asked for is drawn beside what was executed.
+    """
+    is_single = len(courses) == 1
+    figure = new_figure(_HEIGHT_INCHES)
+    kept, weight, gain = figure.subplots(3, 1, sharex=True, height_ratios=(1.6, 1, 1))
+    lowest = 100.0
+    for position, course in enumerate(courses):
+        line = series_style(position) | {"marker": "", "linewidth": 1.5}
+        for number, (key, name) in enumerate(_RATIOS.items() if is_single else [*_RATIOS.items()][:1]):
+            steps, ratios = course.values(key)
+            own = line | (series_style(number) | {"marker": ""} if is_single else {})
+            kept.plot(steps, 100 * np.array(ratios), label=name if is_single else plain(course.label), **own)
+            lowest = min([lowest, *(100 * ratio for ratio in ratios)])
+        for axes, key in ((weight, metric_keys.MEMORY_WEIGHT), (gain, metric_keys.WALK_GAIN)):
+            axes.plot(*course.values(key), **line)
+    for number, cap in enumerate(sorted({course.cap_ratio for course in courses if course.cap_ratio})):
+        label = "budget" if number == 0 else None
+        kept.axhline(100 * cap, color=MUTED, linewidth=1.1, linestyle=_DOTS, label=label)
+        lowest = min(lowest, 100 * cap)
+    kept.set_yscale("log")
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick >= lowest / 2]
+    kept.set_yticks(ticks[-1 :: -(1 + len(ticks) // 7)], minor=False)
+    kept.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    kept.minorticks_off()
+    for axes in (kept, weight, gain):
+        _mark_warmup(courses, axes, with_name=axes is kept)
+    kept.set_title("kept, % of the full table")
+    weight.set_title("λ")
+    gain.set_title("gain of the random walk")
+    gain.set_xlabel("step of the search")
+    legend_below(figure, kept, 2)
+    return figure
+
+
+def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], *, is_line: bool) -> None:
+    colour = style["color"]
+    steps, values = course.values(metric_keys.QUALITY)
+    if is_line:
+        smooth = _smoothed(values)
+        axes.plot(steps, scale * smooth, label=plain(course.label), linewidth=1.5, **(style | {"marker": ""}))
+        greedy, greedy_values = course.values(metric_keys.QUALITY, "greedy")
+        axes.plot(greedy, scale * np.array(greedy_values), "^", color=colour, markersize=5)
+        return
+    looks: dict[str, dict[str, Any]] = {
+        "warm-up": {"marker": "o", "markerfacecolor": PAPER, "color": MUTED},
+        "": {"marker": "o", "color": colour},
+        "greedy": {"marker": "^", "color": series_style(1)["color"], "markersize": 7},
+    }
+    names = {"warm-up": "warm-up", "": "with exploration", "greedy": "greedy"}
+    for note, look in looks.items():
+        own_steps, own = course.values(metric_keys.QUALITY, note)
+        if own:
+            drawn = {"markersize": 4.5, "linestyle": ""} | look
+            axes.plot(own_steps, scale * np.array(own), label=names[note], **drawn)
+    axes.plot(
+        steps, scale * _smoothed(values), color=INK, linewidth=1.4, label=f"mean of {_NUM_SMOOTHED} steps"
+    )
+
+
+def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
+    """A band behind the warm-up, where all had the same."""
+    warmups = {course.num_warmup for course in courses}
+    if len(warmups) == 1 and (end := warmups.pop()):
+        axes.axvspan(0.5, end + 0.5, color=MUTED, alpha=0.10, linewidth=0, zorder=0)
+        if with_name:
+            place = {"xy": (0.5, 1.0), "xycoords": ("data", "axes fraction")}
+            axes.annotate(
+                "warm-up",
+                xytext=(4, -4),
+                textcoords="offset points",
+                va="top",
+                color=MUTED,
+                fontsize=8.5,
+                **place,
+            )
+
+
+def _smoothed(values: Sequence[float]) -> Any:
+    """Mean of each value and those before it, as many as there are up to ten."""
+    sums = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - _NUM_SMOOTHED, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What one search trained to convergence.
+
+    Attributes:
+        label: Its name.
+        candidates: For each its step, its quality in the search, and that once trained.
+        equal_quality: Of equal sizes, trained alike; None where it is not known.
+    """
+
+    label: str
+    candidates: Sequence[tuple[int, float, float]]
+    equal_quality: float | None
+
+
+@styled
+def draw_retrained(searches: Sequence[Retrained]) -> Figure:
+    """Validation quality once trained against that in the search; the best of each search is ringed."""
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    for position, own in enumerate(searches):
+        style = series_style(position)
+        before = [seen for _, seen, _ in own.candidates]
+        after = [trained for *_, trained in own.candidates]
+        label = "candidates" if len(searches) == 1 else plain(own.label)
+        axes.plot(
+            before,
+            after,
+            color=style["color"],
+            marker=style["marker"],
+            linestyle="",
+            markersize=8,
+            label=label,
+        )
+        if own.equal_quality is not None:
+            axes.axhline(
+                own.equal_quality,
+                color=style["color"] if len(searches) > 1 else MUTED,
+                linewidth=1.2,
+                linestyle=_DOTS,
+            )
+        for step, seen, trained in own.candidates:
+            if len(searches) == 1:
+                axes.annotate(
+                    f"step {step + 1}",
+                    (seen, trained),
+                    (7, 5),
+                    textcoords="offset points",
+                    fontsize=8.5,
+                    color=MUTED,
+                )
+            if trained == max(after):
+                axes.plot(
+                    [seen],
+                    [trained],
+                    "o",
+                    markersize=15,
+                    markerfacecolor="none",
+                    color=INK,
+                    markeredgewidth=1.1,
+                    label="best on validation" if position == 0 else None,
+                )
+    if any(own.equal_quality is not None for own in searches):
+        axes.plot([], [], color=MUTED, linewidth=1.2, linestyle=_DOTS, label="equal sizes, trained")
+    axes.margins(0.18)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_xlabel("quality in the search")
+    axes.set_ylabel("validation quality once trained")
+    legend_below(figure, axes)
+    return figure
+
+
+@styled
+def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
+    """Seconds by phase: a bar a phase of one search, or a bar a search."""
+    phases = list(dict.fromkeys(phase for _, seconds in searches for phase in seconds))
+    if len(searches) == 1:
+        return _draw_phases(searches[0][1])
+    figure = new_figure(1.4 + 0.36 * len(searches))
+    axes = figure.subplots()
+    rows = range(len(searches))
+    lefts = np.zeros(len(searches))
+    for position, phase in enumerate(phases):
+        widths = np.array([seconds.get(phase, 0.0) for _, seconds in searches])
+        axes.barh(
+            rows,
+            widths,
+            left=lefts,
+            height=0.62,
+            color=series_style(position)["color"],
+            hatch=HATCHES[position % len(HATCHES)],
+            edgecolor=PAPER,
+            linewidth=0.8,
+            label=phase,
+        )
+        lefts += widths
+    axes.set_yticks(rows, [plain(label) for label, _ in searches])
+    _bars(axes)
+    legend_below(figure, axes)
+    return figure
+
+
+def _draw_phases(seconds: Mapping[str, float]) -> Figure:
+    figure = new_figure(0.9 + 0.36 * len(seconds))
+    axes = figure.subplots()
+    total = sum(seconds.values()) or 1.0
+    rows = range(len(seconds))
+    axes.barh(rows, list(seconds.values()), height=0.62, color=series_style(0)["color"])
+    for row, value in zip(rows, seconds.values(), strict=True):
+        axes.annotate(
+            f"{value:,.3g} s, {value / total:.0%}" if value < 100 else f"{value:,.0f} s, {value / total:.0%}",
+            (value, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
+    axes.set_yticks(rows, list(map(plain, seconds)))
+    axes.margins(x=0.25)
+    _bars(axes)
+    return figure
+
+
+def _bars(axes: Any) -> None:
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)

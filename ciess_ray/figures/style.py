@@ -1,0 +1,201 @@
+"""How all figures look, and how they are saved.
+
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart; every
+series has a marker and a line style of its own beside. Figures are narrow, with parts below one another, so
+that a phone shows their text at a size that can be read.
+"""
+
+import functools
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+WIDTH_INCHES = 4.8
+INK, MUTED, GRID, PAPER = "#1d2733", "#5d6975", "#e3e7ec", "#ffffff"
+BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)
+_SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, INK)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+#: What lines are measured against.
+REFERENCES = (
+    "full size",
+    "none beats it on validation",
+    "full size, fully trained",
+    "budget",
+    "equal sizes, trained",
+    "best on validation",
+)
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "++")
+
+#: What an inline SVG takes from the page's style sheet, which knows light and dark.
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    BLUE: "--blue",
+    VERMILLION: "--vermillion",
+    GREEN: "--green",
+    PURPLE: "--purple",
+    SKY: "--sky",
+    ORANGE: "--orange",
+}
+_STYLE: Any = {
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "hatch.linewidth": 0.6,
+    "figure.facecolor": "none",
+}
+_SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "ciess-ray", "savefig.dpi": 130}
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_MAX_LABEL = 44
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Draw in the style of all figures."""
+
+    @functools.wraps(draw)
+    def draw_styled(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context(_STYLE):
+            return draw(*arguments, **options)
+
+    return draw_styled
+
+
+def new_figure(height_inches: float, num_wide: int = 1) -> Figure:
+    """An empty figure that no window shows, as wide as so many of the usual ones."""
+    figure = Figure(figsize=(WIDTH_INCHES * num_wide, height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def series_style(position: int) -> dict[str, Any]:
+    """Colour, marker and line of a series; the three differ in their periods."""
+    return {
+        "color": _SERIES_COLOURS[position % len(_SERIES_COLOURS)],
+        "marker": _MARKERS[position % len(_MARKERS)],
+        "linestyle": _LINES[position % len(_LINES)],
+    }
+
+
+def plain(text: str) -> str:
+    """A label that says what it says: a name from a file is no formula, no markup, and shown at any rate."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    if len(shown) > _MAX_LABEL:
+        shown = f"{shown[: _MAX_LABEL - 1]}…"
+    shown = shown.replace("$", r"\$")
+    # What begins with an underscore is left out of a legend.
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def legend_below(figure: Figure, axes: Any, num_columns: int = 3) -> None:
+    """The legend of some axes under the figure, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    # Names of lines first, what they are measured against last.
+    order = sorted(range(len(labels)), key=lambda place: labels[place] in REFERENCES)
+    handles, labels = [handles[place] for place in order], [labels[place] for place in order]
+    if handles:
+        longest = max(map(len, labels))
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(num_columns if longest < 20 else 2 if longest < 30 else 1, len(labels)),
+            handlelength=2.6,
+            columnspacing=1.4,
+        )
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Three digits and a unit: ``259 kB``."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        # What would be rounded to 1,000 of a unit is 1 of the next.
+        if num_bytes >= 0.9995 * limit:
+            scaled = num_bytes / limit
+            return f"{scaled:.{0 if scaled >= 99.5 else 1 if scaled >= 9.95 else 2}f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """On white, for slides and README files."""
+    with matplotlib.rc_context(_STYLE), _all_letters():
+        figure.savefig(path, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> str:
+    """An SVG element to stand in a page.
+
+    Args:
+        figure: What is drawn.
+        name: Begins every id in it, so that no two figures of a page share one.
+        alt: What it shows, for those who do not see it.
+    """
+    stream = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, **_SVG}), _all_letters():
+        figure.savefig(stream, format="svg", transparent=True, metadata=_NO_METADATA)
+    # Where its parts lie holds for whatever else it is saved as.
+    figure.set_layout_engine("none")
+    text = stream.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    label = html.escape(alt, quote=True)
+    # Text between tags comes from files and is left as it is.
+    return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name, label), text)
+
+
+def _tag(tag: str, name: str, label: str) -> str:
+    if tag.startswith("<svg"):
+        tag = re.sub(r' (?:width|height|version|xmlns(?::xlink)?)="[^"]*"', "", tag)
+        return f'{tag[:-1]} role="img" aria-label="{label}">'
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r'(url\(|href=")#', rf"\1#{name}-", tag).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var({variable})")
+    return tag
+
+
+@contextmanager
+def _all_letters() -> Iterator[None]:
+    """A letter that the font lacks is drawn as a box, which is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        yield

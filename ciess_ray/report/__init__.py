@@ -1,0 +1,74 @@
+"""One page on searches, sweeps and comparisons, out of their folders alone; without Ray and MLflow."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ciess_ray.figures import save_png, to_svg
+from ciess_ray.report.drawings import draw_all
+from ciess_ray.report.groups import group_cells, verdicts
+from ciess_ray.report.material import read_material
+from ciess_ray.report.page import Picture, render
+from envs.errors import ResultError
+
+__all__ = ["Report", "write_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: The HTML file.
+        figures: The PNG files beside it.
+        figures_folder: Where these lie.
+        num_cells: Methods, budgets and seeds that it tells of, failed ones too.
+        headline: What the first table costs, in plain words; empty where nothing is finished.
+    """
+
+    page: Path
+    figures: tuple[Path, ...]
+    figures_folder: Path
+    num_cells: int
+    headline: str
+
+
+def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Report:
+    """Tell of folders in one HTML page, with its figures as PNG files in a folder beside it.
+
+    The page needs nothing else and no network. The same folders give the same bytes.
+
+    Args:
+        folders: Of searches, sweeps and comparisons, in any mixture.
+        output: The page; its figures go to ``<stem>_figures/``.
+        overwrite: Whether a page that is there may be replaced.
+
+    Raises:
+        ResultError: A folder is none of these or damaged, or the page is there already.
+    """
+    folder = output.with_name(f"{output.stem}_figures")
+    if output.is_dir() or (folder.exists() and not folder.is_dir()):
+        raise ResultError(f"{output}: cannot be written; name an HTML file.")
+    if output.exists() and not overwrite:
+        raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
+    material = read_material(folders)
+    groups = group_cells(material.cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, written = [], []
+    for number, drawing in enumerate(draw_all(groups, material.searches), 1):
+        file = folder / f"{number:02}-{drawing.name}.png"
+        svg = to_svg(drawing.figure, drawing.name, drawing.alt)
+        save_png(drawing.figure, file)
+        pictures.append(Picture(drawing, svg, quote(f"{folder.name}/{file.name}")))
+        written.append(file)
+    # A former report may have had more figures.
+    for file in sorted(folder.glob("[0-9][0-9]-*.png")):
+        if file not in written:
+            file.unlink()
+    temporary = output.with_name(f".{output.name}.partial")
+    temporary.write_text(render(material, groups, pictures), encoding="utf-8")
+    os.replace(temporary, output)
+    found = verdicts(groups)
+    return Report(output, tuple(written), folder, len(material.cells), found[0].sentence if found else "")

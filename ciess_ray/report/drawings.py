@@ -1,0 +1,213 @@
+"""Which figures a report has, with what they say in words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from ciess_ray.figures import (
+    Course,
+    Point,
+    Retrained,
+    draw_course,
+    draw_deciles,
+    draw_memory_course,
+    draw_quality,
+    draw_retrained,
+    draw_seconds,
+    draw_sizes,
+    format_bytes,
+)
+from ciess_ray.report.groups import Group
+from ciess_ray.report.material import Search
+from ciess_ray.result_names import FULL_SIZE, SEARCH
+from ciess_ray.table_step import KINDS
+
+#: Of more searches than these the figures of single searches would be too many, and lines alike.
+MAX_SEARCHES = 6
+_MAX_BARS = 40
+_MAX_SERIES = 12
+_METRICS = {"recall@20": "Recall@20 on test", "ndcg@20": "NDCG@20 on test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        section: Where it stands.
+        name: Of its file, and of its ids in the page.
+        caption: Below it.
+        alt: What it shows, for those who do not see it.
+        figure: What is drawn.
+    """
+
+    section: str
+    name: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def chosen_searches(searches: Sequence[Search]) -> list[Search]:
+    """Those whose figures are shown: of many, the best on validation of each data, recommender, budget."""
+    if len(searches) <= MAX_SEARCHES:
+        return list(searches)
+    best: dict[tuple[str, str, str], Search] = {}
+    for search in searches:
+        config = search.summary["config"]
+        key = (str(config["dataset"]), config["recommender"]["name"], search.summary["budget"]["asked"])
+        if key not in best or (search.quality or -1.0) > (best[key].quality or -1.0):
+            best[key] = search
+    return list(best.values())[:MAX_SEARCHES]
+
+
+def draw_all(groups: Sequence[Group], searches: Sequence[Search]) -> Iterator[Drawing]:
+    """Every figure that there is material for, one after the other.
+
+    Args:
+        groups: Means over seeds.
+        searches: All; of many, some are chosen where each would get figures of its own.
+    """
+    yield from _qualities(groups)
+    chosen = chosen_searches(searches)
+    yield from _sizes([search for search in chosen if search.entities])
+    yield from _courses(chosen)
+    yield from _retrained(chosen)
+    timed = [search for search in searches if search.summary.get("seconds")][:_MAX_BARS]
+    if timed:
+        told = "; ".join(
+            f"{search.label}: "
+            + ", ".join(f"{phase} {value:.0f} s" for phase, value in search.summary["seconds"].items())
+            for search in timed
+        )
+        yield Drawing(
+            "took",
+            "seconds",
+            "Seconds of each phase, as the search's own process saw them pass.",
+            f"Bars of seconds by phase. {told}.",
+            draw_seconds([(search.label, search.summary["seconds"]) for search in timed]),
+        )
+
+
+def _qualities(groups: Sequence[Group]) -> Iterator[Drawing]:
+    places = dict.fromkeys((group.cell.dataset, group.cell.recommender) for group in groups)
+    for number, (dataset, recommender) in enumerate(places):
+        own = [
+            group
+            for group in groups
+            if (group.cell.dataset, group.cell.recommender) == (dataset, recommender) and group.packed_bytes
+        ]
+        # Beyond so many lines a reader tells none from another.
+        is_told_apart = len({group.series for group in own}) <= _MAX_SERIES
+        for metric, label in _METRICS.items():
+            points = [
+                Point(
+                    group.series if is_told_apart and group.method != FULL_SIZE else group.method,
+                    group.packed_bytes or 0.0,
+                    group.test[metric],
+                )
+                for group in own
+                if metric in group.test
+            ]
+            if not points:
+                continue
+            where = f"{recommender} on {dataset}"
+            told = "; ".join(
+                f"{point.series} {point.value} at {format_bytes(point.packed_bytes)}" for point in points
+            )
+            has_bars = any(point.value.sd is not None for point in points)
+            yield Drawing(
+                "quality",
+                f"quality-{metric.replace('@', '-')}-{number + 1}",
+                f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
+                + (" Bars are standard deviations over seeds." if has_bars else ""),
+                f"{label} against packed bytes for {where}: {told}.",
+                draw_quality(points, label, where),
+            )
+
+
+def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
+    tables = []
+    for number, search in enumerate(searches):
+        sizes = {kind: own.sizes for kind, own in search.entities.items()}
+        popularity = {kind: own.popularity for kind, own in search.entities.items()}
+        tables.append((search.label, sizes, popularity))
+        means = ", ".join(f"{kind}s {sizes[kind].mean():.1f}" for kind in KINDS)
+        yield Drawing(
+            "sizes",
+            f"sizes-{number + 1}",
+            f"{search.label}: every user and every item of the packed table, and the mean by popularity. "
+            "Both axes are logarithmic.",
+            f"Embedding size against training interactions of {search.label}; mean sizes: {means}.",
+            draw_sizes(sizes, popularity, search.label if len(searches) > 1 else ""),
+        )
+    if tables:
+        yield Drawing(
+            "sizes",
+            "deciles",
+            "Mean embedding size in each tenth of popularity. Level lines mean that the policy does not look "
+            "at popularity.",
+            "Lines of mean embedding size by tenth of popularity, for users and for items, of "
+            f"{', '.join(label for label, *_ in tables)}.",
+            draw_deciles(tables),
+        )
+
+
+def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
+    courses = []
+    for search in searches:
+        steps = [line for line in search.progress if line.get("phase") == "search"]
+        if steps:
+            courses.append(Course(search.label, steps, search.full_quality, search.cap_ratio))
+    if not courses:
+        return
+    told = "; ".join(f"{course.label}: {len(course.steps)} steps" for course in courses)
+    is_single = len(courses) == 1
+    yield Drawing(
+        "course",
+        "course",
+        "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at random, "
+        "then near the best; triangles are greedy steps, which the actors take alone."
+        if is_single
+        else "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone.",
+        f"Validation quality by step of the search. {told}.",
+        draw_course(courses),
+    )
+    yield Drawing(
+        "course",
+        "course-memory",
+        "What was kept, λ, and how much better the critic thinks the best size of a walk than its start."
+        + (
+            " Executed sizes keep to the budget; λ brings to it what the actors ask for." if is_single else ""
+        ),
+        f"Kept ratio, λ and walk gain by step of the search. {told}.",
+        draw_memory_course(courses),
+    )
+
+
+def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
+    found = []
+    for search in searches:
+        rows = search.summary.get("retrained", ())
+        candidates = [
+            (row["step"], row["quality_in_search"], row["quality"])
+            for row in rows
+            if row["name"] == SEARCH and row["quality_in_search"] is not None
+        ]
+        if candidates:
+            equal = next((row["quality"] for row in rows if row["name"] != SEARCH), None)
+            found.append(Retrained(search.label, candidates, equal))
+    if found:
+        told = "; ".join(
+            f"{own.label}, step {step + 1}: {seen:.4f} in the search, {trained:.4f} once trained"
+            for own in found
+            for step, seen, trained in own.candidates
+        )
+        yield Drawing(
+            "retrained",
+            "retrained",
+            "What the search thought of its best tables, and what they came to once trained to convergence.",
+            f"Points of validation quality. {told}.",
+            draw_retrained(found),
+        )

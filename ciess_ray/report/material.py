@@ -1,0 +1,280 @@
+"""What a report is made of: the folders of searches, sweeps and comparisons, read into plain values."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ciess_ray import metric_keys
+from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
+from ciess_ray.result import RESULT_FILE, SIZES_FILE, read_progress, read_summary
+from ciess_ray.result_names import (
+    COMPARISON_FILE,
+    COMPARISON_FORMAT,
+    COMPARISON_ROWS_FILE,
+    FULL_SIZE,
+    SEARCH,
+    SWEEP_FILE,
+    SWEEP_RESULTS_FORMAT,
+    SWEEP_ROWS_FILE,
+    SWEEP_SUMMARY_FILE,
+    TRIAL_RESULT_FOLDER,
+)
+from ciess_ray.table_step import KINDS
+from envs.errors import ResultError
+
+
+@dataclass(frozen=True, eq=False)
+class Entities:
+    """Users or items of a packed table: what each got.
+
+    Attributes:
+        ids: As the user's own data names them, shape (n,).
+        sizes: Embedding sizes, shape (n,).
+        popularity: Training interactions, shape (n,).
+    """
+
+    ids: NDArray[Any]
+    sizes: NDArray[Any]
+    popularity: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One search's folder.
+
+    Attributes:
+        label: Its name in the report.
+        summary: What ``result.json`` says.
+        progress: The lines of ``progress.jsonl``.
+        entities: By kind; empty where no table was packed.
+    """
+
+    label: str
+    summary: Mapping[str, Any]
+    progress: Sequence[Mapping[str, Any]]
+    entities: Mapping[str, Entities]
+
+    def row(self, method: str) -> Mapping[str, Any] | None:
+        """What was measured of a method; None before it was."""
+        return next((row for row in self.summary.get("methods", ()) if row["name"] == method), None)
+
+    @property
+    def quality(self) -> float | None:
+        """Of the packed table on validation."""
+        row = self.row(SEARCH)
+        return None if row is None else row["validation"]["quality"]
+
+    @property
+    def full_quality(self) -> float | None:
+        """Of the full table on validation; of a search under way, as far as it was trained."""
+        row = self.row(FULL_SIZE)
+        if row is not None:
+            return float(row["validation"]["quality"])
+        fits = [line for line in self.progress if line.get("phase") == "full-size fit"]
+        return max((line[metric_keys.QUALITY] for line in fits if metric_keys.QUALITY in line), default=None)
+
+    @property
+    def cap_ratio(self) -> float | None:
+        """Its budget as a share of the full table."""
+        row = self.row(FULL_SIZE)
+        return None if row is None else self.summary["budget"]["cap_params"] / row["num_params"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that was given.
+
+    Attributes:
+        name: Its last part.
+        kind: ``search``, ``sweep`` or ``comparison``.
+    """
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class About:
+    """How something came about.
+
+    Attributes:
+        label: What it is called.
+        config: Plain values of its configuration.
+        versions: Of what its figures depend on.
+    """
+
+    label: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All that a report tells of.
+
+    Attributes:
+        sources: The folders.
+        cells: All that was measured, and what failed.
+        searches: All searches whose folders were found.
+        about: How they came about.
+    """
+
+    sources: Sequence[Source]
+    cells: Sequence[Cell]
+    searches: Sequence[Search]
+    about: Sequence[About]
+
+
+def read_material(folders: Sequence[Path]) -> Material:
+    """Read folders of searches, sweeps and comparisons.
+
+    Raises:
+        ResultError: One is none of these, or a file of it is damaged.
+    """
+    if not folders:
+        raise ResultError("no folder is named; name that of a search, a sweep or a comparison.")
+    sources, cells, about = [], [], []
+    given: list[Search] = []
+    found: list[Search] = []
+    for folder in dict.fromkeys(folders):
+        kind, name = kind_of(folder), folder.resolve().name
+        sources.append(Source(name, kind))
+        if kind == "search":
+            given += _read_family(folder, name)
+        elif kind == "sweep":
+            its_cells, its_searches = _read_sweep(folder)
+            cells += its_cells
+            found += its_searches
+        else:
+            comparison = _read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT)
+            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE))
+            found += _read_below(folder)
+            about.append(About(name, comparison.get("config") or {}, comparison.get("versions") or {}))
+    searches = _named_apart([*given, *found])
+    own = search_cells([(search.label, search.summary) for search in searches[: len(given)]])
+    about += [
+        About(search.label, search.summary["config"], search.summary.get("versions", {}))
+        for search in searches
+    ]
+    return Material(sources, without_repeats([*own, *cells]), searches, about)
+
+
+def kind_of(folder: Path) -> str:
+    """``search``, ``sweep`` or ``comparison``, by the files in it.
+
+    Raises:
+        ResultError: It is none of these.
+    """
+    if not folder.is_dir():
+        # A path drops the second slash of a URI.
+        hint = " Copy it to this machine first." if ":/" in str(folder) else ""
+        raise ResultError(f"{folder}: no such folder.{hint}")
+    for name, kind in (
+        (COMPARISON_FILE, "comparison"),
+        (SWEEP_SUMMARY_FILE, "sweep"),
+        (SWEEP_FILE, "sweep"),
+        (RESULT_FILE, "search"),
+    ):
+        if (folder / name).is_file():
+            return kind
+    within = sorted(file.parent.name for file in folder.glob(f"*/{RESULT_FILE}"))
+    hint = f" Searches lie in its folders {', '.join(within[:5])}: name these." if within else ""
+    raise ResultError(
+        f"{folder}: neither a search, a sweep nor a comparison: it holds no {RESULT_FILE}, no "
+        f"{SWEEP_SUMMARY_FILE} and no {COMPARISON_FILE}.{hint}"
+    )
+
+
+def _read_family(folder: Path, label: str) -> list[Search]:
+    """A search, and what it gave for looser budgets."""
+    search = _read_search(folder, label)
+    looser = (search.summary.get("looser_budgets") or {}).values()
+    return [search] + [
+        _read_search(folder / name, f"{label}/{name}")
+        for name in looser
+        if (folder / name / RESULT_FILE).is_file()
+    ]
+
+
+def _read_below(folder: Path) -> list[Search]:
+    """Searches that a comparison has kept in folders of their own."""
+    files = sorted(folder.glob(f"*/{RESULT_FILE}")) + sorted(folder.glob(f"*/*/{RESULT_FILE}"))
+    return [_read_search(file.parent, file.parent.relative_to(folder).as_posix()) for file in files]
+
+
+def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
+    """All trials; of a sweep under way, what those that are finished have left."""
+    if not (folder / SWEEP_SUMMARY_FILE).is_file():
+        files = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}"))
+        if not files:
+            raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
+        searches = [_read_search(file.parent, file.parts[-3]) for file in files]
+        return search_cells([(search.label, search.summary) for search in searches]), searches
+    _read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
+    rows = _read_rows(folder / SWEEP_ROWS_FILE)
+    trials = [Path(str(row["trial"])).name for row in rows]
+    searches = [
+        _read_search(folder / trial / TRIAL_RESULT_FOLDER, trial)
+        for trial in trials
+        if (folder / trial / TRIAL_RESULT_FOLDER / RESULT_FILE).is_file()
+    ]
+    return sweep_cells(rows), searches
+
+
+def _read_search(folder: Path, label: str) -> Search:
+    return Search(label, read_summary(folder), read_progress(folder), _read_entities(folder / SIZES_FILE))
+
+
+def _read_entities(file: Path) -> dict[str, Entities]:
+    if not file.exists():
+        return {}
+    try:
+        table = pq.read_table(file)
+        kinds, ids, sizes, popularity = (
+            table.column(name).to_numpy() for name in ("kind", "id", "embedding_size", "popularity")
+        )
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ResultError(f"{file}: damaged ({error}).") from error
+    chosen = {kind: np.asarray(kinds == kind) for kind in KINDS}
+    if not all(own.any() for own in chosen.values()):
+        return {}
+    return {kind: Entities(ids[own], sizes[own], popularity[own]) for kind, own in chosen.items()}
+
+
+def _named_apart(searches: Sequence[Search]) -> list[Search]:
+    """Each with a label that no other has."""
+    counts, numbers = Counter(search.label for search in searches), Counter[str]()
+    named = []
+    for search in searches:
+        numbers[search.label] += 1
+        label = f"{search.label} ({numbers[search.label]})" if counts[search.label] > 1 else search.label
+        named.append(replace(search, label=label))
+    return named
+
+
+def _read_json(file: Path, known: str) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultError(f"{file}: damaged ({error}).") from error
+    if not isinstance(values, dict) or values.get("format") != known:
+        raise ResultError(f"{file}: not of the format {known!r}.")
+    return values
+
+
+def _read_rows(file: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    except FileNotFoundError:
+        raise ResultError(f"{file}: no such file; {file.parent} is incomplete.") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ResultError(f"{file}: damaged ({error}).") from error
+    return rows

@@ -1,0 +1,63 @@
+"""What a search tries before its actors act: policies of a whole table, at random and then near the best.
+
+A policy says by popularity alone what users get and what items get: a level, a slope and a power each. The
+first are drawn at random, each further one near one of the best so far, as far as these lie apart (an
+evolution strategy with recombination left out; Beyer and Schwefel 2002). So the split between users and
+items, the first lever there is, is found in a hundred steps, and the replay buffer is filled near it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.table_step import KINDS
+from envs.allocations import draw_policy
+
+_NUM_ELITES = 8
+#: Share of the warm-up that is drawn at random, and how many steps that is at least.
+_RANDOM_SHARE, _LEAST_RANDOM = 0.25, 8
+#: Standard deviation of a step away from an elite: that of the elites, times this, and a little more.
+_SCALE, _LEAST_SCALE = 0.7, 0.02
+_LOW, _HIGH = np.array([0.0, 0.0, -1.0] * 2), np.array([1.0, 1.0, 1.0] * 2)
+
+
+class WarmUp:
+    """Proposes policies, and is told what became of them.
+
+    Args:
+        num_steps: Of the warm-up that this one takes.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_random = max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
+        self._policies: list[NDArray[np.float64]] = []
+        self._qualities: list[float] = []
+
+    def propose(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """A policy of users and one of items, as :func:`envs.allocations.table_sizes` takes them."""
+        if len(self._policies) < self._num_random:
+            return {kind: draw_policy(rng) for kind in KINDS}
+        best = np.argsort(-np.array(self._qualities), kind="stable")[:_NUM_ELITES]
+        elites = np.array(self._policies)[best]
+        width = _HIGH - _LOW
+        scale = _SCALE * elites.std(axis=0) + _LEAST_SCALE * width
+        proposed = elites[rng.integers(len(elites))] + scale * rng.standard_normal(len(width))
+        # Reflected at the bounds, where much of what is good lies.
+        proposed = _LOW + np.abs(proposed - _LOW)
+        proposed = np.clip(_HIGH - np.abs(_HIGH - proposed), _LOW, _HIGH)
+        return dict(zip(KINDS, np.split(proposed, len(KINDS)), strict=True))
+
+    def tell(self, policy: dict[str, NDArray[np.float64]], quality: float) -> None:
+        """The quality of the table that a policy gave."""
+        self._policies.append(np.concatenate([policy[kind] for kind in KINDS]))
+        self._qualities.append(quality)
+
+    def get_state(self) -> list[tuple[Any, float]]:
+        """What was tried and told."""
+        return list(zip(self._policies, self._qualities, strict=True))
+
+    def set_state(self, state: list[tuple[Any, float]]) -> None:
+        """Put back what :meth:`get_state` gave."""
+        self._policies = [policy for policy, _ in state]
+        self._qualities = [quality for _, quality in state]

@@ -1,0 +1,193 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors
+import torch
+
+from ciess_ray.export import FORMATS, export
+from ciess_ray.packed import PackedTable
+from ciess_ray.serving import ServedRecommender
+from ciess_ray.serving_files import SCORER_FILE, TABLE_FILE, TEST_FILE, ScorerFile
+from envs.errors import ConfigError, ResultError, UnknownNameError
+from envs.metrics import ranking_metrics
+from envs.recommenders import RECOMMENDERS
+
+NUM_USERS, NUM_ITEMS = 60, 40
+
+
+@pytest.fixture(scope="module", params=list(RECOMMENDERS))
+def made(request, make_result):
+    return make_result(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def scores(made):
+    _, recommender, _ = made
+    with torch.no_grad():
+        return recommender.score(recommender.encode(), torch.arange(NUM_USERS)).numpy()
+
+
+@pytest.fixture(scope="module")
+def lightgcn(make_result):
+    return make_result("lightgcn")[0]
+
+
+def scores_of(folder):
+    scorer = ServedRecommender.open(folder).scorer
+    return scorer.score(scorer.of_users(np.arange(NUM_USERS)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.005), ("bfloat16", 0.05), ("int8", 0.05)])
+def test_smaller_values_make_a_smaller_table_and_their_loss_is_told(
+    made, folder, scores, tmp_path, dtype, tolerance
+):
+    written = export(folder, tmp_path / "served", dtype=dtype)
+    table = PackedTable.open(tmp_path / "served" / TABLE_FILE)
+    assert table.dtype == dtype
+    assert written.after.files[TABLE_FILE] == table.num_bytes < written.before.files[TABLE_FILE]
+    assert np.abs(scores_of(tmp_path / "served") - scores).max() <= tolerance * np.abs(scores).max()
+    _, _, interactions = made
+    for form, path in ((written.before, folder), (written.after, tmp_path / "served")):
+        served = ServedRecommender.open(path)
+        ranked = served.recommend(served.user_ids, 20).items
+        found = ranking_metrics(ranked, interactions.test, (20,)).summary()["ndcg@20"]
+        assert form.ndcg == pytest.approx(found, rel=2e-3)  # ties of int8 fall differently
+
+
+def test_an_export_is_exported_again(folder, tmp_path):
+    export(folder, tmp_path / "half", dtype="float16")
+    written = export(tmp_path / "half", tmp_path / "whole")
+    assert written.notes == [f"N@20 was not measured: there is no {TEST_FILE} in {tmp_path / 'half'}"]
+    np.testing.assert_array_equal(scores_of(tmp_path / "half"), scores_of(tmp_path / "whole"))
+
+
+def test_propagated_rows_score_alike_without_a_graph(made, folder, scores, tmp_path):
+    _, _, interactions = made
+    name = ScorerFile.read(folder).recommender
+    if name not in ("lightgcn", "ngcf"):
+        with pytest.raises(ConfigError, match=f"the rows of {name} are not propagated"):
+            export(folder, tmp_path / "served", propagated=True)
+        assert not (tmp_path / "served").exists()
+        return
+    written = export(folder, tmp_path / "served", propagated=True)
+    np.testing.assert_allclose(
+        scores_of(tmp_path / "served"), scores, rtol=1e-5, atol=1e-5 * np.abs(scores).max()
+    )
+    assert written.after.ndcg == pytest.approx(written.before.ndcg)
+    served = ServedRecommender.open(tmp_path / "served")
+    assert served.recommender == name
+    assert served.recommend([served.user_ids[0]], 3).items.tolist() == (
+        ServedRecommender.open(folder).recommend([served.user_ids[0]], 3).items.tolist()
+    )
+    assert set(written.after.files) == set(written.before.files)
+
+
+def test_parquet_has_a_row_an_entity(made, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ciess_ray.export._ROWS_AT_ONCE", 32)
+    export(folder, tmp_path / "table.parquet", format="parquet")
+    rows = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    table = PackedTable.open(folder / TABLE_FILE)
+    assert [row["kind"] for row in rows] == ["user"] * NUM_USERS + ["item"] * NUM_ITEMS
+    _, _, interactions = made
+    assert [row["id"] for row in rows] == [*interactions.user_ids.tolist(), *interactions.item_ids.tolist()]
+    assert [row["embedding_size"] for row in rows] == table.row_sizes.tolist()
+    assert [number for row in rows for number in row["vector"]] == table.values.tolist()
+    assert all(len(row["vector"]) == table.num_tables * row["embedding_size"] for row in rows)
+
+
+def test_torchrec_tables_hold_rows_of_like_size(folder, tmp_path):
+    export(folder, tmp_path / "tables", format="torchrec")
+    described = json.loads((tmp_path / "tables" / "tables.json").read_text())
+    rows = pq.read_table(tmp_path / "tables" / "rows.parquet").to_pylist()
+    table = PackedTable.open(folder / TABLE_FILE)
+    whole = table.unpack(8).reshape(table.num_rows, table.num_tables, 8)
+    with safetensors.safe_open(tmp_path / "tables" / "embeddings.safetensors", framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for config in described["tables"]:
+        weight = weights.pop(f"embedding_bags.{config['name']}.weight")
+        assert weight.shape == (config["num_embeddings"], config["embedding_dim"])
+        assert config["embedding_dim"] in (4, 8) and config["data_type"] == "FP32"
+        weights[config["name"]] = weight
+    for position, row in enumerate(rows):
+        kind, dim = row["table"].split("_")
+        assert kind == row["kind"] and row["embedding_size"] <= int(dim) < 2 * max(row["embedding_size"], 4)
+        for number in range(table.num_tables):
+            name = f"{kind}_{number}_{dim}" if table.num_tables > 1 else row["table"]
+            expected = whole[position, number, : int(dim)]
+            np.testing.assert_array_equal(weights[name][row["row"]].numpy(), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_scores_alike(folder, scores, tmp_path):
+    import onnxruntime
+
+    export(folder, tmp_path / "scorer.onnx", format="onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "scorer.onnx", providers=["CPUExecutionProvider"])
+    users = np.array([5, 0, 59])
+    (found,) = session.run(["score"], {"user": users})
+    np.testing.assert_allclose(found, scores[users], rtol=1e-4, atol=1e-5 * np.abs(scores).max())
+
+
+def test_onnx_that_is_not_installed(lightgcn, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ConfigError, match="pip install 'ciess-ray\\[onnx\\]'"):
+        export(lightgcn, tmp_path / "scorer.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_what_is_there_stays_unless_it_may_go(self, lightgcn, tmp_path, format):
+        place = tmp_path / "place"
+        export(lightgcn, place, format=format)
+        with pytest.raises(ResultError, match="exists; name another place, or replace it with --overwrite"):
+            export(lightgcn, place, format=format)
+        export(lightgcn, place, format=format, overwrite=True)
+
+    def test_a_folder_is_not_replaced_by_a_file(self, lightgcn, tmp_path):
+        with pytest.raises(ConfigError, match="is a folder; name a file"):
+            export(lightgcn, tmp_path, format="parquet", overwrite=True)
+
+    def test_onto_itself(self, lightgcn):
+        with pytest.raises(ConfigError, match="is what is exported"):
+            export(lightgcn, lightgcn, overwrite=True)
+
+    def test_names_that_are_none(self, lightgcn, tmp_path):
+        with pytest.raises(UnknownNameError, match="unknown format 'parket'. Did you mean 'parquet'"):
+            export(lightgcn, tmp_path / "x", format="parket")
+        with pytest.raises(UnknownNameError, match="unknown type of value 'int7'. Did you mean 'int8'"):
+            export(lightgcn, tmp_path / "x", dtype="int7")
+
+    @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"propagated": True}])
+    def test_options_of_another_format(self, lightgcn, tmp_path, options):
+        with pytest.raises(ConfigError, match="are of the format packed, not of parquet"):
+            export(lightgcn, tmp_path / "x", format="parquet", **options)
+
+    def test_a_table_of_no_numbers(self, lightgcn, tmp_path):
+        shutil.copytree(lightgcn, tmp_path / "copy")
+        table = PackedTable.open(lightgcn / TABLE_FILE)
+        table.values[3] = np.nan
+        table.save(tmp_path / "copy" / TABLE_FILE)
+        with pytest.raises(ResultError, match="table.safetensors: value 3 of .* is no finite number"):
+            export(tmp_path / "copy", tmp_path / "x", dtype="float16")
+
+    def test_a_recommender_of_ones_own(self, lightgcn, tmp_path):
+        shutil.copytree(lightgcn, tmp_path / "copy")
+        ScorerFile("mine:Mine", {}, {}).write(tmp_path / "copy")
+        written = export(tmp_path / "copy", tmp_path / "x", dtype="float16")
+        assert written.notes == ["N@20 was not measured: mine:Mine is a recommender of your own"]
+        with pytest.raises(ConfigError, match="mine:Mine is a recommender of your own"):
+            export(tmp_path / "copy", tmp_path / "y", format="onnx")
+
+    def test_no_result(self, tmp_path):
+        with pytest.raises(ResultError, match="no such file"):
+            export(tmp_path, tmp_path / "x")
+        assert not (tmp_path / "x").exists() and not (tmp_path / SCORER_FILE).exists()

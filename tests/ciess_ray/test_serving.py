@@ -1,0 +1,251 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from ciess_ray import scorers
+from ciess_ray.packed import PackedTable
+from ciess_ray.scorers import build_scorer
+from ciess_ray.serving import ServedRecommender
+from ciess_ray.serving_files import (
+    IDS_FILE,
+    INTERACTIONS_FILE,
+    SCORER_FILE,
+    TABLE_FILE,
+    ScorerFile,
+    read_interactions_file,
+    write_ids,
+    write_interactions,
+)
+from envs.budget import EmbeddingSizes
+from envs.errors import ConfigError, DataError, ResultError
+from envs.recommenders import RECOMMENDERS
+from envs.recommenders.evaluation import rank_items
+
+NUM_USERS, NUM_ITEMS = 60, 40
+
+
+def test_every_recommender_of_the_package_can_be_served():
+    assert scorers.SCORERS.keys() == RECOMMENDERS.keys()
+
+
+@pytest.fixture(scope="module", params=[*RECOMMENDERS, "lightgcn, one layer"])
+def made(request, make_result):
+    """A folder that recommends, its recommender, and what it was trained on; ids of users are text."""
+    name, _, short = request.param.partition(",")
+    users = np.array([f"u{user:02}" for user in range(NUM_USERS)], object)
+    ids = users, np.arange(NUM_ITEMS) * 10
+    return *make_result(name, ids, {"num_layers": 1} if short else None), name
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def trained(made):
+    _, recommender, interactions, name = made
+    return recommender, name, interactions.train
+
+
+@pytest.fixture(scope="module")
+def scores(trained):
+    """Of the masked recommender itself, shape (num_users, num_items)."""
+    recommender, *_ = trained
+    with torch.no_grad():
+        return recommender.score(recommender.encode(), torch.arange(NUM_USERS)).numpy()
+
+
+@pytest.fixture
+def served(folder):
+    return ServedRecommender.open(folder)
+
+
+@pytest.mark.parametrize("num_users", [1, 3, NUM_USERS])
+def test_scores_are_those_of_the_masked_recommender(served, scores, num_users):
+    users = np.arange(num_users)
+    found = served.scorer.score(served.scorer.of_users(users))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, scores[users], rtol=1e-5, atol=1e-5 * np.abs(scores).max())
+
+
+def test_lists_are_those_of_the_masked_recommender(served, trained):
+    recommender, _, train = trained
+    everyone = np.arange(NUM_USERS)
+    found = served.recommend(served.user_ids, 20)
+    expected = rank_items(recommender, train, everyone, 20)
+    np.testing.assert_array_equal(found.items, expected)
+    one_by_one = np.concatenate([served.recommend([user], 20).items for user in served.user_ids])
+    np.testing.assert_array_equal(one_by_one, expected)
+    assert (np.diff(found.scores, axis=1) <= 0).all()
+
+
+def test_somebody_new_is_the_mean_of_the_items_they_name(served, trained, scores):
+    recommender, name, _ = trained
+    found = served.recommend_to_new([[30, 50], [70]], 5)
+    if name != "ncf":
+        with torch.no_grad():
+            users, items = recommender.encode()
+        expected = (items[[3, 5]].mean(dim=0) @ items.T).detach().numpy()
+    else:
+        # Their rows of both tables take the user's place.
+        rows = recommender.table().detach()
+        with torch.no_grad():
+            weight = recommender.table.weight
+            kept, mask = weight.clone(), recommender.table.mask.clone()
+            weight[0] = rows[NUM_USERS + torch.tensor([3, 5])].mean(dim=0)
+            recommender.table.mask[0] = True
+            expected = recommender.score(recommender.encode(), torch.tensor([0]))[0].numpy()
+            weight.copy_(kept)
+            recommender.table.mask.copy_(mask)
+    expected = expected.copy()
+    expected[[3, 5]] = -np.inf
+    assert found.items[0].tolist() == np.argsort(-expected)[:5].tolist()
+    np.testing.assert_allclose(found.scores[0], np.sort(expected)[::-1][:5], rtol=1e-4)
+    assert 7 not in found.items[1]
+    many = served.recommend_to_new([[30, 50]] * 50, 5)
+    np.testing.assert_array_equal(many.items, np.repeat(found.items[:1], 50, axis=0))
+
+
+def test_what_was_seen_may_come_again_where_asked_for(served, trained):
+    *_, train = trained
+    seen = set(train[[0]].indices.tolist())
+    assert not seen & set(served.recommend(["u00"], NUM_ITEMS).items[0].tolist())
+    assert seen <= set(served.recommend(["u00"], NUM_ITEMS, include_seen=True).items[0].tolist())
+
+
+def test_a_list_ends_where_no_item_is_left(served, trained):
+    *_, train = trained
+    found = served.recommend(["u00"], 1000)
+    num_left = NUM_ITEMS - train[[0]].nnz
+    assert found.items.shape == (1, NUM_ITEMS)
+    assert (found.items[0, num_left:] == -1).all() and (found.items[0, :num_left] >= 0).all()
+    assert np.isneginf(found.scores[0, num_left:]).all()
+
+
+def test_ids_come_back_as_the_data_has_them(served):
+    items = served.recommend(["u03"], 3).items
+    # The file keeps one type for both kinds.
+    assert served.ids_of(items).tolist() == [[str(10 * item) for item in items[0]]]
+
+
+def test_ids_that_are_numbers_are_found_by_their_text(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_ids(tmp_path / IDS_FILE, np.arange(NUM_USERS) + 100, np.arange(NUM_ITEMS) * 10)
+    served = ServedRecommender.open(tmp_path)
+    expected = served.recommend([103], 3)
+    np.testing.assert_array_equal(served.recommend(["103"], 3).items, expected.items)
+    np.testing.assert_array_equal(served.recommend([103] * 9, 3).items[4], expected.items[0])
+    for few_or_many in (["nobody"], ["nobody", *range(100, 120)], [200], [200, *range(100, 120)]):
+        with pytest.raises(
+            DataError, match="1 users are not in the table, e.g. (nobody|200); its ids are like"
+        ):
+            served.recommend(few_or_many)
+
+
+@pytest.mark.parametrize("width", [1, 10_000])
+def test_large_batches_come_in_parts(served, folder, monkeypatch, width):
+    expected = served.recommend(served.user_ids, 4)
+    monkeypatch.setattr("ciess_ray.serving._MAX_SCORES", width)
+    found = ServedRecommender.open(folder).recommend(served.user_ids, 4)
+    np.testing.assert_array_equal(found.items, expected.items)
+
+
+def test_no_users(served):
+    assert served.recommend([], 3).items.shape == (0, 3)
+
+
+def test_what_cannot_be_recommended_is_said(served):
+    with pytest.raises(DataError, match="2 users are not in the table, e.g. x, y; its ids are like u00"):
+        served.recommend(["x", "u01", "y"])
+    with pytest.raises(DataError, match="1 items are not in the table, e.g. 7; its ids are like 0"):
+        served.recommend_to_new([[7, 10]])
+    with pytest.raises(DataError, match="user 1 names no item"):
+        served.recommend_to_new([[10], []])
+    with pytest.raises(ConfigError, match="0 items: ask for at least one"):
+        served.recommend(["u00"], 0)
+
+
+def test_neither_ray_nor_torch_is_imported(folder):
+    code = (
+        "import sys; from pathlib import Path; from ciess_ray.serving import ServedRecommender\n"
+        f"print(len(ServedRecommender.open(Path({str(folder)!r})).recommend(['u00'], 20).items[0]))\n"
+        "print({name.split('.')[0] for name in sys.modules} & {'ray', 'torch', 'mlflow', 'pandas'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "20\nset()\n", done.stderr
+
+
+class TestDamage:
+    @pytest.fixture
+    def copy(self, folder, tmp_path):
+        for file in folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        return tmp_path
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(ResultError, match="no such folder"):
+            ServedRecommender.open(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("name", [TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE])
+    def test_a_file_that_is_missing_or_cut_off(self, copy, name):
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ResultError, match=f"{name}: damaged"):
+            ServedRecommender.open(copy)
+        (copy / name).unlink()
+        with pytest.raises(ResultError, match=f"{name}: no such file"):
+            ServedRecommender.open(copy)
+
+    def test_interactions_that_point_elsewhere(self, copy):
+        np.savez(
+            copy / INTERACTIONS_FILE,
+            indptr=np.arange(NUM_USERS + 1),
+            indices=np.full(NUM_USERS, NUM_ITEMS),
+            shape=np.array([NUM_USERS, NUM_ITEMS]),
+        )
+        with pytest.raises(ResultError, match="interactions.npz: damaged"):
+            read_interactions_file(copy / INTERACTIONS_FILE)
+
+    def test_parts_of_different_searches(self, copy):
+        write_interactions(copy / INTERACTIONS_FILE, csr_array((NUM_USERS, NUM_ITEMS + 1), dtype=np.float32))
+        with pytest.raises(ResultError, match="come from different searches"):
+            ServedRecommender.open(copy)
+
+    def test_ids_of_another_table(self, copy):
+        write_ids(copy / IDS_FILE, np.arange(3), np.arange(NUM_ITEMS))
+        with pytest.raises(ResultError, match="43 ids for 60 users and 40 items"):
+            ServedRecommender.open(copy)
+
+    def test_another_scorers_weights(self, copy):
+        ScorerFile("ncf", {}, {}).write(copy)
+        with pytest.raises(ResultError, match="the scorer's weights are not those of a ncf"):
+            ServedRecommender.open(copy)
+
+    def test_a_recommender_of_ones_own(self, copy):
+        ScorerFile("mine:Mine", {}, {}).write(copy)
+        with pytest.raises(
+            ResultError, match="'mine:Mine' is a recommender of your own.*recommender\\(ItsCl"
+        ):
+            ServedRecommender.open(copy)
+
+    def test_a_scorer_of_another_format(self, copy):
+        import safetensors.numpy
+
+        (copy / SCORER_FILE).write_bytes(safetensors.numpy.save({}, {"format": "other"}))
+        with pytest.raises(ResultError, match="its format is 'other', not 'ciess-ray scorer 2'"):
+            ServedRecommender.open(copy)
+        (copy / SCORER_FILE).write_bytes(safetensors.numpy.save({}, {"format": "ciess-ray scorer 2"}))
+        with pytest.raises(ResultError, match="damaged.*options"):
+            ServedRecommender.open(copy)
+
+
+def test_a_table_of_one_side_only_is_refused():
+    table = PackedTable.of(np.zeros(3, np.float32), EmbeddingSizes(np.array([1]), np.array([2])))
+    with pytest.raises(ResultError, match="1 users and 1 items, the interactions 2 and 1"):
+        build_scorer(table, csr_array((2, 1)), ScorerFile("mf", {}, {}))
