@@ -168,6 +168,7 @@ def run_cell(
         **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
         "validation/quality": outcome.quality,
         **{f"validation/{name}": value for name, value in outcome.metrics.items()},
+        "test/quality": ranking.quality,
         **{f"test/{name}": value for name, value in ranking.summary().items()},
     }
     return CellResult(row, _user_metrics(ranking), {"user_sizes": sizes.user, "item_sizes": sizes.item})

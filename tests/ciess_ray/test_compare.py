@@ -1,11 +1,6 @@
 """The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -60,58 +55,6 @@ def run(*arguments):
 
 def rows_of(folder):
     return {row["cell"]: row for row in pq.read_table(folder / "comparison.parquet").to_pylist()}
-
-
-def figures(row):
-    """What of a cell does not depend on the machine's load."""
-    return {
-        name: value
-        for name, value in row.items()
-        if not name.startswith(("cpu_s", "wall_s", "peak", "num_steps", "num_trainings"))
-    }
-
-
-def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path):
-    """In processes of its own: the driver dies, and its Ray with it."""
-    methods = ["full size", "equal sizes", "split", "search"]
-    code = "from ciess_ray.cli import main; main()"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-
-    def start(*arguments):
-        with (tmp_path / "log.txt").open("a") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", code, "compare", *arguments],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def told():
-        return (tmp_path / "log.txt").read_text()
-
-    config, folder = write(name="killed", methods=methods), tmp_path / "killed"
-    process = start(config)
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("cells/*.npz")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.poll() is None, told()
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
-    done = {file.name: file.stat().st_mtime_ns for file in folder.glob("cells/*.npz")}
-    assert 1 <= len(done) < 4 and not (folder / "comparison.json").exists()
-    assert start("--resume", str(folder)).wait(timeout=300) == 0, told()
-    assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
-
-    assert start(write(name="whole", methods=methods)).wait(timeout=300) == 0, told()
-    mine, whole = rows_of(folder), rows_of(tmp_path / "whole")
-    assert len(whole) == 4 and {row["status"] for row in whole.values()} == {"finished"}
-    assert {name: figures(row) for name, row in mine.items()} == {
-        name: figures(row) for name, row in whole.items()
-    }
-    told_of = [json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("killed", "whole")]
-    assert [cell["differences"] for cell in told_of[0]["cells"]] == [
-        cell["differences"] for cell in told_of[1]["cells"]
-    ]
 
 
 def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_path, ray_cluster):

@@ -1,0 +1,99 @@
+"""Comparisons whose driver is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from envs.data import generate_interactions
+
+METHODS = ["full size", "equal sizes", "split", "search"]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+CLI = "from ciess_ray.cli import main; main()"
+
+
+@pytest.fixture
+def write(tmp_path):
+    log = generate_interactions(200, 120, 4_000, seed=0, rank=4)
+    pq.write_table(pa.table({"user_id": log.user, "item_id": log.item}), tmp_path / "log.parquet")
+
+    def write(name):
+        base = {
+            "dataset": {"path": str(tmp_path / "log.parquet")},
+            "recommender": {"max_embedding_size": 16, "device": "cpu"},
+            "training": {"batch_size": 256, "evaluate_every": 20, "patience": 2, "max_batches": 40},
+            "search": {
+                "num_episodes": 1,
+                "episode_length": 3,
+                "supernet_batches": 20,
+                "num_warmup_steps": 2,
+                "num_greedy_steps": 1,
+                "num_candidates": 2,
+            },
+            "agent": {"hiddens": [16], "batch_size": 64, "updates_per_step": 2},
+        }
+        values = {
+            "base": base,
+            "space": {"budget": ["20%"], "seed": [0]},
+            "methods": METHODS,
+            "num_resamples": 200,
+            "output": str(tmp_path / name),
+            "tracking": {"mlflow": False},
+        }
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        return tmp_path / f"{name}.yaml"
+
+    return write
+
+
+def start(*arguments, log):
+    """The command line in a process of its own, with a Ray of its own that dies with it."""
+    environment = os.environ | ENVIRONMENT
+    environment.pop("RAY_ADDRESS", None)
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-c", CLI, "compare", *map(str, arguments)],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def rows_of(folder):
+    """What of each cell does not depend on the machine's load."""
+    return {
+        row["cell"]: {
+            name: value for name, value in row.items() if not name.startswith(("cpu_s", "wall_s", "peak"))
+        }
+        for row in pq.read_table(folder / "comparison.parquet").to_pylist()
+    }
+
+
+def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path):
+    log, config, folder = tmp_path / "log.txt", write("killed"), tmp_path / "killed"
+    process = start(config, log=log)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("cells/*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, log.read_text()
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    done = {file.name: file.stat().st_mtime_ns for file in folder.glob("cells/*.npz")}
+    assert 1 <= len(done) < len(METHODS) and not (folder / "comparison.json").exists()
+    assert start("--resume", folder, log=log).wait(timeout=300) == 0, log.read_text()
+    assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
+
+    assert start(write("whole"), log=log).wait(timeout=300) == 0, log.read_text()
+    whole = rows_of(tmp_path / "whole")
+    assert len(whole) == len(METHODS) and {row["status"] for row in whole.values()} == {"finished"}
+    assert rows_of(folder) == whole
+    told = [json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("killed", "whole")]
+    mine, theirs = ([cell["differences"] for cell in one["cells"]] for one in told)
+    assert mine == theirs
