@@ -340,7 +340,7 @@ class _Driver:
             self._on_change(News(name, status, len(self._results), num_cells, row, error))
 
 
-@ray.remote(num_returns=2, max_calls=1, max_retries=1)
+@ray.remote(num_returns=2, max_calls=1, max_retries=3)
 def _fit(
     config: RunConfig, interactions: Interactions, caps_params: Sequence[int] | None
 ) -> tuple[FullSizeFit | State, Cost]:
@@ -351,7 +351,7 @@ def _fit(
     return prepare_supernet(config, interactions, caps_params)
 
 
-@ray.remote(max_calls=1, max_retries=1)
+@ray.remote(max_calls=1, max_retries=3)
 def _cell(
     method: str,
     config: RunConfig,
