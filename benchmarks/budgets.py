@@ -2,12 +2,14 @@
 
     python benchmarks/budgets.py configs/quickstart.yaml 5% 10% 20% 50%
 
-A budget whose search is finished is not searched again, so the command can be broken off and resumed.
+With ``--together`` one search serves all budgets, of which the first is the tightest. What is finished is not
+searched again, so the command can be broken off and resumed.
 """
 
 import argparse
 import json
 import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,26 +26,23 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("budgets", nargs="+")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--together", action="store_true", help="one search for all budgets")
     parser.add_argument("--runs", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--output", type=Path, default=Path("results/quickstart_budgets.json"))
     arguments = parser.parse_args()
     rows, retrained = [], []
-    for budget in arguments.budgets:
-        folder = arguments.runs / budget.replace("%", "percent")
-        is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
-        if not is_finished:
-            config = load_config(arguments.config, [*arguments.set, f"budget='{budget}'", f"output={folder}"])
-            search(config, overwrite=True)
-        summary = SearchResult.load(folder).summary
-        rows += [
-            {"budget": budget, "seconds": sum(summary["seconds"].values()), **row}
-            for row in summary["methods"]
-        ]
+    for result in _together(arguments) if arguments.together else _apart(arguments):
+        summary = result.summary
+        budget = summary["budget"]["asked"]
+        seconds = sum(summary["seconds"].values())
+        rows += [{"budget": budget, "seconds": seconds, **row} for row in summary["methods"]]
         retrained += [{"budget": budget, **row} for row in summary["retrained"]]
-        print(f"{budget}: done", flush=True)
     result = {
-        "command": f"python benchmarks/budgets.py {arguments.config} {' '.join(arguments.budgets)}",
-        "changed": [override for override in arguments.set if "path" not in override],
+        "command": f"python benchmarks/budgets.py {arguments.config} {' '.join(arguments.budgets)}"
+        + " --together" * arguments.together,
+        "changed": [
+            override for override in arguments.set if not override.startswith(("dataset.path", "cache"))
+        ],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "seed": summary["config"]["seed"],
         "dataset": {key: value for key, value in summary["dataset"].items() if key != "source"},
@@ -52,6 +51,25 @@ def main() -> None:
     }
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(rows, arguments.output.with_suffix(".png"))
+
+
+def _apart(arguments: argparse.Namespace) -> Iterator[SearchResult]:
+    for budget in arguments.budgets:
+        yield _searched(arguments, arguments.runs / budget.replace("%", "percent"), [budget])
+        print(f"{budget}: done", flush=True)
+
+
+def _together(arguments: argparse.Namespace) -> list[SearchResult]:
+    result = _searched(arguments, arguments.runs / "together", arguments.budgets)
+    return [result, *result.looser()]
+
+
+def _searched(arguments: argparse.Namespace, folder: Path, budgets: Sequence[str]) -> SearchResult:
+    is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
+    if not is_finished:
+        own = [f"budget='{budgets[0]}'", f"looser_budgets={list(budgets[1:])}", f"output={folder}"]
+        search(load_config(arguments.config, [*arguments.set, *own]), overwrite=True)
+    return SearchResult.load(folder)
 
 
 def draw(rows: list[dict], path: Path) -> None:
