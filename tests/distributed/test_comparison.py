@@ -1,6 +1,5 @@
 """Comparisons whose driver is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,8 @@ import yaml
 
 from envs.data import generate_interactions
 
-METHODS = ["full size", "equal sizes", "split", "search"]
+#: None that needs RLlib, whose import is most of what a cell would take.
+METHODS = ["equal sizes", "mixed random", "split"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 CLI = "from ciess_ray.cli import main; main()"
 
@@ -94,6 +94,3 @@ def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path):
     whole = rows_of(tmp_path / "whole")
     assert len(whole) == len(METHODS) and {row["status"] for row in whole.values()} == {"finished"}
     assert rows_of(folder) == whole
-    told = [json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("killed", "whole")]
-    mine, theirs = ([cell["differences"] for cell in one["cells"]] for one in told)
-    assert mine == theirs
