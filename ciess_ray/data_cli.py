@@ -64,6 +64,10 @@ def generate(
 
     from envs.data import generate_interactions
 
+    if file.suffix != ".parquet":
+        raise ConfigError(
+            f"{file}: what is made up is written as Parquet; name a file that ends in .parquet."
+        )
     if file.exists():
         raise ConfigError(f"{file}: exists; name another file.")
     log = generate_interactions(num_users, num_items, num_interactions, seed=seed)

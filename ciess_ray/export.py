@@ -133,6 +133,8 @@ def export(
         raise ConfigError(f"{destination}: is what is exported; name another place.")
     if destination.exists() and not overwrite:
         raise ResultError(f"{destination}: exists; name another place, or replace it with --overwrite.")
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: no such folder; name that of a finished search, or of a packed export.")
     source = _Source.open(folder)
     return FORMATS[format](source, destination, dtype, propagated)
 

@@ -73,7 +73,9 @@ class ServedRecommender:
             ResultError: A file is missing, damaged or of another search, or the recommender is one's own.
         """
         if not folder.is_dir():
-            raise ResultError(f"{folder}: no such folder; name that of a finished search.")
+            raise ResultError(
+                f"{folder}: no such folder; name that of a finished search, or of a packed export."
+            )
         described = ScorerFile.read(folder)
         table = PackedTable.open(folder / TABLE_FILE)
         seen = read_interactions_file(folder / INTERACTIONS_FILE)
@@ -187,7 +189,8 @@ class ServedRecommender:
             unknown = [wanted[position] for position in np.flatnonzero(rows < 0).tolist()]
             told = ", ".join(map(str, dict.fromkeys(unknown[:5])))
             raise DataError(
-                f"{len(unknown):,} {kind}s are not in the table, e.g. {told}; its ids are like {known[0]}."
+                f"not in the table: {len(unknown):,} of {len(given):,} {kind}s, e.g. {told}; "
+                f"its ids are like {', '.join(map(str, known[:3]))}."
                 + (" Somebody new is recommended to by items that they like." if kind == "user" else "")
             )
         return rows

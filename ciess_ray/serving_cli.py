@@ -25,7 +25,7 @@ _FORMATS = ("table", "csv", "json")
 
 
 def recommend(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of an export.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
     user: Annotated[
         list[str] | None, typer.Option(help="Id of a user, as the data has it; may be given again.")
     ] = None,
@@ -82,7 +82,7 @@ def recommend(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
     destination: Annotated[Path, typer.Argument(help="Folder or file to write.")],
     format: Annotated[str, typer.Option(help="packed, parquet, torchrec or onnx.")] = "packed",
     dtype: Annotated[
@@ -125,7 +125,7 @@ def export(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of an export.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
 ) -> None:
     """Read a packed table to its end, and see that it and what belongs to it are whole."""
     from ciess_ray.serving import ServedRecommender

@@ -70,7 +70,9 @@ class ScorerFile:
                 metadata = dict(file.metadata() or {})
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except FileNotFoundError:
-            raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
+            raise ResultError(
+                f"{path}: no such file; is {folder} the folder of a finished search, or of a packed export?"
+            ) from None
         except (safetensors.SafetensorError, OSError) as error:
             raise ResultError(
                 f"{path}: damaged, or no safetensors file ({error}); write it again."

@@ -133,9 +133,14 @@ class TestData:
         assert rows["density"] == "30.0000%" and rows["ratings"] == rows["timestamps"] == "no"
 
     def test_generating_the_same_twice_gives_the_same(self, run, tmp_path):
-        for name in "ab":
-            run("data", "generate", tmp_path / name, "--users", 9, "--items", 9, "--interactions", 30)
-        assert pq.read_table(tmp_path / "a").equals(pq.read_table(tmp_path / "b"))
+        files = [tmp_path / f"{name}.parquet" for name in "ab"]
+        for file in files:
+            run("data", "generate", file, "--users", 9, "--items", 9, "--interactions", 30)
+        assert pq.read_table(files[0]).equals(pq.read_table(files[1]))
+
+    def test_what_is_generated_is_parquet_and_is_called_so(self, run, tmp_path):
+        status, _, err = run("data", "generate", tmp_path / "log.csv")
+        assert status == 2 and "name a file that ends in .parquet" in err and not list(tmp_path.iterdir())
 
     def test_generating_overwrites_nothing(self, run, tmp_path):
         file = tmp_path / "mine.parquet"

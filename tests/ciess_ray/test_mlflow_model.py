@@ -70,7 +70,7 @@ def test_an_unknown_user_is_named(model_path, folder):
 
     model = mlflow.pyfunc.load_model(str(model_path))
     unknown = "nobody" if SearchResult.load(folder).ids()[0].dtype == object else 10**9
-    with pytest.raises(Exception, match=f"1 users are not in the table, e.g. {unknown}"):
+    with pytest.raises(Exception, match=f"not in the table: 1 of 1 users, e.g. {unknown}"):
         model.predict(pd.DataFrame({"user_id": [unknown]}))
 
 

@@ -143,7 +143,7 @@ def test_ids_that_are_numbers_are_found_by_their_text(folder, tmp_path):
     np.testing.assert_array_equal(served.recommend([103] * 9, 3).items[4], expected.items[0])
     for few_or_many in (["nobody"], ["nobody", *range(100, 120)], [200], [200, *range(100, 120)]):
         with pytest.raises(
-            DataError, match="1 users are not in the table, e.g. (nobody|200); its ids are like"
+            DataError, match="not in the table: 1 of [0-9]+ users, e.g. (nobody|200); its ids are like"
         ):
             served.recommend(few_or_many)
 
@@ -161,9 +161,11 @@ def test_no_users(served):
 
 
 def test_what_cannot_be_recommended_is_said(served):
-    with pytest.raises(DataError, match="2 users are not in the table, e.g. x, y; its ids are like u00"):
+    with pytest.raises(
+        DataError, match="not in the table: 2 of 3 users, e.g. x, y; its ids are like u00, u01, u02"
+    ):
         served.recommend(["x", "u01", "y"])
-    with pytest.raises(DataError, match="1 items are not in the table, e.g. 7; its ids are like 0"):
+    with pytest.raises(DataError, match="not in the table: 1 of 2 items, e.g. 7; its ids are like 0, 10, 20"):
         served.recommend_to_new([[7, 10]])
     with pytest.raises(DataError, match="user 1 names no item"):
         served.recommend_to_new([[10], []])

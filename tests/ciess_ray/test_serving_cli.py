@@ -65,8 +65,8 @@ class TestRecommend:
             (["--user", "1", "--item", "2"], "give either --user"),
             (["--item", "1", "--include-seen"], "--include-seen is for --user"),
             (["--user", "1", "--format", "xml"], "--format xml: one of table, csv, json"),
-            (["--user", "nobody"], "1 users are not in the table, e.g. nobody"),
-            (["--item", "777"], "1 items are not in the table, e.g. 777"),
+            (["--user", "nobody"], "not in the table: 1 of 1 users, e.g. nobody"),
+            (["--item", "777"], "not in the table: 1 of 1 items, e.g. 777"),
         ],
     )
     def test_one_line_and_exit_status_2(self, run, folder, arguments, says):
