@@ -105,7 +105,7 @@ class _Bilevel(RankingLoss):
 
 
 class DNIS(Method):
-    """DNIS (arXiv 2006.04492): each block of rows weighs each dimension, and validation moves the weights.
+    """DNIS (arXiv 2006.04466): each block of rows weighs each dimension, and validation moves the weights.
 
     Table and weights take turns, the table on training batches, the weights, within [0, 1], on validation
     ones, to first order. The product of both is pruned to the budget as in
