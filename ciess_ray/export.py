@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import unpack_recommender
@@ -78,11 +79,13 @@ class Exported:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """The folder that is exported, its values verified."""
+    """The folder that is exported: all of it is there and belongs together, and the values are verified."""
 
     folder: Path
     table: PackedTable
     scorer: ScorerFile
+    graph: csr_array
+    ids: tuple[NDArray[np.generic], NDArray[np.generic]]
 
     @classmethod
     def open(cls, folder: Path) -> "_Source":
@@ -91,11 +94,14 @@ class _Source:
             table.verify()
         except ResultError as error:
             raise error.within(str(folder / TABLE_FILE)) from error
-        return cls(folder, table, ScorerFile.read(folder))
-
-    @property
-    def ids(self) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        return read_ids(self.folder, self.table.num_users, self.table.num_rows - self.table.num_users)
+        shape = table.num_users, table.num_rows - table.num_users
+        graph = read_interactions_file(folder / INTERACTIONS_FILE)
+        if graph.shape != shape:
+            raise ResultError(
+                f"{folder}: the table has {shape[0]} users and {shape[1]} items, the interactions "
+                f"{graph.shape[0]} and {graph.shape[1]}: they come from different searches."
+            )
+        return cls(folder, table, ScorerFile.read(folder), graph, read_ids(folder, *shape))
 
 
 def export(
@@ -145,7 +151,7 @@ def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool)
         table, scorer = _propagate(source)
     if dtype != table.dtype:
         table = table.astype(dtype)
-    destination.mkdir(parents=True, exist_ok=True)
+    _make_folder(destination)
     for name in (INTERACTIONS_FILE, IDS_FILE):
         shutil.copyfile(source.folder / name, destination / name)
     scorer.write(destination)
@@ -170,7 +176,7 @@ def _propagate(source: _Source) -> tuple[PackedTable, ScorerFile]:
             f"propagated: the rows of {name} are not propagated over a graph; this is for "
             f"{' and '.join(PROPAGATING)}."
         )
-    graph = read_interactions_file(source.folder / INTERACTIONS_FILE)
+    graph = source.graph
     built = build_scorer(source.table, graph, source.scorer)
     dot = built.propagated if isinstance(built, LightGCNScorer) else built
     assert isinstance(dot, DotProductScorer)
@@ -190,10 +196,9 @@ def _why_not_measured(source: _Source) -> str | None:
 
 def _ndcg(source: _Source, table: PackedTable, scorer: ScorerFile) -> float:
     """N@20 on the test interactions."""
-    seen = read_interactions_file(source.folder / INTERACTIONS_FILE)
     test = read_interactions_file(source.folder / TEST_FILE)
-    recommender = unpack_recommender(table, seen, scorer.recommender, scorer.options, scorer.state)
-    return evaluate(recommender, seen, test, (20,)).summary()["ndcg@20"]
+    recommender = unpack_recommender(table, source.graph, scorer.recommender, scorer.options, scorer.state)
+    return evaluate(recommender, source.graph, test, (20,)).summary()["ndcg@20"]
 
 
 def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
@@ -257,7 +262,7 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
                         "data_type": "FP32",
                     }
                 )
-    destination.mkdir(parents=True, exist_ok=True)
+    _make_folder(destination)
     described = {
         "format": "ciess-ray torchrec tables 1",
         "recommender": source.scorer.origin or source.scorer.recommender,
@@ -286,9 +291,15 @@ def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -
         raise ConfigError(
             f"onnx: {source.scorer.recommender} is a recommender of your own; torch.onnx.export takes it."
         )
-    graph = read_interactions_file(source.folder / INTERACTIONS_FILE)
-    model = onnx_model(build_scorer(source.table, graph, source.scorer), graph.shape[0])
+    scorer = build_scorer(source.table, source.graph, source.scorer)
+    model = onnx_model(scorer, source.table.num_users)
     return _written(source, destination, "onnx", lambda path: path.write_bytes(model))
+
+
+def _make_folder(destination: Path) -> None:
+    if destination.is_file():
+        raise ConfigError(f"{destination}: is a file; name a folder.")
+    destination.mkdir(parents=True, exist_ok=True)
 
 
 def _written(source: _Source, destination: Path, name: str, write: Callable[[Path], object]) -> Exported:

@@ -6,11 +6,20 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors
 import torch
+from scipy.sparse import csr_array
 
 from ciess_ray.export import FORMATS, export
 from ciess_ray.packed import PackedTable
 from ciess_ray.serving import ServedRecommender
-from ciess_ray.serving_files import SCORER_FILE, TABLE_FILE, TEST_FILE, ScorerFile
+from ciess_ray.serving_files import (
+    IDS_FILE,
+    INTERACTIONS_FILE,
+    SCORER_FILE,
+    TABLE_FILE,
+    TEST_FILE,
+    ScorerFile,
+    write_interactions,
+)
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.metrics import ranking_metrics
 from envs.recommenders import RECOMMENDERS
@@ -155,6 +164,28 @@ class TestRefusals:
     def test_a_folder_is_not_replaced_by_a_file(self, lightgcn, tmp_path):
         with pytest.raises(ConfigError, match="is a folder; name a file"):
             export(lightgcn, tmp_path, format="parquet", overwrite=True)
+
+    @pytest.mark.parametrize("format", ["packed", "torchrec"])
+    def test_a_file_is_not_replaced_by_a_folder(self, lightgcn, tmp_path, format):
+        (tmp_path / "mine").write_text("mine")
+        with pytest.raises(ConfigError, match="is a file; name a folder"):
+            export(lightgcn, tmp_path / "mine", format=format, overwrite=True)
+        assert (tmp_path / "mine").read_text() == "mine"
+
+    @pytest.mark.parametrize("name", [INTERACTIONS_FILE, IDS_FILE, SCORER_FILE])
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_what_is_missing_is_named_before_anything_is_written(self, lightgcn, tmp_path, name, format):
+        shutil.copytree(lightgcn, tmp_path / "copy")
+        (tmp_path / "copy" / name).unlink()
+        with pytest.raises(ResultError, match=f"{name}: no such file"):
+            export(tmp_path / "copy", tmp_path / "x", format=format)
+        assert not (tmp_path / "x").exists()
+
+    def test_interactions_of_another_search(self, lightgcn, tmp_path):
+        shutil.copytree(lightgcn, tmp_path / "copy")
+        write_interactions(tmp_path / "copy" / INTERACTIONS_FILE, csr_array((60, 41), dtype=np.float32))
+        with pytest.raises(ResultError, match="60 users and 40 items, the interactions 60 and 41"):
+            export(tmp_path / "copy", tmp_path / "x")
 
     def test_onto_itself(self, lightgcn):
         with pytest.raises(ConfigError, match="is what is exported"):
