@@ -8,7 +8,7 @@ import ray
 
 from ciess_ray import metric_keys
 from ciess_ray.checkpoints import Checkpoint, Checkpoints
-from ciess_ray.config import RunConfig
+from ciess_ray.config import Exploration, RunConfig
 from ciess_ray.full_size import FullSizeFit
 from ciess_ray.journal import Journal
 from ciess_ray.resources import gpus_of_each
@@ -24,6 +24,8 @@ from envs.step_modes import State
 
 #: Iterations in which no env runner took a step, after which none is waited for.
 _MAX_IDLE_ITERATIONS = 30
+#: Noise of exploration, and longest step of its walk, as a share of the budget's mean size.
+_REACH = 0.25
 
 
 def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Config:
@@ -84,14 +86,39 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         tau=agent.tau,
         train_batch_size_per_learner=agent.batch_size,
         updates_per_step=agent.updates_per_step,
+        imitation_weight=agent.imitation_weight,
         replay_buffer_capacity=agent.replay_buffer_capacity,
-        exploration_spec=agent.exploration,
+        exploration_spec=agent.exploration
+        if settings.mode != "projected"
+        else scaled_exploration(agent.exploration, target_ratio * recommender.max_embedding_size),
         num_warmup_steps=settings.num_warmup_steps,
         memory_weight=settings.initial_memory_weight if is_auto else settings.memory_weight,
         target_ratio=target_ratio if is_auto else None,
         memory_weight_lr=settings.memory_weight_lr,
     )
     return td3
+
+
+def scaled_exploration(spec: Exploration, mean_size: float) -> Exploration:
+    """An exploration whose reach, where it leaves that open, suits tables of a mean size.
+
+    CIESS's noise of 6 sizes and steps of 5 are a quarter of the mean size of 26 that its largest budget has.
+    At a mean of 6 they make tables that rank far worse than those of the actors alone, since differences
+    between rows cost quality in themselves (results/diagnosis.json).
+
+    Args:
+        spec: See :func:`ciess_ray.exploration.build_exploration`.
+        mean_size: Of the budget.
+    """
+    reach = _REACH * mean_size
+    noise = spec.get("noise", "gaussian")
+    noise = {"name": noise} if isinstance(noise, str) else dict(noise)
+    if noise.get("name", "gaussian") == "gaussian":
+        noise.setdefault("sigma", min(6.0, reach))
+    scaled = {**spec, "noise": noise}
+    if scaled.get("name", "random_walk") == "random_walk":
+        scaled.setdefault("max_step", max(1, min(5, round(reach))))
+    return scaled
 
 
 def find_candidates(

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "search.num_greedy_steps": 0,
         "agent.gamma": 0.99,
         "agent.updates_per_step": 1,
+        "agent.imitation_weight": 0.0,
     },
     "reference": {
         "search.episode_length": 11,
@@ -40,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "search.num_greedy_steps": 0,
         "agent.gamma": 0.99,
         "agent.updates_per_step": 1,
+        "agent.imitation_weight": 0.0,
         "agent.exploration": {
             "name": "random_walk",
             "noise": "gaussian",
@@ -138,7 +140,10 @@ class TrainingConfig(_Section):
     )
     num_negatives: int = Field(128, ge=1, description="negatives that a batch shares, for softmax")
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
-    patience: int = Field(5, ge=1, description="validations without a new best that end a training")
+    patience: int = Field(5, ge=1, description="validations in a row without a rise that end a training")
+    min_improvement: float = Field(
+        0.0, ge=0, lt=1, description="share by which a validation must exceed the last rise to be one itself"
+    )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
 
     @field_validator("loss")
@@ -171,12 +176,18 @@ class AgentConfig(_Section):
         4096, ge=1, description="transitions of users, and of items, an update; 4096 in CIESS"
     )
     updates_per_step: int = Field(20, ge=0, description="updates a table step; 1 in CIESS")
+    imitation_weight: float = Field(
+        30.0,
+        ge=0,
+        description="how strongly the actors are held near the best table so far; 0 in CIESS: not at all",
+    )
     replay_buffer_capacity: int = Field(
         1_000_000, ge=1, description="transitions kept of users, and of items"
     )
     exploration: Exploration = Field(
         default_factory=lambda: {"name": "random_walk", "noise": "gaussian"},
-        description="{name: random_walk, noise: gaussian}; CIESS: Gaussian, 6 sizes, a walk of 5 steps",
+        description="{name: random_walk, noise: gaussian}; CIESS: Gaussian of 6 sizes, 5 steps of at most 5 "
+        "sizes; in mode projected a quarter of the budget's mean size where that is less",
     )
 
     @field_validator("exploration")

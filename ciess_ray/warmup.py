@@ -1,9 +1,11 @@
 """What a search tries before its actors act: policies of a whole table, at random and then near the best.
 
 A policy says by popularity alone what users get and what items get: a level, a slope and a power each. The
-first are drawn at random, each further one near one of the best so far, as far as these lie apart (an
-evolution strategy with recombination left out; Beyer and Schwefel 2002). So the split between users and
-items, the first lever there is, is found in a hundred steps, and the replay buffer is filled near it.
+first are plain splits between users and items, equal sizes among them, and random ones; each further one lies
+near one of the best so far, as far as these lie apart (an evolution strategy with recombination left out;
+Beyer and Schwefel 2002). So the split, the first lever there is, is found in a hundred steps, and the replay
+buffer is filled near it. Entities of one popularity get one size: differences between them that nothing
+asks for cost quality (README.md).
 """
 
 from typing import Any
@@ -17,6 +19,8 @@ from envs.allocations import draw_policy
 _NUM_ELITES = 8
 #: Share of the warm-up that is drawn at random, and how many steps that is at least.
 _RANDOM_SHARE, _LEAST_RANDOM = 0.25, 8
+#: Share of those that are plain splits.
+_SPLIT_SHARE = 1 / 3
 #: Standard deviation of a step away from an elite: that of the elites, times this, and a little more.
 _SCALE, _LEAST_SCALE = 0.7, 0.02
 _LOW, _HIGH = np.array([0.0, 0.0, -1.0] * 2), np.array([1.0, 1.0, 1.0] * 2)
@@ -31,11 +35,18 @@ class WarmUp:
 
     def __init__(self, num_steps: int) -> None:
         self._num_random = max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
+        # An odd number: the middle one is equal sizes.
+        num_splits = int(_SPLIT_SHARE * self._num_random) - 1 | 1
+        self._user_levels = np.linspace(0.0, 1.0, num_splits + 2)[1:-1]
         self._policies: list[NDArray[np.float64]] = []
         self._qualities: list[float] = []
 
     def propose(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
         """A policy of users and one of items, as :func:`envs.allocations.table_sizes` takes them."""
+        if len(self._policies) < len(self._user_levels):
+            level = self._user_levels[len(self._policies)]
+            levels = dict(zip(KINDS, (level, 1.0 - level), strict=True))
+            return {kind: np.array([level, 0.0, 0.0]) for kind, level in levels.items()}
         if len(self._policies) < self._num_random:
             return {kind: draw_policy(rng) for kind in KINDS}
         best = np.argsort(-np.array(self._qualities), kind="stable")[:_NUM_ELITES]

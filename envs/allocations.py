@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from envs.budget import EmbeddingSizes
 
+#: Of what a supernet is trained on: neighbours in popularity are not to share one prefix for good.
+_NOISE_STD = 0.1
+
 
 def draw_policy(rng: np.random.Generator) -> NDArray[np.float64]:
     """A random policy that looks at popularity only, as three numbers for :func:`table_sizes`.
@@ -28,10 +31,11 @@ def table_sizes(
     max_embedding_size: int,
     target_ratio: float | None = None,
     spread: float = 8.0,
+    noise_std: float = 0.0,
 ) -> NDArray[np.float64]:
     """Sizes that a policy gives users, or items, by their popularity.
 
-    size = level * (1 + slope * shape), plus a little noise an entity. The shape is a power of the
+    size = level * (1 + slope * shape), with a little noise an entity if wanted. The shape is a power of the
     popularity's rank, centred, so that with a power near 8 only the most popular tenth stands out; a slope of
     1 or -1 leaves the disfavoured nothing.
 
@@ -44,6 +48,7 @@ def table_sizes(
         max_embedding_size: d_max.
         target_ratio: Kept ratio aimed at, if any.
         spread: How far from it levels reach.
+        noise_std: Standard deviation of the noise, in the logarithm of the size.
 
     Returns:
         Shape (n,), within the bounds.
@@ -62,7 +67,7 @@ def table_sizes(
     shape = shape - shape.mean()
     extreme = max(-float(shape.min()) if slope > 0 else float(shape.max()), 1e-12)
     sizes = level * (1.0 + slope / extreme * shape)
-    sizes = sizes * np.exp(rng.normal(0.0, 0.1, popularity.shape[0]))
+    sizes = sizes * np.exp(rng.normal(0.0, noise_std, popularity.shape[0]))
     bounded: NDArray[np.float64] = np.clip(sizes, min_embedding_size, max_embedding_size)
     return bounded
 
@@ -97,7 +102,7 @@ def allocation_sampler(
         ratio = float(np.exp(rng.uniform(low, high)))
         cap = max(int(ratio * num_rows * max_embedding_size), num_rows * min_embedding_size)
         user, item = (
-            table_sizes(draw_policy(rng), popularity, rng, *bounds, target_ratio=ratio)
+            table_sizes(draw_policy(rng), popularity, rng, *bounds, ratio, noise_std=_NOISE_STD)
             for popularity in (user_popularity, item_popularity)
         )
         return EmbeddingSizes.from_proposal(

@@ -24,6 +24,8 @@ _FIRST_LOGIT = -10.0
 #: Upward push on every logit, from the first batch to the last, geometrically, over the length of a batch:
 #: the gradient of a mean over it shrinks likewise, and at the last the push outweighs any.
 _PUSH = (4e-5, 0.4)
+#: Batches over which it grows, fewer where trainings end earlier.
+_NUM_BATCHES = 1_300
 
 
 def soft_threshold(values: Tensor, logits: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class PEP(Method):
 
     def propose(self, problem: Problem) -> list[Allocation]:
         """The mask, trained from the first values."""
-        num_batches = problem.config.training.max_batches
+        num_batches = min(_NUM_BATCHES, problem.config.training.max_batches)
         recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(_STREAM)
         recommender = recipe.recommender(problem.full_sizes, rng)
         # On a CPU a state is no copy.

@@ -29,6 +29,7 @@ from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import build_exploration
 from ciess_ray.table_step import KINDS, TableRollout, TableStep
 from ciess_ray.td3.evaluation import evaluate_greedily, rollouts_of
+from ciess_ray.td3.imitation import BestTable
 from ciess_ray.td3.learner import TD3TorchLearner, learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
@@ -39,7 +40,7 @@ __all__ = ["TD3", "TD3Config"]
 
 COMPONENT_REPLAY_BUFFER = "replay_buffer"
 COMPONENT_SEARCH = "search"
-_REPLAY_STREAM = 1
+_REPLAY_STREAM, _IMITATION_STREAM = 1, 3
 # Far below any λ that matters where quality is at most 1; above it λ moves by factors, below it by sums.
 _MEMORY_WEIGHT_OFFSET = 0.01
 _BATCH_COLUMNS = {
@@ -86,6 +87,9 @@ class TD3Config(AlgorithmConfig):
         replay_buffer_capacity: Transitions kept of users, and as many of items; 40 bytes each.
         updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
             and an update milliseconds (README.md).
+        imitation_weight: What the squared distance of the actors from the best table so far counts beside
+            their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, for
+            none.
 
     Exploration:
         exploration_spec: See :func:`ciess_ray.exploration.build_exploration`.
@@ -130,6 +134,7 @@ class TD3Config(AlgorithmConfig):
         self.train_batch_size_per_learner = 4096
         self.replay_buffer_capacity = 1_000_000
         self.updates_per_step = 20
+        self.imitation_weight = 0.0
 
         self.exploration_spec: Mapping[str, Any] = {
             "name": "random_walk",
@@ -169,6 +174,7 @@ class TD3Config(AlgorithmConfig):
         target_noise_clip: Any = NotProvided,
         replay_buffer_capacity: Any = NotProvided,
         updates_per_step: Any = NotProvided,
+        imitation_weight: Any = NotProvided,
         exploration_spec: Any = NotProvided,
         num_warmup_steps: Any = NotProvided,
         memory_weight: Any = NotProvided,
@@ -264,8 +270,14 @@ class TD3(Algorithm):
             # Training runs in a thread then, and both log; RLlib puts a real lock here for IMPALA alone.
             self.metrics._threading_lock = threading.RLock()
         self.memory_weight = float(self.config.memory_weight)
-        seed = int(np.random.SeedSequence((self.config.seed, _REPLAY_STREAM)).generate_state(1)[0])
-        self.replay_buffer = CheckpointableReplayBuffer(self.config.replay_buffer_capacity, seed, KINDS)
+        replay_seed, imitation_seed = (
+            int(np.random.SeedSequence((self.config.seed, stream)).generate_state(1)[0])
+            for stream in (_REPLAY_STREAM, _IMITATION_STREAM)
+        )
+        self.replay_buffer = CheckpointableReplayBuffer(
+            self.config.replay_buffer_capacity, replay_seed, KINDS
+        )
+        self._best_table = BestTable(imitation_seed)
 
     def step(self) -> dict[str, Any]:
         """One iteration, and an evaluation where it is time for one."""
@@ -327,6 +339,7 @@ class TD3(Algorithm):
     def _remember(self, rollouts: list[TableRollout]) -> None:
         for rollout in rollouts:
             self.replay_buffer.add(rollout.transitions)
+            self._best_table.tell(rollout)
             step = rollout.step
             self._runner_progress[step.worker_index] = {
                 "worker_index": step.worker_index,
@@ -369,9 +382,13 @@ class TD3(Algorithm):
         is_learning = len(self.replay_buffer) and learns_after(self.config, num_iterations)
         for _ in range(self.config.updates_per_step if is_learning else 0):
             drawn = self.replay_buffer.sample(batch_size, self.memory_weight)
+            if self.config.imitation_weight:
+                self._best_table.add_to(drawn)
             batch = MultiAgentBatch(
                 {
-                    kind: sample_batch({_BATCH_COLUMNS[name]: column for name, column in columns.items()})
+                    kind: sample_batch(
+                        {_BATCH_COLUMNS.get(name, name): column for name, column in columns.items()}
+                    )
                     for kind, columns in drawn.items()
                 },
                 env_steps=batch_size,
@@ -440,6 +457,7 @@ class TD3(Algorithm):
                 "num_table_steps": self.num_table_steps,
                 "num_updates": self.num_updates,
                 "runner_progress": {entry["worker_index"]: entry for entry in progress},
+                "best_table": self._best_table.get_state(),
             }
         return state
 
@@ -453,6 +471,7 @@ class TD3(Algorithm):
             self.memory_weight = search["memory_weight"]
             self.num_table_steps, self.num_updates = search["num_table_steps"], search["num_updates"]
             self._runner_progress = search["runner_progress"]
+            self._best_table.set_state(search["best_table"])
             self._push_progress(self._runner_progress)
             self._push_memory_weight()
 

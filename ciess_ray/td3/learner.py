@@ -13,6 +13,7 @@ from torch import Tensor
 from ciess_ray.exploration import seeded_generator
 from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
 from ciess_ray.td3 import losses
+from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS
 from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
 from envs.errors import TrainingError
 
@@ -127,15 +128,18 @@ class TD3TorchLearner(TorchLearner):
             self._minimise(module_id, CRITIC, loss)
             critic_losses[module_id] = loss.detach()
             if is_actor_update:
-                self._update_actor(module_id, columns[Columns.OBS])
+                self._update_actor(module_id, columns)
             if is_delayed_update:
                 for network, target in self._td3_module(module_id).get_target_network_pairs():
                     update_target_network(main_net=network, target_net=target, tau=config.tau)
         return {}, critic_losses, {}
 
-    def _update_actor(self, module_id: str, obs: Tensor) -> None:
-        module = self._td3_module(module_id)
+    def _update_actor(self, module_id: str, columns: dict[str, Tensor]) -> None:
+        module, obs = self._td3_module(module_id), columns[Columns.OBS]
         loss = losses.actor_loss(module.critic_1(obs, module.actor(obs)))
+        if IMITATED_OBS in columns:
+            distance = losses.imitation_loss(module.actor(columns[IMITATED_OBS]), columns[IMITATED_ACTION])
+            loss = loss + self.config.imitation_weight * distance
         self.metrics.log_value((module_id, ACTOR_LOSS), loss.item(), window=1)
         self._minimise(module_id, ACTOR, loss)
 

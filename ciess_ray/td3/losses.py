@@ -44,3 +44,8 @@ def td_error(value_1: Tensor, target: Tensor) -> Tensor:
 def actor_loss(value_1: Tensor) -> Tensor:
     """Minus the mean value critic 1 gives the actor's own actions; a scalar."""
     return -value_1.mean()
+
+
+def imitation_loss(action: Tensor, imitated_action: Tensor) -> Tensor:
+    """Mean squared distance of the actor's actions from those to imitate; a scalar."""
+    return (action - imitated_action).square().mean()

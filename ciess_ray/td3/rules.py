@@ -42,6 +42,7 @@ def rules(config: Any) -> Rules:
             f"gamma must lie in [0, 1), not {config.gamma}: episodes never terminate.",
         ),
         (config.updates_per_step < 0, f"updates_per_step must not be negative: {config.updates_per_step}."),
+        (config.imitation_weight < 0, f"imitation_weight must not be negative: {config.imitation_weight}."),
         (config.num_warmup_steps < 0, f"num_warmup_steps must not be negative: {config.num_warmup_steps}."),
         (
             not 0 <= low <= config.memory_weight <= high,

@@ -37,7 +37,10 @@ class TrainingSettings:
         loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
         num_negatives: Negatives that a batch shares, for ``softmax``.
         evaluate_every: Batches between two validations.
-        patience: Validations in a row without a new best after which training has converged.
+        patience: Validations in a row that do not rise after which training has converged.
+        min_improvement: Share of the best quality that counted by which the next must exceed it to count as a
+            rise; ``min_delta`` of Keras and Lightning, made relative. The best is kept whether it counts or
+            not.
         max_batches: Where training ends in any case.
     """
 
@@ -51,6 +54,7 @@ class TrainingSettings:
     num_negatives: int = 128
     evaluate_every: int = 100
     patience: int = 5
+    min_improvement: float = 0.0
     max_batches: int = 4_000
 
     def learning_rate_at(self, batch: int) -> float:
@@ -195,7 +199,7 @@ class Trainer:
         best_state: dict[str, Tensor] = {}
         train_s = evaluate_s = 0.0
         history: list[tuple[int, float]] = []
-        waited = 0
+        waited, counted = 0, -1.0
         while self.num_batches < settings.max_batches and waited < settings.patience:
             started = time.perf_counter()
             try:
@@ -212,7 +216,8 @@ class Trainer:
             if report is None or metrics.quality > report.best.quality:
                 report = FitReport(metrics, best_batch=self.num_batches)
                 best_state = _copy_of_state(recommender)
-                waited = 0
+            if metrics.quality > counted * (1.0 + settings.min_improvement):
+                waited, counted = 0, metrics.quality
             else:
                 waited += 1
             if progress is not None:

@@ -30,6 +30,21 @@ def test_the_best_is_found_in_a_hundred_steps_and_not_by_chance():
         assert np.mean(found[90:]) > np.mean(found[:30]) + 0.7
 
 
+def test_it_begins_with_plain_splits_and_equal_sizes_among_them():
+    warmup, rng = WarmUp(120), np.random.default_rng(0)
+    splits = []
+    for _ in range(9):
+        policy = warmup.propose(rng)
+        assert all(own[1] == own[2] == 0 for own in policy.values())
+        splits.append((policy["user"][0], policy["item"][0]))
+        warmup.tell(policy, 0.0)
+    users, items = np.array(splits).T
+    np.testing.assert_allclose(users + items, 1)
+    np.testing.assert_allclose(np.diff(users), 0.1)
+    assert (0.5, 0.5) in splits
+    assert warmup.propose(rng)["user"][2] != 0
+
+
 def test_the_same_draws_and_news_give_the_same_policies():
     assert qualities(3, 40) == qualities(3, 40)
     warmup = WarmUp(40)
