@@ -190,11 +190,13 @@ def test_older_weights_are_ignored(make_runner):
 
 
 def test_warmup_acts_on_popularity_with_users_and_items_apart(make_runner):
-    runner = make_runner(num_warmup_steps=3, target_ratio=0.1)
-    rollouts = runner.sample(num_timesteps=4)
-    assert [r.step.is_warmup for r in rollouts] == [True, True, True, False]
-    means = [[r.step.proposed_sizes[kind].mean() for kind in KINDS] for r in rollouts[:3]]
-    assert np.unique(np.round(means, 3)).size == 6
+    runner = make_runner(num_warmup_steps=5, target_ratio=0.1)
+    rollouts = runner.sample(num_timesteps=6)
+    assert [r.step.is_warmup for r in rollouts] == [True] * 5 + [False]
+    equal, *others = [r.step.proposed_sizes for r in rollouts[:5]]
+    assert np.unique(np.concatenate([equal[kind] for kind in KINDS])).size == 1
+    assert all(sizes["user"].mean() != sizes["item"].mean() for sizes in others)
+    assert any(np.unique(sizes["user"]).size > 3 for sizes in others)
     assert not any(r.step.is_warmup for r in make_runner(num_warmup_steps=3).sample(explore=False))
 
 
