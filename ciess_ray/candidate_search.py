@@ -104,7 +104,7 @@ def scaled_exploration(spec: Exploration, mean_size: float) -> Exploration:
 
     CIESS's noise of 6 sizes and steps of 5 are a quarter of the mean size of 26 that its largest budget has.
     At a mean of 6 they make tables that rank far worse than those of the actors alone, since differences
-    between rows cost quality in themselves (results/diagnosis.json).
+    between rows cost quality in themselves (results/diagnosis.jsonl).
 
     Args:
         spec: See :func:`ciess_ray.exploration.build_exploration`.

@@ -35,9 +35,9 @@ class WarmUp:
 
     def __init__(self, num_steps: int) -> None:
         self._num_random = max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
-        # An odd number: the middle one is equal sizes.
-        num_splits = int(_SPLIT_SHARE * self._num_random) - 1 | 1
-        self._user_levels = np.linspace(0.0, 1.0, num_splits + 2)[1:-1]
+        num_pairs = (int(_SPLIT_SHARE * self._num_random) - 1) // 2
+        # As many that favour users as items, and equal sizes in the middle.
+        self._user_levels = np.linspace(0.0, 1.0, 2 * num_pairs + 3)[1:-1]
         self._policies: list[NDArray[np.float64]] = []
         self._qualities: list[float] = []
 

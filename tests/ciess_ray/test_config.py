@@ -101,6 +101,7 @@ class TestPresets:
         config = load_config(file, ["search.mode=reference", *overrides])
         assert self.values(config, set_by_user) == set_by_user
         assert config.agent.updates_per_step == 1 and config.search.episode_length == 11
+        assert config.agent.imitation_weight == 0
         assert config.search.resolved_step_mode == "finetune"
         assert parse_config(config.model_dump(mode="json")) == config
 

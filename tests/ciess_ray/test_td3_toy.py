@@ -204,6 +204,20 @@ def test_actors_stand_still_during_the_warmup_while_critics_learn(make_algo):
                 assert not np.array_equal(value, learned[kind][name]), name
 
 
+def test_a_strong_imitation_holds_the_actors_at_the_best_table(make_algo):
+    distances = []
+    for weight in (0.0, 1000.0):
+        algo = make_algo(num_warmup_steps=6, updates_per_step=40, imitation_weight=weight, hiddens=(32,))
+        best, least = None, -math.inf
+        for _ in range(10):
+            algo.train()
+            if algo.last_steps[0].info["quality"] > least:
+                best, least = algo.last_steps[0].embedding_sizes, algo.last_steps[0].info["quality"]
+        greedy = algo.env_runner.sample(explore=False)[0].step.proposed_sizes
+        distances.append(np.mean([np.abs(greedy[kind] - best[kind]).mean() for kind in KINDS]))
+    assert distances[1] < 0.5 * distances[0]
+
+
 def test_a_long_warmup_has_updates_at_its_end_alone(make_algo, monkeypatch):
     monkeypatch.setattr("ciess_ray.td3.learner._NUM_LEARNING_ITERATIONS", 2)
     algo = make_algo(num_warmup_steps=4, updates_per_step=3)
