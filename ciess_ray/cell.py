@@ -5,12 +5,14 @@ Training to convergence, choosing and measuring are the same for every method, a
 """
 
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -25,6 +27,7 @@ from ciess_ray.trainings import Trained
 from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
+from envs.recommenders import resolve_device
 from envs.step_modes import State, state_of
 
 #: What a method may miss the budget by.
@@ -164,6 +167,8 @@ def run_cell(
         "cpu_s": own.cpu_s + sum(cost.cpu_s for cost in shared.costs),
         "wall_s": own.wall_s,
         "peak_bytes": max([own.peak_bytes, *(cost.peak_bytes for cost in shared.costs)]),
+        "device": _device_name(config),
+        "torch": str(torch.__version__),
         "cpu_s/shared": sum(cost.cpu_s for cost in shared.costs),
         **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
         "validation/quality": outcome.quality,
@@ -205,6 +210,11 @@ def _measure(
     revealed = problem.interactions.with_test(reveal_test())
     final = train_for_test(config, revealed, chosen.sizes, outcome.num_batches, seed, initial=initial)
     return final.ranking, final.num_batches
+
+
+def _device_name(config: RunConfig) -> str:
+    device = resolve_device(config.recommender.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
 
 
 def _user_metrics(ranking: RankingMetrics) -> dict[str, NDArray[np.float32]]:

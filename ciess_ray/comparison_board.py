@@ -92,7 +92,8 @@ class Board:
             what["agent"] = cell.config.agent.model_dump(mode="json")
         elif cell.method == RANDOM_SEARCH:
             what["limits"] = self.plan.config.random_search.model_dump(mode="json")
-        return recipe_key(cell.config, self.interactions(cell), what)
+        # Cells may come of several machines: what PyTorch each had stands in its row.
+        return recipe_key(cell.config, self.interactions(cell), what, with_torch=False)
 
     def known(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
         """Finished cells of a folder, and names of those that were finished under other settings."""

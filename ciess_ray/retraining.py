@@ -133,13 +133,14 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
     )
 
 
-def recipe_key(config: RunConfig, interactions: Interactions, *what: object) -> str:
+def recipe_key(config: RunConfig, interactions: Interactions, *what: object, with_torch: bool = True) -> str:
     """A name for what is trained by :func:`recipe_of`, by the hash of all that it depends on.
 
     Args:
         config: The run.
         interactions: The splits.
         *what: What is trained, as plain values.
+        with_torch: Whether PyTorch's version counts, whose draws and sums may differ in the last digit.
     """
     depends_on = [
         interactions.fingerprint,
@@ -147,7 +148,7 @@ def recipe_key(config: RunConfig, interactions: Interactions, *what: object) -> 
         own_source(config.recommender.name),
         config.training.model_dump(mode="json"),
         config.seed,
-        [version("ciess-ray"), version("torch")],
+        [version(package) for package in ("ciess-ray", "torch")[: 1 + with_torch]],
         what,
     ]
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]
