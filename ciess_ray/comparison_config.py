@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ciess_ray.config import RunConfig, TrackingConfig
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
-from ciess_ray.sweep_config import SweepConfig, SweepPlan, slug
+from ciess_ray.sweep_config import SweepConfig, SweepPlan, named_fields, slug
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
@@ -75,6 +75,11 @@ class ComparisonConfig(_Section):
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
     )
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @field_validator("set", "space", mode="before")
+    @classmethod
+    def _name_fields(cls, fields: Any, info: ValidationInfo) -> Any:
+        return named_fields(fields, info.field_name)
 
     @field_validator("methods")
     @classmethod

@@ -3,7 +3,7 @@
 An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -97,6 +97,28 @@ def put_field(values: dict[str, Any], name: str, value: Any) -> None:
             raise ConfigError(f"the field {name!r} goes into {section!r}, which is no section.")
         values = inner
     values[last] = value
+
+
+def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = None) -> dict[str, Any]:
+    """Fields by their dotted names, so that one put over others leaves its neighbours as they are.
+
+    Args:
+        fields: By dotted names, or nested: ``{a: {b: 1}}`` for ``{a.b: 1}``.
+        sections: Names whose mappings are fields; None for all. Other mappings are values.
+    """
+    dotted: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value and (sections is None or name in sections):
+            inner = {f"{name}.{field}": one for field, one in value.items()}
+            dotted.update(dotted_fields(inner, sections))
+        else:
+            dotted[name] = value
+    return dotted
+
+
+def section_names() -> set[str]:
+    """The sections of a configuration: dataset, training, ..."""
+    return {name.partition(".")[0] for name, _, _ in field_table() if "." in name}
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:

@@ -30,7 +30,7 @@ from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult,
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
-from envs.data import Interactions, k_core, read_interactions, read_sample, split_interactions
+from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
 from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source
 
@@ -53,7 +53,9 @@ def load_interactions(config: RunConfig) -> Interactions:
         log = read_interactions(dataset.path, format=dataset.format, columns=dataset.named_columns())
     if dataset.k_core is not None:
         log = k_core(log, dataset.k_core)
-    return split_interactions(log, seed=dataset.split_seed)
+    return split_interactions(
+        log, seed=dataset.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
+    )
 
 
 def search(

@@ -12,19 +12,44 @@ import numpy as np
 from ciess_ray.result import Candidate
 from envs.budget import EmbeddingSizes
 
+#: What finalists differ by, at least. Nearer tables differ less than two trainings of one table do, half a
+#: percent of quality: to train both would be to draw twice.
+FINALIST_DISTANCE = 0.02
 #: Candidates, best first, that are shaped anew and judged for a looser budget.
 NUM_RESHAPED = 32
 
 
-def select_candidates(candidates: Sequence[Candidate], cap_params: int, num_best: int) -> list[Candidate]:
-    """The best distinct candidates that meet the cap, by mean quality, best first; may be fewer."""
+def select_candidates(
+    candidates: Sequence[Candidate], cap_params: int, num_best: int, min_distance: float = 0.0
+) -> list[Candidate]:
+    """The best distinct candidates that meet the cap, by mean quality, best first; may be fewer.
+
+    Args:
+        candidates: All.
+        cap_params: The cap.
+        num_best: How many at most.
+        min_distance: Any two of them differ by more, see :func:`distance`, as long as that leaves enough;
+            the best of the others then make up the number.
+    """
     meeting = sorted(
         (c for c in candidates if c.sizes.num_params <= cap_params), key=lambda c: c.quality, reverse=True
     )
-    distinct: dict[bytes, Candidate] = {}
-    for candidate in meeting:
-        distinct.setdefault(candidate.sizes.user.tobytes() + candidate.sizes.item.tobytes(), candidate)
-    return list(distinct.values())[:num_best]
+    chosen: list[Candidate] = []
+    for least in (min_distance, 0.0):
+        for candidate in meeting:
+            if len(chosen) == num_best:
+                break
+            if all(distance(candidate.sizes, other.sizes) > least for other in chosen):
+                chosen.append(candidate)
+    return sorted(chosen, key=lambda c: c.quality, reverse=True)
+
+
+def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:
+    """How far two tables are apart: the numbers that change hands, as a share of the smaller one."""
+    changed = sum(np.abs(a - b).sum() for a, b in ((first.user, second.user), (first.item, second.item)))
+    return float(changed) / (
+        2 * min(first.user.sum() + first.item.sum(), second.user.sum() + second.item.sum())
+    )
 
 
 def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:

@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ciess_ray.config import RunConfig, TrackingConfig
-from ciess_ray.config_file import check_values, parse_config, put_field, read_overridden, read_values
+from ciess_ray.config_file import (
+    check_values,
+    dotted_fields,
+    parse_config,
+    put_field,
+    read_overridden,
+    read_values,
+    section_names,
+)
 from envs.errors import ConfigError
 
 #: Fields that a sweep sets itself.
@@ -99,6 +107,11 @@ class SweepConfig(_Section):
     )
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
+    @field_validator("set", "space", mode="before")
+    @classmethod
+    def _name_fields(cls, fields: Any, info: ValidationInfo) -> Any:
+        return named_fields(fields, info.field_name)
+
     @field_validator("space")
     @classmethod
     def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +143,13 @@ class SweepConfig(_Section):
                 "{choice: [...]}, or take searcher=random."
             )
         return self
+
+
+def named_fields(fields: Any, of: str | None) -> Any:
+    """What stands under ``set`` or ``space``, by dotted names; an override nests them."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return dotted_fields(fields, section_names() if of == "space" else None)
 
 
 @dataclass(frozen=True)

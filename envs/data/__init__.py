@@ -5,12 +5,13 @@ from envs.data.interactions import InteractionLog, Interactions
 from envs.data.readers import READERS, Reader, guess_format, read_interactions
 from envs.data.samples import SAMPLES, read_sample
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
-from envs.data.split import k_core, split_interactions
+from envs.data.split import TEST_SHARE, k_core, split_interactions
 from envs.data.synthetic import generate_interactions
 
 __all__ = [
     "READERS",
     "SAMPLES",
+    "TEST_SHARE",
     "Columns",
     "InteractionLog",
     "Interactions",

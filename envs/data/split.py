@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from envs.data.interactions import InteractionLog, Interactions, binary_csr
 from envs.errors import ConfigError, DataError
 
+#: Share of each user's interactions that published figures are measured on: CIESS (arXiv 2304.03501).
+TEST_SHARE = 0.25
 #: A user needs one interaction in each split to be trained on, validated and tested.
 MIN_EVALUATED_INTERACTIONS = 3
 
@@ -18,14 +20,15 @@ def _held_out(num_interactions: NDArray[np.int64], share: float) -> NDArray[np.i
 
 
 def split_interactions(
-    log: InteractionLog, *, seed: int, validation_share: float = 0.25, test_share: float = 0.25
+    log: InteractionLog, *, seed: int, validation_share: float = 0.25, test_share: float = TEST_SHARE
 ) -> Interactions:
     """Split each user's interactions at random.
 
     Of a user's n >= 3 interactions, max(1, floor(n · share)) go to validation and to test each and the
     others, at least one, to training. A user with fewer than three keeps all of them in training, is
     counted, and is never evaluated. The result depends on the set of pairs and on the seed alone, not on
-    the order of the rows.
+    the order of the rows; up to a half, the validation share changes nothing about which interactions are for
+    test.
 
     Args:
         log: The interactions; ratings and timestamps are ignored.

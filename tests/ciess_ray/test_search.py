@@ -8,7 +8,7 @@ from ciess_ray.full_size import fit_full_size
 from ciess_ray.resources import ray_session
 from ciess_ray.result import Candidate, SearchResult
 from ciess_ray.search import load_interactions, search
-from ciess_ray.selection import reshape_candidates, select_candidates
+from ciess_ray.selection import distance, reshape_candidates, select_candidates
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
 
@@ -219,6 +219,17 @@ class TestSelection:
         assert [c.step for c in select_candidates(candidates, 6, 5)] == [3, 4, 0]
         assert [c.step for c in select_candidates(candidates, 6, 2)] == [3, 4]
         assert select_candidates(candidates, 2, 5) == []
+
+    def test_near_ones_wait_until_the_others_are_in(self):
+        users = {0: (40, 40), 1: (41, 39), 2: (38, 42), 3: (20, 60)}
+        candidates = []
+        for step, pair in users.items():
+            sizes = EmbeddingSizes(np.array(pair), np.array([20]), 1, 128)
+            candidates.append(Candidate(step, sizes, sizes, 1.0 - 0.1 * step))
+        assert distance(candidates[0].sizes, candidates[1].sizes) == 0.01
+        assert [c.step for c in select_candidates(candidates, 100, 2, 0.015)] == [0, 2]
+        assert [c.step for c in select_candidates(candidates, 100, 4, 0.015)] == [0, 1, 2, 3]
+        assert [c.step for c in select_candidates(candidates, 100, 3, 0.5)] == [0, 1, 2]
 
     def test_the_earlier_of_equals_comes_first(self):
         candidates = [self.candidate(step, step + 1, 0.5) for step in range(3)]

@@ -31,6 +31,15 @@ def test_a_grid_is_every_combination_in_order(plan_of):
     assert len({trial.name for trial in plan.trials}) == 12
 
 
+def test_an_override_changes_one_field_and_leaves_its_neighbours(plan_of):
+    fields = {"set": {"search.episode_length": 7}}
+    plan = plan_of({"seed": [0]}, "set.search.num_candidates=4", "space.recommender.name=[mf]", **fields)
+    (trial,) = plan.trials
+    settings = trial.config.search
+    assert (settings.num_episodes, settings.episode_length, settings.num_candidates) == (2, 7, 4)
+    assert trial.config.recommender.name == "mf"
+
+
 def test_draws_are_the_same_at_every_point_and_by_seed(plan_of):
     space = {
         "budget": ["5%", "10%"],

@@ -57,6 +57,15 @@ def test_the_seed_alone_decides() -> None:
     assert same[0] == same[1] != split_interactions(log, seed=6).fingerprint
 
 
+def test_less_validation_is_more_training_and_the_same_test() -> None:
+    log = generate_interactions(100, 80, 2000, seed=0)
+    usual, less, more = (split_interactions(log, seed=5, validation_share=s) for s in (0.25, 0.0625, 0.5))
+    for other in (less, more):
+        assert np.array_equal(interaction_keys(other.test), interaction_keys(usual.test))
+    assert less.train.nnz > usual.train.nnz > more.train.nnz
+    assert np.all(np.isin(interaction_keys(less.validation), interaction_keys(usual.validation)))
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     log = generate_interactions(100, 80, 2000, seed=0)
     shuffled = log.select(np.random.default_rng(1).permutation(log.num_rows))
