@@ -61,8 +61,9 @@ class PositiveSampler:
         )
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Users and positive items, each of shape (batch_size,), int64."""
-        row = rng.integers(len(self._users), size=batch_size)
+        """Users and positive items, each of shape (batch_size,), int64; users ascending."""
+        # The order within a batch decides nothing but speed: what is looked up by user lies close together.
+        row = np.sort(rng.integers(len(self._users), size=batch_size))
         user = self._users[row]
         if not self._by_interaction:
             row = self.indptr[user] + rng.integers(self.num_positives[user])
@@ -103,7 +104,7 @@ class TripleSampler:
             rng: The generator drawn from.
 
         Returns:
-            Users, positive items and negative items, each of shape (batch_size,), int64.
+            Users, ascending, positive items and negative items, each of shape (batch_size,), int64.
         """
         user, positive = self._positives.draw(batch_size, rng)
         rank = rng.integers(self._num_items - self._positives.num_positives[user])
