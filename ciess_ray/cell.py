@@ -142,11 +142,12 @@ def run_cell(
                 f"budget has {cap_params:,}."
             )
     with meter.phase("training"):
-        trained = [_converge(problem, allocation) for allocation in proposed]
-    best = max(range(len(proposed)), key=lambda position: trained[position].quality)
-    chosen, outcome = proposed[best], trained[best]
+        trained = [(allocation, None, _converge(problem, allocation)) for allocation in proposed]
+        chosen, _, _ = max(trained, key=_quality)
+        tried = [(chosen, l2, _converge(problem, chosen, l2)) for l2 in config.training.tried_l2]
+        chosen, l2, outcome = max([*trained, *tried], key=_quality)
     with meter.phase("test"):
-        ranking, num_test_batches = _measure(problem, chosen, outcome, reveal_test)
+        ranking, num_test_batches = _measure(problem, chosen, l2, outcome, reveal_test)
     own = meter.cost(ledger.num_trainings)
     sizes, training = chosen.sizes, config.training
     row = {
@@ -157,6 +158,7 @@ def run_cell(
         "mean_item_size": float(sizes.item.mean()),
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
+        "l2": config.with_l2(l2).recommender.options.get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": outcome.num_batches
         > training.max_batches - training.patience * training.evaluate_every,
@@ -179,11 +181,15 @@ def run_cell(
     return CellResult(row, _user_metrics(ranking), {"user_sizes": sizes.user, "item_sizes": sizes.item})
 
 
-def _converge(problem: Problem, allocation: Allocation) -> Trained:
-    if allocation.trained is not None:
+def _quality(entry: tuple[Allocation, float | None, Trained]) -> float:
+    return entry[2].quality
+
+
+def _converge(problem: Problem, allocation: Allocation, l2: float | None = None) -> Trained:
+    if allocation.trained is not None and l2 is None:
         return allocation.trained
     _, report = fit_to_convergence(
-        problem.config,
+        problem.config.with_l2(l2),
         problem.interactions,
         allocation.sizes,
         # One seed for all: tables are compared, not draws.
@@ -195,7 +201,11 @@ def _converge(problem: Problem, allocation: Allocation) -> Trained:
 
 
 def _measure(
-    problem: Problem, chosen: Allocation, outcome: Trained, reveal_test: Callable[[], csr_array]
+    problem: Problem,
+    chosen: Allocation,
+    l2: float | None,
+    outcome: Trained,
+    reveal_test: Callable[[], csr_array],
 ) -> tuple[RankingMetrics, int]:
     """Test metrics of each user, and the batches trained for them."""
     config, seed, start = problem.config, (problem.config.seed, TEST_STREAM), chosen.start
@@ -208,7 +218,9 @@ def _measure(
         problem.ledger.num_trainings += 1
     problem.ledger.num_trainings += 1
     revealed = problem.interactions.with_test(reveal_test())
-    final = train_for_test(config, revealed, chosen.sizes, outcome.num_batches, seed, initial=initial)
+    final = train_for_test(
+        config.with_l2(l2), revealed, chosen.sizes, outcome.num_batches, seed, initial=initial
+    )
     return final.ranking, final.num_batches
 
 

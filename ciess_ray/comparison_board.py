@@ -81,7 +81,7 @@ class Board:
         """A name for what a cell computes, by the hash of all that it depends on."""
         settings, method = cell.config.search.model_dump(mode="json"), METHODS[cell.method]
         what: dict[str, Any] = {"method": cell.method, "cap_params": self.cap_params(cell)}
-        what["num_candidates"] = settings["num_candidates"]
+        what |= {"num_candidates": settings["num_candidates"], "tried_l2": cell.config.training.tried_l2}
         if method.is_judging:
             full = full_sizes(cell.config, self.interactions(cell))
             what["step"] = {name: settings[name] for name in _STEP_FIELDS}

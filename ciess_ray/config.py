@@ -152,6 +152,11 @@ class TrainingConfig(_Section):
         0.0, ge=0, lt=1, description="share by which a validation must exceed the last rise to be one itself"
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
+    tried_l2: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (),
+        description="further values of recommender.options.l2: what was chosen, equal sizes and the full "
+        "table are trained with each of them too, and keep what is best on validation; none in CIESS",
+    )
 
     @field_validator("loss")
     @classmethod
@@ -162,7 +167,7 @@ class TrainingConfig(_Section):
 
     def settings(self) -> TrainingSettings:
         """The same as the recommenders take it."""
-        return TrainingSettings(**self.model_dump())
+        return TrainingSettings(**self.model_dump(exclude={"tried_l2"}))
 
 
 class AgentConfig(_Section):
@@ -371,6 +376,21 @@ class RunConfig(_Section):
         for budget in budgets:
             MemoryBudget.parse(budget)
         return budgets
+
+    @model_validator(mode="after")
+    def _check_tried_l2(self) -> "RunConfig":
+        recommender = self.recommender
+        for l2 in self.training.tried_l2:
+            check_recommender(recommender.name, recommender.options | {"l2": l2})
+        return self
+
+    def with_l2(self, l2: float | None) -> "RunConfig":
+        """The same run with another weight of L2; None leaves what is configured."""
+        if l2 is None:
+            return self
+        options = self.recommender.options | {"l2": l2}
+        recommender = self.recommender.model_copy(update={"options": options})
+        return self.model_copy(update={"recommender": recommender})
 
     @property
     def memory_budgets(self) -> list[MemoryBudget]:

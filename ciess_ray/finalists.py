@@ -5,7 +5,7 @@ validation is what is returned; equal sizes and the full-size table are trained 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,13 @@ class Method:
         name: What a reader calls them.
         sizes: One embedding size an entity.
         trained: Where validation was best, and what it was.
+        l2: One of ``training.tried_l2``; None for the configured weight.
     """
 
     name: str
     sizes: EmbeddingSizes
     trained: Trained
+    l2: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +93,13 @@ def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None)
             if its_budget is budget
         ]
         (_, equal), *found = own
-        best = max((method for _, method in found), key=lambda method: method.trained.quality)
+        best = max((method for _, method in found), key=_quality)
         finalists.append(Finalists(equal, best, [_retrained_row(*entry) for entry in own]))
     return finalists
 
 
-def measure(
-    run: Run, full: FullSizeFit, finalists: Sequence[Finalists]
-) -> tuple[list[list[dict[str, Any]]], list[BaseRecommender]]:
-    """Train on training and validation interactions and measure on test.
+def tune_l2(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tuple[Budget, Method]]:
+    """Train what is to be measured under every weight of L2, and keep of each the best on validation.
 
     Args:
         run: The search.
@@ -107,34 +107,74 @@ def measure(
         finalists: For each budget.
 
     Returns:
-        For each budget the rows of full size, equal sizes and the search; and the search's recommender.
+        Full size, then for each budget equal sizes and the search.
     """
     full_method = Method(
         FULL_SIZE,
         full_sizes(run.config, run.interactions),
         Trained(full.validation, full.mean_quality, full.best_batch),
     )
-    entries = [(run.budgets[0], full_method)]
+    rivals = [(run.budgets[0], full_method)]
     for budget, own in zip(run.budgets, finalists, strict=True):
-        entries += [(budget, own.equal), (budget, own.best)]
+        rivals += [(budget, own.equal), (budget, own.best)]
+    tries = [(budget, method, l2) for budget, method in rivals for l2 in run.config.training.tried_l2]
+    if not tries:
+        return rivals
+    run.journal.num_steps = len(tries)
+    trained = train_all(
+        run,
+        [
+            Training(
+                f"{_title(run, budget, method)}, L2 {l2:g}",
+                method.sizes,
+                (run.config.seed, RETRAIN_STREAM),
+                l2=l2,
+            )
+            for budget, method, l2 in tries
+        ],
+    )
+    tuned = []
+    for budget, method in rivals:
+        others = [
+            replace(method, trained=outcome, l2=l2)
+            for (_, tried, l2), outcome in zip(tries, trained, strict=True)
+            if tried is method
+        ]
+        tuned.append((budget, max([method, *others], key=_quality)))
+    return tuned
+
+
+def measure(
+    run: Run, rivals: Sequence[tuple[Budget, Method]]
+) -> tuple[list[list[dict[str, Any]]], list[BaseRecommender]]:
+    """Train on training and validation interactions and measure on test.
+
+    Args:
+        run: The search.
+        rivals: See :func:`tune_l2`.
+
+    Returns:
+        For each budget the rows of full size, equal sizes and the search; and the search's recommender.
+    """
     tested = train_all(
         run,
         [
             Training(
-                method.name if method is full_method else _named(run, budget, method.name),
+                _title(run, budget, method),
                 method.sizes,
                 (run.config.seed, TEST_STREAM),
                 method.trained.num_batches,
+                method.l2,
             )
-            for budget, method in entries
+            for budget, method in rivals
         ],
     )
     recipe = recipe_of(run.config, run.interactions.merge_validation_into_training())
     rows, recommenders = [], []
-    for (_, method), outcome in zip(entries, tested, strict=True):
+    for (_, method), outcome in zip(rivals, tested, strict=True):
         recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
         load_state(recommender, outcome.state)
-        rows.append(_row(method, outcome, recommender, run.config.recommender.name))
+        rows.append(_row(method, outcome, recommender, run.config))
         if method.name == SEARCH:
             recommenders.append(recommender)
     first, *others = rows
@@ -206,6 +246,14 @@ def _named(run: Run, budget: Budget, name: str) -> str:
     return name if len(run.budgets) == 1 else f"{budget.asked}: {name}"
 
 
+def _title(run: Run, budget: Budget, method: Method) -> str:
+    return method.name if method.name == FULL_SIZE else _named(run, budget, method.name)
+
+
+def _quality(method: Method) -> float:
+    return method.trained.quality
+
+
 def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the figures should know about how they came about."""
     hints = []
@@ -242,14 +290,15 @@ def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any
     }
 
 
-def _row(method: Method, tested: Trained, recommender: BaseRecommender, name: str) -> dict[str, Any]:
+def _row(method: Method, tested: Trained, recommender: BaseRecommender, config: RunConfig) -> dict[str, Any]:
     return {
         "name": method.name,
         "num_params": method.sizes.num_params,
         "kept_ratio": method.sizes.kept_ratio,
-        "packed_bytes": pack_recommender(recommender, name).num_bytes,
+        "packed_bytes": pack_recommender(recommender, config.recommender.name).num_bytes,
         "validation": method.trained.metrics | {"quality": method.trained.quality},
         "test": tested.metrics,
+        "l2": config.with_l2(method.l2).recommender.options.get("l2"),
         "best_batch": method.trained.num_batches,
         "num_test_batches": tested.num_batches,
         "mean_user_size": float(method.sizes.user.mean()),

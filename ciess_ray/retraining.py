@@ -146,7 +146,7 @@ def recipe_key(config: RunConfig, interactions: Interactions, *what: object, wit
         interactions.fingerprint,
         config.recommender.model_dump(mode="json", exclude={"min_embedding_size"}),
         own_source(config.recommender.name),
-        config.training.model_dump(mode="json"),
+        config.training.model_dump(mode="json", exclude={"tried_l2"}),
         config.seed,
         [version(package) for package in ("ciess-ray", "torch")[: 1 + with_torch]],
         what,

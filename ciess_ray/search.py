@@ -21,7 +21,7 @@ from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
 from ciess_ray.figures import Course, draw_course, save_png
-from ciess_ray.finalists import measure, retrain, write_result
+from ciess_ray.finalists import measure, retrain, tune_l2, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
@@ -229,8 +229,9 @@ def _search(
             folder.write_candidates(candidates)
             with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
                 finalists = retrain(run, candidates, pretrained)
-            with phase("test", 1 + 2 * len(budgets)):
-                rows, recommenders = measure(run, full, finalists)
+                rivals = tune_l2(run, full, finalists)
+            with phase("test", len(rivals)):
+                rows, recommenders = measure(run, rivals)
             steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]
             course = Course(folder.path.name, steps, full.mean_quality)
             save_png(draw_course([course]), folder.path / "search.png")

@@ -46,10 +46,8 @@ def select_candidates(
 
 def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:
     """How far two tables are apart: the numbers that change hands, as a share of the smaller one."""
-    changed = sum(np.abs(a - b).sum() for a, b in ((first.user, second.user), (first.item, second.item)))
-    return float(changed) / (
-        2 * min(first.user.sum() + first.item.sum(), second.user.sum() + second.item.sum())
-    )
+    one, other = (np.concatenate([sizes.user, sizes.item]).astype(np.int64) for sizes in (first, second))
+    return float(np.abs(one - other).sum() / (2 * min(one.sum(), other.sum())))
 
 
 def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:

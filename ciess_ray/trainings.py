@@ -41,12 +41,14 @@ class Training:
         seed: What its initial values and triples depend on.
         best_batch: Where validation was best, for a training on training and validation interactions that is
             measured on test; None for one that finds this out.
+        l2: One of ``training.tried_l2``; None for the configured weight.
     """
 
     name: str
     sizes: EmbeddingSizes
     seed: tuple[int, ...]
     best_batch: int | None = None
+    l2: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def train_all(run: Run, trainings: Sequence[Training]) -> list[Trained]:
         num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, len(trainings)),
     )
     streams = {
-        task.remote(config, run.interactions_ref, training): position
+        task.remote(config.with_l2(training.l2), run.interactions_ref, training): position
         for position, training in enumerate(trainings)
         if position not in trained
     }
@@ -208,7 +210,7 @@ def num_threads(config: RunConfig) -> int:
 def _key(config: RunConfig, interactions: Interactions, training: Training) -> str:
     sizes = hashlib.sha256(training.sizes.user.tobytes() + training.sizes.item.tobytes()).hexdigest()
     return recipe_key(
-        config,
+        config.with_l2(training.l2),
         interactions,
         [str(training.sizes.user.dtype), sizes],
         list(training.seed),

@@ -195,6 +195,20 @@ class TestModes:
         config = make_config(tmp_path / "out", search=settings, agent={"updates_per_step": 1})
         assert search(config).summary["num_steps"] == 2
 
+    def test_each_keeps_the_weight_of_l2_that_suits_it(self, make_config, tmp_path):
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+
+        def run(name, l2, tried_l2):
+            options = {"recommender": {"max_embedding_size": 16, "device": "cpu", "options": {"l2": l2}}}
+            training = {"tried_l2": tried_l2}
+            result = search(make_config(tmp_path / name, search=settings, training=training, **options))
+            return result.summary["methods"]
+
+        plain, tuned = run("plain", 1e-3, []), run("tuned", 50.0, [1e-3, 20.0])
+        assert [row["l2"] for row in tuned] == [row["l2"] for row in plain] == [1e-3] * 3
+        # What a search finds differs with the weight of its steps; equal sizes are what they were.
+        assert tuned[1] == plain[1]
+
     def test_bytes_cap_the_file(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
         result = search(make_config(tmp_path / "out", budget="4000B", search=settings))

@@ -1,0 +1,150 @@
+"""Several comparisons as one table, beside full size and published figures: results/comparison.*.
+
+    python benchmarks/comparison.py results/ml-1m-comparison results/ml-1m-ngcf-comparison ...
+
+reads what ``ciess-ray compare`` left in each folder. Published are R@20 and N@20 of CIESS (arXiv 2304.03501)
+table 1 and, on Gowalla, BET (arXiv 2310.14884) table 1, on another draw of the same kind of split.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from provenance import provenance
+
+#: By data set, recommender, budget and method; a sparsity of 90 % is a budget of 10 %.
+PUBLISHED = {
+    ("ml-1m", "lightgcn", "20%"): {
+        "equal sizes": (0.2248, 0.3969),
+        "mixed random": (0.2004, 0.3648),
+        "pep": (0.2098, 0.3778),
+        "search": (0.2436, 0.4257),
+    },
+    ("ml-1m", "lightgcn", "10%"): {
+        "equal sizes": (0.2105, 0.3787),
+        "mixed random": (0.1802, 0.3383),
+        "pep": (0.1988, 0.3641),
+        "search": (0.2248, 0.4023),
+    },
+    ("ml-1m", "lightgcn", "5%"): {
+        "equal sizes": (0.1752, 0.3272),
+        "mixed random": (0.1634, 0.3119),
+        "pep": (0.1789, 0.3315),
+        "search": (0.2009, 0.3664),
+    },
+    ("ml-1m", "ngcf", "10%"): {"equal sizes": (0.2069, 0.3679), "search": (0.2082, 0.3779)},
+    ("ml-1m", "ncf", "10%"): {"equal sizes": (0.1973, 0.3546), "search": (0.2131, 0.3750)},
+    ("gowalla", "lightgcn", "10%"): {"search": (0.1589, 0.1353)},
+}
+_HEADINGS = (
+    "kept",
+    "method",
+    "n",
+    "R@20",
+    "N@20",
+    "of full",
+    "search",
+    "p",
+    "bytes",
+    "user : item",
+    "CPU s",
+    "published",
+)
+
+
+def main() -> None:
+    """Read, join and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="what ciess-ray compare wrote to")
+    parser.add_argument("--output", type=Path, default=Path("results/comparison"), help="without its suffix")
+    arguments = parser.parse_args()
+    comparisons = [json.loads((folder / "comparison.json").read_text()) for folder in arguments.folders]
+    rows = [
+        row
+        for folder in arguments.folders
+        for row in pq.read_table(folder / "comparison.parquet").to_pylist()
+    ]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    pq.write_table(table, arguments.output.with_suffix(".parquet"), compression="zstd")
+    told = {"provenance": provenance(), "comparisons": [without_places(one) for one in comparisons]}
+    arguments.output.with_suffix(".json").write_text(json.dumps(told, indent=2) + "\n")
+    text = "\n".join(section for one in comparisons for section in as_markdown(one))
+    arguments.output.with_suffix(".md").write_text(text)
+    print(text)
+
+
+def without_places(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The same without folders of one machine."""
+    text = re.sub(r'(?<![\w.])/(?:[^\s/"]+/)*', "", json.dumps(comparison))
+    plain: dict[str, Any] = json.loads(text)
+    return plain
+
+
+def as_markdown(comparison: dict[str, Any]) -> list[str]:
+    """A table for each data set and recommender."""
+    sections = []
+    cells = comparison["cells"]
+    for dataset, recommender in dict.fromkeys((one["dataset"], one["recommender"]) for one in cells):
+        own = [one for one in cells if (one["dataset"], one["recommender"]) == (dataset, recommender)]
+        full = next((one for one in own if one["method"] == "full size" and one["seeds"]), None)
+        lines = [
+            f"### {recommender} on {Path(dataset).stem}",
+            "",
+            _line(_HEADINGS),
+            _line(["---"] * len(_HEADINGS)),
+        ]
+        lines += [_line(_row(one, full)) for one in own]
+        sections.append("\n".join([*lines, ""]))
+    return sections
+
+
+def _row(one: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
+    figures, difference = one["figures"], one["differences"].get("ndcg@20")
+    name = f"**{one['method']}**" if one["method"] == "search" else one["method"]
+    published = PUBLISHED.get((Path(one["dataset"]).stem, one["recommender"], one["budget"]), {}).get(
+        one["method"]
+    )
+    if not one["seeds"]:
+        return [one["budget"], name, "0", *[""] * (len(_HEADINGS) - 4), _pair(published)]
+    ndcg = figures["test/ndcg@20"]
+    seconds = figures["cpu_s"]["mean"]
+    return [
+        one["budget"],
+        name,
+        str(len(one["seeds"])) + ("^" if one["is_still_rising"] else ""),
+        _spread(figures["test/recall@20"]),
+        _spread(ndcg),
+        "" if full is None else f"{ndcg['mean'] / full['figures']['test/ndcg@20']['mean']:.1%}",
+        "" if difference is None else _interval(difference),
+        "" if difference is None else f"{difference['p']:.2g}",
+        f"{figures['packed_bytes']['mean']:,.0f}",
+        f"{figures['mean_user_size']['mean']:.1f} : {figures['mean_item_size']['mean']:.1f}",
+        f"{seconds:,.0f}",
+        _pair(published),
+    ]
+
+
+def _spread(spread: dict[str, float | None]) -> str:
+    return f"{spread['mean']:.4f}" + (f" ± {spread['sd']:.4f}" if spread["sd"] is not None else "")
+
+
+def _interval(difference: dict[str, Any]) -> str:
+    low, high = difference["relative_low"], difference["relative_high"]
+    return f"{difference['relative']:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def _pair(published: tuple[float, float] | None) -> str:
+    return "" if published is None else f"{published[0]:.4f} / {published[1]:.4f}"
+
+
+def _line(parts: Any) -> str:
+    return f"| {' | '.join(parts)} |"
+
+
+if __name__ == "__main__":
+    main()
