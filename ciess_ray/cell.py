@@ -149,7 +149,7 @@ def run_cell(
     with meter.phase("test"):
         ranking, num_test_batches = _measure(problem, chosen, l2, outcome, reveal_test)
     own = meter.cost(ledger.num_trainings)
-    sizes, training = chosen.sizes, config.training
+    sizes = chosen.sizes
     row = {
         "num_params": sizes.num_params,
         "packed_bytes": sizes.packed_bytes,
@@ -160,8 +160,7 @@ def run_cell(
         "step_quality": chosen.step_quality,
         "l2": config.with_l2(l2).recommender.options.get("l2"),
         "best_batch": outcome.num_batches,
-        "is_still_rising": outcome.num_batches
-        > training.max_batches - training.patience * training.evaluate_every,
+        "is_still_rising": config.training.is_cut_short(outcome.num_batches),
         "num_test_batches": num_test_batches,
         "num_steps": ledger.num_steps,
         "num_candidates": len(proposed),

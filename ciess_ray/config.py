@@ -147,7 +147,11 @@ class TrainingConfig(_Section):
     )
     num_negatives: int = Field(128, ge=1, description="negatives that a batch shares, for softmax")
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
-    patience: int = Field(5, ge=1, description="validations in a row without a rise that end a training")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        5,
+        description="validations in a row without a rise that end a training; null: none do, for a learning "
+        "rate that has decayed by max_batches",
+    )
     min_improvement: float = Field(
         0.0, ge=0, lt=1, description="share by which a validation must exceed the last rise to be one itself"
     )
@@ -164,6 +168,12 @@ class TrainingConfig(_Section):
         if loss not in LOSSES:
             raise UnknownNameError("training.loss", loss, LOSSES)
         return loss
+
+    def is_cut_short(self, best_batch: int) -> bool:
+        """Whether a training whose validation was best there may have ended before it stopped rising."""
+        if self.patience is None:
+            return False
+        return best_batch > self.max_batches - self.patience * self.evaluate_every
 
     def settings(self) -> TrainingSettings:
         """The same as the recommenders take it."""

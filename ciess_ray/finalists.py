@@ -265,11 +265,10 @@ def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
             "equal sizes were better on validation than all that the search found: give it more steps."
         )
     training = config.training
-    last_best = training.max_batches - training.patience * training.evaluate_every
     rising = [
         f"{row['name']} (best at batch {row['best_batch']:,})"
         for row in rows
-        if row["best_batch"] > last_best
+        if training.is_cut_short(row["best_batch"])
     ]
     if rising:
         hints.append(

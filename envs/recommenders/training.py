@@ -1,5 +1,6 @@
 """Training of a base recommender: a number of batches, or until validation stops rising."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class TrainingSettings:
         loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
         num_negatives: Negatives that a batch shares, for ``softmax``.
         evaluate_every: Batches between two validations.
-        patience: Validations in a row that do not rise after which training has converged.
+        patience: Validations in a row that do not rise after which training has converged; None trains
+            ``max_batches`` in any case, for a learning rate that has decayed by then.
         min_improvement: Share of the best quality that counted by which the next must exceed it to count as a
             rise; ``min_delta`` of Keras and Lightning, made relative. The best is kept whether it counts or
             not.
@@ -53,7 +55,7 @@ class TrainingSettings:
     loss: str = "bpr"
     num_negatives: int = 128
     evaluate_every: int = 100
-    patience: int = 5
+    patience: int | None = 5
     min_improvement: float = 0.0
     max_batches: int = 4_000
 
@@ -200,7 +202,8 @@ class Trainer:
         train_s = evaluate_s = 0.0
         history: list[tuple[int, float]] = []
         waited, counted = 0, -1.0
-        while self.num_batches < settings.max_batches and waited < settings.patience:
+        patience = math.inf if settings.patience is None else settings.patience
+        while self.num_batches < settings.max_batches and waited < patience:
             started = time.perf_counter()
             try:
                 self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
