@@ -7,7 +7,7 @@ Training to convergence, choosing and measuring are the same for every method, a
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost, Meter, cpu_seconds
 from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
+from ciess_ray.placement import place
 from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.trainings import Trained
 from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
+from envs.placed_sizes import PlacedSizes
 from envs.recommenders import resolve_device
 from envs.step_modes import State, state_of
 
@@ -34,7 +36,7 @@ from envs.step_modes import State, state_of
 TOLERANCE = 1e-3
 _ROW = "row"
 _USER = "user/"
-_SIZES = ("user_sizes", "item_sizes")
+_SIZES = ("user_sizes", "item_sizes", "first_columns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +70,13 @@ class CellResult:
         row: Its figures, by the names of the columns of ``comparison.parquet``.
         user_metrics: Test metrics of each user by name, shape (num_users,), float32; NaN where it has no test
             items.
-        sizes: The sizes of users and of items that were measured, by ``user_sizes`` and ``item_sizes``.
+        sizes: The sizes of users and of items that were measured, by ``user_sizes`` and ``item_sizes``, and
+            by ``first_columns`` where their rows begin, if not at the first column.
     """
 
     row: dict[str, Any]
     user_metrics: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    sizes: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    sizes: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Leave it in a file that is there whole or not at all."""
@@ -143,9 +146,11 @@ def run_cell(
             )
     with meter.phase("training"):
         trained = [(allocation, None, _converge(problem, allocation)) for allocation in proposed]
-        chosen, _, _ = max(trained, key=_quality)
-        tried = [(chosen, l2, _converge(problem, chosen, l2)) for l2 in config.training.tried_l2]
-        chosen, l2, outcome = max([*trained, *tried], key=_quality)
+        best = max(trained, key=_quality)
+        placed = [_placed(problem, best[0], number) for number in _communities(method, config)]
+        best = max([best, *((one, None, _converge(problem, one)) for one in placed)], key=_quality)
+        tried = [(best[0], l2, _converge(problem, best[0], l2)) for l2 in config.training.tried_l2]
+        chosen, l2, outcome = max([best, *tried], key=_quality)
     with meter.phase("test"):
         ranking, num_test_batches = _measure(problem, chosen, l2, outcome, reveal_test)
     own = meter.cost(ledger.num_trainings)
@@ -158,6 +163,7 @@ def run_cell(
         "mean_item_size": float(sizes.item.mean()),
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
+        "num_columns": sizes.width,
         "l2": config.with_l2(l2).recommender.options.get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
@@ -177,7 +183,20 @@ def run_cell(
         "test/quality": ranking.quality,
         **{f"test/{name}": value for name, value in ranking.summary().items()},
     }
-    return CellResult(row, _user_metrics(ranking), {"user_sizes": sizes.user, "item_sizes": sizes.item})
+    kept: dict[str, NDArray[Any]] = {"user_sizes": sizes.user, "item_sizes": sizes.item}
+    if isinstance(sizes, PlacedSizes):
+        kept["first_columns"] = sizes.first_columns
+    return CellResult(row, _user_metrics(ranking), kept)
+
+
+def _communities(method: str, config: RunConfig) -> Sequence[int]:
+    return config.search.tried_communities if METHODS[method].is_placing else ()
+
+
+def _placed(problem: Problem, allocation: Allocation, num_communities: int) -> Allocation:
+    budget = problem.config.memory_budgets[0]
+    sizes = place(allocation.sizes, num_communities, budget, problem.config, problem.interactions)
+    return replace(allocation, name=f"{allocation.name}, {num_communities} communities", sizes=sizes)
 
 
 def _quality(entry: tuple[Allocation, float | None, Trained]) -> float:

@@ -202,14 +202,14 @@ def _ndcg(source: _Source, table: PackedTable, scorer: ScorerFile) -> float:
 
 
 def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
-    """One row an entity: kind, id, embedding size, and its values as a list."""
+    """One row an entity: kind, id, embedding size, where it begins if not at the first column, its values."""
     table = source.table
-    columns = entity_columns(*source.ids)
+    columns, places = entity_columns(*source.ids), _places(table)
     values, ends = table.decoded(), np.cumsum(table.row_sizes, dtype=np.int64) * table.num_tables
     schema = pa.schema(
         [
             *(pa.field(name, column.type) for name, column in columns.items()),
-            pa.field("embedding_size", pa.int32()),
+            *(pa.field(name, column.type) for name, column in places.items()),
             pa.field("vector", pa.list_(pa.float32())),
         ]
     )
@@ -223,19 +223,25 @@ def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool
                 vectors = pa.ListArray.from_arrays(
                     pa.array(offsets, pa.int32()), pa.array(values[start : start + int(offsets[-1])])
                 )
-                sizes = pa.array(table.row_sizes[part].astype(np.int32))
-                writer.write_table(
-                    pa.table([*(column[part] for column in columns.values()), sizes, vectors], schema=schema)
-                )
+                told = [column[part] for column in (*columns.values(), *places.values())]
+                writer.write_table(pa.table([*told, vectors], schema=schema))
 
     return _written(source, destination, "parquet", write)
+
+
+def _places(table: PackedTable) -> dict[str, pa.Array]:
+    places = {"embedding_size": pa.array(table.row_sizes.astype(np.int32))}
+    if table.first_columns is not None:
+        places["first_column"] = pa.array(table.first_columns)
+    return places
 
 
 def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
     """Rows of like size as dense tables, with the configuration that TorchRec's collections take.
 
     A row goes into the table of the next power of two, at least four; a recommender of several tables has
-    so many sets of them. ``rows.parquet`` says where every entity is.
+    so many sets of them. ``rows.parquet`` says where every entity is, and, where rows do not all begin at the
+    first column, in which column its first number belongs.
     """
     table = source.table
     buckets = np.maximum(2 ** np.ceil(np.log2(table.row_sizes)).astype(np.int64), _SMALLEST_BUCKET)
@@ -248,7 +254,7 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
         for bucket in np.unique(buckets[of_kind]).tolist():
             rows = np.flatnonzero(of_kind & (buckets == bucket))
             names[rows], places[rows] = f"{kind}_{bucket}", np.arange(len(rows))
-            values = table.rows(rows, bucket).reshape(len(rows), table.num_tables, bucket)
+            values = table.kept(rows, bucket).reshape(len(rows), table.num_tables, bucket)
             for number in range(table.num_tables):
                 suffix = f"_{number}" if table.num_tables > 1 else ""
                 name = f"{kind}{suffix}_{bucket}"
@@ -271,7 +277,7 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
     }
     (destination / TORCHREC_FILES[0]).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     located = entity_columns(*source.ids) | {
-        "embedding_size": pa.array(table.row_sizes.astype(np.int32)),
+        **_places(table),
         "table": pa.array(names.tolist()).dictionary_encode(),
         "row": pa.array(places),
     }

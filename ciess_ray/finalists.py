@@ -15,13 +15,14 @@ from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
 from ciess_ray.packed_embedding import pack_recommender
+from ciess_ray.placement import place
 from ciess_ray.result import Candidate, ResultFolder
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
 from ciess_ray.selection import FINALIST_DISTANCE, project_smallest, reshape_candidates, select_candidates
 from ciess_ray.trainings import Trained, Training, train_all
-from envs.budget import EmbeddingSizes
+from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.step_modes import State, load_state
@@ -98,8 +99,10 @@ def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None)
     return finalists
 
 
-def tune_l2(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tuple[Budget, Method]]:
-    """Train what is to be measured under every weight of L2, and keep of each the best on validation.
+def tune(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tuple[Budget, Method]]:
+    """Train what is to be measured in other ways too, and keep of each what is best on validation.
+
+    First the search's tables with their rows in communities, then everything under other weights of L2.
 
     Args:
         run: The search.
@@ -117,31 +120,46 @@ def tune_l2(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list
     rivals = [(run.budgets[0], full_method)]
     for budget, own in zip(run.budgets, finalists, strict=True):
         rivals += [(budget, own.equal), (budget, own.best)]
-    tries = [(budget, method, l2) for budget, method in rivals for l2 in run.config.training.tried_l2]
+    placed = []
+    for position, (budget, method) in enumerate(rivals):
+        for num_communities in run.config.search.tried_communities if method.name == SEARCH else ():
+            asked = MemoryBudget.parse(budget.asked)
+            sizes = place(method.sizes, num_communities, asked, run.config, run.interactions)
+            placed.append((position, f"{num_communities} communities", replace(method, sizes=sizes)))
+    rivals = _best_of(run, rivals, placed)
+    weighed = [
+        (position, f"L2 {l2:g}", replace(method, l2=l2))
+        for position, (_, method) in enumerate(rivals)
+        for l2 in run.config.training.tried_l2
+    ]
+    return _best_of(run, rivals, weighed)
+
+
+def _best_of(
+    run: Run, rivals: Sequence[tuple[Budget, Method]], tries: Sequence[tuple[int, str, Method]]
+) -> list[tuple[Budget, Method]]:
+    """Each rival, or of the tries at its position the one that is better on validation."""
+    best = list(rivals)
     if not tries:
-        return rivals
+        return best
     run.journal.num_steps = len(tries)
     trained = train_all(
         run,
         [
             Training(
-                f"{_title(run, budget, method)}, L2 {l2:g}",
+                f"{_title(run, rivals[position][0], method)}, {name}",
                 method.sizes,
                 (run.config.seed, RETRAIN_STREAM),
-                l2=l2,
+                l2=method.l2,
             )
-            for budget, method, l2 in tries
+            for position, name, method in tries
         ],
     )
-    tuned = []
-    for budget, method in rivals:
-        others = [
-            replace(method, trained=outcome, l2=l2)
-            for (_, tried, l2), outcome in zip(tries, trained, strict=True)
-            if tried is method
-        ]
-        tuned.append((budget, max([method, *others], key=_quality)))
-    return tuned
+    for (position, _, method), outcome in zip(tries, trained, strict=True):
+        budget, leader = best[position]
+        if outcome.quality > leader.trained.quality:
+            best[position] = budget, replace(method, trained=outcome)
+    return best
 
 
 def measure(
@@ -151,7 +169,7 @@ def measure(
 
     Args:
         run: The search.
-        rivals: See :func:`tune_l2`.
+        rivals: See :func:`tune`.
 
     Returns:
         For each budget the rows of full size, equal sizes and the search; and the search's recommender.
@@ -190,7 +208,7 @@ def write_result(
     recommender: BaseRecommender,
 ) -> dict[str, Any]:
     """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
-    sizes = finalists.best.sizes
+    sizes = recommender.sizes
     folder.write_table(
         recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name
     )
@@ -297,6 +315,7 @@ def _row(method: Method, tested: Trained, recommender: BaseRecommender, config: 
         "packed_bytes": pack_recommender(recommender, config.recommender.name).num_bytes,
         "validation": method.trained.metrics | {"quality": method.trained.quality},
         "test": tested.metrics,
+        "num_columns": method.sizes.width,
         "l2": config.with_l2(method.l2).recommender.options.get("l2"),
         "best_batch": method.trained.num_batches,
         "num_test_batches": tested.num_batches,

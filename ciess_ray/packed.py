@@ -1,9 +1,10 @@
 """The packed table: one flat buffer of values, one size a row, nothing else.
 
-A row's values are its first d_n numbers (of each table, where a recommender has several), so no index a
+A row's values are d_n neighbouring numbers (of each table, where a recommender has several), so no index a
 weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it),
-2 more a row for the scale of int8 values, and a header of at most :data:`envs.budget.HEADER_BYTES`. It is a
-plain safetensors file; reading it needs NumPy alone and executes nothing.
+1 more a row where rows do not all begin at the first column, 2 more for the scale of int8 values, and a
+header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it needs NumPy
+alone and executes nothing.
 
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
 begins is derived from the sizes: the first value of a block of rows in 8 bytes, the row's distance from it
@@ -24,10 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.packed_file import FORMAT, SIZE_TYPES, number_of, parse
+from ciess_ray.packed_file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
 from ciess_ray.packed_values import VALUE_TYPES, decode, encode, prefix_bits, windows
 from envs.budget import EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
+from envs.placed_sizes import PlacedSizes
 from envs.scattered_sizes import ScatteredSizes
 
 _MAX_NAME = 200
@@ -53,6 +55,7 @@ class PackedTable:
         dtype: A key of :data:`VALUE_TYPES`.
         scales: What the int8 values of each row are to be multiplied by, shape (num_rows,), float16.
         recommender: Name of the recommender that the table was trained in.
+        first_columns: Where each row begins, shape (num_rows,), uint8; None for the first column.
     """
 
     values: NDArray[Any]
@@ -64,6 +67,7 @@ class PackedTable:
     dtype: str = "float32"
     scales: NDArray[np.float16] | None = None
     recommender: str | None = None
+    first_columns: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.row_sizes):
@@ -83,8 +87,9 @@ class PackedTable:
             raise ResultError(f"{self.num_users} of {len(self.row_sizes)} rows cannot be users")
         if (self.scales is None) == (self.dtype == "int8"):
             raise ResultError(f"{self.dtype} values {'lack their' if self.scales is None else 'have'} scales")
-        if self.scales is not None and self.scales.shape != self.row_sizes.shape:
-            raise ResultError(f"{len(self.scales)} scales do not belong to {len(self.row_sizes)} rows")
+        for name, array in (("scales", self.scales), ("first columns", self.first_columns)):
+            if array is not None and array.shape != self.row_sizes.shape:
+                raise ResultError(f"{len(array)} {name} do not belong to {len(self.row_sizes)} rows")
 
     @classmethod
     def pack(
@@ -95,11 +100,11 @@ class PackedTable:
         dtype: str = "float32",
         recommender: str | None = None,
     ) -> "PackedTable":
-        """Keep of each row its first d_n numbers, in each table.
+        """Keep of each row its d_n numbers, in each table.
 
         Args:
             table: Users, then items, shape (num_users + num_items, num_tables * width), float32; the tables
-                stand side by side, each at least as wide as the largest size.
+                stand side by side, each at least as wide as the sizes are.
             sizes: One embedding size a row.
             dtype: A key of :data:`VALUE_TYPES`.
             recommender: Name of the recommender.
@@ -137,6 +142,7 @@ class PackedTable:
             dtype,
             scales,
             recommender,
+            sizes.first_columns.astype(np.uint8) if isinstance(sizes, PlacedSizes) else None,
         )
 
     @classmethod
@@ -188,6 +194,7 @@ class PackedTable:
             dtype=dtype,
             scales=arrays.get("scales"),
             recommender=metadata.get("recommender"),
+            first_columns=arrays.get("first_columns"),
         )
 
     @property
@@ -201,27 +208,35 @@ class PackedTable:
         return len(self.values)
 
     @cached_property
-    def width(self) -> int:
+    def largest_size(self) -> int:
         """The largest size in use."""
         return int(self.row_sizes.max())
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of one table up to the last that is in use: the largest size, where no row is placed."""
+        if self.first_columns is None:
+            return self.largest_size
+        return int((self.row_sizes.astype(np.int64) + self.first_columns).max())
 
     @property
     def sizes(self) -> EmbeddingSizes:
         """The sizes of users and of items, as the rest of the project takes them."""
         row_sizes = self.row_sizes.astype(np.int32)
         bounds = self.min_embedding_size, self.max_embedding_size
-        return EmbeddingSizes(
+        sizes = EmbeddingSizes(
             row_sizes[: self.num_users], row_sizes[self.num_users :], *bounds, self.num_tables
         )
+        return sizes if self.first_columns is None else PlacedSizes.of(sizes, self.first_columns)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the file, to the last."""
-        return len(self._header()) + sum(array.nbytes for _, array in self._tensors())
+        return len(self._header()) + sum(array.nbytes for *_, array in self._tensors())
 
     @property
     def index_bytes(self) -> int:
-        """Bytes of the file that are no values: sizes, scales, header."""
+        """Bytes of the file that are no values: sizes, first columns, scales, header."""
         return self.num_bytes - self.values.nbytes
 
     @cached_property
@@ -254,11 +269,11 @@ class PackedTable:
         return block_starts, in_block
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
-        """Rows of the masked table, zeros beyond each size.
+        """Rows of the masked table, zeros where they keep nothing.
 
         Args:
             rows: Row numbers, users first, shape (n,).
-            width: Columns of one table, by default the largest size in use; a row that is longer is cut.
+            width: Columns of one table, by default up to the last in use; a row that is longer is cut.
 
         Returns:
             Shape (n, num_tables * width), float32.
@@ -266,12 +281,35 @@ class PackedTable:
         Raises:
             IndexError: A row number is negative or beyond the last row.
         """
-        rows = np.asarray(rows, np.int64)
         width = self.width if width is None else width
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
-            raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
         if width < 1:
             raise ValueError(f"a width of {width}: ask for at least one column")
+        if self.first_columns is None:
+            return self.kept(rows, width)
+        longest = self.largest_size
+        kept = self.kept(rows, longest).reshape(-1, longest)
+        first = np.repeat(self.first_columns[rows].astype(np.int64), self.num_tables)
+        # What a row keeps lies within the table's columns; the zeros after it need not.
+        placed = np.zeros((len(kept), max(width, self.width + longest)), np.float32)
+        np.put_along_axis(placed, first[:, None] + np.arange(longest), kept, axis=1)
+        return np.ascontiguousarray(placed[:, :width]).reshape(len(rows), self.num_tables * width)
+
+    def kept(self, rows: NDArray[np.integer], width: int) -> NDArray[np.float32]:
+        """What rows keep from its first number on, whichever column that stands in.
+
+        Args:
+            rows: Row numbers, users first, shape (n,).
+            width: Numbers of one table; zeros follow what a row keeps, and a row that is longer is cut.
+
+        Returns:
+            Shape (n, num_tables * width), float32.
+
+        Raises:
+            IndexError: As :meth:`rows`.
+        """
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
+            raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
         block_starts, in_block = self.starts
         sizes = self.row_sizes[rows].astype(np.int64)
         starts = block_starts[rows >> self.block_bits] + in_block[rows]
@@ -289,7 +327,7 @@ class PackedTable:
         """The masked table, shape (num_users + num_items, num_tables * width), float32.
 
         Args:
-            width: Columns of one table; by default the largest size in use.
+            width: Columns of one table; by default up to the last in use.
         """
         return self.rows(np.arange(self.num_rows), width)
 
@@ -348,40 +386,28 @@ class PackedTable:
 
     def _parts(self) -> Iterator[bytes | memoryview]:
         yield self._header()
-        for _, array in self._tensors():
+        for *_, array in self._tensors():
             yield array.data.cast("B")
 
-    def _tensors(self) -> list[tuple[str, NDArray[Any]]]:
-        """Names and arrays as they follow each other: the widest type first, so that all are aligned."""
-        named = {"values": self.values, "sizes": self.row_sizes, "scales": self.scales}
-        there = [(name, array) for name, array in named.items() if array is not None]
-        return sorted(there, key=lambda entry: -entry[1].itemsize)
+    def _tensors(self) -> list[tuple[str, str, NDArray[Any]]]:
+        """Names, types in the file and arrays as they follow each other: the widest first, all aligned."""
+        index_type = SIZE_TYPES[self.row_sizes.itemsize][0]
+        named = [
+            ("values", VALUE_TYPES[self.dtype][0], self.values),
+            ("sizes", index_type, self.row_sizes),
+            ("scales", SCALE_TYPE, self.scales),
+            ("first_columns", COLUMN_TYPE, self.first_columns),
+        ]
+        there = [(name, stored, array) for name, stored, array in named if array is not None]
+        return sorted(there, key=lambda entry: -entry[2].itemsize)
 
     def _header(self) -> bytes:
-        """Length and JSON, padded so that what follows is aligned."""
-        metadata = {
-            "format": FORMAT,
-            "version": version("ciess-ray"),
-            "num_users": str(self.num_users),
-            "min_embedding_size": str(self.min_embedding_size),
-            "max_embedding_size": str(self.max_embedding_size),
-            "num_tables": str(self.num_tables),
-        }
+        metadata = {"version": version("ciess-ray")}
+        numbers = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
+        metadata |= {name: str(getattr(self, name)) for name in numbers}
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
-        header: dict[str, Any] = {"__metadata__": metadata}
-        end = 0
-        for name, array in self._tensors():
-            start, end = end, end + array.nbytes
-            stored = {
-                "values": VALUE_TYPES[self.dtype][0],
-                "sizes": SIZE_TYPES[self.row_sizes.itemsize][0],
-                "scales": "F16",
-            }[name]
-            header[name] = {"dtype": stored, "shape": list(array.shape), "data_offsets": [start, end]}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        return header_of(self._tensors(), metadata)
 
     def _values_a_row(self) -> NDArray[np.int64]:
         return self.row_sizes.astype(np.int64) * self.num_tables

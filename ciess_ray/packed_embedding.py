@@ -22,12 +22,13 @@ _BIAS = 2**15
 class PackedEmbedding(nn.Module):
     """Looks rows of a packed table up, as ``nn.Embedding`` does those of a dense one.
 
-    A row is one copy of ``width`` neighbouring values, of which those beyond its size are cleared. On the CPU
-    the values stay where the table has them, in a mapped file; ``to`` moves all to another device.
+    A row is one copy of neighbouring values, of which those beyond its size are cleared; where rows do not
+    all begin at the first column, a second copy puts it there. On the CPU the values stay where the table has
+    them, in a mapped file; ``to`` moves all to another device.
 
     Args:
         table: The packed table.
-        width: Columns of one table, by default the largest size in use; a row that is longer is cut.
+        width: Columns of one table, by default up to the last in use; a row that is longer is cut.
 
     Attributes:
         embedding_dim: Numbers a row, ``num_tables * width``.
@@ -39,6 +40,7 @@ class PackedEmbedding(nn.Module):
     in_block: Tensor
     prefix: Tensor | None
     scales: Tensor | None
+    first_columns: Tensor | None
 
     def __init__(self, table: PackedTable, width: int | None = None) -> None:
         super().__init__()
@@ -47,17 +49,20 @@ class PackedEmbedding(nn.Module):
             raise ValueError(f"a width of {self.width}: ask for at least one column")
         self.num_tables, self.block_bits = table.num_tables, table.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
+        #: Numbers that are copied of a row.
+        self.num_copied = self.width if table.first_columns is None else table.largest_size
+        self.num_scattered = max(self.width, table.width + self.num_copied)
         values = _tensor(table.values)
         if table.dtype == "bfloat16":
             values = values.view(torch.bfloat16)
-        if len(values) < self.width:
-            values = torch.cat([values, values.new_zeros(self.width)])
+        if len(values) < self.num_copied:
+            values = torch.cat([values, values.new_zeros(self.num_copied)])
         # PyTorch indexes with no unsigned numbers of more than 8 bits.
         sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
         block_starts, in_block = table.starts
         prefix = None
-        if self.width <= MAX_PREFIX_WIDTH:
-            is_kept = torch.arange(self.width) < torch.arange(self.width + 1)[:, None]
+        if self.num_copied <= MAX_PREFIX_WIDTH:
+            is_kept = torch.arange(self.num_copied) < torch.arange(self.num_copied + 1)[:, None]
             prefix = -is_kept.to(_BITS[values.itemsize])
         for name, buffer in (
             ("values", values),
@@ -66,11 +71,12 @@ class PackedEmbedding(nn.Module):
             ("in_block", torch.from_numpy((in_block.astype(np.int32) - _BIAS).astype(np.int16))),
             ("prefix", prefix),
             ("scales", None if table.scales is None else _tensor(table.scales)),
+            ("first_columns", None if table.first_columns is None else _tensor(table.first_columns)),
         ):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Rows of the masked table, zeros beyond each size.
+        """Rows of the masked table, zeros where they keep nothing.
 
         Args:
             rows: Row numbers, users first, any shape, int64.
@@ -78,7 +84,7 @@ class PackedEmbedding(nn.Module):
         Returns:
             Shape (*rows.shape, num_tables * width), float32.
         """
-        flat = rows.reshape(-1)
+        flat, num_copied = rows.reshape(-1), self.num_copied
         sizes = self.row_sizes.index_select(0, flat).long()
         starts = self.block_starts.index_select(0, flat >> self.block_bits)
         starts += self.in_block.index_select(0, flat)
@@ -86,26 +92,32 @@ class PackedEmbedding(nn.Module):
             each = torch.arange(self.num_tables, device=starts.device)
             starts = (starts[:, None] + each * sizes[:, None]).reshape(-1)
             sizes = sizes.repeat_interleave(self.num_tables)
-        last = len(self.values) - self.width
-        window = self.values.as_strided((last + 1, self.width), (1, 1))
+        last = len(self.values) - num_copied
+        window = self.values.as_strided((last + 1, num_copied), (1, 1))
         found = window.index_select(0, starts.clamp(max=last))
         late = torch.nonzero(starts > last).squeeze(1)
         if len(late):
-            tail = torch.cat([self.values[last:], self.values.new_zeros(self.width)])
-            found[late] = tail.as_strided((len(tail) - self.width + 1, self.width), (1, 1))[
+            tail = torch.cat([self.values[last:], self.values.new_zeros(num_copied)])
+            found[late] = tail.as_strided((len(tail) - num_copied + 1, num_copied), (1, 1))[
                 starts[late] - last
             ]
         # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
         bits = found.view(_BITS[found.itemsize])
         if self.prefix is None:
-            is_kept = torch.arange(self.width, device=bits.device) < sizes[:, None]
+            is_kept = torch.arange(num_copied, device=bits.device) < sizes[:, None]
             bits.bitwise_and_(-is_kept.to(bits.dtype))
         else:
-            bits.bitwise_and_(self.prefix.index_select(0, sizes.clamp(max=self.width)))
+            bits.bitwise_and_(self.prefix.index_select(0, sizes.clamp(max=num_copied)))
         numbers = found.float()
         if self.scales is not None:
             scales = self.scales.index_select(0, flat).float()
             numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])
+        if self.first_columns is not None:
+            first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
+            columns = first[:, None] + torch.arange(num_copied, device=first.device)
+            # What a row keeps lies within the table's columns; the zeros after it need not.
+            placed = numbers.new_zeros(len(numbers), self.num_scattered)
+            numbers = placed.scatter_(1, columns, numbers)[:, : self.width].contiguous()
         return numbers.view(*rows.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:

@@ -1,6 +1,7 @@
-"""The file of a packed table, read without belief in it: safetensors, one header, two or three arrays."""
+"""The file of a packed table, read without belief in it: safetensors, one header, two to four arrays."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ FORMAT = "ciess-ray packed table 2"
 
 #: By the bytes of a row's size, its type in the file and in memory.
 SIZE_TYPES: dict[int, tuple[str, Any]] = {1: ("U8", np.uint8), 2: ("U16", np.uint16), 4: ("U32", np.uint32)}
+SCALE_TYPE, COLUMN_TYPE = "F16", "U8"
 _TYPES = dict([*VALUE_TYPES.values(), *SIZE_TYPES.values()])
 
 
@@ -53,12 +55,13 @@ def parse(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str],
     if [start for start, _ in sorted(ranges)] + [len(data)] != [0] + [end for _, end in sorted(ranges)]:
         raise ResultError(f"its parts do not fill the {len(data):,} bytes after the header")
     expected = {"values", "sizes", "scales"} if types.get("values") == "I8" else {"values", "sizes"}
-    if set(arrays) != expected:
+    if set(arrays) - {"first_columns"} != expected:
         raise ResultError(f"it has the parts {sorted(arrays)}, not {sorted(expected)}")
     if types["values"] not in (stored for stored, _ in VALUE_TYPES.values()):
         raise ResultError(f"its values are of the type {types['values']}")
-    if types.get("scales", "F16") != "F16":
-        raise ResultError(f"its scales are of the type {types['scales']}, not F16")
+    for name, stored in (("scales", SCALE_TYPE), ("first_columns", COLUMN_TYPE)):
+        if types.get(name, stored) != stored:
+            raise ResultError(f"its {name} are of the type {types[name]}, not {stored}")
     return arrays, types, metadata
 
 
@@ -92,6 +95,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands in it twice")
     return found
+
+
+def header_of(tensors: Sequence[tuple[str, str, NDArray[Any]]], metadata: dict[str, str]) -> bytes:
+    """Length and JSON, padded so that what follows is aligned.
+
+    Args:
+        tensors: Name, type in the file and array of each part, in the order of the file.
+        metadata: What else is told, beside the format.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT} | metadata}
+    end = 0
+    for name, stored, array in tensors:
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": stored, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def number_of(metadata: dict[str, str], key: str) -> int:

@@ -21,7 +21,7 @@ from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
 from ciess_ray.figures import Course, draw_course, save_png
-from ciess_ray.finalists import measure, retrain, tune_l2, write_result
+from ciess_ray.finalists import measure, retrain, tune, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
@@ -229,7 +229,7 @@ def _search(
             folder.write_candidates(candidates)
             with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
                 finalists = retrain(run, candidates, pretrained)
-                rivals = tune_l2(run, full, finalists)
+                rivals = tune(run, full, finalists)
             with phase("test", len(rivals)):
                 rows, recommenders = measure(run, rivals)
             steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]

@@ -21,19 +21,31 @@ def normalised_adjacency(train: csr_array) -> csr_array:
     Returns:
         Symmetric, shape (num_users + num_items,) squared, float32, int32 indices.
     """
-    num_users, num_items = train.shape
-    user_degree = np.diff(train.indptr)
-    item_degree = np.bincount(train.indices, minlength=num_items)
-    user_scale = 1.0 / np.sqrt(np.maximum(user_degree, 1))
-    item_scale = 1.0 / np.sqrt(np.maximum(item_degree, 1))
-    weights = (np.repeat(user_scale, user_degree) * item_scale[train.indices]).astype(np.float32)
-    upper = csr_array((weights, train.indices, train.indptr), shape=train.shape)
+    num_users = train.shape[0]
+    upper = symmetric_weights(train)
     lower = upper.T.tocsr()
     # Users' rows point at items and items' rows at users, so the two halves only need their offsets.
     indptr = np.concatenate([upper.indptr, upper.indptr[-1] + lower.indptr[1:]]).astype(np.int32)
     indices = np.concatenate([upper.indices + num_users, lower.indices]).astype(np.int32)
-    num_entities = num_users + num_items
+    num_entities = sum(train.shape)
     return csr_array((np.concatenate([upper.data, lower.data]), indices, indptr), shape=(num_entities,) * 2)
+
+
+def symmetric_weights(train: csr_array) -> csr_array:
+    """Each interaction over the roots of both degrees: the upper right of :func:`normalised_adjacency`.
+
+    Args:
+        train: Training interactions, ones, shape (num_users, num_items), sorted indices.
+
+    Returns:
+        Of the same shape, float32; shares its indices.
+    """
+    user_degree = np.diff(train.indptr)
+    item_degree = np.bincount(train.indices, minlength=train.shape[1])
+    user_scale = 1.0 / np.sqrt(np.maximum(user_degree, 1))
+    item_scale = 1.0 / np.sqrt(np.maximum(item_degree, 1))
+    weights = (np.repeat(user_scale, user_degree) * item_scale[train.indices]).astype(np.float32)
+    return csr_array((weights, train.indices, train.indptr), shape=train.shape)
 
 
 def row_normalised_adjacency(train: csr_array) -> csr_array:

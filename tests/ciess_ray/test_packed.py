@@ -18,6 +18,7 @@ from ciess_ray.packed_file import FORMAT
 from ciess_ray.packed_values import VALUE_TYPES
 from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
+from envs.placed_sizes import PlacedSizes
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.training import Trainer, TrainingSettings
 
@@ -36,10 +37,15 @@ def tables(draw):
     row_sizes = np.array([draw(st.integers(d_min, d_max)) for _ in range(num_users + num_items)])
     num_tables = draw(st.integers(1, 2))
     sizes = EmbeddingSizes(row_sizes[:num_users], row_sizes[num_users:], d_min, d_max, num_tables)
+    first = np.zeros(len(row_sizes), int)
+    if draw(st.booleans()):
+        first = np.array([draw(st.integers(0, 255)) for _ in row_sizes])
+        sizes = PlacedSizes.of(sizes, first)
     width = draw(st.integers(sizes.width, sizes.width + 3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     tables = rng.standard_normal((num_users + num_items, num_tables, width), np.float32)
-    masked = np.where(np.arange(width) < row_sizes[:, None, None], tables, np.float32(0))
+    place = np.arange(width) - first[:, None, None]
+    masked = np.where((place >= 0) & (place < row_sizes[:, None, None]), tables, np.float32(0))
     return *(part.reshape(len(row_sizes), -1) for part in (tables, masked)), sizes
 
 
@@ -50,6 +56,7 @@ def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_f
     packed = PackedTable.pack(table, sizes, dtype=dtype, recommender="mf")
     num_bytes = packed.save(path)
     a_row = index_bytes_per_row(sizes.max_embedding_size) + (2 if dtype == "int8" else 0)
+    a_row += isinstance(sizes, PlacedSizes)
     a_value = packed.values.itemsize
     assert num_bytes == path.stat().st_size == packed.num_bytes == len(packed.to_bytes())
     assert num_bytes <= a_value * sizes.num_params + a_row * sizes.num_rows + HEADER_BYTES
@@ -65,6 +72,7 @@ def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_f
     assert loaded.unpack().shape == (sizes.num_rows, sizes.num_tables * sizes.width)
     np.testing.assert_array_equal(loaded.sizes.user, sizes.user)
     np.testing.assert_array_equal(loaded.sizes.item, sizes.item)
+    np.testing.assert_array_equal(loaded.sizes.mask(), sizes.mask())
     assert (loaded.dtype, loaded.recommender) == (dtype, "mf")
     for name in ("min_embedding_size", "max_embedding_size", "num_tables"):
         assert getattr(loaded.sizes, name) == getattr(sizes, name)

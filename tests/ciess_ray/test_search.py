@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ciess_ray.full_size import fit_full_size
 from ciess_ray.resources import ray_session
@@ -11,6 +13,8 @@ from ciess_ray.search import load_interactions, search
 from ciess_ray.selection import distance, reshape_candidates, select_candidates
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
+from envs.placed_sizes import PlacedSizes
+from envs.recommenders.evaluation import evaluate
 
 NUM_STEPS = 6
 
@@ -194,6 +198,45 @@ class TestModes:
         settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_greedy_steps": 0, "num_candidates": 1}
         config = make_config(tmp_path / "out", search=settings, agent={"updates_per_step": 1})
         assert search(config).summary["num_steps"] == 2
+
+    @pytest.mark.parametrize("budget", ["10%", "3000B"])
+    def test_rows_that_begin_at_columns_of_their_communities(
+        self, make_config, tmp_path, budget, monkeypatch
+    ):
+        from ciess_ray import finalists
+
+        # Whatever they come to here: what is placed is what is kept.
+        measured = finalists.train_all
+
+        def prefer_placed(run, trainings):
+            found = measured(run, trainings)
+            return [
+                replace(one, quality=one.quality + isinstance(training.sizes, PlacedSizes))
+                for one, training in zip(found, trainings, strict=True)
+            ]
+
+        monkeypatch.setattr(finalists, "train_all", prefer_placed)
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        config = make_config(tmp_path / "out", budget=budget, search=settings | {"tried_communities": [3, 5]})
+        result = search(config)
+        file = result.path / "table.safetensors"
+        row = result.summary["methods"][-1]
+        assert file.stat().st_size == row["packed_bytes"] == result.table.num_bytes
+        if budget == "10%":
+            assert result.table.num_params == result.summary["budget"]["cap_params"]
+        else:
+            assert (
+                file.stat().st_size <= 3000
+                and result.table.num_params >= result.summary["budget"]["cap_params"] - 80
+            )
+        assert result.table.width == row["num_columns"] > result.table.largest_size
+        assert set(result.table.first_columns) <= set(range(5))
+        # What is packed recommends as what was trained.
+        recommender = SearchResult.load(result.path).recommender()
+        merged = load_interactions(config).merge_validation_into_training()
+        with torch.no_grad():
+            metrics = evaluate(recommender, merged.train, merged.test).summary()
+        assert metrics == pytest.approx(row["test"], abs=1e-6)
 
     def test_each_keeps_the_weight_of_l2_that_suits_it(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}

@@ -1,0 +1,50 @@
+"""Tables of a search in which each community of users and items begins at a column of its own."""
+
+import numpy as np
+
+from ciess_ray.config import RunConfig
+from envs.budget import BYTES_PER_PARAM, EmbeddingSizes, MemoryBudget
+from envs.communities import find_communities
+from envs.data import Interactions
+from envs.placed_sizes import COLUMN_TYPE, PlacedSizes
+
+_STREAM = 26
+
+
+def place(
+    sizes: EmbeddingSizes,
+    num_communities: int,
+    budget: MemoryBudget,
+    config: RunConfig,
+    interactions: Interactions,
+) -> PlacedSizes:
+    """The same sizes with the rows of community c beginning at column c.
+
+    Under a budget in bytes the sizes pay for the byte a row that says so.
+
+    Args:
+        sizes: What uses up the budget.
+        num_communities: See :func:`envs.communities.find_communities`.
+        budget: The budget.
+        config: The run.
+        interactions: The splits; training alone is looked at.
+
+    Raises:
+        BudgetError: In bytes the budget has no room for that.
+        EmbeddingSizeError: There are too few users or items.
+    """
+    rng = np.random.default_rng((config.seed, _STREAM, num_communities))
+    first_columns = find_communities(interactions.train, num_communities, rng)
+    if budget.unit == "bytes":
+        cost = -(-sizes.num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
+        sizes = EmbeddingSizes.from_proposal(
+            sizes.user,
+            sizes.item,
+            sizes.num_params - cost,
+            sizes.min_embedding_size,
+            sizes.max_embedding_size,
+            rng,
+            fill=True,
+            num_tables=sizes.num_tables,
+        )
+    return PlacedSizes.of(sizes, first_columns)
