@@ -339,6 +339,21 @@ class TestTraining:
         # 0.1011 counts, 0.1015 to 0.1020 are none a hundredth above it; the best is kept all the same.
         assert (report.num_batches, report.best_batch, report.best.quality) == (60, 60, 0.1020)
 
+    def test_fit_without_patience_takes_every_batch(self, make_interactions, monkeypatch):
+        interactions = make_interactions()
+        told = iter([0.2, *[0.1] * 9])
+
+        class Ranking:
+            def __init__(self, quality):
+                self.quality = quality
+
+        monkeypatch.setattr(training, "evaluate", lambda *_: Ranking(next(told)))
+        trainer = trainer_of(
+            build("mf", interactions.train), interactions.train, patience=None, max_batches=100
+        )
+        report = trainer.fit(interactions.validation)
+        assert (report.num_batches, report.best_batch) == (100, 10)
+
     def test_fit_ends_at_the_last_batch_it_may_take(self, make_interactions):
         interactions = make_interactions()
         trainer = trainer_of(build("mf", interactions.train), interactions.train, max_batches=25)
