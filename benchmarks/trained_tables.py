@@ -1,0 +1,102 @@
+"""Tables of given sizes trained to convergence: where their rows begin, and which L2 they want.
+
+    python benchmarks/trained_tables.py configs/ml-1m-lightgcn.yaml 2%:3.5 2%:equal 20%:39 20%:equal
+        --communities 1 16 32 hashed --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
+
+Each table is ``BUDGET:SIZE``, the size of every user; items share what is left. With one community all rows
+begin at the first column; ``hashed`` lets each begin at one of 16 by lot. Qualities are those of validation;
+test is not looked at. A row is appended as it is measured, and none is measured twice.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from measurements import Measurements
+
+from ciess_ray.config import RunConfig
+from ciess_ray.config_file import load_config
+from ciess_ray.placement import place
+from ciess_ray.retraining import fit_to_convergence
+from ciess_ray.run import caps_params_of
+from ciess_ray.search import load_interactions
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.placed_sizes import PlacedSizes
+
+_SEED = 22
+_NUM_HASHED = 16
+
+
+def main() -> None:
+    """Measure what the file has not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("tables", nargs="+", metavar="BUDGET:SIZE")
+    parser.add_argument("--communities", nargs="+", default=["1"])
+    parser.add_argument("--l2", nargs="+", type=float, default=[None])
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--output", type=Path, default=Path("results/trained_tables.jsonl"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = Measurements(arguments.output)
+    for table, communities, l2 in itertools.product(arguments.tables, arguments.communities, arguments.l2):
+        budget, _, user_size = table.partition(":")
+        config = load_config(arguments.config, [*arguments.set, f"budget={budget}"]).with_l2(l2)
+        key = {
+            "config": arguments.config.name,
+            "table": table,
+            "communities": communities,
+            "l2": config.recommender.options.get("l2"),
+            "seed": config.seed,
+            "training": config.training.model_dump(mode="json", exclude={"tried_l2"}),
+        }
+        if rows.has(**key):
+            continue
+        interactions = load_interactions(config)
+        sizes = _begin(_sizes(config, interactions, user_size), communities, config, interactions)
+        started = time.process_time()
+        _, report = fit_to_convergence(config, interactions, sizes, (config.seed, _SEED))
+        rows.add(
+            key
+            | {"quality": report.best.quality, **report.best.summary(), "best_batch": report.best_batch}
+            | {"num_params": sizes.num_params, "packed_bytes": sizes.packed_bytes}
+            | {"num_columns": sizes.width, "user_size": float(sizes.user.mean())}
+            | {"item_size": float(sizes.item.mean()), "cpu_s": time.process_time() - started}
+        )
+
+
+def _sizes(config: RunConfig, interactions: Interactions, user_size: str) -> EmbeddingSizes:
+    """The same size for all users and one for all items, under the budget exactly."""
+    recommender, (cap_params,) = config.recommender, caps_params_of(config, interactions.num_entities)
+    num_users, num_items = interactions.num_users, interactions.num_items
+    total = cap_params / recommender.num_tables
+    user = total / interactions.num_entities if user_size == "equal" else float(user_size)
+    return EmbeddingSizes.from_proposal(
+        np.full(num_users, user),
+        np.full(num_items, (total - user * num_users) / num_items),
+        cap_params,
+        recommender.min_embedding_size,
+        recommender.max_embedding_size,
+        np.random.default_rng(config.seed),
+        fill=True,
+        num_tables=recommender.num_tables,
+    )
+
+
+def _begin(
+    sizes: EmbeddingSizes, communities: str, config: RunConfig, interactions: Interactions
+) -> EmbeddingSizes:
+    rng = np.random.default_rng((config.seed, 1))
+    if communities == "hashed":
+        return PlacedSizes.of(sizes, rng.integers(_NUM_HASHED, size=sizes.num_rows))
+    if communities == "1":
+        return sizes
+    return place(sizes, int(communities), config.memory_budgets[0], config, interactions)
+
+
+if __name__ == "__main__":
+    main()
