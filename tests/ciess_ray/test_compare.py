@@ -209,26 +209,3 @@ def test_full_size_is_one_cell_for_all_budgets(write):
     assert len(names) == len(set(names)) == 2 + 4 * 3
     assert [name for name in names if "full" in name] == ["seed-0_full-size", "seed-1_full-size"]
     assert "budget-10-percent_seed-0_random-search" in names
-
-
-def test_a_method_keeps_the_weight_of_l2_that_suits_it(write, tmp_path, ray_cluster):
-    config = write(
-        {"budget": ["20%"], "recommender.options.l2": [1e-3, 50.0]},
-        {
-            "training": {
-                "batch_size": 256,
-                "evaluate_every": 20,
-                "patience": 2,
-                "max_batches": 40,
-                "tried_l2": [1e-3],
-            }
-        },
-        methods=["equal sizes", "pep"],
-    )
-    assert run(config).exit_code == 0
-    rows = rows_of(tmp_path / "comparison").values()
-    assert {row["l2"] for row in rows} == {1e-3}
-    one, other = (row for row in rows if row["method"] == "equal sizes")
-    assert (
-        one["test/ndcg@20"] == other["test/ndcg@20"] and one["num_trainings"] == other["num_trainings"] == 3
-    )

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from ciess_ray import cell as cell_module
 from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.cell import Limits, Shared, prepare_full_size, prepare_supernet, run_cell
 from ciess_ray.comparison_config import METHOD_NAMES
 from ciess_ray.config_file import parse_config
 from envs.errors import BudgetError
+from envs.placed_sizes import PlacedSizes
 
 CAP = {"lightgcn": 171, "ncf": 342}
 
@@ -73,6 +75,41 @@ def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, re
         Limits(num_steps=3),
         **fields,
     )
+
+
+@pytest.mark.parametrize("method", ["equal sizes", "pep"])
+def test_a_method_keeps_the_weight_of_l2_that_suits_it(method, world, interactions, tmp_path):
+    config, *others = world()
+
+    def under(l2, tried_l2):
+        training = config.training.model_copy(update={"tried_l2": tried_l2})
+        changed = config.model_copy(update={"training": training}).with_l2(l2)
+        return cell(lambda _: (changed, *others), method, interactions, tmp_path).row
+
+    plain, tuned = under(1e-3, ()), under(50.0, (1e-3, 20.0))
+    assert plain["l2"] == tuned["l2"] == 1e-3
+    assert tuned["num_trainings"] == plain["num_trainings"] + 2
+    if method == "equal sizes":
+        assert tuned["test/ndcg@20"] == plain["test/ndcg@20"]
+
+
+def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_path, monkeypatch):
+    # Whatever it comes to here: what is placed is what is kept.
+    converged = cell_module._converge
+
+    def prefer_placed(problem, allocation, l2=None):
+        found = converged(problem, allocation, l2)
+        return dataclasses.replace(found, quality=found.quality + isinstance(allocation.sizes, PlacedSizes))
+
+    monkeypatch.setattr(cell_module, "_converge", prefer_placed)
+    config, *others = world()
+    settings = config.search.model_copy(update={"tried_communities": (3,)})
+    changed = config.model_copy(update={"search": settings})
+    for method, is_placed in (("random search", True), ("split", False)):
+        result = cell(lambda _: (changed, *others), method, interactions, tmp_path)
+        assert ("first_columns" in result.sizes) == is_placed
+        assert result.row["allocation"].endswith(", 3 communities") == is_placed
+        assert result.row["num_params"] == CAP["lightgcn"]
 
 
 def test_the_table_of_methods_has_the_configured_names():
