@@ -24,6 +24,7 @@ from ciess_ray.run import Run
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import TrainingError
+from envs.placed_sizes import PlacedSizes
 from envs.step_modes import State, state_of
 
 Tell = Callable[[str], None]
@@ -208,11 +209,14 @@ def num_threads(config: RunConfig) -> int:
 
 
 def _key(config: RunConfig, interactions: Interactions, training: Training) -> str:
-    sizes = hashlib.sha256(training.sizes.user.tobytes() + training.sizes.item.tobytes()).hexdigest()
+    sizes = training.sizes
+    kept = sizes.user.tobytes() + sizes.item.tobytes()
+    if isinstance(sizes, PlacedSizes):
+        kept += sizes.first_columns.tobytes()
     return recipe_key(
         config.with_l2(training.l2),
         interactions,
-        [str(training.sizes.user.dtype), sizes],
+        [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()],
         list(training.seed),
         training.best_batch,
         num_threads(config),

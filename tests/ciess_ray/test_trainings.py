@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
@@ -10,6 +12,7 @@ from ciess_ray.tracking import NullTracker
 from ciess_ray.trainings import Training, train_all
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, TrainingError
+from envs.placed_sizes import PlacedSizes
 
 
 @pytest.fixture
@@ -66,6 +69,16 @@ def test_what_was_trained_before_is_read(make_run):
     assert {file: file.stat().st_mtime_ns for file in files} == files
     assert [t.metrics for t in again] == [t.metrics for t in first]
     assert any(p.note.startswith("size 2, batch") for p in news if not p.is_step)
+
+
+def test_where_rows_begin_and_l2_are_part_of_what_is_known(make_run):
+    run = make_run()
+    (plain,) = trainings(run, (2,))
+    first_columns = np.arange(plain.sizes.num_rows) % 3
+    placed = replace(plain, sizes=PlacedSizes.of(plain.sizes, first_columns))
+    with run.journal.phase("retraining", 3):
+        found = [train_all(run, [one])[0].quality for one in (plain, placed, replace(plain, l2=1.0))]
+    assert len(set(found)) == 3
 
 
 def test_a_training_for_test_hands_its_parameters_over(make_run):
