@@ -57,6 +57,7 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         "episode_length": settings.episode_length,
         "form": "reference" if is_reference else "paper",
         "quality_ceiling": settings.quality_ceiling,
+        "shows_quality": settings.shows_quality,
         "device": recommender.device,
     }
     td3 = TD3Config()

@@ -272,6 +272,11 @@ class SearchConfig(_Section):
         gt=0,
         description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none",
     )
+    shows_quality: bool = Field(
+        True,
+        description="whether the state has an entity's quality, as in CIESS. It comes of the interactions "
+        "that sizes are chosen on: where an entity has few of them, a policy learns whose are lost anyway",
+    )
     num_greedy_steps: int = Field(
         2, ge=0, description="steps at the end that the actors take alone, without exploration"
     )

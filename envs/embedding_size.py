@@ -97,6 +97,9 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
       That code counts an entity without validation items as one of quality 0; here, in either form, it has
       no quality, acts, and is not learned from.
     - ``quality_ceiling``: upper bound of an entity's share of quality, 1 in the paper; None for none.
+    - ``shows_quality``: whether column 2 is filled, as in the paper; without it every entity shows 0 there,
+      the middle of the scale. Quality is measured on the validation interactions that the reward comes from,
+      of which an entity may have two: a policy that sees it can tell whose are lost anyway.
     - ``full_quality``: quality of every entity under the fully trained full-size table; None trains one
       at the first reset. The ``reference`` form has no use for this and the one before.
     - ``device``: ``cpu``, ``cuda`` or ``auto``.
@@ -129,6 +132,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         memory_weight: float = 0.4,
         form: Form = "paper",
         quality_ceiling: float | None = 1.0,
+        shows_quality: bool = True,
         full_quality: EntityQuality | None = None,
         device: str = "cpu",
         render_mode: str | None = None,
@@ -166,6 +170,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             interactions.train, self.training, recommender, recommender_options or {}, resolve_device(device)
         )
         self._form, self._quality_ceiling = form, quality_ceiling
+        self._shows_quality = shows_quality
         self._full_quality = full_quality
         self._popularity = {
             "user": scale_popularity(interactions.user_popularity),
@@ -345,7 +350,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             k: observe(
                 self._popularity[k],
                 getattr(self._sizes, k),
-                self._quality[k],
+                self._quality[k] if self._shows_quality else np.full(len(self._quality[k]), np.nan),
                 self.min_embedding_size,
                 self.max_embedding_size,
             )

@@ -127,6 +127,15 @@ def test_no_ceiling(make_env):
     assert max(np.nanmax(info[kind]["quality"]) for kind in KINDS) > 1
 
 
+def test_a_state_without_quality(make_env):
+    shown, hidden = (rollout(make_env(shows_quality=is_shown), 0, 1)[1] for is_shown in (True, False))
+    for kind in KINDS:
+        assert (hidden[0][kind][:, 2] == 0).all() and (shown[0][kind][:, 2] != 0).any()
+        np.testing.assert_array_equal(hidden[0][kind][:, :2], shown[0][kind][:, :2])
+    # What is not shown is rewarded all the same.
+    assert hidden[1] == shown[1]
+
+
 def test_the_reference_form(make_env, make_interactions, monkeypatch):
     def refuse(self):
         raise AssertionError("the reference form trains no full-size table")
