@@ -1,10 +1,10 @@
 """Tables of given sizes trained to convergence: where their rows begin, and which L2 they want.
 
     python benchmarks/trained_tables.py configs/ml-1m-lightgcn.yaml 2%:3.5 2%:equal 20%:39 20%:equal
-        --communities 1 16 32 hashed --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
+        --communities 1 16 32 lot --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
 
 Each table is ``BUDGET:SIZE``, the size of every user; items share what is left. With one community all rows
-begin at the first column; ``hashed`` lets each begin at one of 16 by lot. Qualities are those of validation;
+begin at the first column; with ``lot`` users are in one of 32 by lot. Qualities are those of validation;
 test is not looked at. A row is appended as it is measured, and none is measured twice.
 """
 
@@ -28,7 +28,7 @@ from envs.data import Interactions
 from envs.placed_sizes import PlacedSizes
 
 _SEED = 22
-_NUM_HASHED = 16
+_NUM_LOTS = 32
 
 
 def main() -> None:
@@ -90,9 +90,10 @@ def _sizes(config: RunConfig, interactions: Interactions, user_size: str) -> Emb
 def _begin(
     sizes: EmbeddingSizes, communities: str, config: RunConfig, interactions: Interactions
 ) -> EmbeddingSizes:
-    rng = np.random.default_rng((config.seed, 1))
-    if communities == "hashed":
-        return PlacedSizes.of(sizes, rng.integers(_NUM_HASHED, size=sizes.num_rows))
+    if communities == "lot":
+        rng = np.random.default_rng((config.seed, 1))
+        user = rng.integers(1, _NUM_LOTS + 1, size=interactions.num_users)
+        return PlacedSizes.of(sizes, np.append(user, np.zeros(interactions.num_items, user.dtype)))
     if communities == "1":
         return sizes
     return place(sizes, int(communities), config.memory_budgets[0], config, interactions)

@@ -283,11 +283,11 @@ class SearchConfig(_Section):
     num_candidates: int = Field(
         5, ge=1, description="l, candidates that are trained to convergence; 5 in CIESS"
     )
-    tried_communities: tuple[Annotated[int, Field(ge=2, le=256)], ...] = Field(
+    tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
         (),
         description="what is best is trained too with rows that begin at other columns, by as many "
-        "communities of users and items, at a byte a row; for recommenders that propagate and tight budgets; "
-        "none in CIESS",
+        "communities of users, at a byte a row; for recommenders that propagate and tight budgets; none in "
+        "CIESS",
     )
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"

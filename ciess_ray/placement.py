@@ -1,4 +1,4 @@
-"""Tables of a search in which each community of users and items begins at a column of its own."""
+"""Tables of a search in which each community of users begins at a column of its own."""
 
 import numpy as np
 
@@ -18,7 +18,11 @@ def place(
     config: RunConfig,
     interactions: Interactions,
 ) -> PlacedSizes:
-    """The same sizes with the rows of community c beginning at column c.
+    """The same sizes with the users of community c, from 0, beginning at column c + 1, and items at column 0.
+
+    An item of few numbers gets the other columns from its users when rows are propagated, and users get this
+    one from their items: a column that all items share serves as their bias. Communities in an order of
+    likeness share most of their columns with those that are like them.
 
     Under a budget in bytes the sizes pay for the byte a row that says so.
 
@@ -31,10 +35,11 @@ def place(
 
     Raises:
         BudgetError: In bytes the budget has no room for that.
-        EmbeddingSizeError: There are too few users or items.
+        EmbeddingSizeError: There are too few users or items for as many communities.
     """
     rng = np.random.default_rng((config.seed, _STREAM, num_communities))
-    first_columns = find_communities(interactions.train, num_communities, rng)
+    first_columns = np.zeros(sizes.num_rows, COLUMN_TYPE)
+    first_columns[: interactions.num_users] = 1 + find_communities(interactions.train, num_communities, rng)
     if budget.unit == "bytes":
         cost = -(-sizes.num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
         sizes = EmbeddingSizes.from_proposal(

@@ -1,9 +1,10 @@
-"""Communities of users and items that go together."""
+"""Communities of users, in an order in which neighbours have much in common."""
 
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
@@ -12,37 +13,47 @@ from envs.errors import EmbeddingSizeError
 from envs.placed_sizes import COLUMN_TYPE
 from envs.recommenders.propagation import symmetric_weights
 
+#: One less than the columns at which a row may begin: the first is left to the items.
+MAX_COMMUNITIES = int(np.iinfo(COLUMN_TYPE).max)
+
 
 def find_communities(train: csr_array, num_communities: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Communities of users and of items that go together, by spectral co-clustering.
+    """Communities of users with like interactions, numbered so that neighbours are alike too.
 
-    Dhillon (KDD 2001): k-means among the leading singular vectors of the normalised interactions, here as
-    many as there are communities, weighed by their singular values, each row of unit length.
+    k-means among the leading left singular vectors of the normalised interactions, as many as there are
+    communities, weighed by their singular values, each row of unit length (the users' half of spectral
+    co-clustering, Dhillon, KDD 2001). The order is that of the leaves of the centres' dendrogram, optimal in
+    the sense of Bar-Joseph et al. (Bioinformatics 2001).
 
     Args:
         train: Training interactions, shape (num_users, num_items).
-        num_communities: How many; 2 to 256, and below the number of users and that of items.
+        num_communities: How many; 2 to 255, and below the number of users and that of items.
         rng: Draws where both iterations begin.
 
     Returns:
-        The community of each row, users first, shape (num_users + num_items,), from 0; some may have nobody.
+        The community of each user, shape (num_users,), from 0; they are fewer where some would have nobody.
 
     Raises:
         EmbeddingSizeError: There are too few users or items for as many.
     """
-    most = min(*train.shape, np.iinfo(COLUMN_TYPE).max + 2) - 1
+    most = min(*train.shape, MAX_COMMUNITIES + 1) - 1
     if not 2 <= num_communities <= most:
         raise EmbeddingSizeError(
             f"{num_communities} communities of {train.shape[0]:,} users and {train.shape[1]:,} items: ask "
             f"for 2 to {most}."
         )
     normalised = symmetric_weights(train).astype(np.float64)
-    start = rng.uniform(-1.0, 1.0, min(train.shape))
-    user, scale, item = svds(normalised, k=num_communities, v0=start)
-    points = np.concatenate([user * scale, item.T * scale])
+    user, scale, _ = svds(normalised, k=num_communities, v0=rng.uniform(-1.0, 1.0, min(train.shape)))
+    points = user * scale
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        _, communities = kmeans2(points, num_communities, minit="++", seed=rng)
-    found: NDArray[np.uint8] = communities.astype(COLUMN_TYPE)
+        centres, labels = kmeans2(points, num_communities, minit="++", seed=rng)
+    present, members = np.unique(labels, return_inverse=True)
+    order = np.zeros(1, np.intp)
+    if len(present) > 1:
+        order = leaves_list(linkage(centres[present], "average", optimal_ordering=True))
+    numbers = np.empty(len(present), COLUMN_TYPE)
+    numbers[order] = np.arange(len(present), dtype=COLUMN_TYPE)
+    found: NDArray[np.uint8] = numbers[members]
     return found

@@ -1,9 +1,9 @@
-"""Sizes whose rows begin at other columns: each community of users and items has some columns to itself.
+"""Sizes whose rows begin at other columns: each community of users has some columns to itself.
 
 Rows that all begin at the first column share the few columns that a tight budget leaves: at three numbers a
 row, three directions for everybody. A recommender that propagates rows over the interactions fills what a row
-leaves empty from its neighbours, so that rows of one community may use columns that others do without. The
-table is as large as before; a byte a row says where it begins.
+leaves empty from its neighbours, so that the rows of one community may use columns that others do without.
+The table is as large as before; a byte a row says where it begins.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
-"""Rows that begin at other columns, and the communities that say where."""
+"""Rows that begin at other columns, and the communities that say at which."""
 
 import numpy as np
 import pytest
-from scipy.sparse import block_diag, csr_array
+from scipy.sparse import csr_array
 
 from envs.budget import EmbeddingSizes
 from envs.communities import find_communities
@@ -30,25 +30,37 @@ def test_what_is_no_column_is_refused(first):
         PlacedSizes.of(sizes(), np.array(first))
 
 
-def test_blocks_of_the_interactions_are_communities():
+def blocks_of_users(*overlaps):
+    """Four blocks of 30 users who like 20 items of their own each, and some of other blocks."""
     rng = np.random.default_rng(0)
-    blocks = [rng.random((30, 20)) < 0.5 for _ in range(4)]
-    train = csr_array(block_diag(blocks), dtype=np.float32)
+    likes = np.kron(np.eye(4), np.full((30, 20), 0.5))
+    for first, second, share in overlaps:
+        for one, other in ((first, second), (second, first)):
+            likes[30 * one :][:30, 20 * other :][:, :20] = share
+    train = csr_array(rng.random(likes.shape) < likes, dtype=np.float32)
     train.sort_indices()
-    found = find_communities(train, 4, np.random.default_rng(1))
-    user, item = np.split(found, [120])
-    assert len({tuple(user[first : first + 30]) for first in range(0, 120, 30)}) == 4
-    for block in range(4):
-        assert (
-            set(user[30 * block :][:30]) == set(item[20 * block :][:20])
-            and len(set(user[30 * block :][:30])) == 1
-        )
-    np.testing.assert_array_equal(found, find_communities(train, 4, np.random.default_rng(1)))
+    return train
 
 
-def test_an_entity_without_interactions_has_a_community_too():
+def test_blocks_of_the_interactions_are_communities():
+    train = blocks_of_users()
+    found = find_communities(train, 4, np.random.default_rng(1)).reshape(4, 30)
+    assert sorted(found[:, 0]) == [0, 1, 2, 3]
+    assert (found == found[:, :1]).all()
+    np.testing.assert_array_equal(found.ravel(), find_communities(train, 4, np.random.default_rng(1)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_communities_that_are_alike_are_neighbours(seed):
+    train = blocks_of_users((0, 2, 0.2), (1, 3, 0.2), (2, 1, 0.1))
+    found = find_communities(train, 4, np.random.default_rng(seed)).reshape(4, 30)
+    assert found[[0, 2, 1, 3], 0].tolist() in ([0, 1, 2, 3], [3, 2, 1, 0])
+
+
+def test_a_user_without_interactions_has_a_community_too():
     train = csr_array(np.pad(np.ones((5, 5), np.float32), 1))
-    assert find_communities(train, 2, np.random.default_rng(0)).shape == (14,)
+    found = find_communities(train, 2, np.random.default_rng(0))
+    assert found.shape == (7,) and len(set(found)) == found.max() + 1
 
 
 @pytest.mark.parametrize("num_communities", [1, 5])
