@@ -145,12 +145,7 @@ def run_cell(
                 f"budget has {cap_params:,}."
             )
     with meter.phase("training"):
-        trained = [(allocation, None, _converge(problem, allocation)) for allocation in proposed]
-        best = max(trained, key=_quality)
-        placed = [_placed(problem, best[0], number) for number in _communities(method, config)]
-        best = max([best, *((one, None, _converge(problem, one)) for one in placed)], key=_quality)
-        tried = [(best[0], l2, _converge(problem, best[0], l2)) for l2 in config.training.tried_l2]
-        chosen, l2, outcome = max([best, *tried], key=_quality)
+        chosen, l2, outcome = _best_trained(problem, proposed, METHODS[method].is_placing)
     with meter.phase("test"):
         ranking, num_test_batches = _measure(problem, chosen, l2, outcome, reveal_test)
     own = meter.cost(ledger.num_trainings)
@@ -189,8 +184,21 @@ def run_cell(
     return CellResult(row, _user_metrics(ranking), kept)
 
 
-def _communities(method: str, config: RunConfig) -> Sequence[int]:
-    return config.search.tried_communities if METHODS[method].is_placing else ()
+_Entry = tuple[Allocation, float | None, Trained]
+
+
+def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_placing: bool) -> _Entry:
+    """What is best on validation, with its weight of L2 (None for the configured one)."""
+    best: _Entry = max(((one, None, _converge(problem, one)) for one in proposed), key=_quality)
+    begins_at_first = best[0]
+    for num_communities in problem.config.search.tried_communities if is_placing else ():
+        placed = _placed(problem, begins_at_first, num_communities)
+        outcome = _converge(problem, placed)
+        if outcome.quality <= _quality(best):
+            break
+        best = placed, None, outcome
+    tried = ((best[0], l2, _converge(problem, best[0], l2)) for l2 in problem.config.training.tried_l2)
+    return max((best, *tried), key=_quality)
 
 
 def _placed(problem: Problem, allocation: Allocation, num_communities: int) -> Allocation:
@@ -199,7 +207,7 @@ def _placed(problem: Problem, allocation: Allocation, num_communities: int) -> A
     return replace(allocation, name=f"{allocation.name}, {num_communities} communities", sizes=sizes)
 
 
-def _quality(entry: tuple[Allocation, float | None, Trained]) -> float:
+def _quality(entry: _Entry) -> float:
     return entry[2].quality
 
 

@@ -102,7 +102,8 @@ def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None)
 def tune(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tuple[Budget, Method]]:
     """Train what is to be measured in other ways too, and keep of each what is best on validation.
 
-    First the search's tables with their rows in communities, then everything under other weights of L2.
+    First the search's tables with their rows in communities, more and more until that is no better, then
+    everything under other weights of L2.
 
     Args:
         run: The search.
@@ -120,13 +121,22 @@ def tune(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tu
     rivals = [(run.budgets[0], full_method)]
     for budget, own in zip(run.budgets, finalists, strict=True):
         rivals += [(budget, own.equal), (budget, own.best)]
-    placed = []
-    for position, (budget, method) in enumerate(rivals):
-        for num_communities in run.config.search.tried_communities if method.name == SEARCH else ():
+    improving = {
+        position: (budget, method)
+        for position, (budget, method) in enumerate(rivals)
+        if method.name == SEARCH
+    }
+    for num_communities in run.config.search.tried_communities:
+        placed = []
+        for position, (budget, method) in improving.items():
             asked = MemoryBudget.parse(budget.asked)
             sizes = place(method.sizes, num_communities, asked, run.config, run.interactions)
             placed.append((position, f"{num_communities} communities", replace(method, sizes=sizes)))
-    rivals = _best_of(run, rivals, placed)
+        best = _best_of(run, rivals, placed)
+        improving = {
+            position: rival for position, rival in improving.items() if best[position] is not rivals[position]
+        }
+        rivals = best
     weighed = [
         (position, f"L2 {l2:g}", replace(method, l2=l2))
         for position, (_, method) in enumerate(rivals)

@@ -94,22 +94,27 @@ def test_a_method_keeps_the_weight_of_l2_that_suits_it(method, world, interactio
 
 
 def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_path, monkeypatch):
-    # Whatever it comes to here: what is placed is what is kept.
-    converged = cell_module._converge
+    # Whatever they come to here: three communities are best, and what is worse ends the trying.
+    bonus, converged, tried = {3: 1.0, 4: 0.5, 5: 2.0}, cell_module._converge, []
 
-    def prefer_placed(problem, allocation, l2=None):
+    def prefer_three(problem, allocation, l2=None):
         found = converged(problem, allocation, l2)
-        return dataclasses.replace(found, quality=found.quality + isinstance(allocation.sizes, PlacedSizes))
+        if isinstance(allocation.sizes, PlacedSizes):
+            number = int(allocation.name.split()[-2])
+            tried.append(number)
+            found = dataclasses.replace(found, quality=found.quality + bonus[number])
+        return found
 
-    monkeypatch.setattr(cell_module, "_converge", prefer_placed)
+    monkeypatch.setattr(cell_module, "_converge", prefer_three)
     config, *others = world()
-    settings = config.search.model_copy(update={"tried_communities": (3,)})
+    settings = config.search.model_copy(update={"tried_communities": (3, 4, 5)})
     changed = config.model_copy(update={"search": settings})
     for method, is_placed in (("random search", True), ("split", False)):
         result = cell(lambda _: (changed, *others), method, interactions, tmp_path)
         assert ("first_columns" in result.sizes) == is_placed
         assert result.row["allocation"].endswith(", 3 communities") == is_placed
         assert result.row["num_params"] == CAP["lightgcn"]
+    assert tried == [3, 4]
 
 
 def test_the_table_of_methods_has_the_configured_names():

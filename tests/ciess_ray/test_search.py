@@ -13,7 +13,6 @@ from ciess_ray.search import load_interactions, search
 from ciess_ray.selection import distance, reshape_candidates, select_candidates
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
-from envs.placed_sizes import PlacedSizes
 from envs.recommenders.evaluation import evaluate
 
 NUM_STEPS = 6
@@ -202,20 +201,22 @@ class TestModes:
     def test_rows_that_begin_at_columns_of_their_communities(self, make_config, tmp_path, monkeypatch):
         from ciess_ray import finalists
 
-        # Whatever they come to here: what is placed is what is kept.
-        measured = finalists.train_all
+        # Whatever they come to here: three communities are best, and what is worse ends the trying.
+        bonus, measured, tried = {3: 1.0, 4: 0.5, 5: 2.0}, finalists.train_all, []
 
-        def prefer_placed(run, trainings):
+        def prefer_three(run, trainings):
             found = measured(run, trainings)
-            return [
-                replace(one, quality=one.quality + isinstance(training.sizes, PlacedSizes))
-                for one, training in zip(found, trainings, strict=True)
-            ]
+            for position, training in enumerate(trainings):
+                if training.name.endswith("communities"):
+                    tried.append(int(training.name.split()[-2]))
+                    better = found[position].quality + bonus[tried[-1]]
+                    found[position] = replace(found[position], quality=better)
+            return found
 
-        monkeypatch.setattr(finalists, "train_all", prefer_placed)
+        monkeypatch.setattr(finalists, "train_all", prefer_three)
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
         config = make_config(
-            tmp_path / "out", budget="3000B", search=settings | {"tried_communities": [3, 5]}
+            tmp_path / "out", budget="3000B", search=settings | {"tried_communities": [3, 4, 5]}
         )
         result = search(config)
         file = result.path / "table.safetensors"
@@ -225,7 +226,7 @@ class TestModes:
         assert result.table.num_params == result.summary["budget"]["cap_params"] - 320 / 4
         assert result.table.width == row["num_columns"] > result.table.largest_size
         user, item = np.split(result.table.first_columns, [result.table.num_users])
-        assert user.min() == 1 and user.max() <= 5 and not item.any()
+        assert tried == [3, 4] and set(user) == {1, 2, 3} and not item.any()
         # What is packed recommends as what was trained.
         recommender = SearchResult.load(result.path).recommender()
         merged = load_interactions(config).merge_validation_into_training()
