@@ -20,7 +20,7 @@ from ciess_ray.result import Candidate, ResultFolder
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
-from ciess_ray.selection import FINALIST_DISTANCE, project_smallest, reshape_candidates, select_candidates
+from ciess_ray.selection import project_smallest, reshape_candidates, select_finalists
 from ciess_ray.trainings import Trained, Training, train_all
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import Interactions
@@ -251,7 +251,7 @@ def chosen_candidates(
         is_cheap = settings.resolved_step_mode == "supernet"
         judge = Judge(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
-    chosen = select_candidates(candidates, budget.cap_params, settings.num_candidates, FINALIST_DISTANCE)
+    chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
     # λ alone may not get there.
     return chosen or [project_smallest(candidates, budget.cap_params, rng)]
 

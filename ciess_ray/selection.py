@@ -44,6 +44,31 @@ def select_candidates(
     return sorted(chosen, key=lambda c: c.quality, reverse=True)
 
 
+def select_finalists(candidates: Sequence[Candidate], cap_params: int, num_best: int) -> list[Candidate]:
+    """What is trained to convergence: the best candidates that lie apart, and a plain split among them.
+
+    Steps are noisy judges of tables that are nearly as good as each other, and the most varied of hundreds of
+    tables profit most. So the last place is the best plain split's, if none of the best is one.
+
+    Args:
+        candidates: All.
+        cap_params: The cap.
+        num_best: How many at most; a single one is the best.
+    """
+    chosen = select_candidates(candidates, cap_params, num_best, FINALIST_DISTANCE)
+    splits = select_candidates([c for c in candidates if is_plain_split(c.sizes)], cap_params, 1)
+    if num_best == 1 or any(is_plain_split(c.sizes) for c in chosen):
+        return chosen
+    if not splits:
+        return chosen
+    return sorted([*chosen[: num_best - 1], *splits], key=lambda c: c.quality, reverse=True)
+
+
+def is_plain_split(sizes: EmbeddingSizes) -> bool:
+    """Whether users have one size and items have one, but for what rounding leaves."""
+    return all(np.ptp(one) <= 1 for one in (sizes.user, sizes.item))
+
+
 def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:
     """How far two tables are apart: the numbers that change hands, as a share of the smaller one."""
     one, other = (np.concatenate([sizes.user, sizes.item]).astype(np.int64) for sizes in (first, second))

@@ -10,7 +10,7 @@ from ciess_ray.full_size import fit_full_size
 from ciess_ray.resources import ray_session
 from ciess_ray.result import Candidate, SearchResult
 from ciess_ray.search import load_interactions, search
-from ciess_ray.selection import distance, reshape_candidates, select_candidates
+from ciess_ray.selection import distance, reshape_candidates, select_candidates, select_finalists
 from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
 from envs.recommenders.evaluation import evaluate
@@ -283,6 +283,18 @@ class TestSelection:
         assert [c.step for c in select_candidates(candidates, 100, 2, 0.015)] == [0, 2]
         assert [c.step for c in select_candidates(candidates, 100, 4, 0.015)] == [0, 1, 2, 3]
         assert [c.step for c in select_candidates(candidates, 100, 3, 0.5)] == [0, 1, 2]
+
+    def test_a_plain_split_is_among_the_finalists(self):
+        users = {0: (40, 10), 1: (10, 40), 2: (30, 20), 3: (25, 24), 4: (26, 26)}
+        candidates = []
+        for step, pair in users.items():
+            sizes = EmbeddingSizes(np.array(pair), np.array([20]), 1, 128)
+            candidates.append(Candidate(step, sizes, sizes, 1.0 - 0.1 * step))
+        assert [c.step for c in select_finalists(candidates, 70, 3)] == [0, 1, 3]
+        assert [c.step for c in select_finalists(candidates, 70, 1)] == [0]
+        assert [c.step for c in select_finalists(candidates, 70, 4)] == [0, 1, 2, 3]
+        assert [c.step for c in select_finalists(candidates[:3], 70, 2)] == [0, 1]
+        assert [c.step for c in select_finalists(candidates[4:], 72, 3)] == [4]
 
     def test_the_earlier_of_equals_comes_first(self):
         candidates = [self.candidate(step, step + 1, 0.5) for step in range(3)]
