@@ -281,7 +281,9 @@ class SearchConfig(_Section):
         2, ge=0, description="steps at the end that the actors take alone, without exploration"
     )
     num_candidates: int = Field(
-        5, ge=1, description="l, candidates that are trained to convergence; 5 in CIESS"
+        5,
+        ge=1,
+        description="l, candidates that are trained to convergence, a plain split among them; 5 in CIESS",
     )
     tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
         (),
