@@ -29,7 +29,8 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist worksteal
+# Two processes of one thread each: small nets gain nothing by a second, and threads that wait for each other lose much.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
