@@ -7,7 +7,7 @@ Training to convergence, choosing and measuring are the same for every method, a
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.array_file import read_arrays, write_arrays
-from ciess_ray.baselines import METHODS, Allocation, Problem
+from ciess_ray.baselines import METHODS, Problem
+from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost, Meter, cpu_seconds
 from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM
@@ -25,6 +26,7 @@ from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_s
 from ciess_ray.placement import place
 from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.trainings import Trained
+from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
@@ -145,11 +147,11 @@ def run_cell(
                 f"budget has {cap_params:,}."
             )
     with meter.phase("training"):
-        chosen, l2, outcome = _best_trained(problem, proposed, METHODS[method].is_placing)
+        chosen = _best_trained(problem, proposed, METHODS[method].is_placing)
     with meter.phase("test"):
-        ranking, num_test_batches = _measure(problem, chosen, l2, outcome, reveal_test)
+        ranking, num_test_batches = _measure(problem, chosen, reveal_test)
     own = meter.cost(ledger.num_trainings)
-    sizes = chosen.sizes
+    sizes, outcome = chosen.sizes, chosen.outcome
     row = {
         "num_params": sizes.num_params,
         "packed_bytes": sizes.packed_bytes,
@@ -159,7 +161,7 @@ def run_cell(
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
         "num_columns": sizes.width,
-        "l2": config.with_l2(l2).recommender.options.get("l2"),
+        "l2": config.with_l2(chosen.l2).recommender.options.get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
         "num_test_batches": num_test_batches,
@@ -184,38 +186,24 @@ def run_cell(
     return CellResult(row, _user_metrics(ranking), kept)
 
 
-_Entry = tuple[Allocation, float | None, Trained]
+def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_placing: bool) -> Allocation:
+    """What is best on validation, with its training."""
+    config = problem.config
+
+    def placed(sizes: EmbeddingSizes, num_communities: int) -> PlacedSizes:
+        return place(sizes, num_communities, config.memory_budgets[0], config, problem.interactions)
+
+    def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
+        return [_converge(problem, allocation) for _, allocation in asked]
+
+    communities = config.search.tried_communities if is_placing else ()
+    (best,) = choose([Contest(proposed, placed)], train, communities, config.training.tried_l2)
+    return best
 
 
-def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_placing: bool) -> _Entry:
-    """What is best on validation, with its weight of L2 (None for the configured one)."""
-    best: _Entry = max(((one, None, _converge(problem, one)) for one in proposed), key=_quality)
-    begins_at_first = best[0]
-    for num_communities in problem.config.search.tried_communities if is_placing else ():
-        placed = _placed(problem, begins_at_first, num_communities)
-        outcome = _converge(problem, placed)
-        if outcome.quality <= _quality(best):
-            break
-        best = placed, None, outcome
-    tried = ((best[0], l2, _converge(problem, best[0], l2)) for l2 in problem.config.training.tried_l2)
-    return max((best, *tried), key=_quality)
-
-
-def _placed(problem: Problem, allocation: Allocation, num_communities: int) -> Allocation:
-    budget = problem.config.memory_budgets[0]
-    sizes = place(allocation.sizes, num_communities, budget, problem.config, problem.interactions)
-    return replace(allocation, name=f"{allocation.name}, {num_communities} communities", sizes=sizes)
-
-
-def _quality(entry: _Entry) -> float:
-    return entry[2].quality
-
-
-def _converge(problem: Problem, allocation: Allocation, l2: float | None = None) -> Trained:
-    if allocation.trained is not None and l2 is None:
-        return allocation.trained
+def _converge(problem: Problem, allocation: Allocation) -> Trained:
     _, report = fit_to_convergence(
-        problem.config.with_l2(l2),
+        problem.config.with_l2(allocation.l2),
         problem.interactions,
         allocation.sizes,
         # One seed for all: tables are compared, not draws.
@@ -229,8 +217,6 @@ def _converge(problem: Problem, allocation: Allocation, l2: float | None = None)
 def _measure(
     problem: Problem,
     chosen: Allocation,
-    l2: float | None,
-    outcome: Trained,
     reveal_test: Callable[[], csr_array],
 ) -> tuple[RankingMetrics, int]:
     """Test metrics of each user, and the batches trained for them."""
@@ -245,7 +231,7 @@ def _measure(
     problem.ledger.num_trainings += 1
     revealed = problem.interactions.with_test(reveal_test())
     final = train_for_test(
-        config.with_l2(l2), revealed, chosen.sizes, outcome.num_batches, seed, initial=initial
+        config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial
     )
     return final.ranking, final.num_batches
 

@@ -6,10 +6,12 @@ validation is what is returned; equal sizes and the full-size table are trained 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ciess_ray.choosing import Allocation, Contest, choose, converge
 from ciess_ray.config import RunConfig
 from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
@@ -32,178 +34,112 @@ _EQUAL_STREAM, _PROJECTION_STREAM = 21, 24
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
-    """Sizes, trained to convergence on validation.
-
-    Attributes:
-        name: What a reader calls them.
-        sizes: One embedding size an entity.
-        trained: Where validation was best, and what it was.
-        l2: One of ``training.tried_l2``; None for the configured weight.
-    """
-
-    name: str
-    sizes: EmbeddingSizes
-    trained: Trained
-    l2: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Finalists:
     """What was trained to convergence for one budget.
 
     Attributes:
         equal: Equal sizes.
-        best: The best candidate on validation.
-        retrained: A row for each training, equal sizes first.
+        best: What is best on validation of all that was made of the search's candidates.
+        retrained: A row for each table that was trained first: equal sizes, then candidates.
     """
 
-    equal: Method
-    best: Method
+    equal: Allocation
+    best: Allocation
     retrained: list[dict[str, Any]]
 
 
-def retrain(run: Run, candidates: Sequence[Candidate], pretrained: State | None) -> list[Finalists]:
-    """Train equal sizes and the best candidates for every budget, side by side.
-
-    Args:
-        run: The search.
-        candidates: All that it has seen.
-        pretrained: What its step mode started from.
-    """
-    entries: list[tuple[Budget, Candidate | None, Training]] = []
-    for position, budget in enumerate(run.budgets):
-        chosen = chosen_candidates(run, position, candidates, pretrained)
-        for candidate in (None, *chosen):
-            sizes = (
-                equal_sizes(run.config, run.interactions, budget.cap_params)
-                if candidate is None
-                else candidate.sizes
-            )
-            name = EQUAL_SIZES if candidate is None else f"candidate {candidate.step}"
-            # One seed for all: sizes are compared, not draws.
-            training = Training(_named(run, budget, name), sizes, (run.config.seed, RETRAIN_STREAM))
-            entries.append((budget, candidate, training))
-    run.journal.num_steps = len(entries)
-    trained = train_all(run, [training for *_, training in entries])
-    finalists = []
-    for budget in run.budgets:
-        own = [
-            (candidate, Method(EQUAL_SIZES if candidate is None else SEARCH, training.sizes, outcome))
-            for (its_budget, candidate, training), outcome in zip(entries, trained, strict=True)
-            if its_budget is budget
-        ]
-        (_, equal), *found = own
-        best = max((method for _, method in found), key=_quality)
-        finalists.append(Finalists(equal, best, [_retrained_row(*entry) for entry in own]))
-    return finalists
-
-
-def tune(run: Run, full: FullSizeFit, finalists: Sequence[Finalists]) -> list[tuple[Budget, Method]]:
-    """Train what is to be measured in other ways too, and keep of each what is best on validation.
-
-    First the search's tables with their rows in communities, more and more until that is no better, then
-    everything under other weights of L2.
+def retrain(
+    run: Run, full: FullSizeFit, candidates: Sequence[Candidate], pretrained: State | None
+) -> tuple[Allocation, list[Finalists]]:
+    """Train full size, equal sizes and candidates in all ways that are tried; of each the best on validation.
 
     Args:
         run: The search.
         full: The full-size fit.
-        finalists: For each budget.
+        candidates: All that the search has seen.
+        pretrained: What its step mode started from.
 
     Returns:
-        Full size, then for each budget equal sizes and the search.
+        Full size, and the finalists of every budget.
     """
-    full_method = Method(
-        FULL_SIZE,
-        full_sizes(run.config, run.interactions),
-        Trained(full.validation, full.mean_quality, full.best_batch),
-    )
-    rivals = [(run.budgets[0], full_method)]
-    for budget, own in zip(run.budgets, finalists, strict=True):
-        rivals += [(budget, own.equal), (budget, own.best)]
-    improving = {
-        position: (budget, method)
-        for position, (budget, method) in enumerate(rivals)
-        if method.name == SEARCH
-    }
-    for num_communities in run.config.search.tried_communities:
-        placed = []
-        for position, (budget, method) in improving.items():
-            asked = MemoryBudget.parse(budget.asked)
-            sizes = place(method.sizes, num_communities, asked, run.config, run.interactions)
-            placed.append((position, f"{num_communities} communities", replace(method, sizes=sizes)))
-        best = _best_of(run, rivals, placed)
-        improving = {
-            position: rival for position, rival in improving.items() if best[position] is not rivals[position]
-        }
-        rivals = best
-    weighed = [
-        (position, f"L2 {l2:g}", replace(method, l2=l2))
-        for position, (_, method) in enumerate(rivals)
-        for l2 in run.config.training.tried_l2
+    config, interactions = run.config, run.interactions
+    trained_full = Trained(full.validation, full.mean_quality, full.best_batch)
+    contests = [Contest([Allocation(FULL_SIZE, full_sizes(config, interactions), trained=trained_full)])]
+    budgets: list[Budget | None] = [None]
+    for position, budget in enumerate(run.budgets):
+        equal = Allocation(EQUAL_SIZES, equal_sizes(config, interactions, budget.cap_params))
+        chosen = chosen_candidates(run, position, candidates, pretrained)
+        contests += [Contest([equal]), Contest(chosen, partial(_place, run, budget))]
+        budgets += [budget, budget]
+
+    def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
+        run.journal.num_steps = len(asked)
+        return train_all(run, [_training(run, budgets[position], one) for position, one in asked])
+
+    converged = converge([contest.proposed for contest in contests], train)
+    contests = [replace(contest, proposed=own) for contest, own in zip(contests, converged, strict=True)]
+    whole, *best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
+    finalists = [
+        Finalists(
+            best_equal,
+            best_own,
+            [_retrained_row(EQUAL_SIZES, equal), *(_retrained_row(SEARCH, one) for one in own)],
+        )
+        for (equal,), own, best_equal, best_own in zip(
+            converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
+        )
     ]
-    return _best_of(run, rivals, weighed)
+    return whole, finalists
 
 
-def _best_of(
-    run: Run, rivals: Sequence[tuple[Budget, Method]], tries: Sequence[tuple[int, str, Method]]
-) -> list[tuple[Budget, Method]]:
-    """Each rival, or of the tries at its position the one that is better on validation."""
-    best = list(rivals)
-    if not tries:
-        return best
-    run.journal.num_steps = len(tries)
-    trained = train_all(
-        run,
-        [
-            Training(
-                f"{_title(run, rivals[position][0], method)}, {name}",
-                method.sizes,
-                (run.config.seed, RETRAIN_STREAM),
-                l2=method.l2,
-            )
-            for position, name, method in tries
-        ],
-    )
-    for (position, _, method), outcome in zip(tries, trained, strict=True):
-        budget, leader = best[position]
-        if outcome.quality > leader.trained.quality:
-            best[position] = budget, replace(method, trained=outcome)
-    return best
+def _place(run: Run, budget: Budget, sizes: EmbeddingSizes, num_communities: int) -> EmbeddingSizes:
+    return place(sizes, num_communities, MemoryBudget.parse(budget.asked), run.config, run.interactions)
+
+
+def _training(run: Run, budget: Budget | None, allocation: Allocation) -> Training:
+    weight = "" if allocation.l2 is None else f", L2 {allocation.l2:g}"
+    # One seed for all: sizes are compared, not draws.
+    seed = (run.config.seed, RETRAIN_STREAM)
+    return Training(_title(run, budget, allocation.name) + weight, allocation.sizes, seed, l2=allocation.l2)
 
 
 def measure(
-    run: Run, rivals: Sequence[tuple[Budget, Method]]
+    run: Run, whole: Allocation, finalists: Sequence[Finalists]
 ) -> tuple[list[list[dict[str, Any]]], list[BaseRecommender]]:
     """Train on training and validation interactions and measure on test.
 
     Args:
         run: The search.
-        rivals: See :func:`tune`.
+        whole: Full size.
+        finalists: Of every budget.
 
     Returns:
         For each budget the rows of full size, equal sizes and the search; and the search's recommender.
     """
+    rivals: list[tuple[Budget | None, str, Allocation]] = [(None, FULL_SIZE, whole)]
+    for budget, own in zip(run.budgets, finalists, strict=True):
+        rivals += [(budget, EQUAL_SIZES, own.equal), (budget, SEARCH, own.best)]
+    run.journal.num_steps = len(rivals)
     tested = train_all(
         run,
         [
             Training(
-                _title(run, budget, method),
-                method.sizes,
+                _title(run, budget, name),
+                one.sizes,
                 (run.config.seed, TEST_STREAM),
-                method.trained.num_batches,
-                method.l2,
+                one.outcome.num_batches,
+                one.l2,
             )
-            for budget, method in rivals
+            for budget, name, one in rivals
         ],
     )
     recipe = recipe_of(run.config, run.interactions.merge_validation_into_training())
     rows, recommenders = [], []
-    for (_, method), outcome in zip(rivals, tested, strict=True):
-        recommender = recipe.recommender(method.sizes, np.random.default_rng(0))
+    for (_, name, one), outcome in zip(rivals, tested, strict=True):
+        recommender = recipe.recommender(one.sizes, np.random.default_rng(0))
         load_state(recommender, outcome.state)
-        rows.append(_row(method, outcome, recommender, run.config))
-        if method.name == SEARCH:
+        rows.append(_row(name, one, outcome, recommender, run.config))
+        if name == SEARCH:
             recommenders.append(recommender)
     first, *others = rows
     return [[first, *pair] for pair in zip(others[::2], others[1::2], strict=True)], recommenders
@@ -242,7 +178,7 @@ def write_result(
 
 def chosen_candidates(
     run: Run, position: int, candidates: Sequence[Candidate], pretrained: State | None
-) -> list[Candidate]:
+) -> list[Allocation]:
     """The candidates that are trained for the budget at this position."""
     settings, budget = run.config.search, run.budgets[position]
     rng = np.random.default_rng((run.config.seed, _PROJECTION_STREAM, position))
@@ -252,8 +188,11 @@ def chosen_candidates(
         judge = Judge(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
-    # λ alone may not get there.
-    return chosen or [project_smallest(candidates, budget.cap_params, rng)]
+    return [
+        Allocation(f"candidate {one.step}", one.sizes, one.quality, step=one.step)
+        # λ alone may not get there.
+        for one in chosen or [project_smallest(candidates, budget.cap_params, rng)]
+    ]
 
 
 def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
@@ -270,16 +209,8 @@ def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) 
     )
 
 
-def _named(run: Run, budget: Budget, name: str) -> str:
-    return name if len(run.budgets) == 1 else f"{budget.asked}: {name}"
-
-
-def _title(run: Run, budget: Budget, method: Method) -> str:
-    return method.name if method.name == FULL_SIZE else _named(run, budget, method.name)
-
-
-def _quality(method: Method) -> float:
-    return method.trained.quality
+def _title(run: Run, budget: Budget | None, name: str) -> str:
+    return name if budget is None or len(run.budgets) == 1 else f"{budget.asked}: {name}"
 
 
 def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -306,29 +237,33 @@ def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
     return hints
 
 
-def _retrained_row(candidate: Candidate | None, method: Method) -> dict[str, Any]:
+def _retrained_row(name: str, allocation: Allocation) -> dict[str, Any]:
+    outcome = allocation.outcome
     return {
-        "name": method.name,
-        "step": candidate.step if candidate else None,
-        "quality_in_search": candidate.quality if candidate else None,
-        "quality": method.trained.quality,
-        "best_batch": method.trained.num_batches,
-        "num_params": method.sizes.num_params,
+        "name": name,
+        "step": allocation.step,
+        "quality_in_search": None if allocation.step is None else allocation.step_quality,
+        "quality": outcome.quality,
+        "best_batch": outcome.num_batches,
+        "num_params": allocation.sizes.num_params,
     }
 
 
-def _row(method: Method, tested: Trained, recommender: BaseRecommender, config: RunConfig) -> dict[str, Any]:
+def _row(
+    name: str, allocation: Allocation, tested: Trained, recommender: BaseRecommender, config: RunConfig
+) -> dict[str, Any]:
+    sizes, outcome = allocation.sizes, allocation.outcome
     return {
-        "name": method.name,
-        "num_params": method.sizes.num_params,
-        "kept_ratio": method.sizes.kept_ratio,
+        "name": name,
+        "num_params": sizes.num_params,
+        "kept_ratio": sizes.kept_ratio,
         "packed_bytes": pack_recommender(recommender, config.recommender.name).num_bytes,
-        "validation": method.trained.metrics | {"quality": method.trained.quality},
+        "validation": outcome.metrics | {"quality": outcome.quality},
         "test": tested.metrics,
-        "num_columns": method.sizes.width,
-        "l2": config.with_l2(method.l2).recommender.options.get("l2"),
-        "best_batch": method.trained.num_batches,
+        "num_columns": sizes.width,
+        "l2": config.with_l2(allocation.l2).recommender.options.get("l2"),
+        "best_batch": outcome.num_batches,
         "num_test_batches": tested.num_batches,
-        "mean_user_size": float(method.sizes.user.mean()),
-        "mean_item_size": float(method.sizes.item.mean()),
+        "mean_user_size": float(sizes.user.mean()),
+        "mean_item_size": float(sizes.item.mean()),
     }

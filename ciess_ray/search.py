@@ -21,7 +21,7 @@ from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
 from ciess_ray.figures import Course, draw_course, save_png
-from ciess_ray.finalists import measure, retrain, tune, write_result
+from ciess_ray.finalists import measure, retrain, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
@@ -228,10 +228,9 @@ def _search(
                 find_candidates(run, full, pretrained, candidates, checkpoints, checkpoint)
             folder.write_candidates(candidates)
             with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
-                finalists = retrain(run, candidates, pretrained)
-                rivals = tune(run, full, finalists)
-            with phase("test", len(rivals)):
-                rows, recommenders = measure(run, rivals)
+                whole, finalists = retrain(run, full, candidates, pretrained)
+            with phase("test", 1 + 2 * len(finalists)):
+                rows, recommenders = measure(run, whole, finalists)
             steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]
             course = Course(folder.path.name, steps, full.mean_quality)
             save_png(draw_course([course]), folder.path / "search.png")

@@ -1,7 +1,7 @@
 """Hand-made and competing ways to spend a budget, side by side with the search."""
 
 from ciess_ray.baselines.dnis import DNIS
-from ciess_ray.baselines.method import Allocation, Ledger, Method, Problem, Start
+from ciess_ray.baselines.method import Ledger, Method, Problem
 from ciess_ray.baselines.pep import PEP
 from ciess_ray.baselines.popularity import PopularItems, Popularity, RandomSearch, Split
 from ciess_ray.baselines.pruning import MagnitudePruning
@@ -27,4 +27,4 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-__all__ = ["METHODS", "Allocation", "Ledger", "Method", "Problem", "Start"]
+__all__ = ["METHODS", "Ledger", "Method", "Problem"]

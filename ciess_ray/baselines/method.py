@@ -14,49 +14,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ciess_ray.choosing import Allocation
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import cpu_seconds
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
-from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.scattered_sizes import ScatteredSizes
 from envs.step_modes import State
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Parameters that training starts from, in place of drawn ones.
-
-    Attributes:
-        state: By name, of a recommender as wide as the full table.
-        full_batches: Batches after which the full-size table had them. The training for test then starts
-            from a full-size table that was trained so long on training and validation interactions; None
-            starts it from the same parameters.
-    """
-
-    state: State
-    full_batches: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Allocation:
-    """A table that a method proposes.
-
-    Attributes:
-        name: What sets it apart from the method's others.
-        sizes: Which numbers it keeps.
-        step_quality: Validation quality in the search's step mode; NaN where it was not judged.
-        start: Where its training starts; None for drawn parameters.
-        trained: Where it has been trained to convergence already, what came of it.
-    """
-
-    name: str
-    sizes: EmbeddingSizes
-    step_quality: float = float("nan")
-    start: Start | None = None
-    trained: Trained | None = None
 
 
 @dataclass(eq=False)

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ciess_ray.baselines.method import Allocation, Method, Problem, Start
+from ciess_ray.baselines.method import Method, Problem
+from ciess_ray.choosing import Allocation, Start
 from ciess_ray.retraining import recipe_of
 from envs.recommenders import BaseRecommender
 from envs.recommenders.losses import RankingLoss

@@ -1,8 +1,9 @@
 """Sizes by popularity, and by whether a row is a user's or an item's: tuned on a grid, or drawn at random."""
 
-from ciess_ray.baselines.method import Allocation, Method, Problem
+from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.baselines.shapes import head, mean_sizes, powers, proportional
 from ciess_ray.baselines.tuning import tune
+from ciess_ray.choosing import Allocation
 from envs.budget import EmbeddingSizes
 
 _STREAM, _RANDOM_STREAM = 31, 32

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.baselines.method import Allocation, Method, Problem, Start
+from ciess_ray.baselines.method import Method, Problem
+from ciess_ray.choosing import Allocation, Start
 from ciess_ray.retraining import recipe_of
 from envs.recommenders.evaluation import evaluate
 from envs.scattered_sizes import ScatteredSizes, keep_largest

@@ -4,9 +4,10 @@ import math
 
 import ray
 
-from ciess_ray.baselines.method import Allocation, Method, Problem
+from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
+from ciess_ray.choosing import Allocation
 from ciess_ray.config import RunConfig
 from ciess_ray.finalists import chosen_candidates
 from ciess_ray.journal import Journal
@@ -47,10 +48,7 @@ class Search(Method):
         problem.ledger.num_steps += len(candidates)
         if config.search.resolved_step_mode != "supernet":
             problem.ledger.num_trainings += len(candidates)
-        return [
-            Allocation(f"candidate {candidate.step}", candidate.sizes, candidate.quality)
-            for candidate in chosen_candidates(run, 0, candidates, problem.pretrained)
-        ]
+        return chosen_candidates(run, 0, candidates, problem.pretrained)
 
 
 class Discrete(Search):

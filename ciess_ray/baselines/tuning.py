@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-from ciess_ray.baselines.method import Allocation, Problem
+from ciess_ray.baselines.method import Problem
+from ciess_ray.choosing import Allocation
 from envs.budget import EmbeddingSizes
 
 

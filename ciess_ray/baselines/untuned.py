@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ciess_ray.baselines.method import Allocation, Method, Problem
+from ciess_ray.baselines.method import Method, Problem
+from ciess_ray.choosing import Allocation
 from ciess_ray.finalists import equal_sizes
 from ciess_ray.trainings import Trained
 

@@ -97,8 +97,8 @@ def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_p
     # Whatever they come to here: three communities are best, and what is worse ends the trying.
     bonus, converged, tried = {3: 1.0, 4: 0.5, 5: 2.0}, cell_module._converge, []
 
-    def prefer_three(problem, allocation, l2=None):
-        found = converged(problem, allocation, l2)
+    def prefer_three(problem, allocation):
+        found = converged(problem, allocation)
         if isinstance(allocation.sizes, PlacedSizes):
             number = int(allocation.name.split()[-2])
             tried.append(number)

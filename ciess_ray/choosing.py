@@ -1,0 +1,115 @@
+"""Allocations, and which of them validation chooses: the same for a search and for a cell of a comparison.
+
+First those that were proposed are trained to convergence, then the best of them with its users in
+communities, more and more until that is no better, then the best of all under other weights of L2.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ciess_ray.trainings import Trained
+from envs.budget import EmbeddingSizes
+from envs.step_modes import State
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Parameters that training starts from, in place of drawn ones.
+
+    Attributes:
+        state: By name, of a recommender as wide as the full table.
+        full_batches: Batches after which the full-size table had them. The training for test then starts
+            from a full-size table that was trained so long on training and validation interactions; None
+            starts it from the same parameters.
+    """
+
+    state: State
+    full_batches: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A table that someone proposes.
+
+    Attributes:
+        name: What sets it apart from others.
+        sizes: Which numbers it keeps.
+        step_quality: Validation quality in the search's step mode; NaN where it was not judged.
+        step: Of a search, from 0; None where it is no step of one.
+        start: Where its training starts; None for drawn parameters.
+        l2: One of ``training.tried_l2``; None for the configured weight.
+        trained: Where it has been trained to convergence already, what came of it.
+    """
+
+    name: str
+    sizes: EmbeddingSizes
+    step_quality: float = float("nan")
+    step: int | None = None
+    start: Start | None = None
+    l2: float | None = None
+    trained: Trained | None = None
+
+    @property
+    def outcome(self) -> Trained:
+        """What came of its training, which is over."""
+        assert self.trained is not None
+        return self.trained
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Allocations of which one is to be chosen.
+
+    Attributes:
+        proposed: At least one.
+        place: The sizes with users in so many communities, as :func:`ciess_ray.placement.place`; None where
+            all rows begin at the first column.
+    """
+
+    proposed: Sequence[Allocation]
+    place: Callable[[EmbeddingSizes, int], EmbeddingSizes] | None = None
+
+
+#: Trains allocations, each told with the position of its contest.
+Train = Callable[[Sequence[tuple[int, Allocation]]], Sequence[Trained]]
+
+
+def choose(
+    contests: Sequence[Contest], train: Train, tried_communities: Sequence[int], tried_l2: Sequence[float]
+) -> list[Allocation]:
+    """Train and compare, stage after stage, all contests in step.
+
+    Args:
+        contests: What is proposed.
+        train: Is asked for everything that a stage needs at once.
+        tried_communities: Numbers of communities, in turn until one is no better than what is best by then.
+        tried_l2: Weights of L2 beside the configured one.
+
+    Returns:
+        For each contest the allocation that is best on validation, with its training.
+    """
+    best = firsts = _best_of([contest.proposed for contest in contests], train)
+    improving = {position: contest.place for position, contest in enumerate(contests) if contest.place}
+    for num_communities in tried_communities:
+        rivals = [[one] for one in best]
+        for position, place in improving.items():
+            first = firsts[position]
+            name, sizes = f"{first.name}, {num_communities} communities", place(first.sizes, num_communities)
+            rivals[position].append(replace(first, name=name, sizes=sizes, trained=None))
+        before, best = best, _best_of(rivals, train)
+        improving = {
+            position: place for position, place in improving.items() if best[position] is not before[position]
+        }
+    return _best_of([[one, *(replace(one, l2=l2, trained=None) for l2 in tried_l2)] for one in best], train)
+
+
+def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
+    """The same, trained; what has been trained already is left as it is."""
+    asked = [(position, one) for position, own in enumerate(rivals) for one in own if one.trained is None]
+    outcomes = iter(train(asked) if asked else ())
+    return [[one if one.trained else replace(one, trained=next(outcomes)) for one in own] for own in rivals]
+
+
+def _best_of(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[Allocation]:
+    """Of each the best on validation; the first of those that are alike."""
+    return [max(own, key=lambda one: one.outcome.quality) for own in converge(rivals, train)]
