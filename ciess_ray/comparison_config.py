@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ciess_ray.config import RunConfig, TrackingConfig
+from ciess_ray.config import RunConfig, Section
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
-from ciess_ray.sweep_config import SweepConfig, SweepPlan, named_fields, slug
+from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, slug
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
@@ -32,11 +32,7 @@ METHOD_NAMES = (
 RANDOM_SEARCH = "random search"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RandomSearchConfig(_Section):
+class RandomSearchConfig(Section):
     """How long a random search goes on."""
 
     seconds: float | None = Field(
@@ -54,16 +50,9 @@ class RandomSearchConfig(_Section):
         return self
 
 
-class ComparisonConfig(_Section):
+class ComparisonConfig(ManyRuns):
     """Methods side by side, in every cell of a grid."""
 
-    base: Path | dict[str, Any] = Field(
-        description="configuration of a search that all cells share: a YAML file, relative to this one, or "
-        "its fields"
-    )
-    set: dict[str, Any] = Field(
-        default_factory=dict, description="fields that all cells have instead, by dotted name"
-    )
     space: dict[str, list[Any]] = Field(
         description="fields that differ, by dotted name, each with the list of its values: budget, "
         "recommender.name, dataset, seed, ..."
@@ -74,12 +63,6 @@ class ComparisonConfig(_Section):
     output: Path = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
     )
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-
-    @field_validator("set", "space", mode="before")
-    @classmethod
-    def _name_fields(cls, fields: Any, info: ValidationInfo) -> Any:
-        return named_fields(fields, info.field_name)
 
     @field_validator("methods")
     @classmethod

@@ -55,13 +55,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 _RIVALS = {"search.batches_per_step": "search.epochs_per_step"}
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class DatasetConfig(_Section):
+class DatasetConfig(Section):
     """Which interactions, and how they are split. Give one of ``path`` and ``sample``."""
 
     path: Path | None = Field(
@@ -100,7 +100,7 @@ class DatasetConfig(_Section):
         return None if self.columns is None else Columns(**self.columns)
 
 
-class RecommenderConfig(_Section):
+class RecommenderConfig(Section):
     """The base recommender whose table is to shrink."""
 
     name: str = Field(
@@ -129,7 +129,7 @@ class RecommenderConfig(_Section):
         return find_recommender(self.name).num_tables
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How a base recommender is trained; Adam, one positive and one negative item a triple."""
 
     batch_size: int = Field(10_000, ge=1, description="triples a batch; 10,000 in CIESS's code")
@@ -180,7 +180,7 @@ class TrainingConfig(_Section):
         return TrainingSettings(**self.model_dump(exclude={"tried_l2"}))
 
 
-class AgentConfig(_Section):
+class AgentConfig(Section):
     """TD3 and its exploration."""
 
     hiddens: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden widths; 2 x 256 in CIESS")
@@ -219,7 +219,7 @@ class AgentConfig(_Section):
         return spec
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """The search itself."""
 
     mode: Literal["projected", "paper", "reference"] = Field(
@@ -332,7 +332,7 @@ class SearchConfig(_Section):
         return self.num_episodes * self.episode_length
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(Section):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
 
     num_cpus_per_env_runner: float = Field(1.0, gt=0, description="CPUs of an env runner, and its threads")
@@ -349,7 +349,7 @@ class ResourcesConfig(_Section):
     )
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     """Where runs are recorded beside their folders."""
 
     mlflow: bool = Field(True, description="record the run in MLflow")
@@ -357,7 +357,7 @@ class TrackingConfig(_Section):
     experiment: str = Field("ciess-ray", description="MLflow's experiment")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One search: data, recommender, budget, agent."""
 
     dataset: DatasetConfig = Field(description="the interactions")

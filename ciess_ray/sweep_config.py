@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ciess_ray.config import RunConfig, TrackingConfig
+from ciess_ray.config import RunConfig, Section, TrackingConfig
 from ciess_ray.config_file import (
     check_values,
     dotted_fields,
@@ -37,11 +37,7 @@ _SQLITE = "sqlite:///"
 _MAX_TRIALS = 100_000
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SchedulerConfig(_Section):
+class SchedulerConfig(Section):
     """Which trials are stopped early."""
 
     name: Literal["fifo", "asha"] = Field(
@@ -53,7 +49,7 @@ class SchedulerConfig(_Section):
     reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on at each rung")
 
 
-class TrialResources(_Section):
+class TrialResources(Section):
     """What a trial claims beside what its configuration says of env runners and trainings."""
 
     num_cpus_per_driver: float | None = Field(
@@ -75,16 +71,30 @@ class TrialResources(_Section):
     )
 
 
-class SweepConfig(_Section):
-    """One sweep: many searches that differ in some fields."""
+class ManyRuns(Section):
+    """What runs share that differ in some fields."""
 
     base: Path | dict[str, Any] = Field(
-        description="configuration of a search that all trials share: a YAML file, relative to this one, or "
+        description="configuration of a search that all of them share: a YAML file, relative to this one, or "
         "its fields"
     )
     set: dict[str, Any] = Field(
-        default_factory=dict, description="fields that all trials have instead, by dotted name"
+        default_factory=dict, description="fields that all of them have instead, by dotted name"
     )
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @field_validator("set", "space", mode="before", check_fields=False)
+    @classmethod
+    def _name_fields(cls, fields: Any, info: ValidationInfo) -> Any:
+        """What stands there by dotted names; an override nests them."""
+        if not isinstance(fields, Mapping):
+            return fields
+        return dotted_fields(fields, section_names() if info.field_name == "space" else None)
+
+
+class SweepConfig(ManyRuns):
+    """One sweep: many searches that differ in some fields."""
+
     space: dict[str, Any] = Field(
         description="fields that differ, by dotted name: a list is a grid; {choice: [...]}, {uniform: [a, "
         "b]} and {loguniform: [a, b]} are drawn",
@@ -105,12 +115,6 @@ class SweepConfig(_Section):
         "runs/sweep",
         description="folder of the sweep: local, on a disk that all nodes share, or a URI such as s3://bucket/sweep",
     )
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-
-    @field_validator("set", "space", mode="before")
-    @classmethod
-    def _name_fields(cls, fields: Any, info: ValidationInfo) -> Any:
-        return named_fields(fields, info.field_name)
 
     @field_validator("space")
     @classmethod
@@ -143,13 +147,6 @@ class SweepConfig(_Section):
                 "{choice: [...]}, or take searcher=random."
             )
         return self
-
-
-def named_fields(fields: Any, of: str | None) -> Any:
-    """What stands under ``set`` or ``space``, by dotted names; an override nests them."""
-    if not isinstance(fields, Mapping):
-        return fields
-    return dotted_fields(fields, section_names() if of == "space" else None)
 
 
 @dataclass(frozen=True)
