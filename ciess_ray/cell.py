@@ -21,9 +21,10 @@ from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost, Meter, cpu_seconds
-from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM
+from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM, equal_sizes
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
 from ciess_ray.placement import place
+from ciess_ray.result_names import EQUAL_SIZES
 from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
@@ -147,7 +148,7 @@ def run_cell(
                 f"budget has {cap_params:,}."
             )
     with meter.phase("training"):
-        chosen = _best_trained(problem, proposed, METHODS[method].is_placing)
+        chosen = _best_trained(problem, proposed, METHODS[method].is_search)
     with meter.phase("test"):
         ranking, num_test_batches = _measure(problem, chosen, reveal_test)
     own = meter.cost(ledger.num_trainings)
@@ -186,7 +187,7 @@ def run_cell(
     return CellResult(row, _user_metrics(ranking), kept)
 
 
-def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_placing: bool) -> Allocation:
+def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: bool) -> Allocation:
     """What is best on validation, with its training."""
     config = problem.config
 
@@ -196,9 +197,12 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_placing: 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
         return [_converge(problem, allocation) for _, allocation in asked]
 
-    communities = config.search.tried_communities if is_placing else ()
-    (best,) = choose([Contest(proposed, placed)], train, communities, config.training.tried_l2)
-    return best
+    contests = [Contest(proposed, placed if is_search else None)]
+    if is_search:
+        equal = equal_sizes(config, problem.interactions, problem.cap_params)
+        contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
+    best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
+    return max(best, key=lambda one: one.quality)
 
 
 def _converge(problem: Problem, allocation: Allocation) -> Trained:

@@ -55,6 +55,11 @@ class Allocation:
         assert self.trained is not None
         return self.trained
 
+    @property
+    def quality(self) -> float:
+        """Validation quality once trained."""
+        return self.outcome.quality
+
 
 @dataclass(frozen=True, eq=False)
 class Contest:
@@ -112,4 +117,4 @@ def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[
 
 def _best_of(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[Allocation]:
     """Of each the best on validation; the first of those that are alike."""
-    return [max(own, key=lambda one: one.outcome.quality) for own in converge(rivals, train)]
+    return [max(own, key=lambda one: one.quality) for own in converge(rivals, train)]

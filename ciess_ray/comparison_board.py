@@ -86,7 +86,7 @@ class Board:
             full = full_sizes(cell.config, self.interactions(cell))
             what["step"] = {name: settings[name] for name in _STEP_FIELDS}
             what["kept_ratios"] = kept_ratios_of(cell.config, full, self.shared_caps(cell))
-        if method.is_placing:
+        if method.is_search:
             what["tried_communities"] = settings["tried_communities"]
         if cell.method in (SEARCH, "discrete") or self.follows_search(cell):
             left_out = {"checkpoint_interval_s", "num_checkpoints", "supernet_kept_ratios"}

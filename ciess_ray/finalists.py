@@ -39,7 +39,7 @@ class Finalists:
 
     Attributes:
         equal: Equal sizes.
-        best: What is best on validation of all that was made of the search's candidates.
+        best: What is best on validation of these and of all that was made of the search's candidates.
         retrained: A row for each table that was trained first: equal sizes, then candidates.
     """
 
@@ -79,16 +79,17 @@ def retrain(
     converged = converge([contest.proposed for contest in contests], train)
     contests = [replace(contest, proposed=own) for contest, own in zip(contests, converged, strict=True)]
     whole, *best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
-    finalists = [
-        Finalists(
-            best_equal,
-            best_own,
-            [_retrained_row(EQUAL_SIZES, equal), *(_retrained_row(SEARCH, one) for one in own)],
-        )
-        for (equal,), own, best_equal, best_own in zip(
-            converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
-        )
-    ]
+    finalists = []
+    for (equal,), own, best_equal, best_own in zip(
+        converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
+    ):
+        packed = best_own
+        # In CIESS a candidate is what is returned.
+        if config.search.mode == "projected" and best_equal.quality > best_own.quality:
+            packed = best_equal
+        retrained = [_retrained_row(EQUAL_SIZES, equal, packed)]
+        retrained += [_retrained_row(SEARCH, one, packed) for one in own]
+        finalists.append(Finalists(best_equal, packed, retrained))
     return whole, finalists
 
 
@@ -172,7 +173,7 @@ def write_result(
         },
         "methods": rows,
         "retrained": finalists.retrained,
-        "hints": _hints(run.config, rows),
+        "hints": _hints(run.config, rows, finalists),
     }
 
 
@@ -213,12 +214,17 @@ def _title(run: Run, budget: Budget | None, name: str) -> str:
     return name if budget is None or len(run.budgets) == 1 else f"{budget.asked}: {name}"
 
 
-def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
+def _hints(config: RunConfig, rows: Sequence[dict[str, Any]], finalists: Finalists) -> list[str]:
     """What a reader of the figures should know about how they came about."""
     hints = []
     full, equal, own = rows
     if own["num_params"] == full["num_params"]:
         hints.append("the budget has room for the full table: nothing had to shrink; ask for less.")
+    elif finalists.best is finalists.equal:
+        hints.append(
+            "equal sizes were better on validation than all that the search found, and are what was packed: "
+            "give it more steps."
+        )
     elif own["validation"]["quality"] < equal["validation"]["quality"]:
         hints.append(
             "equal sizes were better on validation than all that the search found: give it more steps."
@@ -237,7 +243,7 @@ def _hints(config: RunConfig, rows: Sequence[dict[str, Any]]) -> list[str]:
     return hints
 
 
-def _retrained_row(name: str, allocation: Allocation) -> dict[str, Any]:
+def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dict[str, Any]:
     outcome = allocation.outcome
     return {
         "name": name,
@@ -246,6 +252,8 @@ def _retrained_row(name: str, allocation: Allocation) -> dict[str, Any]:
         "quality": outcome.quality,
         "best_batch": outcome.num_batches,
         "num_params": allocation.sizes.num_params,
+        # What was packed is that table, be it in communities and under another weight of L2.
+        "is_packed": allocation.step == packed.step,
     }
 
 

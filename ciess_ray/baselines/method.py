@@ -117,13 +117,14 @@ class Method(ABC):
         name: What it is called in configurations and tables.
         needs_full: Whether it looks at the full-size fit.
         is_judging: Whether it judges allocations as the search's steps do.
-        is_placing: Whether the rows of what is best may begin at other columns, ``search.tried_communities``.
+        is_search: Whether it is a search: the rows of what is best may begin at other columns,
+            ``search.tried_communities``, and where equal sizes are better it ends with those.
     """
 
     name: ClassVar[str]
     needs_full: ClassVar[bool] = False
     is_judging: ClassVar[bool] = False
-    is_placing: ClassVar[bool] = False
+    is_search: ClassVar[bool] = False
 
     @abstractmethod
     def propose(self, problem: Problem) -> list[Allocation]:

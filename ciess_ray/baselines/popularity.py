@@ -89,7 +89,7 @@ class RandomSearch(Method):
 
     name = "random search"
     is_judging = True
-    is_placing = True
+    is_search = True
 
     def propose(self, problem: Problem) -> list[Allocation]:
         """The best that was drawn until the CPU seconds or the steps were used up, and one in any case."""

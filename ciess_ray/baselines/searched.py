@@ -25,7 +25,7 @@ class Search(Method):
     name = "search"
     needs_full = True
     is_judging = True
-    is_placing = True
+    is_search = True
 
     def settings(self, config: RunConfig) -> RunConfig:
         """What it is configured with."""

@@ -139,15 +139,10 @@ def budget_table(searches: Sequence[Search]) -> Table:
 def retrained_table(searches: Sequence[Search]) -> Table:
     """What was trained to convergence."""
     rows = [(search, row) for search in searches for row in search.summary.get("retrained", ())]
-    best = {
-        id(max(own, key=lambda row: row["quality"]))
-        for search in searches
-        if (own := [row for row in search.summary.get("retrained", ()) if row["name"] == SEARCH])
-    }
     plain: Callable[[float], str] = "{:.4f}".format
     return make_table(
         "retrained",
-        "What was trained to convergence, by its validation quality; the best candidate is what was packed.",
+        "What was trained to convergence first, by its validation quality, and which of these was packed.",
         rows,
         (
             ("search", False, lambda pair: text(pair[0].label if len(searches) > 1 else None)),
@@ -160,9 +155,9 @@ def retrained_table(searches: Sequence[Search]) -> Table:
             ("in the search", True, lambda pair: number(pair[1]["quality_in_search"], plain)),
             ("once trained", True, lambda pair: number(pair[1]["quality"], plain)),
             ("best batch", True, lambda pair: number(pair[1]["best_batch"])),
-            ("", False, lambda pair: text("packed" if id(pair[1]) in best else None, "good")),
+            ("", False, lambda pair: text("packed" if pair[1].get("is_packed") else None, "good")),
         ),
-        lambda pair: id(pair[1]) in best,
+        lambda pair: bool(pair[1].get("is_packed")),
     )
 
 

@@ -83,8 +83,8 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     drawn = next(
         row for row in rows.values() if row["method"] == "random search" and row["status"] == "finished"
     )
-    # What it starts from, two candidates, one of them with its rows in communities, and test.
-    assert (searched["num_trainings"], drawn["num_trainings"]) == (2 + 2 + 1 + 1, 1 + 2 + 1 + 1)
+    # What it starts from, two candidates, one of them with its rows in communities, equal sizes, and test.
+    assert (searched["num_trainings"], drawn["num_trainings"]) == (2 + 2 + 1 + 1 + 1, 1 + 2 + 1 + 1 + 1)
     # As long as the search: it stops with the first step after its seconds.
     assert drawn["cpu_s/choosing"] >= searched["cpu_s/choosing"]
     assert drawn["num_params"] == searched["num_params"] == 1024

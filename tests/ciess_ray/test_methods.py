@@ -117,6 +117,22 @@ def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_p
     assert tried == [3, 4]
 
 
+@pytest.mark.parametrize(("method", "is_search"), [("random search", True), ("split", False)])
+def test_a_search_is_never_worse_than_equal_sizes(
+    method, is_search, world, interactions, tmp_path, monkeypatch
+):
+    converged = cell_module._converge
+
+    def prefer_equal(problem, allocation):
+        found = converged(problem, allocation)
+        return dataclasses.replace(found, quality=found.quality + (allocation.name == "equal sizes"))
+
+    monkeypatch.setattr(cell_module, "_converge", prefer_equal)
+    equal, other = (cell(world, name, interactions, tmp_path) for name in ("equal sizes", method))
+    assert (other.row["allocation"] == "equal sizes") == is_search
+    assert (other.row["test/ndcg@20"] == equal.row["test/ndcg@20"]) == is_search
+
+
 def test_the_table_of_methods_has_the_configured_names():
     assert tuple(METHODS) == METHOD_NAMES
 

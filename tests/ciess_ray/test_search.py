@@ -234,6 +234,30 @@ class TestModes:
             metrics = evaluate(recommender, merged.train, merged.test).summary()
         assert metrics == pytest.approx(row["test"], abs=1e-6)
 
+    @pytest.mark.parametrize("mode", ["projected", "paper"])
+    def test_equal_sizes_that_are_better_are_packed_but_not_in_mode_paper(
+        self, mode, make_config, tmp_path, monkeypatch
+    ):
+        from ciess_ray import finalists
+
+        measured = finalists.train_all
+
+        def prefer_equal(run, trainings):
+            return [
+                replace(found, quality=found.quality + (training.name == "equal sizes"))
+                for training, found in zip(trainings, measured(run, trainings), strict=True)
+            ]
+
+        monkeypatch.setattr(finalists, "train_all", prefer_equal)
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        result = search(make_config(tmp_path / "out", search=settings | {"mode": mode}))
+        _, equal, own = result.summary["methods"]
+        is_equal = mode == "projected"
+        assert (own | {"name": "equal sizes"} == equal) == is_equal
+        assert [row["is_packed"] for row in result.summary["retrained"]] == [is_equal, not is_equal]
+        hint = result.summary["hints"][0]
+        assert "equal sizes were better" in hint and ("packed" in hint) == is_equal
+
     def test_each_keeps_the_weight_of_l2_that_suits_it(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
 

@@ -69,7 +69,7 @@ def summary_of(config, recall=0.206, equal=0.174, full=0.2, **more):
         "retrained": [
             retrained_row("equal sizes", None, None, 0.13),
             retrained_row("search", 8, 0.155, 0.142),
-            retrained_row("search", 10, 0.154, 0.156),
+            retrained_row("search", 10, 0.154, 0.156) | {"is_packed": True},
         ],
         "hints": ["training ended at training.max_batches=60: raise it."],
     } | more
@@ -77,7 +77,7 @@ def summary_of(config, recall=0.206, equal=0.174, full=0.2, **more):
 
 def retrained_row(name, step, before, after):
     row = {"name": name, "step": step, "quality_in_search": before, "quality": after}
-    return row | {"best_batch": 150, "num_params": 2_750}
+    return row | {"best_batch": 150, "num_params": 2_750, "is_packed": False}
 
 
 def write_search(path, budget="10%", seed=0, user_ids=None, num_entities=1, num_steps=12, **more):
