@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ciess_ray.exploration import build_exploration
+from ciess_ray.presets import with_preset
 from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, TEST_SHARE, Columns
 from envs.errors import ConfigError, UnknownNameError
@@ -20,39 +21,6 @@ from envs.recommenders.training import TrainingSettings
 from envs.step_modes import STEP_MODES
 
 Exploration = dict[str, Any]
-
-#: What a ``search.mode`` sets in fields that the user has left alone, beside the ``fresh`` steps of both.
-#: ``paper`` is CIESS (arXiv 2304.03501) sections 2.2 and 3 for LightGCN on ML-1M, ``reference`` what its
-#: authors' released code does.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "search.memory_weight": 0.4,
-        "search.num_warmup_steps": 0,
-        "search.num_greedy_steps": 0,
-        "agent.gamma": 0.99,
-        "agent.updates_per_step": 1,
-        "agent.imitation_weight": 0.0,
-    },
-    "reference": {
-        "search.episode_length": 11,
-        "search.batches_per_step": 2,
-        "search.memory_weight": 0.01,
-        "search.num_warmup_steps": 0,
-        "search.num_greedy_steps": 0,
-        "agent.gamma": 0.99,
-        "agent.updates_per_step": 1,
-        "agent.imitation_weight": 0.0,
-        "agent.exploration": {
-            "name": "random_walk",
-            "noise": "gaussian",
-            "is_noise_shared": True,
-            "is_noise_last": True,
-        },
-    },
-}
-
-# A field of a preset gives way to another that decides the same.
-_RIVALS = {"search.batches_per_step": "search.epochs_per_step"}
 
 
 class Section(BaseModel):
@@ -385,7 +353,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _take_preset(cls, values: Any) -> Any:
-        return _with_preset(values) if isinstance(values, Mapping) else values
+        return with_preset(values) if isinstance(values, Mapping) else values
 
     @field_validator("budget")
     @classmethod
@@ -429,22 +397,3 @@ class RunConfig(Section):
     def kept_folder(self) -> Path:
         """Where what is trained once is looked for and left."""
         return self.cache or self.checkpoint_folder
-
-
-def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a run, with the fields that its mode sets where the user has not."""
-    filled = dict(values)
-
-    def given(section: str) -> Any:
-        fields = filled.get(section, {})
-        return fields.model_dump(exclude_unset=True) if isinstance(fields, BaseModel) else fields
-
-    search = given("search")
-    mode = search.get("mode") if isinstance(search, Mapping) else None
-    for name, value in PRESETS.get(mode, {}).items() if isinstance(mode, str) else ():
-        section, field = name.split(".")
-        fields = given(section)
-        # What is no section is refused later, and by its own name.
-        if isinstance(fields, Mapping) and _RIVALS.get(name) not in {f"{section}.{key}" for key in fields}:
-            filled[section] = {field: value} | dict(fields)
-    return filled

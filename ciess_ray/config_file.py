@@ -11,7 +11,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ciess_ray.config import PRESETS, RunConfig
+from ciess_ray.config import RunConfig
+from ciess_ray.presets import PRESETS
 from envs.errors import CiessError, ConfigError, UnknownNameError
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -6,8 +6,9 @@ import torch
 import yaml
 
 from ciess_ray.comparison_config import load_comparison
-from ciess_ray.config import PRESETS, DatasetConfig, RunConfig, SearchConfig, TrainingConfig
+from ciess_ray.config import DatasetConfig, RunConfig, SearchConfig, TrainingConfig
 from ciess_ray.config_file import field_table, load_config, parse_config
+from ciess_ray.presets import PRESETS
 from ciess_ray.sweep_config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
