@@ -1,11 +1,13 @@
 """Tables of given sizes trained to convergence: where their rows begin, and which L2 they want.
 
     python benchmarks/trained_tables.py configs/ml-1m-lightgcn.yaml 2%:3.5 2%:equal 20%:39 20%:equal
-        --communities 1 16 32 lot --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
+        --communities 1 16 32 lot --tilts 0 0.2 --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
 
 Each table is ``BUDGET:SIZE``, the size of every user; items share what is left. With one community all rows
-begin at the first column; with ``lot`` users are in one of 32 by lot. Qualities are those of validation;
-test is not looked at. A row is appended as it is measured, and none is measured twice.
+begin at the first column; with ``lot`` users are in one of 32 by lot. With a tilt t above 0 users get more
+the more of their interactions lie outside the first singular directions, as many as the table has columns:
+their sizes times exp(t z), z the standardised share. Qualities are those of validation; test is not looked
+at. A row is appended as it is measured, and none is measured twice.
 """
 
 import argparse
@@ -16,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from measurements import Measurements
+from numpy.typing import NDArray
+from scipy.sparse.linalg import svds
 
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import load_config
@@ -26,6 +30,7 @@ from ciess_ray.search import load_interactions
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.placed_sizes import PlacedSizes
+from envs.recommenders.propagation import symmetric_weights
 
 _SEED = 22
 _NUM_LOTS = 32
@@ -37,19 +42,24 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("tables", nargs="+", metavar="BUDGET:SIZE")
     parser.add_argument("--communities", nargs="+", default=["1"])
+    parser.add_argument("--tilts", nargs="+", type=float, default=[0.0])
     parser.add_argument("--l2", nargs="+", type=float, default=[None])
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--output", type=Path, default=Path("results/trained_tables.jsonl"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = Measurements(arguments.output)
-    for table, communities, l2 in itertools.product(arguments.tables, arguments.communities, arguments.l2):
+    for table, communities, tilt, l2 in itertools.product(
+        arguments.tables, arguments.communities, arguments.tilts, arguments.l2
+    ):
         budget, _, user_size = table.partition(":")
         config = load_config(arguments.config, [*arguments.set, f"budget={budget}"]).with_l2(l2)
         key = {
             "config": arguments.config.name,
             "table": table,
             "communities": communities,
+            # None as in rows from before there were tilts.
+            "tilt": tilt or None,
             "l2": config.recommender.options.get("l2"),
             "seed": config.seed,
             "training": config.training.model_dump(mode="json", exclude={"tried_l2"}),
@@ -57,7 +67,7 @@ def main() -> None:
         if rows.has(**key):
             continue
         interactions = load_interactions(config)
-        sizes = _begin(_sizes(config, interactions, user_size), communities, config, interactions)
+        sizes = _begin(_sizes(config, interactions, user_size, tilt), communities, config, interactions)
         started = time.process_time()
         _, report = fit_to_convergence(config, interactions, sizes, (config.seed, _SEED))
         rows.add(
@@ -69,14 +79,18 @@ def main() -> None:
         )
 
 
-def _sizes(config: RunConfig, interactions: Interactions, user_size: str) -> EmbeddingSizes:
-    """The same size for all users and one for all items, under the budget exactly."""
+def _sizes(config: RunConfig, interactions: Interactions, user_size: str, tilt: float) -> EmbeddingSizes:
+    """The same size for all users but for the tilt and one for all items, under the budget exactly."""
     recommender, (cap_params,) = config.recommender, caps_params_of(config, interactions.num_entities)
     num_users, num_items = interactions.num_users, interactions.num_items
     total = cap_params / recommender.num_tables
     user = total / interactions.num_entities if user_size == "equal" else float(user_size)
+    factors = np.ones(num_users)
+    if tilt:
+        unexplained = _unexplained(interactions, round(user) + 1, np.random.default_rng((config.seed, 2)))
+        factors = np.exp(tilt * (unexplained - unexplained.mean()) / unexplained.std())
     return EmbeddingSizes.from_proposal(
-        np.full(num_users, user),
+        user * factors / factors.mean(),
         np.full(num_items, (total - user * num_users) / num_items),
         cap_params,
         recommender.min_embedding_size,
@@ -85,6 +99,17 @@ def _sizes(config: RunConfig, interactions: Interactions, user_size: str) -> Emb
         fill=True,
         num_tables=recommender.num_tables,
     )
+
+
+def _unexplained(
+    interactions: Interactions, num_directions: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Share of each user's normalised interactions outside the leading right singular vectors."""
+    normalised = symmetric_weights(interactions.train).astype(np.float64)
+    *_, item = svds(normalised, k=num_directions, v0=rng.uniform(-1.0, 1.0, min(normalised.shape)))
+    whole = (normalised * normalised).sum(axis=1)
+    share: NDArray[np.float64] = 1 - ((normalised @ item.T) ** 2).sum(axis=1) / np.maximum(whole, 1e-12)
+    return share
 
 
 def _begin(
