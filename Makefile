@@ -29,8 +29,9 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-# Two processes of one thread each: small nets gain nothing by a second, and threads that wait for each other lose much.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+# Three processes of one thread each for two cores: small nets gain nothing by a second thread, and tests that kill and
+# resume often wait.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
