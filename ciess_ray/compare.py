@@ -27,11 +27,11 @@ from ciess_ray.comparison_tracking import Recorder
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost
 from ciess_ray.full_size import FullSizeFit
+from ciess_ray.mlflow_store import MlflowStore
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.result_names import COMPARISON_FILE, COMPARISON_ROWS_FILE
-from ciess_ray.tracking import MlflowStore
 from ciess_ray.trainings import num_threads
 from envs.data import Interactions
 from envs.errors import ResultError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import Cell, ComparisonPlan
-from ciess_ray.tracking import MlflowRun, MlflowStore, flatten, run_tags
+from ciess_ray.mlflow_store import MlflowRun, MlflowStore
+from ciess_ray.tracking import flatten, run_tags
 
 
 class Recorder:

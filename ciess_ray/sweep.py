@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ciess_ray.checkpoints import sole_writer
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
+from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plan_data import read_data
 from ciess_ray.resources import ray_session
 from ciess_ray.result_names import SWEEP_FILE
@@ -32,7 +33,7 @@ from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
 from ciess_ray.sweep_monitor import Monitor, Relay, SweepState
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
-from ciess_ray.tracking import End, MlflowStore, run_tags
+from ciess_ray.tracking import run_tags
 from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
 from ciess_ray.trial_claims import Claims as TrialClaims
 from ciess_ray.trial_claims import check_claims, told_claims

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 from ray import tune
 
 from ciess_ray.config import RunConfig
+from ciess_ray.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.result import PROGRESS_FILE, read_summary
 from ciess_ray.result_names import SEARCH, TRIAL_RESULT_FOLDER
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan
 from ciess_ray.sweep_results import RESULT_FILES
-from ciess_ray.tracking import MlflowRun, MlflowStore, flatten
+from ciess_ray.tracking import flatten
 from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of, rows_of
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]

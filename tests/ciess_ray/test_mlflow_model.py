@@ -11,8 +11,8 @@ import torch
 
 from ciess_ray.config_file import parse_config
 from ciess_ray.mlflow_model import can_model, save_model
+from ciess_ray.mlflow_store import MlflowStore
 from ciess_ray.result import SearchResult
-from ciess_ray.tracking import MlflowStore
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from ciess_ray.config_file import parse_config
-from ciess_ray.tracking import MlflowRun, MlflowStore, flatten, track
+from ciess_ray.mlflow_store import MlflowRun, MlflowStore
+from ciess_ray.tracking import flatten, track
 from envs.errors import ConfigError
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated; it says so when the store is first opened.
@@ -202,7 +203,7 @@ def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, 
 
 
 def test_a_model_that_cannot_be_made_does_not_hold_up_the_rest(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("ciess_ray.tracking.can_model", lambda folder: True)
+    monkeypatch.setattr("ciess_ray.mlflow_store.can_model", lambda folder: True)
     run = store.run("key", "mine")
     run.log_model(tmp_path)
     run.end("FINISHED")
