@@ -283,15 +283,20 @@ class EmbeddingSizes:
         return packed_bytes(self.num_params, self.num_rows, self.max_embedding_size)
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """Columns up to the last that users have in use, and items."""
+        return int(self.user.max(initial=1)), int(self.item.max(initial=1))
+
+    @property
     def width(self) -> int:
-        """The largest size in use: no table need be wider."""
-        return int(max(self.user.max(initial=1), self.item.max(initial=1)))
+        """Columns up to the last in use: no table need be wider."""
+        return max(self.widths)
 
     def mask(self, width: int | None = None) -> NDArray[np.bool_]:
         """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.
 
         Args:
-            width: Columns of one table; by default the largest size in use.
+            width: Columns of one table; by default up to the last in use.
         """
         row_sizes = np.concatenate([self.user, self.item])
         mask = np.arange(width or self.width) < row_sizes[:, None]

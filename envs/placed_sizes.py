@@ -61,9 +61,10 @@ class PlacedSizes(EmbeddingSizes):
         return super().packed_bytes + self.num_rows * np.dtype(COLUMN_TYPE).itemsize
 
     @property
-    def width(self) -> int:
-        """Columns up to the last that is in use."""
-        return int((np.concatenate([self.user, self.item]) + self.first_columns).max(initial=1))
+    def widths(self) -> tuple[int, int]:
+        """Columns up to the last that users have in use, and items."""
+        user, item = np.split(self.first_columns.astype(np.int64), [len(self.user)])
+        return int((user + self.user).max(initial=1)), int((item + self.item).max(initial=1))
 
     def mask(self, width: int | None = None) -> NDArray[np.bool_]:
         """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.

@@ -68,9 +68,9 @@ class ScatteredSizes(EmbeddingSizes):
         return self.num_params * BYTES_PER_PARAM + min(columns, bitmap) + HEADER_BYTES
 
     @property
-    def width(self) -> int:
-        """The full table's."""
-        return self.max_embedding_size
+    def widths(self) -> tuple[int, int]:
+        """The full table's, for both."""
+        return self.max_embedding_size, self.max_embedding_size
 
     def mask(self, width: int | None = None) -> NDArray[np.bool_]:
         """Which numbers are kept, shape (num_rows, num_tables * width).

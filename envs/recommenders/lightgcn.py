@@ -6,7 +6,7 @@ from torch import Tensor
 
 from envs.budget import EmbeddingSizes
 from envs.recommenders.base import DotProductRecommender
-from envs.recommenders.propagation import TiledAdjacency, normalised_adjacency, propagate
+from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
 
 
 class LightGCN(DotProductRecommender):
@@ -44,10 +44,7 @@ class LightGCN(DotProductRecommender):
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Means over the layers, (num_users, width) and (num_items, width)."""
-        layer = self.table(self.sizes.width)
-        total = layer
-        for _ in range(self.num_layers):
-            layer = propagate(self.adjacency, layer)
-            total = total + layer
-        mean = total / (self.num_layers + 1)
-        return torch.split(mean, [self.num_users, self.num_items])  # type: ignore[return-value]
+        sizes = self.sizes
+        return self.adjacency.split(
+            mean_of_layers(self.adjacency, self.table(sizes.width), sizes.widths, self.num_layers)
+        )

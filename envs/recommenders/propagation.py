@@ -130,18 +130,31 @@ class TiledAdjacency:
             _cut_columns(upper, num_rows, device),
         )
 
-    def product(self, x: Tensor) -> Tensor:
-        """A @ x, shape (n, width), for x of the same shape, contiguous."""
-        product = torch.empty_like(x)
-        user, item = x[: self.num_users], x[self.num_users :]
-        for tiles, source, target in (
-            (self.user_tiles, item, product[: self.num_users]),
-            (self.item_tiles, user, product[self.num_users :]),
-        ):
-            for first, tile in tiles:
-                rows = source[first : first + tile.shape[1]]
-                torch.addmm(target, tile, rows, beta=float(first > 0), out=target)
-        return product
+    @property
+    def num_items(self) -> int:
+        """Rows that come after the users."""
+        return self.item_tiles[0][1].shape[0]
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of users, and those of items."""
+        user, item = torch.split(rows, [self.num_users, self.num_items])
+        return user, item
+
+    def cross(self, rows: Tensor, side: int) -> Tensor:
+        """What the rows of one side bring to the other.
+
+        Args:
+            rows: Those of all users or all items, shape (n, width), contiguous.
+            side: Whose they are: 0 for users, 1 for items.
+
+        Returns:
+            Shape (m, width), a row for each of the others.
+        """
+        tiles = self.user_tiles if side else self.item_tiles
+        total = rows.new_empty(tiles[0][1].shape[0], rows.shape[1])
+        for first, tile in tiles:
+            torch.addmm(total, tile, rows[first : first + tile.shape[1]], beta=float(first > 0), out=total)
+        return total
 
 
 def _cut_columns(transposed: csr_array, num_columns: int, device: torch.device) -> list[tuple[int, Tensor]]:
@@ -154,31 +167,63 @@ def _cut_columns(transposed: csr_array, num_columns: int, device: torch.device) 
     return tiles
 
 
-class _SymmetricProduct(torch.autograd.Function):
-    """A @ x for a symmetric A, whose gradient in x is the same product again."""
+class _MeanOfLayers(torch.autograd.Function):
+    """See :func:`mean_of_layers`; what it does to a table is symmetric, and so its gradient's way back."""
 
     @staticmethod
-    def forward(ctx: Any, adjacency: TiledAdjacency, x: Tensor) -> Tensor:
-        ctx.adjacency = adjacency
-        return adjacency.product(x.contiguous())
+    def forward(
+        ctx: Any, adjacency: TiledAdjacency, table: Tensor, widths: tuple[int, int], num_layers: int
+    ) -> Tensor:
+        ctx.adjacency, ctx.widths, ctx.num_layers = adjacency, widths, num_layers
+        total = table.clone()
+        totals = adjacency.split(total)
+        layers = [
+            rows[:, :width].contiguous() for rows, width in zip(adjacency.split(table), widths, strict=True)
+        ]
+        for depth in range(num_layers):
+            for began, width in enumerate(widths):
+                # Whose the rows are by now that began as users' (0) or items' (1).
+                side = (began + depth) % 2
+                layers[began] = adjacency.cross(layers[began], side)
+                totals[1 - side][:, :width] += layers[began]
+        return total.div_(num_layers + 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.adjacency.product(grads[0].contiguous())
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None]:
+        adjacency, num_layers = ctx.adjacency, ctx.num_layers
+        mean = grads[0] / (num_layers + 1)
+        means = adjacency.split(mean)
+        grad = torch.zeros_like(mean)
+        for began, width in enumerate(ctx.widths):
+            # Horner's scheme, from the last layer back to the table.
+            layer = means[(began + num_layers) % 2][:, :width].contiguous()
+            for depth in range(num_layers, 0, -1):
+                layer = adjacency.cross(layer, (began + depth) % 2)
+                layer += means[(began + depth - 1) % 2][:, :width]
+            adjacency.split(grad)[began][:, :width] = layer
+        return None, grad, None, None
 
 
-def propagate(adjacency: TiledAdjacency, x: Tensor) -> Tensor:
-    """The product of a symmetric adjacency and a table, differentiable in the table.
+def mean_of_layers(
+    adjacency: TiledAdjacency, table: Tensor, widths: tuple[int, int], num_layers: int
+) -> Tensor:
+    """(x + A x + ... + A^L x) / (L + 1) for a table x, differentiable in it.
+
+    Every product takes what is with users to items, and the other way round, so that what began with the
+    users and what began with the items never meet. Each is multiplied at its own width: where items have a
+    column or two beside twenty of users, half of the work is left.
 
     Args:
-        adjacency: Symmetric, shape (n, n).
-        x: Shape (n, width).
+        adjacency: A, symmetric, shape (n, n).
+        table: x, shape (n, width).
+        widths: Columns beyond which the rows of users, and those of items, are zero; no gradient goes there.
+        num_layers: L, 0 or more.
 
     Returns:
         Shape (n, width).
     """
-    product: Tensor = _SymmetricProduct.apply(adjacency, x)  # type: ignore[no-untyped-call]
-    return product
+    mean: Tensor = _MeanOfLayers.apply(adjacency, table, widths, num_layers)  # type: ignore[no-untyped-call]
+    return mean
 
 
 class _Product(torch.autograd.Function):
