@@ -4,7 +4,9 @@
         --communities 1 16 32 lot --tilts 0 0.2 --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
 
 Each table is ``BUDGET:SIZE``, the size of every user; items share what is left. With one community all rows
-begin at the first column; with ``lot`` users are in one of 32 by lot. With a tilt t above 0 users get more
+begin at the first column; with ``lot`` users are in one of 32 by lot; with ``17+16`` the first 17 numbers of
+a user are at the first columns and only the others where one of 16 communities begins; with ``apart`` items
+begin behind the users' last column. With a tilt t above 0 users get more
 the more of their interactions lie outside the first singular directions, as many as the table has columns:
 their sizes times exp(t z), z the standardised share. Qualities are those of validation; test is not looked
 at. A row is appended as it is measured, and none is measured twice.
@@ -28,9 +30,11 @@ from ciess_ray.retraining import fit_to_convergence
 from ciess_ray.run import caps_params_of
 from ciess_ray.search import load_interactions
 from envs.budget import EmbeddingSizes
+from envs.communities import find_communities
 from envs.data import Interactions
 from envs.placed_sizes import PlacedSizes
 from envs.recommenders.propagation import symmetric_weights
+from envs.scattered_sizes import ScatteredSizes
 
 _SEED = 22
 _NUM_LOTS = 32
@@ -121,7 +125,32 @@ def _begin(
         return PlacedSizes.of(sizes, np.append(user, np.zeros(interactions.num_items, user.dtype)))
     if communities == "1":
         return sizes
+    if communities == "apart":
+        first = np.repeat([0, sizes.widths[0]], [interactions.num_users, interactions.num_items])
+        return PlacedSizes.of(sizes, first)
+    if "+" in communities:
+        num_shared, num_communities = map(int, communities.split("+"))
+        return _share(sizes, num_shared, num_communities, config, interactions)
     return place(sizes, int(communities), config.memory_budgets[0], config, interactions)
+
+
+def _share(
+    sizes: EmbeddingSizes,
+    num_shared: int,
+    num_communities: int,
+    config: RunConfig,
+    interactions: Interactions,
+) -> ScatteredSizes:
+    """The first numbers of a row at the first columns, the others of users where their community begins."""
+    rng = np.random.default_rng((config.seed, 3))
+    begin = np.zeros(sizes.num_rows, np.int64)
+    begin[: interactions.num_users] = find_communities(interactions.train, num_communities, rng)
+    # Alike to a prefix but for a gap behind the shared columns.
+    row_sizes = np.concatenate([sizes.user, sizes.item])[:, None]
+    columns = np.arange(sizes.width + num_communities)
+    behind = columns - begin[:, None]
+    kept = np.where(columns < num_shared, columns < row_sizes, (behind >= num_shared) & (behind < row_sizes))
+    return ScatteredSizes.of(kept, interactions.num_users, sizes.min_embedding_size, len(columns))
 
 
 if __name__ == "__main__":
