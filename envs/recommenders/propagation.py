@@ -96,7 +96,7 @@ class TiledAdjacency:
 
     A product gathers a row of the table for every interaction, in no order; beyond the cache each of them
     waits for memory. Here users gather from one slice of the items after another, and items from slices of
-    the users, each slice of at most ``tile_bytes``; what is written more often for it is written in order.
+    the users, each slice of some ``tile_bytes``; what is written more often for it is written in order.
 
     Attributes:
         num_users: Rows that come first.
@@ -110,7 +110,13 @@ class TiledAdjacency:
 
     @classmethod
     def of(
-        cls, adjacency: csr_array, num_users: int, width: int, device: torch.device, tile_bytes: int = 2**20
+        cls,
+        adjacency: csr_array,
+        num_users: int,
+        width: int,
+        device: torch.device,
+        tile_bytes: int = 2**20,
+        least_entries: int = 4,
     ) -> "TiledAdjacency":
         """Cut a symmetric adjacency.
 
@@ -119,15 +125,15 @@ class TiledAdjacency:
             num_users: Its first rows.
             width: Columns of the widest table that will be multiplied.
             device: Where the products are taken; only a CPU's are cut.
-            tile_bytes: Bytes of the table that a slice may have; about a core's second-level cache.
+            tile_bytes: Bytes of the table that a slice should have; about a core's second-level cache.
+            least_entries: Slices are larger where a row, which is read and written for each of them, would
+                have fewer entries in one, on average.
         """
         num_rows = max(tile_bytes // (4 * width), 1) if device.type == "cpu" else adjacency.shape[0]
         upper, lower = adjacency[:num_users, num_users:], adjacency[num_users:, :num_users]
         # The adjacency is symmetric: a slice of one half's columns is a slice of the other half's rows.
         return cls(
-            num_users,
-            _cut_columns(lower, num_rows, device),
-            _cut_columns(upper, num_rows, device),
+            num_users, *(_cut_columns(half, num_rows, least_entries, device) for half in (lower, upper))
         )
 
     @property
@@ -157,8 +163,12 @@ class TiledAdjacency:
         return total
 
 
-def _cut_columns(transposed: csr_array, num_columns: int, device: torch.device) -> list[tuple[int, Tensor]]:
+def _cut_columns(
+    transposed: csr_array, num_columns: int, least_entries: int, device: torch.device
+) -> list[tuple[int, Tensor]]:
     """Slices of a matrix's columns, from its transpose, each with its first column."""
+    num_slices = max(transposed.nnz // max(least_entries * transposed.shape[1], 1), 1)
+    num_columns = max(num_columns, -(-transposed.shape[0] // num_slices))
     tiles = []
     for first in range(0, transposed.shape[0], num_columns):
         tile = transposed[first : first + num_columns].T.tocsr()

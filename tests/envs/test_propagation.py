@@ -39,7 +39,7 @@ def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_byt
     expected = torch.stack(layers).mean(dim=0)
     (expected_grad,) = torch.autograd.grad((weights * expected).sum(), table)
 
-    tiled = TiledAdjacency.of(adjacency, NUM_USERS, WIDTH, torch.device("cpu"), tile_bytes)
+    tiled = TiledAdjacency.of(adjacency, NUM_USERS, WIDTH, torch.device("cpu"), tile_bytes, least_entries=0)
     found = mean_of_layers(tiled, table, widths, num_layers)
     (grad,) = torch.autograd.grad((weights * found).sum(), table)
     torch.testing.assert_close(found, expected)
@@ -56,3 +56,17 @@ def test_widths_are_those_of_the_masks():
     for each in (sizes, placed):
         columns = [int(np.flatnonzero(rows.any(axis=0)).max()) + 1 for rows in np.split(each.mask(), [2])]
         assert each.widths == tuple(columns) and each.width == max(columns)
+
+
+def test_slices_keep_some_entries_a_row():
+    train = csr_array(np.ones((6, 12), np.float32))
+    adjacency = normalised_adjacency(train)
+
+    def num_slices(**options):
+        tiled = TiledAdjacency.of(adjacency, 6, WIDTH, torch.device("cpu"), tile_bytes=1, **options)
+        return len(tiled.user_tiles), len(tiled.item_tiles)
+
+    # 12 entries for a user, 6 for an item.
+    assert num_slices(least_entries=0) == num_slices(least_entries=1) == (12, 6)
+    assert num_slices(least_entries=4) == num_slices() == (3, 1)
+    assert num_slices(least_entries=100) == (1, 1)
