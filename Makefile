@@ -17,6 +17,9 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= disabled
 
+# Small nets gain nothing by a second thread, and beside other work threads wait for each other.
+demo check: export OMP_NUM_THREADS ?= 1
+
 .PHONY: demo test check format bench clean
 
 demo: $(VENV)/.installed
@@ -29,9 +32,8 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-# Three processes of one thread each for two cores: small nets gain nothing by a second thread, and tests that kill and
-# resume often wait.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
+# Three processes for two cores: tests that kill and resume often wait.
+	$(BIN)/pytest -n 3 --dist worksteal
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -33,6 +33,7 @@ app.command()(export)
 app.command()(verify)
 
 console = Console()
+_TABLE_WIDTH = 160
 errors = Console(stderr=True)
 
 _SEARCH_HELP = """
@@ -282,7 +283,8 @@ def fields(
     table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
     for name, default, meaning in field_table(model):
         table.add_row(name, escape(default), escape(meaning))
-    console.print(table)
+    # A pipe has no width, and half a default tells nothing.
+    Console(width=console.width if console.is_terminal else _TABLE_WIDTH).print(table)
 
 
 def main() -> None:

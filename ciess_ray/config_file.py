@@ -123,7 +123,14 @@ def section_names() -> set[str]:
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
-    """The checked model of plain values; see :func:`check_values`."""
+    """The checked model of plain values; see :func:`check_values`.
+
+    Raises:
+        ConfigError: As there; or they are those of a sweep or a comparison.
+    """
+    if "space" in values:
+        which = "compare" if "methods" in values else "sweep' or 'ciess-ray compare"
+        raise ConfigError(f"{source}: it has a space, as many searches have; hand it to 'ciess-ray {which}'.")
     return check_values(RunConfig, values, source)
 
 
@@ -197,7 +204,10 @@ def _explain(model: type[BaseModel], source: str, where: str, problems: Sequence
         sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
         return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
     if problem["type"] == "missing":
-        return f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field."
+        return (
+            f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field, with "
+            "--sweep or --comparison those of such a file."
+        )
     given = f"{source}: {where}={problem['input']!r}"
     if problem["type"] == "model_type":
         example = next(name for name in known if name.startswith(f"{where}."))

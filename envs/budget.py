@@ -72,7 +72,8 @@ class MemoryBudget:
             raise BudgetError(f"a memory budget must be above 0, not {self.amount:g}: {_EXAMPLES}.")
         if self.unit == "ratio" and self.amount > 1:
             raise BudgetError(
-                f"a memory budget of {100 * self.amount:g}% is more than the full table: {_EXAMPLES}."
+                f"a memory budget of {self.amount:g}, or {100 * self.amount:g}%, is more than the full "
+                f"table: {_EXAMPLES}."
             )
 
     @classmethod

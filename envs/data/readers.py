@@ -52,7 +52,8 @@ def guess_format(path: str | PathLike[str]) -> str:
         if fnmatchcase(name, pattern):
             return form
     raise DataError(
-        f"{path}: its name tells no format; give it with format=, one of {', '.join(sorted(READERS))}"
+        f"{path}: its name tells no format; give it (format, or --format), one of "
+        f"{', '.join(sorted(READERS))}"
     )
 
 

@@ -37,6 +37,8 @@ class TestMistakes:
             (["search", "CONFIG"], "nowhere.csv"),
             (["search", "CONFIG", "--budget", "5%", "--budget", "150%"], "more than the full table"),
             (["data", "describe", "nowhere.csv"], "nowhere.csv"),
+            (["search", "configs/quickstart-sweep.yaml"], "'ciess-ray sweep' or 'ciess-ray compare'"),
+            (["search", "configs/quickstart-comparison.yaml"], "hand it to 'ciess-ray compare'"),
         ],
     )
     def test_one_line_and_exit_status_2(self, run, config_file, tmp_path, arguments, says):

@@ -93,7 +93,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         (
             {"budget": ["5%", "200%"]},
             {},
-            "trial of budget=200%: a memory budget of 200% is more than the full table",
+            "trial of budget=200%: a memory budget of 2, or 200%, is more than the full table",
         ),
         ({"budget": ["0%"]}, {}, "trial of budget=0%"),
         ({"agent.gamma": {"uniform": [0.5, 0.1]}}, {}, "two numbers, the lower first"),
