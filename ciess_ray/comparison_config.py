@@ -20,6 +20,7 @@ METHOD_NAMES = (
     "equal sizes",
     "mixed random",
     "split",
+    "split in communities",
     "popularity",
     "popular items",
     "random search",

@@ -3,7 +3,7 @@
 from ciess_ray.baselines.dnis import DNIS
 from ciess_ray.baselines.method import Ledger, Method, Problem
 from ciess_ray.baselines.pep import PEP
-from ciess_ray.baselines.popularity import PopularItems, Popularity, RandomSearch, Split
+from ciess_ray.baselines.popularity import PopularItems, Popularity, RandomSearch, Split, SplitInCommunities
 from ciess_ray.baselines.pruning import MagnitudePruning
 from ciess_ray.baselines.searched import Discrete, Search
 from ciess_ray.baselines.untuned import EqualSizes, FullSize, MixedRandom
@@ -16,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
         EqualSizes,
         MixedRandom,
         Split,
+        SplitInCommunities,
         Popularity,
         PopularItems,
         RandomSearch,

@@ -117,7 +117,7 @@ class Method(ABC):
         name: What it is called in configurations and tables.
         needs_full: Whether it looks at the full-size fit.
         is_judging: Whether it judges allocations as the search's steps do.
-        is_search: Whether it is a search: the rows of what is best may begin at other columns,
+        is_search: Whether it is treated as a search: the rows of what is best may begin at other columns,
             ``search.tried_communities``, and where equal sizes are better it ends with those.
     """
 

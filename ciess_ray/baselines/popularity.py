@@ -43,6 +43,16 @@ class Split(Method):
         return tune(problem, {"split": splits}, lambda split: by_popularity(problem, split), 3)
 
 
+class SplitInCommunities(Split):
+    """The same, and then all that is done for a search: communities, and equal sizes where those are better.
+
+    What is left of the search's lead over it is what sizes of each row's own are worth.
+    """
+
+    name = "split in communities"
+    is_search = True
+
+
 class Popularity(Method):
     """Powers of popularity, for users and for items apart, with the best split between the two."""
 

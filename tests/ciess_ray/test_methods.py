@@ -109,12 +109,12 @@ def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_p
     config, *others = world()
     settings = config.search.model_copy(update={"tried_communities": (3, 4, 5)})
     changed = config.model_copy(update={"search": settings})
-    for method, is_placed in (("random search", True), ("split", False)):
+    for method, is_placed in (("random search", True), ("split in communities", True), ("split", False)):
         result = cell(lambda _: (changed, *others), method, interactions, tmp_path)
         assert ("first_columns" in result.sizes) == is_placed
         assert result.row["allocation"].endswith(", 3 communities") == is_placed
         assert result.row["num_params"] == CAP["lightgcn"]
-    assert tried == [3, 4]
+    assert tried == [3, 4] * 2
 
 
 @pytest.mark.parametrize(("method", "is_search"), [("random search", True), ("split", False)])
