@@ -1,12 +1,15 @@
 """Allocations, and which of them validation chooses: the same for a search and for a cell of a comparison.
 
-First those that were proposed are trained to convergence, then the best of them with its users in
-communities, more and more until that is no better, then the best of all under other weights of L2.
+First those that were proposed are trained to convergence. Then the best of them, and the best plain split
+among them, are trained with their users in communities, each in more and more until that is no better; then
+the best of all under other weights of L2. The plain split too, because tables of varied sizes that are better
+on validation are not always as much better on test.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ciess_ray.selection import is_plain_split
 from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
 from envs.step_modes import State
@@ -87,25 +90,50 @@ def choose(
     Args:
         contests: What is proposed.
         train: Is asked for everything that a stage needs at once.
-        tried_communities: Numbers of communities, in turn until one is no better than what is best by then.
+        tried_communities: Numbers of communities, in turn until one is no better than the same table had
+            been by then.
         tried_l2: Weights of L2 beside the configured one.
 
     Returns:
         For each contest the allocation that is best on validation, with its training.
     """
-    best = firsts = _best_of([contest.proposed for contest in contests], train)
-    improving = {position: contest.place for position, contest in enumerate(contests) if contest.place}
+    converged = converge([contest.proposed for contest in contests], train)
+    # Each in communities by itself: the position of its contest, itself, and its best form by now.
+    bases = [
+        (position, first, first)
+        for position, contest in enumerate(contests)
+        if contest.place
+        for first in _firsts(converged[position])
+    ]
+    best = [[_best(own)] for own in converged]
     for num_communities in tried_communities:
-        rivals = [[one] for one in best]
-        for position, place in improving.items():
-            first = firsts[position]
-            name, sizes = f"{first.name}, {num_communities} communities", place(first.sizes, num_communities)
-            rivals[position].append(replace(first, name=name, sizes=sizes, trained=None))
-        before, best = best, _best_of(rivals, train)
-        improving = {
-            position: place for position, place in improving.items() if best[position] is not before[position]
-        }
-    return _best_of([[one, *(replace(one, l2=l2, trained=None) for l2 in tried_l2)] for one in best], train)
+        if not bases:
+            break
+        placed = [_placed(contests[position], first, num_communities) for position, first, _ in bases]
+        outcomes = train([(position, one) for (position, *_), one in zip(bases, placed, strict=True)])
+        forms = [replace(one, trained=outcome) for one, outcome in zip(placed, outcomes, strict=True)]
+        bases = [
+            (position, first, form)
+            for (position, first, before), form in zip(bases, forms, strict=True)
+            if form.quality > before.quality
+        ]
+        for position, _, form in bases:
+            best[position].append(form)
+    chosen = [_best(own) for own in best]
+    rivals = [[one, *(replace(one, l2=l2, trained=None) for l2 in tried_l2)] for one in chosen]
+    return [_best(own) for own in converge(rivals, train)]
+
+
+def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:
+    """What is tried in communities: the best, and the best plain split unless that is the same."""
+    best, splits = _best(proposed), [one for one in proposed if is_plain_split(one.sizes)]
+    return [best] if best in splits or not splits else [best, _best(splits)]
+
+
+def _placed(contest: Contest, first: Allocation, num_communities: int) -> Allocation:
+    assert contest.place is not None
+    name, sizes = f"{first.name}, {num_communities} communities", contest.place(first.sizes, num_communities)
+    return replace(first, name=name, sizes=sizes, trained=None)
 
 
 def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
@@ -115,6 +143,6 @@ def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[
     return [[one if one.trained else replace(one, trained=next(outcomes)) for one in own] for own in rivals]
 
 
-def _best_of(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[Allocation]:
-    """Of each the best on validation; the first of those that are alike."""
-    return [max(own, key=lambda one: one.quality) for own in converge(rivals, train)]
+def _best(own: Sequence[Allocation]) -> Allocation:
+    """The best on validation; the first of those that are alike."""
+    return max(own, key=lambda one: one.quality)
