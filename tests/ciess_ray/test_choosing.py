@@ -26,7 +26,9 @@ def chosen(proposed, communities, *, tried=(2, 3, 4), tried_l2=(), l2=None):
 
     def train(stage):
         asked.append([one.name for _, one in stage])
-        qualities = (communities.get(one.name, PLAIN.get(one.name)) + (l2 or {}).get(one.l2, 0) for _, one in stage)
+        qualities = (
+            communities.get(one.name, PLAIN.get(one.name)) + (l2 or {}).get(one.l2, 0) for _, one in stage
+        )
         return [Trained({}, quality, 1) for quality in qualities]
 
     (best,) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, tried_l2)
