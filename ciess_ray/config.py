@@ -256,8 +256,8 @@ class SearchConfig(Section):
     tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
         (),
         description="what is best, and the best plain split, are trained too with the rows of users in as "
-        "many communities beginning at columns of their own, at a byte a row, until one is no better than the "
-        "last; for recommenders that propagate and tight budgets; none in CIESS",
+        "many communities beginning at columns of their own, at a byte a row, until one is no better than "
+        "the last; for recommenders that propagate and tight budgets; none in CIESS",
     )
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
