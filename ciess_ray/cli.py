@@ -104,6 +104,7 @@ def search(
         raise ConfigError(
             "--resume goes on with a search as it was configured; of the rest give --more-episodes."
         )
+    _check_folder(resume)
     if resume is None and (config is None or more_episodes):
         missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
         raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
@@ -174,6 +175,7 @@ def sweep(
     options = [] if output is None else [f"output={_as_yaml(output)}"]
     if resume is not None and (config or options or overwrite or dry_run):
         raise ConfigError("--resume goes on with a sweep as it was configured; give nothing beside it.")
+    _check_folder(None if resume is None or "://" in resume else Path(resume))
     if resume is None and config is None:
         raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray sweep --help' has examples.")
     _find_own_modules()
@@ -258,6 +260,7 @@ def compare(
     options = [] if output is None else [f"output={_as_yaml(output)}"]
     if resume is not None and (config or options or overwrite or dry_run):
         raise ConfigError("--resume goes on with a comparison as it was configured; give nothing beside it.")
+    _check_folder(resume)
     _find_own_modules()
     is_complete = run_comparison(
         console, config, [*(overrides or []), *options], dry_run=dry_run, overwrite=overwrite, resume=resume
@@ -299,6 +302,12 @@ def main() -> None:
         if exit.code == 130:
             errors.print("interrupted; --resume FOLDER goes on with the output folder.")
         raise
+
+
+def _check_folder(resumed: Path | None) -> None:
+    """Before the imports that take seconds: is there a folder to go on with?"""
+    if resumed is not None and not resumed.is_dir():
+        raise ConfigError(f"--resume {resumed}: no such folder.")
 
 
 def _find_own_modules() -> None:

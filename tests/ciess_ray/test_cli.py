@@ -54,7 +54,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["--resume", "FOLDER"], "result.json: no such file"),
+            (["--resume", "EMPTY"], "result.json: no such file"),
             (["CONFIG", "--resume", "FOLDER"], "of the rest give --more-episodes"),
             (["--resume", "FOLDER", "--seed", "1"], "of the rest give --more-episodes"),
             (["--resume", "FOLDER", "--overwrite"], "of the rest give --more-episodes"),
@@ -63,9 +63,14 @@ class TestMistakes:
         ],
     )
     def test_what_does_not_go_together_is_refused(self, run, config_file, tmp_path, arguments, says):
-        places = {"CONFIG": config_file, "FOLDER": tmp_path / "folder"}
+        places = {"CONFIG": config_file, "FOLDER": tmp_path / "folder", "EMPTY": tmp_path}
         status, out, err = run("search", *(places.get(argument, argument) for argument in arguments))
         assert status == 2 and out == "" and says in err
+
+    @pytest.mark.parametrize("command", ["search", "sweep", "compare"])
+    def test_a_folder_to_go_on_with_that_is_not_there(self, run, tmp_path, command):
+        status, out, err = run(command, "--resume", tmp_path / "folder")
+        assert status == 2 and out == "" and "folder: no such folder" in err
 
     def test_brackets_in_a_message_are_text(self, run, config_file):
         status, _, err = run("search", config_file, "budget=[red]x[/red]")
