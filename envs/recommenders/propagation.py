@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import block_array, csr_array, eye_array
 from torch import Tensor
+
+#: Numbers of float32 in a vector register of AVX2.
+_REGISTER = 8
+#: Up to so many a product is not quicker for whole registers.
+_FEW_COLUMNS = 16
 
 
 def normalised_adjacency(train: csr_array) -> csr_array:
@@ -177,6 +183,17 @@ def _cut_columns(
     return tiles
 
 
+def _whole_registers(rows: Tensor) -> Tensor:
+    """The rows, contiguous, and columns of zeros that fill the last vector register.
+
+    What a product does for the columns beyond the last whole register takes longer than a register more.
+    """
+    num_columns = rows.shape[1]
+    if num_columns <= _FEW_COLUMNS or num_columns % _REGISTER == 0:
+        return rows.contiguous()
+    return F.pad(rows, (0, -num_columns % _REGISTER))
+
+
 class _MeanOfLayers(torch.autograd.Function):
     """See :func:`mean_of_layers`; what it does to a table is symmetric, and so its gradient's way back."""
 
@@ -188,14 +205,15 @@ class _MeanOfLayers(torch.autograd.Function):
         total = table.clone()
         totals = adjacency.split(total)
         layers = [
-            rows[:, :width].contiguous() for rows, width in zip(adjacency.split(table), widths, strict=True)
+            _whole_registers(rows[:, :width])
+            for rows, width in zip(adjacency.split(table), widths, strict=True)
         ]
         for depth in range(num_layers):
             for began, width in enumerate(widths):
                 # Whose the rows are by now that began as users' (0) or items' (1).
                 side = (began + depth) % 2
                 layers[began] = adjacency.cross(layers[began], side)
-                totals[1 - side][:, :width] += layers[began]
+                totals[1 - side][:, :width] += layers[began][:, :width]
         return total.div_(num_layers + 1)
 
     @staticmethod
@@ -206,11 +224,11 @@ class _MeanOfLayers(torch.autograd.Function):
         grad = torch.zeros_like(mean)
         for began, width in enumerate(ctx.widths):
             # Horner's scheme, from the last layer back to the table.
-            layer = means[(began + num_layers) % 2][:, :width].contiguous()
+            layer = _whole_registers(means[(began + num_layers) % 2][:, :width])
             for depth in range(num_layers, 0, -1):
                 layer = adjacency.cross(layer, (began + depth) % 2)
-                layer += means[(began + depth - 1) % 2][:, :width]
-            adjacency.split(grad)[began][:, :width] = layer
+                layer[:, :width] += means[(began + depth - 1) % 2][:, :width]
+            adjacency.split(grad)[began][:, :width] = layer[:, :width]
         return None, grad, None, None
 
 

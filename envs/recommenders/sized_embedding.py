@@ -37,7 +37,8 @@ class SizedEmbedding(nn.Module):
         Args:
             num_columns: Leading columns that are wanted; None for all.
         """
-        return self.weight[:, :num_columns] * self.mask[:, :num_columns]
+        # A product with a mask of booleans makes one of numbers first.
+        return torch.where(self.mask[:, :num_columns], self.weight[:, :num_columns], 0.0)
 
     def mask_to(self, sizes: EmbeddingSizes) -> None:
         """Let each row show another prefix from now on; what it holds beyond it stays.
