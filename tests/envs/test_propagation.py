@@ -10,7 +10,7 @@ from envs.placed_sizes import PlacedSizes
 from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
 from envs.scattered_sizes import ScatteredSizes
 
-NUM_USERS, NUM_ITEMS, WIDTH = 7, 5, 4
+NUM_USERS, NUM_ITEMS = 7, 5
 
 
 @pytest.fixture
@@ -23,12 +23,13 @@ def adjacency():
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 2, 3])
-@pytest.mark.parametrize("widths", [(4, 1), (2, 4), (4, 4), (1, 1)])
+@pytest.mark.parametrize("widths", [(4, 1), (2, 4), (4, 4), (1, 1), (21, 1), (18, 24)])
 @pytest.mark.parametrize("tile_bytes", [1, 2**20])
 def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_bytes):
     generator = torch.Generator().manual_seed(1)
-    table = torch.randn(NUM_USERS + NUM_ITEMS, WIDTH, generator=generator)
-    is_used = torch.arange(WIDTH) < torch.tensor([widths[0]] * NUM_USERS + [widths[1]] * NUM_ITEMS)[:, None]
+    width = max(widths)
+    table = torch.randn(NUM_USERS + NUM_ITEMS, width, generator=generator)
+    is_used = torch.arange(width) < torch.tensor([widths[0]] * NUM_USERS + [widths[1]] * NUM_ITEMS)[:, None]
     table = (table * is_used).requires_grad_()
     weights = torch.randn(table.shape, generator=generator)
 
@@ -39,7 +40,7 @@ def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_byt
     expected = torch.stack(layers).mean(dim=0)
     (expected_grad,) = torch.autograd.grad((weights * expected).sum(), table)
 
-    tiled = TiledAdjacency.of(adjacency, NUM_USERS, WIDTH, torch.device("cpu"), tile_bytes, least_entries=0)
+    tiled = TiledAdjacency.of(adjacency, NUM_USERS, width, torch.device("cpu"), tile_bytes, least_entries=0)
     found = mean_of_layers(tiled, table, widths, num_layers)
     (grad,) = torch.autograd.grad((weights * found).sum(), table)
     torch.testing.assert_close(found, expected)
@@ -63,7 +64,7 @@ def test_slices_keep_some_entries_a_row():
     adjacency = normalised_adjacency(train)
 
     def num_slices(**options):
-        tiled = TiledAdjacency.of(adjacency, 6, WIDTH, torch.device("cpu"), tile_bytes=1, **options)
+        tiled = TiledAdjacency.of(adjacency, 6, 4, torch.device("cpu"), tile_bytes=1, **options)
         return len(tiled.user_tiles), len(tiled.item_tiles)
 
     # 12 entries for a user, 6 for an item.
