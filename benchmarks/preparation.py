@@ -1,4 +1,4 @@
-"""Seconds to read, split and normalise a dataset.
+"""Seconds to read, split and normalise a dataset, and to draw a batch of triples from it.
 
 python benchmarks/preparation.py ml-1m.parquet
 """
@@ -10,7 +10,9 @@ import statistics
 import time
 from pathlib import Path
 
-from envs.data import read_interactions, split_interactions
+import numpy as np
+
+from envs.data import TripleSampler, read_interactions, split_interactions
 from envs.recommenders.propagation import normalised_adjacency
 
 
@@ -28,8 +30,18 @@ def main() -> None:
         interactions = split_interactions(log, seed=0)
         split = time.perf_counter()
         normalised_adjacency(interactions.train)
+        normalised = time.perf_counter()
+        sampler, rng = TripleSampler(interactions.train), np.random.default_rng(0)
+        sampler.draw(10_000, rng)
         done = time.perf_counter()
-        runs.append({"read_s": read - started, "split_s": split - read, "adjacency_s": done - split})
+        runs.append(
+            {
+                "read_s": read - started,
+                "split_s": split - read,
+                "adjacency_s": normalised - split,
+                "triples_s": done - normalised,
+            }
+        )
     result = {
         "command": f"python benchmarks/preparation.py {arguments.file.name}",
         "machine": f"{platform.machine()}, python {platform.python_version()}",

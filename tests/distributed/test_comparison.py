@@ -1,22 +1,15 @@
 """Comparisons whose driver is killed."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from processes import finish, kill, start, wait_for
 
 from envs.data import generate_interactions
 
 #: None that needs RLlib, whose import is most of what a cell would take.
 METHODS = ["equal sizes", "mixed random", "split"]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-CLI = "from ciess_ray.cli import main; main()"
 
 
 @pytest.fixture
@@ -53,19 +46,6 @@ def write(tmp_path):
     return write
 
 
-def start(*arguments, log):
-    """The command line in a process of its own, with a Ray of its own that dies with it."""
-    environment = os.environ | ENVIRONMENT
-    environment.pop("RAY_ADDRESS", None)
-    with log.open("a") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-c", CLI, "compare", *map(str, arguments)],
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-
-
 def rows_of(folder):
     """What of each cell does not depend on the machine's load."""
     return {
@@ -78,19 +58,15 @@ def rows_of(folder):
 
 def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path):
     log, config, folder = tmp_path / "log.txt", write("killed"), tmp_path / "killed"
-    process = start(config, log=log)
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("cells/*.npz")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.poll() is None, log.read_text()
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process = start("compare", config, log=log)
+    wait_for(lambda: list(folder.glob("cells/*.npz")), process, log)
+    kill(process)
     done = {file.name: file.stat().st_mtime_ns for file in folder.glob("cells/*.npz")}
     assert 1 <= len(done) < len(METHODS) and not (folder / "comparison.json").exists()
-    assert start("--resume", folder, log=log).wait(timeout=300) == 0, log.read_text()
+    finish(start("compare", "--resume", folder, log=log), log)
     assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
 
-    assert start(write("whole"), log=log).wait(timeout=300) == 0, log.read_text()
+    finish(start("compare", write("whole"), log=log), log)
     whole = rows_of(tmp_path / "whole")
     assert len(whole) == len(METHODS) and {row["status"] for row in whole.values()} == {"finished"}
     assert rows_of(folder) == whole

@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from processes import finish, kill, start, wait_for
 
 from envs.data import generate_interactions
 
@@ -79,20 +78,6 @@ def write_config(tmp_path_factory):
     return write
 
 
-def start(*arguments, log):
-    """The command line in a process of its own, with a Ray of its own that dies with it."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    # Not the cluster of other tests.
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", "from ciess_ray.cli import main; main()", "search", *map(str, arguments)]
-    with log.open("a") as stream:
-        return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-
-
 def num_steps_told(folder):
     try:
         lines = (folder / "progress.jsonl").read_text().splitlines()
@@ -104,23 +89,20 @@ def num_steps_told(folder):
 def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(write_config, tmp_path):
     log = tmp_path / "log.txt"
     config, whole = write_config("whole")
-    assert start(config, log=log).wait(timeout=200) == 0, log.read_text()
+    finish(start("search", config, log=log), log)
 
     config, killed = write_config("killed")
     rng = random.Random(0)
     # A moment somewhere within each third of the search.
     for part in range(3):
-        process = start(*((config,) if part == 0 else ("--resume", killed)), log=log)
+        process = start("search", *((config,) if part == 0 else ("--resume", killed)), log=log)
         moment = NUM_STEPS * part // 3 + rng.randrange(1, NUM_STEPS // 3)
-        deadline = time.monotonic() + 120
-        while num_steps_told(killed) < moment and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda moment=moment: num_steps_told(killed) >= moment, process, log)
         time.sleep(rng.random() * 0.2)
         assert process.poll() is None, log.read_text()
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=30)
+        kill(process)
         assert json.loads((killed / "result.json").read_text())["status"] == "running"
-    assert start("--resume", killed, log=log).wait(timeout=200) == 0, log.read_text()
+    finish(start("search", "--resume", killed, log=log), log)
 
     for name in ("sizes.parquet", "candidates.parquet"):
         assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
@@ -131,15 +113,11 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(write_
 def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_path):
     log = tmp_path / "log.txt"
     config, killed = write_config("killed_remote", num_env_runners=2, checkpoint_interval_s=0.0)
-    process = start(config, log=log)
-    deadline = time.monotonic() + 120
-    while num_steps_told(killed) < 9 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.poll() is None, log.read_text()
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process = start("search", config, log=log)
+    wait_for(lambda: num_steps_told(killed) >= 9, process, log)
+    kill(process)
     told = num_steps_told(killed)
-    assert start("--resume", killed, log=log).wait(timeout=200) == 0, log.read_text()
+    finish(start("search", "--resume", killed, log=log), log)
     (went_on_after,) = re.findall(r"goes on after step (\d+)", log.read_text())
     # Every iteration is kept; one that had been told may have been on its way to the disk.
     assert told - int(went_on_after) in (0, 1, 2)
@@ -227,10 +205,10 @@ def test_a_search_whose_env_runner_is_killed_takes_all_its_steps(write_config, r
     file, folder = write_config("runner_killed", num_env_runners=2)
     killed = []
 
-    def kill(progress):
+    def kill_one(progress):
         if progress.phase == "search" and progress.is_step and progress.step >= 6 and not killed:
             killed.append(descendants("ray::TableEnvRunner")[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    result = search(load_config(file), on_progress=kill)
+    result = search(load_config(file), on_progress=kill_one)
     assert killed and result.summary["num_steps"] == NUM_STEPS + 1
