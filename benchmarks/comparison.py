@@ -8,13 +8,12 @@ table 1 and, on Gowalla, BET (arXiv 2310.14884) table 1, on another draw of the 
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from provenance import provenance
+from provenance import provenance, without_places
 
 #: By data set, recommender, budget and method; a sparsity of 90 % is a budget of 10 %.
 PUBLISHED = {
@@ -71,18 +70,11 @@ def main() -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     pq.write_table(table, arguments.output.with_suffix(".parquet"), compression="zstd")
-    told = {"provenance": provenance(), "comparisons": [without_places(one) for one in comparisons]}
-    arguments.output.with_suffix(".json").write_text(json.dumps(told, indent=2) + "\n")
+    told = {"provenance": provenance(), "comparisons": comparisons}
+    arguments.output.with_suffix(".json").write_text(without_places(json.dumps(told, indent=2)) + "\n")
     text = "\n".join(section for one in comparisons for section in as_markdown(one))
     arguments.output.with_suffix(".md").write_text(text)
     print(text)
-
-
-def without_places(comparison: dict[str, Any]) -> dict[str, Any]:
-    """The same without folders of one machine."""
-    text = re.sub(r'(?<![\w.])/(?:[^\s/"]+/)*', "", json.dumps(comparison))
-    plain: dict[str, Any] = json.loads(text)
-    return plain
 
 
 def as_markdown(comparison: dict[str, Any]) -> list[str]:
