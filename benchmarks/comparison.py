@@ -41,10 +41,11 @@ PUBLISHED = {
 }
 _LEGEND = """# Comparisons
 
-Means over n seeds on test, ± the standard deviation. *Of full*: N@20 as a share of the full size's. *Search*: how far
-the search's N@20 is above the method's, paired over users, with a 95 % interval, and its p. *Bytes*: of the packed
-file, the index of scattered numbers included. *CPU s*: all that the cell needs, what cells share counted in each.
-*Published*: R@20 / N@20 of CIESS (arXiv 2304.03501) or, on Gowalla, BET (arXiv 2310.14884).
+Means over n seeds on test, ± the standard deviation. *Of full*: N@20 as a share of the full size's.
+*Search*: how far the search's N@20 is above the method's, paired over users, with a 95 % interval, and its
+p. *Bytes*: of the packed file, the index of scattered numbers included. *CPU s*: all that the cell needs,
+what cells share counted in each. *Published*: R@20 / N@20 of CIESS (arXiv 2304.03501) or, on Gowalla, BET
+(arXiv 2310.14884).
 """
 _HEADINGS = (
     "kept",
