@@ -258,8 +258,10 @@ def compare(
 ) -> None:
     """See ``COMPARE_HELP``."""
     options = [] if output is None else [f"output={_as_yaml(output)}"]
-    if resume is not None and (config or options or overwrite or dry_run):
-        raise ConfigError("--resume goes on with a comparison as it was configured; give nothing beside it.")
+    if resume is not None and (config or options or overwrite):
+        raise ConfigError(
+            "--resume goes on with a comparison as it was configured; give nothing but --dry-run beside it."
+        )
     _check_folder(resume)
     _find_own_modules()
     is_complete = run_comparison(

@@ -117,23 +117,8 @@ def compare(
     return results, figures
 
 
-def resume_comparison(
-    folder: Path, *, on_change: Watcher | None = None
-) -> tuple[ComparisonResults, list[MethodFigures]]:
-    """Go on with a comparison that was killed or interrupted, or some of whose cells failed.
-
-    Args:
-        folder: Of the comparison.
-        on_change: Called with every piece of news.
-
-    Raises:
-        CiessError: There is none, or as :func:`compare`.
-    """
-    return compare(read_plan(folder), on_change=on_change)
-
-
 def read_plan(folder: Path) -> ComparisonPlan:
-    """The plan of the comparison in a folder.
+    """The plan of the comparison in a folder; :func:`compare` goes on with it.
 
     Raises:
         ResultError: There is none, or it is damaged.

@@ -30,6 +30,8 @@ Compare the search with what one would do by hand, and with other methods, at th
 
   ciess-ray compare --resume runs/quickstart-comparison
 
+  ciess-ray compare --resume runs/quickstart-comparison --dry-run
+
 The YAML file names the configuration that all cells share ([bold]base[/bold]), the fields that differ
 ([bold]space[/bold]) and the [bold]methods[/bold]; [bold]ciess-ray fields --comparison[/bold] lists the rest.
 
@@ -75,18 +77,16 @@ def run_comparison(
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray import compare as comparisons
 
-    if plan is not None and dry_run:
+    if plan is None:
+        assert resume is not None
+        plan = comparisons.read_plan(resume)
+    if dry_run:
         table = Table("cell", "state", box=None, pad_edge=False)
         for cell, state in comparisons.check(plan):
             table.add_row(cell.name, state)
         console.print(table)
         return True
-    lines = _Lines(console)
-    if plan is not None:
-        results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=lines)
-    else:
-        assert resume is not None
-        results, figures = comparisons.resume_comparison(resume, on_change=lines)
+    results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=_Lines(console))
     _print_results(console, results, figures)
     return results.is_complete
 

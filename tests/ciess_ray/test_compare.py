@@ -101,6 +101,8 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     dry = run(config, "--dry-run")
     assert [line.split()[-1] for line in dry.output.splitlines()[1:]] == ["finished", "do"]
     assert run(config).exit_code == 0
+    left = run("--resume", str(tmp_path / "comparison"), "--dry-run")
+    assert [line.split()[-1] for line in left.output.splitlines()[1:]] == ["finished"] * 2
     assert len(rows_of(tmp_path / "comparison")) == 2
 
 
@@ -183,7 +185,7 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="give nothing beside it"):
+    with pytest.raises(CiessError, match="give nothing but --dry-run beside it"):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()
