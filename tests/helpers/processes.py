@@ -33,7 +33,7 @@ def finish(process: subprocess.Popen, log: Path, seconds: float = 300.0, status:
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            kill(process)
         pytest.fail(f"not done after {seconds:.0f} s\n{log.read_text()}")
     assert process.returncode == status, log.read_text()
 
@@ -47,8 +47,10 @@ def kill(process: subprocess.Popen) -> None:
 def wait_for(
     happens: Callable[[], object], process: subprocess.Popen, log: Path, seconds: float = 200.0
 ) -> None:
-    """Until it is true, while the process runs."""
+    """Until it is true, while the process runs; one for which that takes too long is killed."""
     deadline = time.monotonic() + seconds
     while not happens():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        if time.monotonic() > deadline:
+            kill(process)
+        assert process.poll() is None, log.read_text()
         time.sleep(0.02)
