@@ -190,7 +190,7 @@ def chosen_candidates(
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
     return [
-        Allocation(f"candidate {one.step}", one.sizes, one.quality, step=one.step)
+        Allocation(f"step {one.step + 1}", one.sizes, one.quality, step=one.step)
         # λ alone may not get there.
         for one in chosen or [project_smallest(candidates, budget.cap_params, rng)]
     ]
