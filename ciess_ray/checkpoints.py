@@ -158,7 +158,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing the same search; a process that dies frees it.
+    """Keep a second process from writing the same folder; a process that dies frees it.
 
     Raises:
         ResultError: Another process writes it.
@@ -173,7 +173,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ResultError(f"{folder.parent}: another process is searching in this folder.") from error
+            raise ResultError(f"{folder.parent}: another process is at work in this folder.") from error
         except OSError:  # A file system without locks.
             pass
         yield

@@ -302,7 +302,7 @@ def main() -> None:
     except SystemExit as exit:
         # Typer turns Ctrl-C into this status without a word.
         if exit.code == 130:
-            errors.print("interrupted; --resume FOLDER goes on with the output folder.")
+            errors.print("interrupted; it goes on with --resume and the output folder in place of the file.")
         raise
 
 

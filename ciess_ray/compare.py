@@ -207,10 +207,12 @@ class _Driver:
 
     def _fits(self, cell: Cell) -> Iterator[tuple[str, str]]:
         """Kind and name of what is trained beforehand for a cell."""
+        fields = ", ".join(f"{name}={value}" for name, value in json.loads(cell.group).items())
+        of = f" of {fields}" if fields else ""
         if self._board.needs_full(cell):
-            yield _FULL, f"{_FULL} of {cell.group}"
+            yield _FULL, f"{_FULL}{of}"
         if self._board.needs_supernet(cell):
-            yield _SUPERNET, f"{_SUPERNET} of {cell.group}"
+            yield _SUPERNET, f"{_SUPERNET}{of}"
 
     def _submit_fit(self, kind: str, name: str, cell: Cell) -> None:
         cache = (self._folder / CACHE_FOLDER).absolute()

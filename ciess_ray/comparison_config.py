@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ciess_ray.config import RunConfig, Section
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
-from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, slug
+from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, refuse_search, slug
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
@@ -191,6 +191,7 @@ def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> Co
         source: What messages call them.
         folder: What ``base`` is relative to.
     """
+    refuse_search(values, source)
     config = check_values(ComparisonConfig, values, source)
     base = config.base
     return ComparisonPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)

@@ -86,6 +86,7 @@ def run_comparison(
             table.add_row(cell.name, state)
         console.print(table)
         return True
+    console.print(f"{len(plan.cells)} cells into {plan.config.output}", highlight=False, soft_wrap=True)
     results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=_Lines(console))
     _print_results(console, results, figures)
     return results.is_complete
@@ -105,7 +106,7 @@ class _Lines:
                 f"{news.row['allocation']}"
             )
         parts += [news.error] if news.error else []
-        parts.append(f"{time.monotonic() - self._started:.0f} s")
+        parts.append(f"after {time.monotonic() - self._started:.0f} s")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True, markup=False)
 
 

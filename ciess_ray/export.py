@@ -122,7 +122,8 @@ def export(
         dtype: Type of the values of ``packed``.
         propagated: Whether to store rows as the graph propagates them, so that scoring is a product; for the
             recommenders in :data:`PROPAGATING`.
-        overwrite: Whether what an earlier export wrote there may be replaced.
+        overwrite: Whether what an earlier export wrote there may be replaced; a folder that holds anything
+            else is refused.
 
     Raises:
         UnknownNameError: There is no such format or type.
@@ -137,12 +138,26 @@ def export(
         raise ConfigError(f"dtype and propagated are of the format packed, not of {format}: leave them out.")
     if destination.resolve() == folder.resolve():
         raise ConfigError(f"{destination}: is what is exported; name another place.")
-    if destination.exists() and not overwrite:
-        raise ResultError(f"{destination}: exists; name another place, or replace it with --overwrite.")
+    _check_destination(destination, overwrite)
     if not folder.is_dir():
         raise ResultError(f"{folder}: no such folder; name that of a finished search, or of a packed export.")
     source = _Source.open(folder)
     return FORMATS[format](source, destination, dtype, propagated)
+
+
+def _check_destination(destination: Path, overwrite: bool) -> None:
+    """Refuse a place where anything is but an earlier export that may be replaced."""
+    is_folder = destination.is_dir()
+    held = sorted(file.name for file in destination.iterdir()) if is_folder else []
+    if is_folder and not held:
+        return
+    others = set(held) - {*_SERVING_FILES, *TORCHREC_FILES}
+    if others:
+        raise ResultError(
+            f"{destination}: holds files that no export wrote, e.g. {min(others)}; name another folder."
+        )
+    if destination.exists() and not overwrite:
+        raise ResultError(f"{destination}: exists; name another place, or replace it with --overwrite.")
 
 
 def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:

@@ -62,7 +62,7 @@ class LiveView:
                 progress.phase,
                 f"{progress.step}/{progress.num_steps}",
                 "" if kept is None else f"{kept:.2%}",
-                "" if quality is None else f"{quality:.1%} of full",
+                "" if quality is None else f"{quality:.1%} of full-size fit",
                 "" if weight is None else f"{weight:.3f}",
                 duration(progress.elapsed_s),
                 "" if progress.remaining_s is None else duration(progress.remaining_s),
@@ -78,7 +78,7 @@ def _cells(progress: Progress) -> list[str]:
     return [
         f"{progress.phase} {progress.step}/{progress.num_steps}",
         "" if kept is None else f"kept {kept:.2%}",
-        "" if quality is None else f"quality {quality:.1%} of full",
+        "" if quality is None else f"quality {quality:.1%} of full-size fit",
         "" if weight is None else f"λ {weight:.3f}",
         "" if progress.remaining_s is None else f"{duration(progress.remaining_s)} left",
         progress.note,

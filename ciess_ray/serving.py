@@ -191,7 +191,7 @@ class ServedRecommender:
             raise DataError(
                 f"not in the table: {len(unknown):,} of {len(given):,} {kind}s, e.g. {told}; "
                 f"its ids are like {', '.join(map(str, known[:3]))}."
-                + (" Somebody new is recommended to by items that they like." if kind == "user" else "")
+                + (" For somebody new, give items that they like." if kind == "user" else "")
             )
         return rows
 

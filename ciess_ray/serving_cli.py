@@ -135,7 +135,8 @@ def verify(
     table.verify()
     console.print(
         f"{folder}: {table.num_rows:,} rows, {table.num_params:,} parameters in {table.dtype}, "
-        f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} say where rows are: all is well",
+        f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} beside the values "
+        "(sizes, scales, header): all is well",
         soft_wrap=True,
         highlight=False,
     )

@@ -239,9 +239,23 @@ def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPl
         source: What messages call them.
         folder: What ``base`` is relative to.
     """
+    refuse_search(values, source)
     config = check_values(SweepConfig, values, source)
     base = config.base
     return SweepPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)
+
+
+def refuse_search(values: Mapping[str, Any], source: str) -> None:
+    """Refuse the configuration of one search where that of many is expected.
+
+    Raises:
+        ConfigError: It has a data set, and neither a base nor a space.
+    """
+    if "dataset" in values and not {"base", "space"} & values.keys():
+        raise ConfigError(
+            f"{source}: it is one search's; hand it to 'ciess-ray search', or name it as the base of a "
+            "file with a space."
+        )
 
 
 def _check_dimension(name: str, values: Any) -> None:

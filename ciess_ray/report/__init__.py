@@ -51,9 +51,9 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     folder = output.with_name(f"{output.stem}_figures")
     if output.is_dir() or (folder.exists() and not folder.is_dir()):
         raise ResultError(f"{output}: cannot be written; name an HTML file.")
+    material = read_material(folders)
     if output.exists() and not overwrite:
         raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
-    material = read_material(folders)
     groups = group_cells(material.cells)
     folder.mkdir(parents=True, exist_ok=True)
     pictures, written = [], []

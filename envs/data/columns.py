@@ -59,8 +59,8 @@ def pick_columns(
             raise DataError(
                 f"{source}: there is no column {name!r} for the {role}; the columns are "
                 f"{', '.join(map(repr, names))}.{hint} Name the columns to read "
-                "(dataset.columns of a configuration, --user and --item on the command line), "
-                "and separate them with commas"
+                "(dataset.columns of a configuration, --user and --item on the command line)"
+                + ("" if len(names) > 1 else ", and separate them with commas")
             )
         if names.count(name) > 1:
             raise DataError(

@@ -39,6 +39,8 @@ class TestMistakes:
             (["data", "describe", "nowhere.csv"], "nowhere.csv"),
             (["search", "configs/quickstart-sweep.yaml"], "'ciess-ray sweep' or 'ciess-ray compare'"),
             (["search", "configs/quickstart-comparison.yaml"], "hand it to 'ciess-ray compare'"),
+            (["compare", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
+            (["sweep", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
         ],
     )
     def test_one_line_and_exit_status_2(self, run, config_file, tmp_path, arguments, says):
@@ -217,7 +219,7 @@ class TestLiveView:
             view(self.STEP)
         assert stream.getvalue().splitlines() == [
             "search 0/10",
-            "search 2/10  kept 10.00%  quality 95.0% of full  λ 0.400  1:02:05 left  warm-up",
+            "search 2/10  kept 10.00%  quality 95.0% of full-size fit  λ 0.400  1:02:05 left  warm-up",
         ]
 
     def test_a_table_that_moves_in_a_terminal(self):

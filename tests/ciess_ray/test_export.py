@@ -161,6 +161,20 @@ class TestRefusals:
             export(lightgcn, place, format=format)
         export(lightgcn, place, format=format, overwrite=True)
 
+    @pytest.mark.parametrize("format", ["packed", "torchrec"])
+    def test_an_empty_folder_may_be_filled(self, lightgcn, tmp_path, format):
+        export(lightgcn, tmp_path, format=format)
+        assert list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("format", ["packed", "torchrec"])
+    def test_what_no_export_wrote_is_left_alone(self, lightgcn, tmp_path, format):
+        shutil.copytree(lightgcn, tmp_path / "other")
+        (tmp_path / "other" / "result.json").write_text("{}")
+        before = {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()}
+        with pytest.raises(ResultError, match=r"holds files that no export wrote, e\.g\. result\.json"):
+            export(lightgcn, tmp_path / "other", format=format, overwrite=True)
+        assert {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()} == before
+
     def test_a_folder_is_not_replaced_by_a_file(self, lightgcn, tmp_path):
         with pytest.raises(ConfigError, match="is a folder; name a file"):
             export(lightgcn, tmp_path, format="parquet", overwrite=True)
