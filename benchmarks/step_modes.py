@@ -193,7 +193,13 @@ def main() -> None:
     full = full_sizes(config, interactions)
     table = Measurements(arguments.output)
     num_fresh = round(5 * interactions.train.nnz / config.training.batch_size)
-    num_batches = {CONVERGED: 0, "fresh": num_fresh, "finetune": arguments.finetune_batches, "supernet": 0}
+    num_batches = {
+        CONVERGED: 0,
+        "fresh": num_fresh,
+        "finetune": arguments.finetune_batches,
+        "supernet": 0,
+        "finetuned_supernet": arguments.finetune_batches,
+    }
     step_settings = replace(
         recipe.settings, learning_rate=config.search.step_learning_rate or recipe.settings.learning_rate
     )
@@ -211,10 +217,10 @@ def main() -> None:
         mode = None
         if not is_full:
             once_s, pretrained = 0.0, None
-            if STEP_MODES[mode_name].needs_pretraining:
+            if STEP_MODES[mode_name].starts_from:
                 started = time.perf_counter()
                 rng = np.random.default_rng([arguments.seed, 1])
-                if mode_name == "supernet":
+                if STEP_MODES[mode_name].starts_from == "supernet":
                     shared = train_supernet(
                         recipe,
                         interactions,

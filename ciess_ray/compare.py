@@ -352,8 +352,8 @@ def _cell(
 ) -> CellResult:
     """See :func:`ciess_ray.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
-    is_finetuned = config.search.resolved_step_mode == "finetune"
-    pretrained = full.state if is_finetuned and full is not None else supernet
+    is_full = config.search.steps_start_from == "full size"
+    pretrained = full.state if is_full and full is not None else supernet
     shared = Shared(full, pretrained, ray.get(list(costs)))
     work = Path(tempfile.mkdtemp(prefix="ciess-ray-cell-"))
     try:

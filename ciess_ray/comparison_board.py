@@ -56,14 +56,12 @@ class Board:
     def needs_full(self, cell: Cell) -> bool:
         """Whether a cell needs the full-size fit."""
         method = METHODS[cell.method]
-        return method.needs_full or (
-            method.is_judging and cell.config.search.resolved_step_mode == "finetune"
-        )
+        return method.needs_full or (method.is_judging and cell.config.search.steps_start_from == "full size")
 
     def needs_supernet(self, cell: Cell) -> bool:
         """Whether a cell needs the supernet."""
         is_judging = METHODS[cell.method].is_judging
-        return is_judging and cell.config.search.resolved_step_mode == "supernet"
+        return is_judging and cell.config.search.steps_start_from == "supernet"
 
     def follows_search(self, cell: Cell) -> bool:
         """Whether a random search takes as long as the search of the same point."""

@@ -295,6 +295,11 @@ class SearchConfig(Section):
         return "supernet" if self.mode == "projected" else "fresh"
 
     @property
+    def steps_start_from(self) -> str | None:
+        """What is trained once for all steps: ``full size``, ``supernet`` or nothing."""
+        return STEP_MODES[self.resolved_step_mode].starts_from
+
+    @property
     def num_steps(self) -> int:
         """Table steps in all."""
         return self.num_episodes * self.episode_length

@@ -27,7 +27,7 @@ from ciess_ray.trainings import Trained, Training, train_all
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
-from envs.step_modes import State, load_state
+from envs.step_modes import STEP_MODES, State, load_state
 
 RETRAIN_STREAM, TEST_STREAM = 22, 23
 _EQUAL_STREAM, _PROJECTION_STREAM = 21, 24
@@ -185,7 +185,7 @@ def chosen_candidates(
     rng = np.random.default_rng((run.config.seed, _PROJECTION_STREAM, position))
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.
-        is_cheap = settings.resolved_step_mode == "supernet"
+        is_cheap = not STEP_MODES[settings.resolved_step_mode].trains
         judge = Judge(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)

@@ -75,7 +75,7 @@ def fit_full_size(
         keeps_state: Whether its parameters are kept too; None where steps are finetuned from them.
     """
     if keeps_state is None:
-        keeps_state = config.search.resolved_step_mode == "finetune"
+        keeps_state = config.search.steps_start_from == "full size"
     file = full_size_file(config, interactions, keeps_state)
     with keeper.once(file):
         fit = _read_fit(file)

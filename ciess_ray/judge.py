@@ -34,11 +34,11 @@ class Judge:
         recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
         epochs = settings.epochs_per_step * interactions.train.nnz / config.training.batch_size
         num_batches = settings.batches_per_step or max(1, round(epochs))
-        mode = settings.resolved_step_mode
-        self._mode = STEP_MODES[mode](recipe, num_batches, full_sizes(config, interactions), pretrained)
+        mode = STEP_MODES[settings.resolved_step_mode]
+        self._mode = mode(recipe, num_batches, full_sizes(config, interactions), pretrained)
         self._interactions, self._seed = interactions, config.seed
         self.num_steps = 0
-        self.trains = mode != "supernet"
+        self.trains = mode.trains
 
     def __call__(self, sizes: EmbeddingSizes) -> float:
         """Mean ranking metric on validation."""

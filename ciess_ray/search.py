@@ -215,7 +215,7 @@ def _search(
             journal.full_quality = full.mean_quality
             summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
             pretrained = full.state
-            if settings.resolved_step_mode == "supernet":
+            if settings.steps_start_from == "supernet":
                 with phase("supernet", settings.supernet_batches):
                     caps_params = [budget.cap_params for budget in budgets]
                     pretrained = fit_supernet(

@@ -2,11 +2,13 @@
 
 ``fresh`` is the paper's: a recommender trained from scratch (CIESS, arXiv 2304.03501, section 2.2). The
 others share what was trained once: ``finetune`` starts from the full-size table, and ``supernet`` only masks
-a table that was trained under random prefixes, so that a step costs one evaluation.
+a table that was trained under random prefixes, so that a step costs one evaluation. ``finetuned_supernet``
+trains that a little further at the sizes of the step, where masking alone ranks them wrongly.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,16 +45,22 @@ class StepMode(ABC):
         pretrained: What was trained once for all steps; None where a mode needs nothing.
     """
 
-    needs_pretraining = True
+    #: What ``pretrained`` is the state of; None where a mode starts from nothing.
+    starts_from: ClassVar[Literal["full size", "supernet"] | None]
+    #: Whether a step trains a recommender.
+    trains: ClassVar[bool] = True
 
     def __init__(
         self, recipe: Recipe, num_batches: int, full_sizes: EmbeddingSizes, pretrained: State | None
     ) -> None:
-        if self.needs_pretraining and pretrained is None:
+        if self.starts_from and pretrained is None:
+            mode = next(name for name, one in STEP_MODES.items() if isinstance(self, one))
+            source = (
+                "what train_supernet returns" if self.starts_from == "supernet" else "the fully trained one"
+            )
             raise ConfigError(
-                f"the step mode {type(self).__name__.lower()} starts from a recommender trained beforehand: "
-                "pass pretrained=state_of(...) of the fully trained full-size one for 'finetune', of what "
-                "train_supernet returns for 'supernet' (envs.step_modes)."
+                f"the step mode {mode} starts from a recommender trained beforehand: pass "
+                f"pretrained=state_of(...) of {source} (envs.step_modes)."
             )
         self._recipe, self._num_batches = recipe, num_batches
         self._full_sizes, self._pretrained = full_sizes, pretrained
@@ -75,7 +83,7 @@ class StepMode(ABC):
 class Fresh(StepMode):
     """Trains a new recommender from scratch."""
 
-    needs_pretraining = False
+    starts_from = None
 
     def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
         """A new one after ``num_batches`` batches."""
@@ -87,8 +95,10 @@ class Fresh(StepMode):
 class Finetune(StepMode):
     """Masks the fully trained full-size recommender and trains it a little further."""
 
+    starts_from = "full size"
+
     def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """A copy of the full-size one, masked and trained ``num_batches`` batches."""
+        """A copy of what was trained beforehand, masked and trained ``num_batches`` batches."""
         recommender = self._pretrained_recommender(rng)
         recommender.table.mask_to(sizes)
         recipe = self._recipe
@@ -99,6 +109,8 @@ class Finetune(StepMode):
 class Supernet(StepMode):
     """Masks a recommender that was trained under a random prefix of every row in every batch."""
 
+    starts_from = "supernet"
+    trains = False
     _shared: BaseRecommender | None = None
 
     def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
@@ -110,7 +122,18 @@ class Supernet(StepMode):
         return self._shared
 
 
-STEP_MODES: dict[str, type[StepMode]] = {"fresh": Fresh, "finetune": Finetune, "supernet": Supernet}
+class FinetunedSupernet(Finetune):
+    """Masks the supernet and trains it a little further, so that prefixes need not serve other sizes too."""
+
+    starts_from = "supernet"
+
+
+STEP_MODES: dict[str, type[StepMode]] = {
+    "fresh": Fresh,
+    "finetune": Finetune,
+    "supernet": Supernet,
+    "finetuned_supernet": FinetunedSupernet,
+}
 
 
 def train_supernet(

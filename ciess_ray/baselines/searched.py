@@ -14,6 +14,7 @@ from ciess_ray.journal import Journal
 from ciess_ray.result import Candidate, ResultFolder
 from ciess_ray.run import Budget, Run
 from ciess_ray.tracking import NullTracker
+from envs.step_modes import STEP_MODES
 
 #: Sizes that ESAPN chooses among at 128 dimensions.
 ESAPN_SIZES = (2, 4, 8, 16, 64, 128)
@@ -46,7 +47,7 @@ class Search(Method):
         with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
             find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
         problem.ledger.num_steps += len(candidates)
-        if config.search.resolved_step_mode != "supernet":
+        if STEP_MODES[config.search.resolved_step_mode].trains:
             problem.ledger.num_trainings += len(candidates)
         return chosen_candidates(run, 0, candidates, problem.pretrained)
 

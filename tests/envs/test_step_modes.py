@@ -36,7 +36,7 @@ def skewed(full):
 
 def pretrained_for(name, recipe, interactions):
     full = full_sizes(recipe)
-    if name == "supernet":
+    if STEP_MODES[name].starts_from == "supernet":
         rng = np.random.default_rng(0)
         return state_of(train_supernet(recipe, interactions, full, (0.2, 0.5), 30, rng))
     trainer = recipe.trainer(full, np.random.default_rng(0))
@@ -73,20 +73,21 @@ def test_a_supernet_is_masked_and_never_trained_by_a_step(recipe, interactions):
     np.testing.assert_array_equal(narrow.table.weight.detach().numpy(), state["table.weight"])
 
 
-def test_finetuning_starts_from_the_full_table_and_leaves_it_alone(recipe, interactions):
-    state = pretrained_for("finetune", recipe, interactions)
+@pytest.mark.parametrize("name", ["finetune", "finetuned_supernet"])
+def test_finetuning_starts_from_what_was_trained_and_leaves_it_alone(name, recipe, interactions):
+    state = pretrained_for(name, recipe, interactions)
     kept = {name: value.copy() for name, value in state.items()}
-    untouched = STEP_MODES["finetune"](recipe, 0, full_sizes(recipe), state)
+    untouched = STEP_MODES[name](recipe, 0, full_sizes(recipe), state)
     sizes = skewed(full_sizes(recipe))
     weight = untouched.recommender(sizes, np.random.default_rng(0)).table.weight.detach().numpy()
     np.testing.assert_array_equal(weight, state["table.weight"])
-    trained = STEP_MODES["finetune"](recipe, 5, full_sizes(recipe), state)
+    trained = STEP_MODES[name](recipe, 5, full_sizes(recipe), state)
     weight = trained.recommender(sizes, np.random.default_rng(0)).table.weight.detach().numpy()
     mask = sizes.mask(8)
     assert (weight[mask] != kept["table.weight"][mask]).any()
     np.testing.assert_array_equal(weight[~mask], kept["table.weight"][~mask])
-    for name, value in kept.items():
-        np.testing.assert_array_equal(state[name], value)
+    for parameter, value in kept.items():
+        np.testing.assert_array_equal(state[parameter], value)
 
 
 def test_every_batch_of_a_supernet_has_other_sizes_in_the_range(interactions):
@@ -112,7 +113,7 @@ def test_every_batch_of_a_supernet_has_other_sizes_in_the_range(interactions):
     assert 0.2 - 0.01 <= supernet.sizes.kept_ratio <= 0.5
 
 
-@pytest.mark.parametrize("name", ["finetune", "supernet"])
+@pytest.mark.parametrize("name", ["finetune", "supernet", "finetuned_supernet"])
 def test_the_environment_steps_in_every_mode(name, interactions):
     recipe = Recipe(interactions.train, SETTINGS, "lightgcn")
     env = EmbeddingSizeEnv(
