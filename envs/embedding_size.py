@@ -85,8 +85,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - ``training``: the recipe of one step and of the full-size fit.
     - ``step_mode``: how a step obtains its recommender, see :mod:`envs.step_modes`: ``fresh`` (the paper),
       ``finetune``, ``supernet`` or ``finetuned_supernet``.
-    - ``pretrained``: parameters that ``finetune`` (of the full-size recommender) or the others (of a supernet)
-      start from.
+    - ``pretrained``: what ``finetune`` (the full-size recommender) or the others (a supernet) start from.
     - ``epochs_per_step``: epochs that a step trains, 5 in the paper; ``batches_per_step`` overrides it.
     - ``budget``: anything ``MemoryBudget.parse`` reads; None leaves the sizes as proposed.
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.

@@ -8,7 +8,7 @@ trains that a little further at the sizes of the step, where masking alone ranks
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ class StepMode(ABC):
         pretrained: What was trained once for all steps; None where a mode needs nothing.
     """
 
-    #: What ``pretrained`` is the state of; None where a mode starts from nothing.
-    starts_from: ClassVar[Literal["full size", "supernet"] | None]
+    #: What ``pretrained`` is the state of, ``full size`` or ``supernet``; None where nothing is needed.
+    starts_from: ClassVar[str | None]
     #: Whether a step trains a recommender.
     trains: ClassVar[bool] = True
 
@@ -54,10 +54,9 @@ class StepMode(ABC):
         self, recipe: Recipe, num_batches: int, full_sizes: EmbeddingSizes, pretrained: State | None
     ) -> None:
         if self.starts_from and pretrained is None:
-            mode = next(name for name, one in STEP_MODES.items() if isinstance(self, one))
-            source = (
-                "what train_supernet returns" if self.starts_from == "supernet" else "the fully trained one"
-            )
+            mode = next(name for name, one in STEP_MODES.items() if type(self) is one)
+            is_supernet = self.starts_from == "supernet"
+            source = "what train_supernet returns" if is_supernet else "the full-size one, fully trained"
             raise ConfigError(
                 f"the step mode {mode} starts from a recommender trained beforehand: pass "
                 f"pretrained=state_of(...) of {source} (envs.step_modes)."

@@ -132,7 +132,12 @@ def test_the_environment_steps_in_every_mode(name, interactions):
 
 
 def test_a_mode_that_lacks_what_it_starts_from_is_refused(interactions):
-    with pytest.raises(ConfigError, match="step mode supernet starts from a recommender trained beforehand"):
-        EmbeddingSizeEnv(interactions, step_mode="supernet")
+    for name, source in {
+        "finetune": "of the full-size one",
+        "supernet": "of what train_supernet returns",
+        "finetuned_supernet": "of what train_supernet returns",
+    }.items():
+        with pytest.raises(ConfigError, match=rf"step mode {name} starts from a .* {source}"):
+            EmbeddingSizeEnv(interactions, step_mode=name)
     with pytest.raises(UnknownNameError, match="step mode 'supernets'. Did you mean 'supernet'"):
         EmbeddingSizeEnv(interactions, step_mode="supernets")
