@@ -201,7 +201,7 @@ class SearchConfig(Section):
         "auto",
         description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
         "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
-        "reference",
+        "reference. finetuned_supernet wants few batches_per_step, such as 20",
     )
     epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
     batches_per_step: int | None = Field(

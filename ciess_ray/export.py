@@ -147,15 +147,15 @@ def export(
 
 def _check_destination(destination: Path, overwrite: bool) -> None:
     """Refuse a place where anything is but an earlier export that may be replaced."""
-    is_folder = destination.is_dir()
-    held = sorted(file.name for file in destination.iterdir()) if is_folder else []
-    if is_folder and not held:
-        return
-    others = set(held) - {*_SERVING_FILES, *TORCHREC_FILES}
-    if others:
-        raise ResultError(
-            f"{destination}: holds files that no export wrote, e.g. {min(others)}; name another folder."
-        )
+    if destination.is_dir():
+        held = {file.name for file in destination.iterdir()}
+        if not held:
+            return
+        others = held - {*_SERVING_FILES, *TORCHREC_FILES}
+        if others:
+            raise ResultError(
+                f"{destination}: holds files that no export wrote, e.g. {min(others)}; name another place."
+            )
     if destination.exists() and not overwrite:
         raise ResultError(f"{destination}: exists; name another place, or replace it with --overwrite.")
 
