@@ -21,11 +21,12 @@ from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost, Meter, cpu_seconds
-from ciess_ray.finalists import RETRAIN_STREAM, TEST_STREAM, equal_sizes
+from ciess_ray.finalists import equal_sizes
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
 from ciess_ray.placement import place
 from ciess_ray.result_names import EQUAL_SIZES
 from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.streams import Stream, key_of
 from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
@@ -211,7 +212,7 @@ def _converge(problem: Problem, allocation: Allocation) -> Trained:
         problem.interactions,
         allocation.sizes,
         # One seed for all: tables are compared, not draws.
-        (problem.config.seed, RETRAIN_STREAM),
+        key_of(problem.config.seed, Stream.RETRAINING),
         initial=None if allocation.start is None else allocation.start.state,
     )
     problem.ledger.num_trainings += 1
@@ -224,7 +225,7 @@ def _measure(
     reveal_test: Callable[[], csr_array],
 ) -> tuple[RankingMetrics, int]:
     """Test metrics of each user, and the batches trained for them."""
-    config, seed, start = problem.config, (problem.config.seed, TEST_STREAM), chosen.start
+    config, seed, start = problem.config, key_of(problem.config.seed, Stream.TEST), chosen.start
     initial = None if start is None else start.state
     if start is not None and start.full_batches is not None:
         recommender, _ = train_on_both(

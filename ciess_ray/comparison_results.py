@@ -28,12 +28,12 @@ from ciess_ray.result_names import (
     SEARCH,
 )
 from ciess_ray.spread import Spread
+from ciess_ray.streams import Stream, rng_of
 from ciess_ray.sweep_results import column_of
 from ciess_ray.tracking import run_tags
 
 #: Metrics in which the search is compared with every other method.
 COMPARED = ("ndcg@20", "recall@20")
-_BOOTSTRAP_STREAM = 40
 #: What means are told of, beside every metric.
 _FIGURES = (
     "num_params",
@@ -152,7 +152,7 @@ class ComparisonResults:
                 points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
         told = [self._method_figures(cells, {}) for cells in full.values()]
         for number, methods in enumerate(points.values()):
-            rng = np.random.default_rng((_BOOTSTRAP_STREAM, number))
+            rng = rng_of(0, Stream.BOOTSTRAP, number)
             for method, cells in methods.items():
                 searched = methods.get(SEARCH, []) if method != SEARCH else []
                 told.append(self._method_figures(cells, self._differences(searched, cells, rng)))

@@ -23,6 +23,7 @@ from ray.rllib.utils.metrics import (
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from ciess_ray.exploration import seeded_generator
+from ciess_ray.streams import Stream, key_of
 from ciess_ray.table_step import KINDS, Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
 from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
 from ciess_ray.warmup import WarmUp
@@ -32,7 +33,6 @@ from envs.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_RESET_STREAM, _EXPLORATION_STREAM, _WARMUP_STREAM = 10, 11, 12
 #: How far from the budget a warm-up policy's mean sizes of users, and of items, may lie.
 _WARMUP_SPREAD = 16.0
 
@@ -207,17 +207,14 @@ class TableEnvRunner(EnvRunner, Checkpointable):
     def _table(self) -> Any:
         return self.env.unwrapped
 
-    def _key(self, stream: int, counter: int) -> tuple[int, ...]:
+    def _key(self, stream: Stream, counter: int, part: int = 0) -> tuple[int, ...]:
         # Evaluation has a worker 0 of its own, which must not repeat the training worker's draws.
-        return (
-            int(self.config.seed),
-            stream + 100 * bool(self.config.in_evaluation),
-            self.worker_index,
-            counter,
-        )
+        if self.config.in_evaluation:
+            stream = Stream[f"EVALUATION_{stream.name}"]
+        return key_of(int(self.config.seed), stream, self.worker_index, counter, part=part)
 
     def _reset(self) -> None:
-        seed = int(np.random.SeedSequence(self._key(_RESET_STREAM, self._num_resets)).generate_state(1)[0])
+        seed = int(np.random.SeedSequence(self._key(Stream.RESET, self._num_resets)).generate_state(1)[0])
         self._obs, _ = self.env.reset(seed=seed)
         self._num_resets += 1
         self._episode_step = 0
@@ -277,8 +274,8 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         except Exception as error:
             return StepFailure(self.worker_index, self._num_resets - 1, self._episode_step, error)
 
-    def _rng(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng((*self._key(_WARMUP_STREAM, self._num_steps), *stream))
+    def _rng(self, part: int = 0) -> np.random.Generator:
+        return np.random.default_rng(self._key(Stream.WARMUP, self._num_steps, part))
 
     def _act(self, obs: Arrays, explore: bool, policy: Arrays | None) -> tuple[Arrays, Arrays, float]:
         """Actions, what the actors alone would do, and the walk's gain.
@@ -290,7 +287,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         """
         bounds = self._table.min_embedding_size, self._table.max_embedding_size
         noise = self._rng(1)
-        generator = seeded_generator(*self._key(_EXPLORATION_STREAM, self._num_steps))
+        generator = seeded_generator(*self._key(Stream.EXPLORATION, self._num_steps))
         actions, proto_actions, walk_gains = {}, {}, []
         for kind in KINDS:
             batch = {Columns.OBS: torch.from_numpy(obs[kind])}

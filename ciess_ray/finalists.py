@@ -23,14 +23,12 @@ from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
 from ciess_ray.selection import project_smallest, reshape_candidates, select_finalists
+from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.trainings import Trained, Training, train_all
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.step_modes import STEP_MODES, State, load_state
-
-RETRAIN_STREAM, TEST_STREAM = 22, 23
-_EQUAL_STREAM, _PROJECTION_STREAM = 21, 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +98,7 @@ def _place(run: Run, budget: Budget, sizes: EmbeddingSizes, num_communities: int
 def _training(run: Run, budget: Budget | None, allocation: Allocation) -> Training:
     weight = "" if allocation.l2 is None else f", L2 {allocation.l2:g}"
     # One seed for all: sizes are compared, not draws.
-    seed = (run.config.seed, RETRAIN_STREAM)
+    seed = key_of(run.config.seed, Stream.RETRAINING)
     return Training(_title(run, budget, allocation.name) + weight, allocation.sizes, seed, l2=allocation.l2)
 
 
@@ -127,7 +125,7 @@ def measure(
             Training(
                 _title(run, budget, name),
                 one.sizes,
-                (run.config.seed, TEST_STREAM),
+                key_of(run.config.seed, Stream.TEST),
                 one.outcome.num_batches,
                 one.l2,
             )
@@ -182,7 +180,7 @@ def chosen_candidates(
 ) -> list[Allocation]:
     """The candidates that are trained for the budget at this position."""
     settings, budget = run.config.search, run.budgets[position]
-    rng = np.random.default_rng((run.config.seed, _PROJECTION_STREAM, position))
+    rng = rng_of(run.config.seed, Stream.PROJECTION, position)
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.
         is_cheap = not STEP_MODES[settings.resolved_step_mode].trains
@@ -205,7 +203,7 @@ def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) 
         cap_params,
         recommender.min_embedding_size,
         recommender.max_embedding_size,
-        np.random.default_rng((config.seed, _EQUAL_STREAM)),
+        rng_of(config.seed, Stream.EQUAL_SIZES),
         num_tables=recommender.num_tables,
     )
 

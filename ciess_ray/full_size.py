@@ -13,12 +13,12 @@ from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.config import RunConfig
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.retraining import fit_to_convergence, recipe_key, recipe_of
+from ciess_ray.streams import Stream, key_of, rng_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import EntityQuality, entity_quality
 from envs.step_modes import State, state_of, train_supernet
 
-_STREAM, _SUPERNET_STREAM = 20, 21
 _STATE = "state/"
 
 
@@ -82,7 +82,11 @@ def fit_full_size(
         if fit is not None:
             return fit
         recommender, report = fit_to_convergence(
-            config, interactions, full_sizes(config, interactions), (config.seed, _STREAM), progress
+            config,
+            interactions,
+            full_sizes(config, interactions),
+            key_of(config.seed, Stream.FULL_SIZE),
+            progress,
         )
         fit = FullSizeFit(
             entity_quality(report.best, interactions.train),
@@ -130,7 +134,7 @@ def fit_supernet(
                 full,
                 kept_ratios,
                 num_batches,
-                np.random.default_rng((config.seed, _SUPERNET_STREAM)),
+                rng_of(config.seed, Stream.SUPERNET),
                 progress,
             )
             state = state_of(supernet)

@@ -2,17 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from ciess_ray.config import RunConfig
 from ciess_ray.full_size import full_sizes
 from ciess_ray.retraining import recipe_of
+from ciess_ray.streams import Stream, rng_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
 from envs.step_modes import STEP_MODES, State
-
-_STREAM = 25
 
 
 class Judge:
@@ -42,7 +39,7 @@ class Judge:
 
     def __call__(self, sizes: EmbeddingSizes) -> float:
         """Mean ranking metric on validation."""
-        rng = np.random.default_rng((self._seed, _STREAM, self.num_steps))
+        rng = rng_of(self._seed, Stream.JUDGEMENT, self.num_steps)
         self.num_steps += 1
         recommender = self._mode.recommender(sizes, rng)
         return evaluate(recommender, self._interactions.train, self._interactions.validation).quality

@@ -3,12 +3,11 @@
 import numpy as np
 
 from ciess_ray.config import RunConfig
+from ciess_ray.streams import Stream, rng_of
 from envs.budget import BYTES_PER_PARAM, EmbeddingSizes, MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
 from envs.placed_sizes import COLUMN_TYPE, PlacedSizes
-
-_STREAM = 26
 
 
 def place(
@@ -37,7 +36,7 @@ def place(
         BudgetError: In bytes the budget has no room for that.
         EmbeddingSizeError: There are too few users or items for as many communities.
     """
-    rng = np.random.default_rng((config.seed, _STREAM, num_communities))
+    rng = rng_of(config.seed, Stream.PLACEMENT, num_communities)
     first_columns = np.zeros(sizes.num_rows, COLUMN_TYPE)
     first_columns[: interactions.num_users] = 1 + find_communities(interactions.train, num_communities, rng)
     if budget.unit == "bytes":

@@ -27,6 +27,7 @@ from ciess_ray.config_file import (
     read_values,
     section_names,
 )
+from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError
 
 #: Fields that a sweep sets itself.
@@ -298,7 +299,7 @@ def _definitions(config: SweepConfig) -> Iterator[dict[str, Any]]:
         )
     draws = [
         {
-            name: _draw(values, np.random.default_rng((config.seed, sample, position)))
+            name: _draw(values, rng_of(config.seed, Stream.SWEEP, sample, position))
             for position, (name, values) in enumerate(drawn.items())
         }
         for sample in range(config.num_samples)

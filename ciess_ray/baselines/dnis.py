@@ -11,6 +11,7 @@ from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.baselines.pruning import prune
 from ciess_ray.choosing import Allocation, Start
 from ciess_ray.retraining import recipe_of
+from ciess_ray.streams import Stream
 from envs.data import Interactions, contains, interaction_keys
 from envs.recommenders import BaseRecommender
 from envs.recommenders.losses import RankingLoss
@@ -18,7 +19,6 @@ from envs.recommenders.sized_embedding import SizedEmbedding
 from envs.recommenders.training import Trainer, make_loss
 from envs.step_modes import state_of
 
-_STREAM = 34
 #: Blocks of users, and of items, of one frequency each.
 _NUM_BLOCKS = 8
 _LEARNING_RATE = 0.01
@@ -118,7 +118,7 @@ class DNIS(Method):
 
     def propose(self, problem: Problem) -> list[Allocation]:
         """The best mask trained on from the weighed table and anew, then plain magnitude's likewise."""
-        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(_STREAM)
+        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.DNIS)
         recommender = recipe.recommender(problem.full_sizes, rng)
         table = SelectedEmbedding(recommender.table, blocks_of(problem.interactions))
         recommender.table = table

@@ -19,6 +19,7 @@ from ciess_ray.config import RunConfig
 from ciess_ray.costs import cpu_seconds
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
+from ciess_ray.streams import Stream, rng_of
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.scattered_sizes import ScatteredSizes
@@ -66,9 +67,9 @@ class Problem:
     num_steps: int | None = None
     clock: Callable[[], float] = cpu_seconds
 
-    def rng(self, *stream: int) -> np.random.Generator:
+    def rng(self, stream: Stream) -> np.random.Generator:
         """Draws that depend on the run's seed and on nothing else."""
-        return np.random.default_rng((self.config.seed, *stream))
+        return rng_of(self.config.seed, stream)
 
     @property
     def bounds(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.choosing import Allocation, Start
 from ciess_ray.retraining import recipe_of
+from ciess_ray.streams import Stream
 from envs.recommenders import BaseRecommender
 from envs.recommenders.losses import RankingLoss
 from envs.recommenders.sized_embedding import SizedEmbedding
@@ -17,7 +18,6 @@ from envs.recommenders.training import Trainer
 from envs.scattered_sizes import keep_largest
 from envs.step_modes import state_of
 
-_STREAM = 33
 #: The largest threshold there is; numbers of a table that is trained at rates of 0.1 outgrow 1.
 _SCALE = 10.0
 #: Where thresholds start, as logits: next to nothing.
@@ -98,7 +98,7 @@ class PEP(Method):
     def propose(self, problem: Problem) -> list[Allocation]:
         """The mask, trained from the first values."""
         num_batches = min(_NUM_BATCHES, problem.config.training.max_batches)
-        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(_STREAM)
+        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.PEP)
         recommender = recipe.recommender(problem.full_sizes, rng)
         # On a CPU a state is no copy.
         first = {name: value.copy() for name, value in state_of(recommender).items()}

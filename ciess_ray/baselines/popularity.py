@@ -4,9 +4,8 @@ from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.baselines.shapes import head, mean_sizes, powers, proportional
 from ciess_ray.baselines.tuning import tune
 from ciess_ray.choosing import Allocation
+from ciess_ray.streams import Stream
 from envs.budget import EmbeddingSizes
-
-_STREAM, _RANDOM_STREAM = 31, 32
 
 _SPLITS = [position / 8 for position in range(9)]
 _POWERS = [-0.6, -0.3, 0.0, 0.3, 0.6]
@@ -28,7 +27,7 @@ def by_popularity(
     interactions, (mean_user, mean_item) = problem.interactions, mean_sizes(problem, split)
     user = proportional(powers(interactions.user_popularity, user_power), mean_user, *problem.bounds)
     item = proportional(powers(interactions.item_popularity, item_power), mean_item, *problem.bounds)
-    return problem.project(user, item, problem.rng(_STREAM))
+    return problem.project(user, item, problem.rng(Stream.HAND_MADE_SHAPE))
 
 
 class Split(Method):
@@ -80,7 +79,7 @@ class PopularItems(Method):
             user = proportional(powers(interactions.user_popularity, user_power), mean_user, *bounds)
             large = head(interactions.item_popularity, 10.0**log_share, 10.0**log_ratio)
             item = proportional(large, mean_item, *bounds)
-            return problem.project(user, item, problem.rng(_STREAM))
+            return problem.project(user, item, problem.rng(Stream.HAND_MADE_SHAPE))
 
         axes = {
             "split": _SPLITS,
@@ -103,7 +102,7 @@ class RandomSearch(Method):
 
     def propose(self, problem: Problem) -> list[Allocation]:
         """The best that was drawn until the CPU seconds or the steps were used up, and one in any case."""
-        rng = problem.rng(_RANDOM_STREAM)
+        rng = problem.rng(Stream.RANDOM_SEARCH)
         num_kept = problem.config.search.num_candidates
         started, num_steps = problem.clock(), 0
         best: list[Allocation] = []

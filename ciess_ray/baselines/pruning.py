@@ -29,9 +29,9 @@ def prune(problem: Problem, state: State) -> list[tuple[float, ScatteredSizes]]:
     """
     magnitude = np.abs(state["table.weight"])
     pruned = {scale: _pruned(problem, magnitude, scale) for scale in _USER_SCALES}
-    recommender = recipe_of(problem.config, problem.interactions).recommender(
-        problem.full_sizes, problem.rng(0)
-    )
+    recipe = recipe_of(problem.config, problem.interactions)
+    # Its first values give way to the state.
+    recommender = recipe.recommender(problem.full_sizes, np.random.default_rng(0))
     load_state(recommender, state)
     qualities = {}
     for scale, sizes in pruned.items():

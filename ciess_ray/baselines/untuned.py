@@ -5,9 +5,8 @@ import numpy as np
 from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.choosing import Allocation
 from ciess_ray.finalists import equal_sizes
+from ciess_ray.streams import Stream
 from ciess_ray.trainings import Trained
-
-_RANDOM_STREAM = 30
 
 
 class FullSize(Method):
@@ -50,7 +49,7 @@ class MixedRandom(Method):
         interactions, (low, high) = problem.interactions, problem.bounds
         mean = problem.cap_params / (problem.num_tables * interactions.num_entities)
         reach = min(mean - low, high - mean)
-        rng = problem.rng(_RANDOM_STREAM)
+        rng = problem.rng(Stream.MIXED_RANDOM)
         drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
         user, item = np.split(drawn, [interactions.num_users])
         return [Allocation(self.name, problem.project(user, item, rng))]

@@ -27,6 +27,7 @@ from ray.rllib.utils.metrics import (
 from ciess_ray import metric_keys
 from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import build_exploration
+from ciess_ray.streams import Stream, seed_of
 from ciess_ray.table_step import KINDS, TableRollout, TableStep
 from ciess_ray.td3.evaluation import evaluate_greedily, rollouts_of
 from ciess_ray.td3.imitation import BestTable
@@ -40,7 +41,6 @@ __all__ = ["TD3", "TD3Config"]
 
 COMPONENT_REPLAY_BUFFER = "replay_buffer"
 COMPONENT_SEARCH = "search"
-_REPLAY_STREAM, _IMITATION_STREAM = 1, 3
 # Far below any λ that matters where quality is at most 1; above it λ moves by factors, below it by sums.
 _MEMORY_WEIGHT_OFFSET = 0.01
 _BATCH_COLUMNS = {
@@ -271,8 +271,7 @@ class TD3(Algorithm):
             self.metrics._threading_lock = threading.RLock()
         self.memory_weight = float(self.config.memory_weight)
         replay_seed, imitation_seed = (
-            int(np.random.SeedSequence((self.config.seed, stream)).generate_state(1)[0])
-            for stream in (_REPLAY_STREAM, _IMITATION_STREAM)
+            seed_of(self.config.seed, stream) for stream in (Stream.REPLAY, Stream.IMITATION)
         )
         self.replay_buffer = CheckpointableReplayBuffer(
             self.config.replay_buffer_capacity, replay_seed, KINDS

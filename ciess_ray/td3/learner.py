@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ciess_ray.exploration import seeded_generator
 from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
+from ciess_ray.streams import Stream, key_of
 from ciess_ray.td3 import losses
 from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS
 from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
@@ -19,7 +20,6 @@ from envs.errors import TrainingError
 
 ACTOR = "actor"
 CRITIC = "critic"
-_NOISE_STREAM = 2
 _STATE_KEY = "num_updates"
 
 
@@ -86,13 +86,10 @@ class TD3TorchLearner(TorchLearner):
         module = self._td3_module(module_id)
         obs, actions, next_obs = batch[Columns.OBS], batch[Columns.ACTIONS], batch[Columns.NEXT_OBS]
         with torch.no_grad():
-            generator = seeded_generator(
-                config.seed,
-                _NOISE_STREAM,
-                self._num_updates,
-                zlib.crc32(module_id.encode()),
-                device=obs.device,
+            noise = key_of(
+                config.seed, Stream.TARGET_NOISE, self._num_updates, zlib.crc32(module_id.encode())
             )
+            generator = seeded_generator(*noise, device=obs.device)
             next_actions = losses.smoothed_action(
                 module.target_actor(next_obs), config.target_noise, config.target_noise_clip, generator
             )

@@ -5,6 +5,7 @@ import torch
 from ciess_ray import metric_keys
 from ciess_ray.env_runner import TableEnvRunner
 from ciess_ray.exploration import seeded_generator
+from ciess_ray.streams import Stream
 from ciess_ray.table_step import PopularityDeciles
 from ciess_ray.td3.algorithm import TD3Config
 from ciess_ray.td3.evaluation import rollouts_of
@@ -113,7 +114,7 @@ def test_the_walk_gain_is_the_mean_over_users_and_items_and_none_where_none_walk
     twin = make_runner()
     twin.module.set_state(runner.module.get_state())
     (rollout,) = runner.sample(num_timesteps=1)
-    generator = seeded_generator(*twin._key(11, 0))
+    generator = seeded_generator(*twin._key(Stream.EXPLORATION, 0))
     gains = [
         twin.module[kind].forward_exploration(
             {"obs": torch.from_numpy(rollout.transitions[kind]["obs"])}, generator=generator
