@@ -18,7 +18,7 @@ from typing import Any
 
 from envs.errors import ResultError
 
-CHECKPOINT_FORMAT = "ciess-ray checkpoint 2"
+CHECKPOINT_FORMAT = "ciess-ray checkpoint 1"
 _PATTERN = "step-*.checkpoint"
 
 
@@ -135,8 +135,7 @@ class Checkpoints:
                 raise _DamageError("its first line cannot be read") from error
             if header.get("format") != CHECKPOINT_FORMAT:
                 raise ResultError(
-                    f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}; go on with "
-                    "the version of ciess-ray that wrote it, or start anew with --overwrite."
+                    f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}."
                 )
             self._check_identity(file, identity)
             payload = stream.read()

@@ -9,7 +9,6 @@ on validation are not always as much better on test.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ciess_ray.candidate import Candidate
 from ciess_ray.selection import is_plain_split
 from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
@@ -39,7 +38,7 @@ class Allocation:
         name: What sets it apart from others.
         sizes: Which numbers it keeps.
         step_quality: Validation quality in the search's step mode; NaN where it was not judged.
-        candidate: Of a search, whose sizes these are; None where it is none.
+        step: Of a search, from 0; None where it is no step of one.
         start: Where its training starts; None for drawn parameters.
         l2: One of ``training.tried_l2``; None for the configured weight.
         trained: Where it has been trained to convergence already, what came of it.
@@ -48,7 +47,7 @@ class Allocation:
     name: str
     sizes: EmbeddingSizes
     step_quality: float = float("nan")
-    candidate: Candidate | None = None
+    step: int | None = None
     start: Start | None = None
     l2: float | None = None
     trained: Trained | None = None

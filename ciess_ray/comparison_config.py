@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ciess_ray.config import RunConfig, Section
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
-from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, refuse_search, slug
+from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, refuse_search, refuse_twice, slug
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
@@ -81,10 +81,7 @@ class ComparisonConfig(ManyRuns):
     @classmethod
     def _check_space(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for name, values in space.items():
-            told = [json.dumps(value, sort_keys=True) for value in values]
-            twice = sorted({value for value in told if told.count(value) > 1})
-            if twice:
-                raise ConfigError(f"space.{name}: {', '.join(twice)} stands there twice; once is enough.")
+            refuse_twice(name, values)
         return space
 
     def sweep(self) -> SweepConfig:

@@ -4,7 +4,7 @@ Every field carries its meaning, and its default the source. What can be known t
 any work is done. ``config_file`` reads them from YAML.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from ciess_ray.exploration import build_exploration
 from ciess_ray.presets import with_preset
 from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, TEST_SHARE, Columns
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import BudgetError, ConfigError, UnknownNameError
 from envs.recommenders import RECOMMENDERS, check_recommender, find_recommender, resolve_device
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
@@ -27,6 +27,24 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def refuse_equal_budgets(where: str, budgets: Iterable[str | float]) -> None:
+    """Refuse a list that names a budget twice, be it in two spellings.
+
+    Raises:
+        BudgetError: One cannot be read.
+        ConfigError: Two are the same.
+    """
+    known: dict[str, str | float] = {}
+    for budget in budgets:
+        try:
+            same = str(MemoryBudget.parse(budget))
+        except BudgetError as error:
+            raise error.within(where) from None
+        if same in known:
+            raise ConfigError(f"{where}: {known[same]} and {budget} are the same budget; name it once.")
+        known[same] = budget
 
 
 class DatasetConfig(Section):
@@ -369,12 +387,12 @@ class RunConfig(Section):
     @field_validator("looser_budgets")
     @classmethod
     def _check_looser_budgets(cls, budgets: tuple[str | float, ...]) -> tuple[str | float, ...]:
-        for budget in budgets:
-            MemoryBudget.parse(budget)
+        refuse_equal_budgets("looser_budgets", budgets)
         return budgets
 
     @model_validator(mode="after")
     def _check_tried_l2(self) -> "RunConfig":
+        refuse_equal_budgets("budget and looser_budgets", (self.budget, *self.looser_budgets))
         recommender = self.recommender
         for l2 in self.training.tried_l2:
             check_recommender(recommender.name, recommender.options | {"l2": l2})

@@ -9,7 +9,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ciess_ray.config import RunConfig, Section, TrackingConfig
+from ciess_ray.config import RunConfig, Section, TrackingConfig, refuse_equal_budgets
 from ciess_ray.config_file import (
     check_values,
     dotted_fields,
@@ -120,6 +121,7 @@ class SweepConfig(ManyRuns):
     @field_validator("space")
     @classmethod
     def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
+        refuse_overlaps("space", space)
         for name, values in space.items():
             _check_dimension(name, values)
         if not space:
@@ -135,6 +137,7 @@ class SweepConfig(ManyRuns):
         twice = sorted(self.set.keys() & self.space.keys())
         if twice:
             raise ConfigError(f"space: {', '.join(twice)} stands under set too; keep one of the two.")
+        refuse_overlaps("set and space", [*self.set, *self.space])
         drawn = [name for name, values in self.space.items() if _kind(values) != "grid"]
         grids = [name for name in self.space if name not in drawn]
         if self.num_samples > 1 and not drawn:
@@ -259,6 +262,36 @@ def refuse_search(values: Mapping[str, Any], source: str) -> None:
         )
 
 
+def refuse_twice(name: str, values: Sequence[Any]) -> None:
+    """Refuse a grid that has a value twice; budgets are the same in any spelling.
+
+    Raises:
+        ConfigError: It has one, or two spellings of one.
+    """
+    if name == "budget" and all(isinstance(value, str | float | int) for value in values):
+        refuse_equal_budgets(f"space.{name}", values)
+    # 1 and 1.0 are one seed.
+    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    told = [json.dumps(value, sort_keys=True) for value in whole]
+    twice = sorted(value for value, count in Counter(told).items() if count > 1)
+    if twice:
+        raise ConfigError(f"space.{name}: {', '.join(twice)} stands there twice; once is enough.")
+
+
+def refuse_overlaps(where: str, names: Iterable[str]) -> None:
+    """Refuse fields one of which is a part of another: which of the two would count depends on their order.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    names = set(names)
+    for name in sorted(names):
+        parts = name.split(".")
+        whole = next((w for w in (".".join(parts[:i]) for i in range(1, len(parts))) if w in names), None)
+        if whole is not None:
+            raise ConfigError(f"{where}: {name} is a part of {whole}, which stands there too; keep one.")
+
+
 def _check_dimension(name: str, values: Any) -> None:
     kind = _kind(values)
     given = values if isinstance(values, list) else values[kind]
@@ -267,6 +300,8 @@ def _check_dimension(name: str, values: Any) -> None:
             raise ConfigError(
                 f"space.{name}: an empty {kind}; name at least one value, or leave the field out."
             )
+        if kind == "grid":
+            refuse_twice(name, given)
         return
     is_pair = isinstance(given, list) and len(given) == 2
     if not is_pair or not all(_is_number(bound) for bound in given) or not given[0] < given[1]:

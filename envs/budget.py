@@ -39,8 +39,13 @@ _UNIT_BYTES = {
 }
 _UNIT_PARAMS = {"params": 1, "param": 1, "parameters": 1, "k params": 10**3, "m params": 10**6}
 _BUDGET = re.compile(
-    r"\s*(?P<number>[0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*(?P<unit>[a-z% ]*?)\s*", re.I
+    r"\s*(?P<number>(?:[0-9][0-9_,.]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(?P<unit>[a-z% ]*?)\s*", re.I | re.ASCII
 )
+#: Commas and underscores part groups of three digits; a point begins the decimals.
+_WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:_[0-9]{3})+"
+_NUMBER = re.compile(rf"(?:(?:{_WHOLE})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.I | re.ASCII)
+#: 62.000 of something that is counted: 62 to some readers, 62,000 to others.
+_AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}", re.ASCII)
 _EXAMPLES = "write it like 0.1, 10%, '62000 params' or 64MB"
 
 
@@ -78,18 +83,33 @@ class MemoryBudget:
 
     @classmethod
     def parse(cls, text: "str | float | MemoryBudget") -> "MemoryBudget":
-        """Read ``0.1``, ``10%``, ``62000 params`` or ``64MB`` (10⁶ bytes; ``64MiB`` for 2²⁰).
+        """Read ``0.1``, ``10%``, ``62,000 params`` or ``64MB`` (10⁶ bytes; ``64MiB`` for 2²⁰).
+
+        A comma parts groups of three digits, and a point begins the decimals.
 
         Raises:
-            BudgetError: The text is no budget, or an amount is 0 or above the full table.
+            BudgetError: The text is no budget, an amount is 0 or above the full table, or its number may
+                mean two things.
         """
         if isinstance(text, MemoryBudget):
             return text
         match = _BUDGET.fullmatch(str(text))
         if match is None:
             raise BudgetError(f"cannot read {text!r} as a memory budget: {_EXAMPLES}.")
-        number = float(re.sub("[_,]", "", match["number"]))
+        digits = match["number"]
+        if _NUMBER.fullmatch(digits) is None:
+            raise BudgetError(
+                f"cannot read the number {digits!r} of the memory budget {text!r}: a comma parts groups of "
+                f"three digits, as in 62,000, and decimals begin with a point, as in 2.5: {_EXAMPLES}."
+            )
+        number = float(re.sub("[_,]", "", digits))
         unit = " ".join(match["unit"].lower().split())
+        if unit in {**_UNIT_PARAMS, **_UNIT_BYTES} and _AMBIGUOUS.fullmatch(digits):
+            raise BudgetError(
+                f"the memory budget {text!r} may mean {number:g} or {digits.replace('.', '')}: decimals "
+                f"begin with a point and a comma parts groups of three digits, so that {number:g} or "
+                f"{digits.replace('.', ',')} is clear: {_EXAMPLES}."
+            )
         if unit == "":
             return cls(number, "ratio")
         if unit == "%":

@@ -93,9 +93,9 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         (
             {"budget": ["5%", "200%"]},
             {},
-            "trial of budget=200%: a memory budget of 2, or 200%, is more than the full table",
+            r"space\.budget: a memory budget of 2, or 200%, is more than the full table",
         ),
-        ({"budget": ["0%"]}, {}, "trial of budget=0%"),
+        ({"budget": ["0%"]}, {}, r"space\.budget: a memory budget must be above 0"),
         ({"agent.gamma": {"uniform": [0.5, 0.1]}}, {}, "two numbers, the lower first"),
         ({"agent.gamma": {"uniform": [0.5, 2.0]}}, {"num_samples": 20}, r"agent\.gamma="),
         ({"agent.actor_lr": {"loguniform": [0, 0.1]}}, {}, "positive numbers"),
@@ -112,7 +112,26 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"seed": [0]}, {"searcher": "optuna"}, "seed is a grid"),
         ({"seed": [0]}, {"schedular": {}}, "unknown field 'schedular'. Did you mean 'scheduler'"),
         ({"seed": [0]}, {"base": "nowhere.yaml"}, "nowhere.yaml: no such configuration"),
-        ({"seed": list(range(1000)), "budget": ["5%"] * 1000}, {}, "1,000,000 trials are more than"),
+        (
+            {"seed": list(range(1000)), "agent.tau": [i / 1000 for i in range(1, 1001)]},
+            {},
+            "1,000,000 trials are more than",
+        ),
+        ({"budget": ["20%", "20%"]}, {}, r"space\.budget: 20% and 20% are the same budget"),
+        ({"budget": ["5%", 0.2, "20%"]}, {}, r"space\.budget: 0.2 and 20% are the same budget"),
+        ({"budget": ["62,000 params", "62k params"]}, {}, "62,000 params and 62k params are the same"),
+        ({"seed": [0, 1, 0]}, {}, r"space\.seed: 0 stands there twice"),
+        ({"seed": [1, 1.0]}, {}, r"space\.seed: 1 stands there twice"),
+        (
+            {"dataset": [{"path": "a"}, {"path": "b"}], "dataset.path": ["c"]},
+            {},
+            "space: dataset.path is a part of dataset, which stands there too",
+        ),
+        (
+            {"dataset": [{"path": "a"}, {"path": "b"}]},
+            {"set": {"dataset.k_core": 5}},
+            "set and space: dataset.k_core is a part of dataset",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(plan_of, space, fields, message):
