@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
@@ -28,6 +27,7 @@ from ciess_ray.result_names import EQUAL_SIZES
 from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.trainings import Trained
+from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import BudgetError

@@ -5,17 +5,16 @@ pickle. It is unpickled only after that line has been checked, and only from the
 resumed: resume no search of somebody whom you would not let run code on your machine.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ciess_ray.whole_files import whole_file
 from envs.errors import ResultError
 
 CHECKPOINT_FORMAT = "ciess-ray checkpoint 1"
@@ -77,19 +76,9 @@ class Checkpoints:
             "bytes": len(payload),
             "sha256": hashlib.sha256(payload).hexdigest(),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"step-{step:08}.checkpoint"
-        temporary = file.with_suffix(".partial")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(json.dumps(header).encode() + b"\n")
-                stream.write(payload)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(self.folder / f"step-{step:08}.checkpoint") as stream:
+            stream.write(json.dumps(header).encode() + b"\n")
+            stream.write(payload)
         for old in self._files()[self.num_kept :]:
             old.unlink()
         self._written = time.monotonic()
@@ -154,29 +143,6 @@ class Checkpoints:
                     f"{file}: belongs to another {what}: {there}, where this search has {here}. Bring that "
                     "back to go on, or start anew with --overwrite."
                 )
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep a second process from writing the same folder; a process that dies frees it.
-
-    Raises:
-        ResultError: Another process writes it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Not a Unix: nobody keeps the second one away.
-        yield
-        return
-    with (folder / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResultError(f"{folder.parent}: another process is at work in this folder.") from error
-        except OSError:  # A file system without locks.
-            pass
-        yield
 
 
 class _DamageError(Exception):

@@ -19,7 +19,6 @@ import ray
 import torch
 
 from ciess_ray.cell import CellResult, Limits, Shared, prepare_full_size, prepare_supernet, run_cell
-from ciess_ray.checkpoints import sole_writer
 from ciess_ray.comparison_board import CELLS_FOLDER, Board, cell_file
 from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
@@ -33,6 +32,7 @@ from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.result_names import COMPARISON_FILE, COMPARISON_ROWS_FILE
 from ciess_ray.trainings import num_threads
+from ciess_ray.whole_files import sole_writer, write_whole
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.step_modes import State
@@ -162,9 +162,7 @@ def _write_plan(plan: ComparisonPlan, folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         known = uuid.uuid4().hex[:12]
     state = {"format": PLAN_FORMAT, "id": known, "comparison": plan.values()}
-    temporary = folder / f".{PLAN_FILE}.partial"
-    temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_whole(file, json.dumps(state, indent=2) + "\n")
     return known
 
 

@@ -31,6 +31,7 @@ from ciess_ray.spread import Spread
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.sweep_results import column_of
 from ciess_ray.tracking import run_tags
+from ciess_ray.whole_files import whole_file, write_whole
 
 #: Metrics in which the search is compared with every other method.
 COMPARED = ("ndcg@20", "recall@20")
@@ -224,13 +225,9 @@ class ComparisonResults:
             "cells": [_finite(one.to_values()) for one in figures],
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE):
-            temporary = folder / f".{name}.partial"
-            if name == COMPARISON_FILE:
-                temporary.write_text(text, encoding="utf-8")
-            else:
-                pq.write_table(self.to_table(), temporary, compression="zstd")
-            os.replace(temporary, folder / name)
+        write_whole(folder / COMPARISON_FILE, text)
+        with whole_file(folder / COMPARISON_ROWS_FILE) as stream:
+            pq.write_table(self.to_table(), stream, compression="zstd")
         return figures
 
 

@@ -4,10 +4,10 @@ Every export reads the packed table once and refuses one with values that are no
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from ciess_ray.serving_files import (
     read_ids,
     read_interactions_file,
 )
+from ciess_ray.whole_files import copy_whole, whole_file, write_whole
 from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
@@ -168,7 +169,7 @@ def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool)
         table = table.astype(dtype)
     _make_folder(destination)
     for name in (INTERACTIONS_FILE, IDS_FILE):
-        shutil.copyfile(source.folder / name, destination / name)
+        copy_whole(source.folder / name, destination / name)
     scorer.write(destination)
     table.save(destination / TABLE_FILE)
     notes: list[str] = []
@@ -229,8 +230,8 @@ def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool
         ]
     )
 
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    def write(stream: IO[bytes]) -> None:
+        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for first in range(0, table.num_rows, _ROWS_AT_ONCE):
                 part = slice(first, first + _ROWS_AT_ONCE)
                 start = int(ends[first - 1]) if first else 0
@@ -290,15 +291,17 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
         "num_tables": table.num_tables,
         "tables": configs,
     }
-    (destination / TORCHREC_FILES[0]).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_whole(destination / TORCHREC_FILES[0], json.dumps(described, indent=2) + "\n")
     located = entity_columns(*source.ids) | {
         **_places(table),
         "table": pa.array(names.tolist()).dictionary_encode(),
         "row": pa.array(places),
     }
-    pq.write_table(pa.table(located), destination / TORCHREC_FILES[1], compression="zstd")
-    (destination / TORCHREC_FILES[2]).write_bytes(
-        safetensors.numpy.save(weights, {"format": "ciess-ray torchrec tables 1"})
+    with whole_file(destination / TORCHREC_FILES[1]) as stream:
+        pq.write_table(pa.table(located), stream, compression="zstd")
+    write_whole(
+        destination / TORCHREC_FILES[2],
+        safetensors.numpy.save(weights, {"format": "ciess-ray torchrec tables 1"}),
     )
     before = _form(source.folder, source.table.dtype, (TABLE_FILE,))
     return Exported(destination, before, _form(destination, "torchrec", TORCHREC_FILES))
@@ -314,7 +317,7 @@ def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -
         )
     scorer = build_scorer(source.table, source.graph, source.scorer)
     model = onnx_model(scorer, source.table.num_users)
-    return _written(source, destination, "onnx", lambda path: path.write_bytes(model))
+    return _written(source, destination, "onnx", lambda stream: stream.write(model))
 
 
 def _make_folder(destination: Path) -> None:
@@ -323,17 +326,12 @@ def _make_folder(destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
 
 
-def _written(source: _Source, destination: Path, name: str, write: Callable[[Path], object]) -> Exported:
+def _written(source: _Source, destination: Path, name: str, write: Callable[[IO[bytes]], object]) -> Exported:
     """One file, whole or not at all."""
     if destination.is_dir():
         raise ConfigError(f"{destination}: is a folder; name a file.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f".{destination.name}.partial")
-    try:
-        write(temporary)
-        temporary.replace(destination)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(destination) as stream:
+        write(stream)
     files = {destination.name: destination.stat().st_size}
     return Exported(destination, _form(source.folder, source.table.dtype, (TABLE_FILE,)), Form(name, files))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.config import RunConfig
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.retraining import fit_to_convergence, recipe_key, recipe_of
 from ciess_ray.streams import Stream, key_of, rng_of
+from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import EntityQuality, entity_quality

@@ -11,10 +11,8 @@ begins is derived from the sizes: the first value of a block of rows in 8 bytes,
 in 2.
 """
 
-import contextlib
 import json
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.packed_file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
 from ciess_ray.packed_values import VALUE_TYPES, decode, encode, prefix_bits, windows
+from ciess_ray.whole_files import whole_file
 from envs.budget import EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
 from envs.placed_sizes import PlacedSizes
@@ -369,15 +368,8 @@ class PackedTable:
         Returns:
             Its bytes.
         """
-        temporary = path.with_name(f".{path.name}.partial")
-        try:
-            with temporary.open("wb") as file:
-                for part in self._parts():
-                    file.write(part)
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with whole_file(path) as stream:
+            stream.writelines(self._parts())
         return self.num_bytes
 
     def to_bytes(self) -> bytes:

@@ -17,7 +17,6 @@ One folder, no pickle in it:
 
 import contextlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from ciess_ray.serving_files import (
     write_ids,
     write_interactions,
 )
+from ciess_ray.whole_files import whole_file, write_whole
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import ResultError
@@ -122,9 +122,7 @@ class ResultFolder:
         }
         bytes_by_file.pop(RESULT_FILE, None)
         content = {"format": RESULT_FORMAT, "versions": versions(), **values, "bytes": bytes_by_file}
-        temporary = self.path / f".{RESULT_FILE}.partial"
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / RESULT_FILE)
+        write_whole(self.path / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def log_progress(self, values: Mapping[str, Any]) -> None:
         """Append one line to ``progress.jsonl``."""
@@ -137,7 +135,6 @@ class ResultFolder:
         Returns:
             The last step of the search that was told.
         """
-        file = self.path / PROGRESS_FILE
         lines = read_progress(self.path)
         is_search = [line.get("phase") == "search" for line in lines]
         # What came before a search that never began is told again from the start.
@@ -147,9 +144,7 @@ class ResultFolder:
             for position, line in enumerate(lines)
             if position < first or (is_search[position] and line["step"] <= num_steps)
         ]
-        temporary = file.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(self.path / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
         return max((line["step"] for line, own in zip(lines, is_search, strict=True) if own), default=0)
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
@@ -166,7 +161,8 @@ class ResultFolder:
             "user_sizes": pa.array([c.sizes.user for c in candidates], sizes_type),
             "item_sizes": pa.array([c.sizes.item for c in candidates], sizes_type),
         }
-        pq.write_table(pa.table(columns), self.path / CANDIDATES_FILE, compression="zstd")
+        with whole_file(self.path / CANDIDATES_FILE) as stream:
+            pq.write_table(pa.table(columns), stream, compression="zstd")
 
     def write_table(self, recommender: BaseRecommender, interactions: Interactions, name: str) -> None:
         """The packed table and what scoring needs beside it.
@@ -190,7 +186,8 @@ class ResultFolder:
             "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
             "popularity": pa.array(popularity),
         }
-        pq.write_table(pa.table(columns), self.path / SIZES_FILE, compression="zstd")
+        with whole_file(self.path / SIZES_FILE) as stream:
+            pq.write_table(pa.table(columns), stream, compression="zstd")
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

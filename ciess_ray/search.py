@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from ciess_ray.candidate_search import find_candidates
-from ciess_ray.checkpoints import Checkpoint, Checkpoints, sole_writer
+from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
 from ciess_ray.figures import Course, draw_course, save_png
@@ -30,6 +30,7 @@ from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult,
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
+from ciess_ray.whole_files import sole_writer
 from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
 from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source

@@ -17,6 +17,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.whole_files import whole_file, write_arrays, write_whole
 from envs.errors import ResultError
 
 TABLE_FILE = "table.safetensors"
@@ -54,8 +55,7 @@ class ScorerFile:
         if self.origin is not None:
             metadata["origin"] = self.origin
         state = {name: np.ascontiguousarray(value) for name, value in self.state.items()}
-        # save_file would make a file that its owner alone can read.
-        (folder / SCORER_FILE).write_bytes(safetensors.numpy.save(state, metadata))
+        write_whole(folder / SCORER_FILE, safetensors.numpy.save(state, metadata))
 
     @classmethod
     def read(cls, folder: Path) -> "ScorerFile":
@@ -88,12 +88,8 @@ class ScorerFile:
 
 def write_interactions(file: Path, interactions: csr_array) -> None:
     """Write interactions, shape (num_users, num_items), in a compressed file."""
-    np.savez_compressed(
-        file,
-        indptr=interactions.indptr,
-        indices=interactions.indices,
-        shape=np.array(interactions.shape),
-    )
+    shape = np.array(interactions.shape)
+    write_arrays(file, {"indptr": interactions.indptr, "indices": interactions.indices, "shape": shape})
 
 
 def read_interactions_file(file: Path) -> csr_array:
@@ -116,7 +112,8 @@ def read_interactions_file(file: Path) -> csr_array:
 
 def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> None:
     """Write the ids of the user's own data, by row of the table."""
-    pq.write_table(pa.table(entity_columns(user_ids, item_ids)), file, compression="zstd")
+    with whole_file(file) as stream:
+        pq.write_table(pa.table(entity_columns(user_ids, item_ids)), stream, compression="zstd")
 
 
 def entity_columns(user_ids: NDArray[Any], item_ids: NDArray[Any]) -> dict[str, pa.Array]:

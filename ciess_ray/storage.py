@@ -1,10 +1,12 @@
 """A folder on any of pyarrow's filesystems: a local disk, one that all nodes share, S3, GCS, HDFS."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ciess_ray.whole_files import copy_whole, whole_file, write_whole
 from envs.errors import ConfigError
 
 _ERRORS = (OSError, pa.ArrowException, ValueError)
@@ -60,12 +62,12 @@ class Storage:
         """
         place = self._place(name)
         try:
+            if self.is_local:
+                write_whole(Path(place), content)
+                return
             self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-            target = f"{place}.partial" if self.is_local else place
-            with self._filesystem.open_output_stream(target) as stream:
+            with self._filesystem.open_output_stream(place) as stream:
                 stream.write(content)
-            if target != place:
-                self._filesystem.move(target, place)
         except _ERRORS as error:
             raise ConfigError(
                 f"{self.location}: cannot be written ({error}); name a folder that you may write, and on a "
@@ -97,33 +99,31 @@ class Storage:
                     self.upload(file, f"{name}/{file.relative_to(path).as_posix()}")
             return
         place = self._place(name)
+        if self.is_local:
+            copy_whole(path, Path(place))
+            return
         self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-        target = f"{place}.partial" if self.is_local else place
         pafs.copy_files(
             str(path),
-            target,
+            place,
             source_filesystem=pafs.LocalFileSystem(),
             destination_filesystem=self._filesystem,
         )
-        if target != place:
-            self._filesystem.move(target, place)
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file or folder from here; a file is there whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         place = self._place(name)
-        is_folder = self._filesystem.get_file_info(place).type == pafs.FileType.Directory
-        target = path if is_folder else path.with_name(f".{path.name}.partial")
-        if is_folder:
-            path.mkdir(exist_ok=True)
+        if self._filesystem.get_file_info(place).type != pafs.FileType.Directory:
+            with self._filesystem.open_input_stream(place) as source, whole_file(path) as stream:
+                shutil.copyfileobj(source, stream)
+            return
+        path.mkdir(parents=True, exist_ok=True)
         pafs.copy_files(
             place,
-            str(target),
+            str(path),
             source_filesystem=self._filesystem,
             destination_filesystem=pafs.LocalFileSystem(),
         )
-        if not is_folder:
-            target.replace(path)
 
     def _place(self, name: str) -> str:
         return f"{self._path}/{name}"

@@ -22,7 +22,6 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ciess_ray.checkpoints import sole_writer
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plan_data import read_data
@@ -37,6 +36,7 @@ from ciess_ray.tracking import run_tags
 from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
 from ciess_ray.trial_claims import Claims as TrialClaims
 from ciess_ray.trial_claims import check_claims, told_claims
+from ciess_ray.whole_files import sole_writer
 from envs.errors import ResultError
 
 SWEEP_FORMAT = "ciess-ray sweep 1"

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
-from ciess_ray.array_file import read_arrays, write_arrays
 from ciess_ray.config import RunConfig
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.retraining import fit_to_convergence, recipe_key, train_for_test
 from ciess_ray.run import Run
+from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import TrainingError

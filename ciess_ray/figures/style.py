@@ -19,6 +19,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ciess_ray.whole_files import whole_file
+
 WIDTH_INCHES = 4.8
 INK, MUTED, GRID, PAPER = "#1d2733", "#5d6975", "#e3e7ec", "#ffffff"
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = (
@@ -158,8 +160,8 @@ def format_bytes(num_bytes: float) -> str:
 
 def save_png(figure: Figure, path: Path) -> None:
     """On white, for slides and README files."""
-    with matplotlib.rc_context(_STYLE), _all_letters():
-        figure.savefig(path, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
+    with whole_file(path) as stream, matplotlib.rc_context(_STYLE), _all_letters():
+        figure.savefig(stream, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:

@@ -1,6 +1,5 @@
 """One page on searches, sweeps and comparisons, out of their folders alone; without Ray and MLflow."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from ciess_ray.report.drawings import draw_all
 from ciess_ray.report.groups import group_cells, verdicts
 from ciess_ray.report.material import read_material
 from ciess_ray.report.page import Picture, render
+from ciess_ray.whole_files import write_whole
 from envs.errors import ResultError
 
 __all__ = ["Report", "write_report"]
@@ -67,8 +67,6 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for file in sorted(folder.glob("[0-9][0-9]-*.png")):
         if file not in written:
             file.unlink()
-    temporary = output.with_name(f".{output.name}.partial")
-    temporary.write_text(render(material, groups, pictures), encoding="utf-8")
-    os.replace(temporary, output)
+    write_whole(output, render(material, groups, pictures))
     found = verdicts(groups)
     return Report(output, tuple(written), folder, len(material.cells), found[0].sentence if found else "")

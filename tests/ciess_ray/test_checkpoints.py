@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ciess_ray.checkpoints import Checkpoints, sole_writer
+from ciess_ray.checkpoints import Checkpoints
 from envs.errors import ResultError
 
 IDENTITY = {"dataset": "abc", "recommender": "lightgcn", "version": "0.1.0"}
@@ -111,10 +111,3 @@ def test_clear_removes_its_own_files_alone(checkpoints):
         (checkpoints.folder / name).touch()
     checkpoints.clear()
     assert names(checkpoints) == ["notes.txt"]
-
-
-def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
-    with sole_writer(tmp_path), pytest.raises(ResultError, match="another process"), sole_writer(tmp_path):
-        pass
-    with sole_writer(tmp_path):
-        pass

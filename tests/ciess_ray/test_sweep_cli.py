@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ciess_ray import cli
-from ciess_ray.checkpoints import sole_writer
+from ciess_ray.whole_files import sole_writer
 from envs.errors import CiessError
 
 BASE = {
