@@ -32,6 +32,7 @@ from scipy.stats import spearmanr
 from ciess_ray.baselines.method import Problem
 from ciess_ray.baselines.popularity import by_popularity
 from ciess_ray.baselines.shapes import head, proportional
+from ciess_ray.candidate import EVALUATION, GREEDY, Candidate
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
 from ciess_ray.config import RunConfig
@@ -39,7 +40,7 @@ from ciess_ray.config_file import load_config
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet
 from ciess_ray.journal import Journal
 from ciess_ray.resources import ray_session
-from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.result import ResultFolder
 from ciess_ray.retraining import fit_to_convergence
 from ciess_ray.run import Budget, Run, caps_params_of
 from ciess_ray.search import load_interactions
@@ -176,7 +177,7 @@ def measure_steps(setting: Setting, table: Measurements, key: dict[str, Any]) ->
             with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 find_candidates(run, setting.full, setting.pretrained, candidates, checkpoints, None)
         share = np.array([candidate.quality for candidate in candidates]) / setting.full.mean_quality
-        is_greedy = np.array([candidate.is_greedy for candidate in candidates])
+        is_greedy = np.array([candidate.kind in (GREEDY, EVALUATION) for candidate in candidates])
         taken = np.flatnonzero(~is_greedy)
         warmup, explored = np.split(taken, [config.search.num_warmup_steps])
         greedy = np.flatnonzero(is_greedy & (np.arange(len(share)) > warmup.max(initial=-1)))

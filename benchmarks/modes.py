@@ -33,13 +33,13 @@ from measurements import Measurements
 from provenance import provenance
 
 from ciess_ray import metric_keys
+from ciess_ray.candidate import Candidate
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import load_config
 from ciess_ray.full_size import fit_full_size
 from ciess_ray.resources import ray_session
-from ciess_ray.result import Candidate
 from ciess_ray.retraining import fit_to_convergence
 from ciess_ray.run import Budget, Run
 from ciess_ray.search import load_interactions

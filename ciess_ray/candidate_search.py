@@ -7,12 +7,12 @@ from typing import cast
 import ray
 
 from ciess_ray import metric_keys
+from ciess_ray.candidate import EVALUATION, EXPLORED, GREEDY, WARM_UP, Candidate
 from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import Exploration, RunConfig
 from ciess_ray.full_size import FullSizeFit
 from ciess_ray.journal import Journal
 from ciess_ray.resources import gpus_of_each
-from ciess_ray.result import Candidate
 from ciess_ray.run import Run
 from ciess_ray.table_step import TableStep
 from ciess_ray.td3.algorithm import TD3, TD3Config
@@ -160,9 +160,9 @@ def find_candidates(
             iteration |= _evaluation_metrics(algorithm.last_evaluation_steps)
             for step in steps:
                 num_steps += 1
-                _remember(config, step, candidates, journal, num_steps, iteration, is_greedy=False)
+                _remember(config, step, candidates, journal, num_steps, iteration)
             for step in algorithm.last_evaluation_steps:
-                candidates.append(_candidate(config, step, len(candidates), is_greedy=True))
+                candidates.append(_candidate(config, step, num_steps, EVALUATION))
             if steps and (checkpoints.is_due or num_steps == settings.num_steps):
                 checkpoints.write(
                     num_steps,
@@ -174,7 +174,7 @@ def find_candidates(
                 )
         for step in _greedy_steps(algorithm, settings.num_greedy_steps):
             num_steps += 1
-            _remember(config, step, candidates, journal, num_steps, {}, is_greedy=True)
+            _remember(config, step, candidates, journal, num_steps, {}, GREEDY)
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
 
@@ -205,7 +205,7 @@ def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:
     return []
 
 
-def _candidate(config: RunConfig, step: TableStep, number: int, *, is_greedy: bool) -> Candidate:
+def _candidate(config: RunConfig, step: TableStep, number: int, kind: str) -> Candidate:
     recommender = config.recommender
     sizes, proposed = (
         EmbeddingSizes(
@@ -217,7 +217,7 @@ def _candidate(config: RunConfig, step: TableStep, number: int, *, is_greedy: bo
         )
         for taken in (step.embedding_sizes, step.proposed_sizes)
     )
-    return Candidate(number, sizes, proposed, step.info["quality"], is_greedy)
+    return Candidate(number, sizes, proposed, step.info["quality"], kind)
 
 
 def _remember(
@@ -227,11 +227,10 @@ def _remember(
     journal: Journal,
     num_steps: int,
     iteration: dict[str, float],
-    *,
-    is_greedy: bool,
+    kind: str | None = None,
 ) -> None:
-    candidate = _candidate(config, step, len(candidates), is_greedy=is_greedy)
-    candidates.append(candidate)
+    kind = kind or (WARM_UP if step.is_warmup else EXPLORED)
+    candidates.append(_candidate(config, step, num_steps, kind))
     journal.advance(
         num_steps,
         {
@@ -240,5 +239,5 @@ def _remember(
             metric_keys.MEMORY_WEIGHT: step.memory_weight,
             **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
         },
-        note="warm-up" if step.is_warmup else "greedy" if is_greedy else "",
+        note="" if kind == EXPLORED else kind,
     )

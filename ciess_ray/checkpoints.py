@@ -17,7 +17,7 @@ from typing import Any
 from ciess_ray.whole_files import whole_file
 from envs.errors import ResultError
 
-CHECKPOINT_FORMAT = "ciess-ray checkpoint 1"
+CHECKPOINT_FORMAT = "ciess-ray checkpoint 2"
 _PATTERN = "step-*.checkpoint"
 
 
@@ -124,7 +124,8 @@ class Checkpoints:
                 raise _DamageError("its first line cannot be read") from error
             if header.get("format") != CHECKPOINT_FORMAT:
                 raise ResultError(
-                    f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}."
+                    f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}; go on with "
+                    "the version of ciess-ray that wrote it, or start anew with --overwrite."
                 )
             self._check_identity(file, identity)
             payload = stream.read()

@@ -9,6 +9,7 @@ on validation are not always as much better on test.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ciess_ray.candidate import Candidate
 from ciess_ray.selection import is_plain_split
 from ciess_ray.trainings import Trained
 from envs.budget import EmbeddingSizes
@@ -38,7 +39,7 @@ class Allocation:
         name: What sets it apart from others.
         sizes: Which numbers it keeps.
         step_quality: Validation quality in the search's step mode; NaN where it was not judged.
-        step: Of a search, from 0; None where it is no step of one.
+        candidate: Of a search, whose sizes these are; None where it is none.
         start: Where its training starts; None for drawn parameters.
         l2: One of ``training.tried_l2``; None for the configured weight.
         trained: Where it has been trained to convergence already, what came of it.
@@ -47,7 +48,7 @@ class Allocation:
     name: str
     sizes: EmbeddingSizes
     step_quality: float = float("nan")
-    step: int | None = None
+    candidate: Candidate | None = None
     start: Start | None = None
     l2: float | None = None
     trained: Trained | None = None

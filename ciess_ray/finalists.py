@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ciess_ray.candidate import Candidate
 from ciess_ray.choosing import Allocation, Contest, choose, converge
 from ciess_ray.config import RunConfig
 from ciess_ray.figures import draw_sizes, save_png
@@ -18,7 +19,7 @@ from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
 from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.placement import place
-from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.result import ResultFolder
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
@@ -188,7 +189,7 @@ def chosen_candidates(
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
     return [
-        Allocation(f"step {one.step + 1}", one.sizes, one.quality, step=one.step)
+        Allocation(one.name, one.sizes, one.quality, candidate=one)
         # λ alone may not get there.
         for one in chosen or [project_smallest(candidates, budget.cap_params, rng)]
     ]
@@ -242,16 +243,17 @@ def _hints(config: RunConfig, rows: Sequence[dict[str, Any]], finalists: Finalis
 
 
 def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dict[str, Any]:
-    outcome = allocation.outcome
+    outcome, candidate = allocation.outcome, allocation.candidate
     return {
         "name": name,
-        "step": allocation.step,
-        "quality_in_search": None if allocation.step is None else allocation.step_quality,
+        "step": None if candidate is None else candidate.step,
+        "kind": None if candidate is None else candidate.kind,
+        "quality_in_search": None if candidate is None else allocation.step_quality,
         "quality": outcome.quality,
         "best_batch": outcome.num_batches,
         "num_params": allocation.sizes.num_params,
         # What was packed is that table, be it in communities and under another weight of L2.
-        "is_packed": allocation.step == packed.step,
+        "is_packed": candidate is packed.candidate,
     }
 
 

@@ -9,7 +9,7 @@ One folder, no pickle in it:
     interactions.npz       the training graph, which is also what users have seen
     test.npz               the interactions that the test figures are of; serving needs none of them
     ids.parquet            the ids of the user's own data, by row
-    candidates.parquet     every step of the search: kept ratio, quality, sizes
+    candidates.parquet     every table that was tried: step, what it was, kept ratio, quality, sizes
     progress.jsonl         a line a step of every phase
     sizes.png, search.png  figures
     checkpoints/           what a search that was killed needs to go on; pickles, not to be shared
@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.candidate import Candidate, candidate_table, with_kinds
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
 from ciess_ray.serving_files import (
@@ -46,7 +47,6 @@ from ciess_ray.serving_files import (
     write_interactions,
 )
 from ciess_ray.whole_files import whole_file, write_whole
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, options_of
@@ -72,25 +72,6 @@ _OWN_FILES = (
     TEST_FILE,
     *FIGURE_FILES,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One table-level action that the search took.
-
-    Attributes:
-        step: Its number in the search, from 0.
-        sizes: The sizes that were executed.
-        proposed: The sizes asked for, before any projection onto the budget.
-        quality: Mean ranking metric on validation of the step's recommender.
-        is_greedy: Whether the actors alone chose, without exploration.
-    """
-
-    step: int
-    sizes: EmbeddingSizes
-    proposed: EmbeddingSizes
-    quality: float
-    is_greedy: bool = False
 
 
 class ResultFolder:
@@ -148,21 +129,9 @@ class ResultFolder:
         return max((line["step"] for line, own in zip(lines, is_search, strict=True) if own), default=0)
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
-        """Every step of the search; sizes as lists of 16-bit numbers, of 32-bit where d_max asks for it."""
-        largest = max((c.sizes.max_embedding_size for c in candidates), default=0)
-        sizes_type = pa.list_(pa.int16() if largest <= np.iinfo(np.int16).max else pa.int32())
-        columns = {
-            "step": pa.array([c.step for c in candidates], pa.int32()),
-            "is_greedy": pa.array([c.is_greedy for c in candidates], pa.bool_()),
-            "kept_ratio": pa.array([c.sizes.kept_ratio for c in candidates], pa.float64()),
-            "proposed_ratio": pa.array([c.proposed.kept_ratio for c in candidates], pa.float64()),
-            "num_params": pa.array([c.sizes.num_params for c in candidates], pa.int64()),
-            "quality": pa.array([c.quality for c in candidates], pa.float64()),
-            "user_sizes": pa.array([c.sizes.user for c in candidates], sizes_type),
-            "item_sizes": pa.array([c.sizes.item for c in candidates], sizes_type),
-        }
+        """Every step of the search, and its evaluations between them."""
         with whole_file(self.path / CANDIDATES_FILE) as stream:
-            pq.write_table(pa.table(columns), stream, compression="zstd")
+            pq.write_table(candidate_table(candidates), stream, compression="zstd")
 
     def write_table(self, recommender: BaseRecommender, interactions: Interactions, name: str) -> None:
         """The packed table and what scoring needs beside it.
@@ -318,6 +287,38 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
     return lines
+
+
+def read_candidates(path: Path) -> pa.Table:
+    """What a folder's ``candidates.parquet`` says, with ``step`` and ``kind`` as today whatever its age.
+
+    Raises:
+        ResultError: It is missing or damaged.
+    """
+    file = path / CANDIDATES_FILE
+    try:
+        table = pq.read_table(file)
+        if "kind" in table.column_names:
+            return table
+        searched = [line for line in read_progress(path) if line.get("phase") == "search"]
+        return with_kinds(table, {line["step"]: line.get("note", "") for line in searched})
+    except FileNotFoundError:
+        raise ResultError(f"{file}: no such file.") from None
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ResultError(f"{file}: damaged ({error}).") from error
+
+
+def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a folder's summary says was trained, with ``step`` and ``kind`` as today whatever its age."""
+    rows = [dict(row) for row in summary.get("retrained", ())]
+    old = [row for row in rows if row["step"] is not None and "kind" not in row]
+    if old:
+        # They were numbered from 0, steps and evaluations alike.
+        has_steps = (path / CANDIDATES_FILE).exists()
+        known = read_candidates(path).select(["step", "kind"]).to_pylist() if has_steps else []
+        for row in old:
+            row |= known[row["step"]] if has_steps else {"step": row["step"] + 1}
+    return rows
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:

@@ -9,13 +9,14 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from ciess_ray.candidate import Candidate
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import RunConfig
@@ -26,7 +27,7 @@ from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.resources import check_resources, ray_session
-from ciess_ray.result import RESULT_FILE, Candidate, ResultFolder, SearchResult, read_progress, read_summary
+from ciess_ray.result import RESULT_FILE, ResultFolder, SearchResult, read_progress, read_summary
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
@@ -235,7 +236,7 @@ def _search(
             steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]
             course = Course(folder.path.name, steps, full.mean_quality)
             save_png(draw_course([course]), folder.path / "search.png")
-            summary |= {"status": "finished", "phase": "done", "num_steps": len(candidates)}
+            summary |= {"status": "finished", "phase": "done", "num_steps": _last_step(candidates)}
             summary |= {"seconds": journal.seconds}
             # The searched budget comes last, so that its folder is finished when all are.
             for budget, *own in reversed(list(zip(budgets, finalists, rows, recommenders, strict=True))):
@@ -251,7 +252,7 @@ def _search(
                     }
                 told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
                 its_folder.write_result(told)
-                _track_test(tracker, budget, told, is_searched, len(candidates))
+                _track_test(tracker, budget, told, is_searched)
             tracker.log_folder(folder.path)
             tracker.log_model(folder.path)
         except BaseException as error:
@@ -259,7 +260,7 @@ def _search(
             summary |= {
                 "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
                 "phase": journal.current_phase,
-                "num_steps": len(candidates),
+                "num_steps": _last_step(candidates),
                 "reason": f"{type(error).__name__}: {error}".removesuffix(": "),
                 "seconds": journal.seconds,
             }
@@ -272,12 +273,14 @@ def _search(
     return SearchResult.load(folder.path)
 
 
-def _track_test(
-    tracker: Tracker, budget: Budget, told: dict[str, Any], is_searched: bool, num_steps: int
-) -> None:
+def _last_step(candidates: Sequence[Candidate]) -> int:
+    return candidates[-1].step if candidates else 0
+
+
+def _track_test(tracker: Tracker, budget: Budget, told: dict[str, Any], is_searched: bool) -> None:
     prefix = "test" if is_searched else f"test_{budget.path.name}"
     (own,) = (row for row in told["methods"] if row["name"] == SEARCH)
-    tracker.log_metrics({f"{prefix}/{name}": value for name, value in own["test"].items()}, num_steps)
+    tracker.log_metrics({f"{prefix}/{name}": value for name, value in own["test"].items()}, told["num_steps"])
 
 
 def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ciess_ray.result import Candidate
+from ciess_ray.candidate import Candidate
 from envs.budget import EmbeddingSizes
 
 #: What finalists differ by, at least. Nearer tables differ less than two trainings of one table do, half a

@@ -5,13 +5,14 @@ import math
 import ray
 
 from ciess_ray.baselines.method import Method, Problem
+from ciess_ray.candidate import Candidate
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
 from ciess_ray.choosing import Allocation
 from ciess_ray.config import RunConfig
 from ciess_ray.finalists import chosen_candidates
 from ciess_ray.journal import Journal
-from ciess_ray.result import Candidate, ResultFolder
+from ciess_ray.result import ResultFolder
 from ciess_ray.run import Budget, Run
 from ciess_ray.tracking import NullTracker
 from envs.step_modes import STEP_MODES

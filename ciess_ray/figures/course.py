@@ -177,12 +177,12 @@ class Retrained:
 
     Attributes:
         label: Its name.
-        candidates: For each its step, its quality in the search, and that once trained.
+        candidates: For each its name, its quality in the search, and that once trained.
         equal_quality: Of equal sizes, trained alike; None where it is not known.
     """
 
     label: str
-    candidates: Sequence[tuple[int, float, float]]
+    candidates: Sequence[tuple[str, float, float]]
     equal_quality: float | None
 
 
@@ -212,10 +212,10 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
                 linewidth=1.2,
                 linestyle=_DOTS,
             )
-        for step, seen, trained in own.candidates:
+        for name, seen, trained in own.candidates:
             if len(searches) == 1:
                 axes.annotate(
-                    f"step {step + 1}",
+                    name,
                     (seen, trained),
                     (7, 5),
                     textcoords="offset points",

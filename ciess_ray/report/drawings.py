@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from ciess_ray.candidate import step_name
 from ciess_ray.figures import (
     Course,
     Point,
@@ -189,9 +190,9 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
 def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
     found = []
     for search in searches:
-        rows = search.summary.get("retrained", ())
+        rows = search.retrained
         candidates = [
-            (row["step"], row["quality_in_search"], row["quality"])
+            (step_name(row["step"], row.get("kind")), row["quality_in_search"], row["quality"])
             for row in rows
             if row["name"] == SEARCH and row["quality_in_search"] is not None
         ]
@@ -200,9 +201,9 @@ def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
             found.append(Retrained(search.label, candidates, equal))
     if found:
         told = "; ".join(
-            f"{own.label}, step {step + 1}: {seen:.4f} in the search, {trained:.4f} once trained"
+            f"{own.label}, {name}: {seen:.4f} in the search, {trained:.4f} once trained"
             for own in found
-            for step, seen, trained in own.candidates
+            for name, seen, trained in own.candidates
         )
         yield Drawing(
             "retrained",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
-from ciess_ray.result import RESULT_FILE, SIZES_FILE, read_progress, read_summary
+from ciess_ray.result import RESULT_FILE, SIZES_FILE, read_progress, read_retrained, read_summary
 from ciess_ray.result_names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
@@ -55,12 +55,14 @@ class Search:
         summary: What ``result.json`` says.
         progress: The lines of ``progress.jsonl``.
         entities: By kind; empty where no table was packed.
+        retrained: What was trained to convergence, a row each.
     """
 
     label: str
     summary: Mapping[str, Any]
     progress: Sequence[Mapping[str, Any]]
     entities: Mapping[str, Entities]
+    retrained: Sequence[Mapping[str, Any]] = ()
 
     def row(self, method: str) -> Mapping[str, Any] | None:
         """What was measured of a method; None before it was."""
@@ -230,7 +232,9 @@ def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
 
 
 def _read_search(folder: Path, label: str) -> Search:
-    return Search(label, read_summary(folder), read_progress(folder), _read_entities(folder / SIZES_FILE))
+    summary = read_summary(folder)
+    entities = _read_entities(folder / SIZES_FILE)
+    return Search(label, summary, read_progress(folder), entities, read_retrained(folder, summary))
 
 
 def _read_entities(file: Path) -> dict[str, Entities]:

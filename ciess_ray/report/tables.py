@@ -138,7 +138,7 @@ def budget_table(searches: Sequence[Search]) -> Table:
 
 def retrained_table(searches: Sequence[Search]) -> Table:
     """What was trained to convergence."""
-    rows = [(search, row) for search in searches for row in search.summary.get("retrained", ())]
+    rows = [(search, row) for search in searches for row in search.retrained]
     plain: Callable[[float], str] = "{:.4f}".format
     return make_table(
         "retrained",
@@ -147,11 +147,8 @@ def retrained_table(searches: Sequence[Search]) -> Table:
         (
             ("search", False, lambda pair: text(pair[0].label if len(searches) > 1 else None)),
             ("table", False, lambda pair: text(EQUAL_SIZES if pair[1]["step"] is None else "candidate")),
-            (
-                "step",
-                True,
-                lambda pair: number(None if pair[1]["step"] is None else pair[1]["step"] + 1),
-            ),
+            ("step", True, lambda pair: number(pair[1]["step"])),
+            ("it was", False, lambda pair: text(pair[1].get("kind"))),
             ("in the search", True, lambda pair: number(pair[1]["quality_in_search"], plain)),
             ("once trained", True, lambda pair: number(pair[1]["quality"], plain)),
             ("best batch", True, lambda pair: number(pair[1]["best_batch"])),

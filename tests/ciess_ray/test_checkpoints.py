@@ -73,7 +73,7 @@ def test_one_of_something_else_is_refused(checkpoints, what):
 def test_one_of_another_format_is_refused(checkpoints):
     checkpoints.write(3, {})
     (file,) = checkpoints.folder.iterdir()
-    file.write_bytes(file.read_bytes().replace(b"checkpoint 1", b"checkpoint 9"))
+    file.write_bytes(file.read_bytes().replace(b"checkpoint 2", b"checkpoint 9"))
     with pytest.raises(ResultError, match="checkpoint 9"):
         checkpoints.latest()
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ciess_ray.candidate import Candidate
 from ciess_ray.config_file import parse_config
-from ciess_ray.result import Candidate, ResultFolder, SearchResult
+from ciess_ray.result import ResultFolder, SearchResult, read_candidates, read_retrained
 from ciess_ray.search import load_interactions, search
 from envs.budget import EmbeddingSizes
 from envs.errors import ResultError
@@ -87,20 +89,42 @@ class TestFolder:
     def test_candidates_hold_every_step(self, finished):
         config, result, _ = finished
         rows = pq.read_table(config.output / "candidates.parquet").to_pylist()
-        assert [row["step"] for row in rows] == list(range(NUM_STEPS))
-        assert [row["is_greedy"] for row in rows] == [False] * 4 + [True] * 2
+        assert [row["step"] for row in rows] == list(range(1, NUM_STEPS + 1))
+        kinds = ["warm-up"] * 2 + ["explored"] * 2 + ["greedy"] * 2
+        assert [row["kind"] for row in rows] == kinds
         for row in rows:
             assert sum(row["user_sizes"]) + sum(row["item_sizes"]) == row["num_params"] == 1024
             assert row["kept_ratio"] == row["num_params"] / (320 * 16)
             assert 0 < row["quality"] < 1 and 0 < row["proposed_ratio"] <= 1
         retrained = result.summary["retrained"]
         steps = [row["step"] for row in retrained if row["name"] == "search"]
-        best_first = sorted(range(NUM_STEPS), key=lambda step: rows[step]["quality"], reverse=True)
-        assert steps == best_first[:2]
+        best_first = sorted(rows, key=lambda row: row["quality"], reverse=True)
+        assert steps == [row["step"] for row in best_first[:2]]
+        assert all(row["kind"] == kinds[row["step"] - 1] for row in retrained if row["name"] == "search")
         (packed,) = (row for row in retrained if row["is_packed"])
         assert packed == max(retrained, key=lambda row: row["quality"])
         if packed["step"] is not None:
-            assert rows[packed["step"]]["user_sizes"] == result.table.sizes.user.tolist()
+            assert rows[packed["step"] - 1]["user_sizes"] == result.table.sizes.user.tolist()
+
+    def test_steps_of_an_older_folder_are_named_as_today(self, tmp_path):
+        # Two steps of warm-up and an evaluation, a step and another, a greedy step at the end.
+        is_greedy = [False, False, True, False, True, True]
+        notes = ["warm-up", "warm-up", "", "greedy"]
+        folder = ResultFolder(tmp_path)
+        for step, note in enumerate(notes, 1):
+            folder.log_progress({"phase": "search", "step": step} | ({"note": note} if note else {}))
+        table = pa.table({"step": range(6), "is_greedy": is_greedy, "quality": np.arange(6) / 8})
+        pq.write_table(table, tmp_path / "candidates.parquet")
+        rows = read_candidates(tmp_path).to_pylist()
+        assert [row["step"] for row in rows] == [1, 2, 2, 3, 3, 4]
+        seen = "evaluation"
+        assert [row["kind"] for row in rows] == ["warm-up", "warm-up", seen, "explored", seen, "greedy"]
+        assert [row["quality"] for row in rows] == table["quality"].to_pylist()
+        old = [{"name": "equal sizes", "step": None}, {"name": "search", "step": 4}]
+        *_, found = read_retrained(tmp_path, {"retrained": old})
+        assert (found["step"], found["kind"]) == (3, seen)
+        (tmp_path / "candidates.parquet").unlink()
+        assert read_retrained(tmp_path, {"retrained": old})[1]["step"] == 5
 
     def test_progress_is_a_line_a_step_of_every_phase(self, finished):
         config, _, news = finished

@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ciess_ray.candidate import Candidate
 from ciess_ray.full_size import fit_full_size
 from ciess_ray.resources import ray_session
-from ciess_ray.result import Candidate, SearchResult
+from ciess_ray.result import SearchResult
 from ciess_ray.search import load_interactions, search
 from ciess_ray.selection import distance, reshape_candidates, select_candidates, select_finalists
 from envs.budget import EmbeddingSizes
@@ -186,12 +187,25 @@ class TestModes:
         settings = {"evaluation_interval": 2}
         result = search(make_config(tmp_path / "out", search=settings))
         rows = pq.read_table(result.path / "candidates.parquet")
-        is_greedy = rows["is_greedy"].to_pylist()
-        assert is_greedy == [False, False, True, False, False, True, True, True]
-        assert rows["step"].to_pylist() == list(range(8))
+        greedy, seen = ["greedy"] * 2, ["evaluation"]
+        assert rows["kind"].to_pylist() == ["warm-up"] * 2 + seen + ["explored"] * 2 + seen + greedy
+        assert rows["step"].to_pylist() == [1, 2, 2, 3, 4, 4, 5, 6]
+        assert result.summary["num_steps"] == NUM_STEPS
         lines = [json.loads(line) for line in (result.path / "progress.jsonl").read_text().splitlines()]
         told = [line["step"] for line in lines if "evaluation/quality" in line]
         assert told == [2, 4]
+        # A step has one number and one quality wherever it is named.
+        journal = {line["step"]: line for line in lines if line["phase"] == "search"}
+        key = {"evaluation": "evaluation/quality"}
+        for row in rows.to_pylist():
+            line = journal[row["step"]]
+            assert line[key.get(row["kind"], "search/quality")] == row["quality"]
+            if row["kind"] != "evaluation":
+                assert line.get("note", "explored") == row["kind"]
+        names = {f"step {row['step']} ({row['kind']})" for row in rows.to_pylist()}
+        retrained = [row for row in result.summary["retrained"] if row["step"]]
+        assert {f"step {row['step']} ({row['kind']})" for row in retrained} <= names
+        assert {line["note"] for line in lines if line["phase"] == "retraining"} <= names | {"equal sizes"}
 
     def test_one_update_a_step_as_in_ciess(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_greedy_steps": 0, "num_candidates": 1}

@@ -123,7 +123,7 @@ def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_
     assert told - int(went_on_after) in (0, 1, 2)
     summary = json.loads((killed / "result.json").read_text())
     assert summary["status"] == "finished" and summary["num_steps"] == NUM_STEPS + 1
-    assert pq.read_table(killed / "candidates.parquet")["step"].to_pylist() == list(range(NUM_STEPS + 1))
+    assert pq.read_table(killed / "candidates.parquet")["step"].to_pylist() == list(range(1, NUM_STEPS + 2))
 
 
 @pytest.fixture

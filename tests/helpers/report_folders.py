@@ -76,7 +76,8 @@ def summary_of(config, recall=0.206, equal=0.174, full=0.2, **more):
 
 
 def retrained_row(name, step, before, after):
-    row = {"name": name, "step": step, "quality_in_search": before, "quality": after}
+    kind = None if step is None else "explored"
+    row = {"name": name, "step": step, "kind": kind, "quality_in_search": before, "quality": after}
     return row | {"best_batch": 150, "num_params": 2_750, "is_packed": False}
 
 
