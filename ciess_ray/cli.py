@@ -1,5 +1,6 @@
 """The command line: ``ciess-ray``."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -319,10 +320,8 @@ def _find_own_modules() -> None:
 
 
 def _as_yaml(value: object) -> str:
-    import yaml
-
-    dumped: str = yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True)
-    return dumped.removesuffix("\n...\n").strip()
+    """A value as an override has it: JSON is YAML, and in quotation marks a text stays one."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _comparison(summary: dict[str, Any]) -> Table:

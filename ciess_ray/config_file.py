@@ -3,16 +3,17 @@
 An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
 """
 
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config import RunConfig
 from ciess_ray.presets import PRESETS
+from ciess_ray.yaml_values import MAX_BYTES, read_yaml
 from envs.errors import CiessError, ConfigError, UnknownNameError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,17 +51,21 @@ def read_values(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing or no YAML mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # What is no file, such as a pipe, may never end, or never begin.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path}: cannot be read as text (it is no file).")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such configuration; the ones that come along lie in configs/."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no valid YAML: {error}") from error
+        values = read_yaml(text)
+    except ConfigError as error:
+        raise error.within(str(path)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
     return values
@@ -76,9 +81,9 @@ def put_override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read the value of the override {override!r}: {error}") from error
+        value = read_yaml(text)
+    except ConfigError as error:
+        raise error.within(f"cannot read the value of the override {override[:80]!r}") from None
     try:
         put_field(values, key, value)
     except ConfigError as error:
@@ -86,18 +91,21 @@ def put_override(values: dict[str, Any], override: str) -> None:
 
 
 def put_field(values: dict[str, Any], name: str, value: Any) -> None:
-    """Put one field, by its dotted name, over plain values.
+    """Put one field, by its dotted name, over plain values, which may have it by that name or nested.
 
     Raises:
-        ConfigError: The name goes into something that is no section.
+        ConfigError: The name goes into something that is no section, or a part of it is empty.
     """
-    *sections, last = name.split(".")
-    for section in sections:
+    if not all(name.split(".")):
+        raise ConfigError(f"the field {name!r} has an empty name in it; write section.field.")
+    rest = name
+    while "." in rest and rest not in values:
+        section, _, rest = rest.partition(".")
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"the field {name!r} goes into {section!r}, which is no section.")
         values = inner
-    values[last] = value
+    values[rest] = value
 
 
 def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = None) -> dict[str, Any]:
@@ -106,14 +114,21 @@ def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = 
     Args:
         fields: By dotted names, or nested: ``{a: {b: 1}}`` for ``{a.b: 1}``.
         sections: Names whose mappings are fields; None for all. Other mappings are values.
+
+    Raises:
+        ConfigError: A field stands there both ways.
     """
     dotted: dict[str, Any] = {}
     for name, value in fields.items():
+        inner = {name: value}
         if isinstance(value, Mapping) and value and (sections is None or name in sections):
-            inner = {f"{name}.{field}": one for field, one in value.items()}
-            dotted.update(dotted_fields(inner, sections))
-        else:
-            dotted[name] = value
+            inner = dotted_fields({f"{name}.{field}": one for field, one in value.items()}, sections)
+        twice = sorted(inner.keys() & dotted.keys())
+        if twice:
+            raise ConfigError(
+                f"{', '.join(twice)} stands there twice, by its dotted name and nested; keep one."
+            )
+        dotted |= inner
     return dotted
 
 

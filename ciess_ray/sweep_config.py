@@ -91,7 +91,10 @@ class ManyRuns(Section):
         """What stands there by dotted names; an override nests them."""
         if not isinstance(fields, Mapping):
             return fields
-        return dotted_fields(fields, section_names() if info.field_name == "space" else None)
+        try:
+            return dotted_fields(fields, section_names() if info.field_name == "space" else None)
+        except ConfigError as error:
+            raise error.within(str(info.field_name)) from None
 
 
 class SweepConfig(ManyRuns):

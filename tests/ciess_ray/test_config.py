@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import yaml
 
 from ciess_ray.comparison_config import load_comparison
 from ciess_ray.config import DatasetConfig, RunConfig, SearchConfig, TrainingConfig
-from ciess_ray.config_file import field_table, load_config, parse_config
+from ciess_ray.config_file import field_table, load_config, parse_config, put_override
 from ciess_ray.presets import PRESETS
 from ciess_ray.sweep_config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
@@ -194,6 +195,9 @@ def test_a_configuration_cannot_be_changed(file):
         ("=3", ConfigError, "cannot read the override '=3'"),
         ("seed=[1", ConfigError, r"cannot read the value of the override 'seed=\[1'"),
         ("dataset.path.x=1", ConfigError, "goes into 'path', which is no section"),
+        ("dataset..path=1", ConfigError, "'dataset..path' has an empty name in it"),
+        ("training={patience: 1, patience: 2}", ConfigError, "the key 'patience' stands twice, in line 1"),
+        ("seed=1_000_000_000_000_000_000_000", ConfigError, "whole number of more than 64 bits"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(file, override, error, says):
@@ -232,7 +236,18 @@ def test_a_gpu_that_is_not_there_is_named(file):
         (b"just text", "not 'just text'"),
         (b"a: [1", "no valid YAML"),
         (b"\xff\xfe\x00", "cannot be read as text"),
+        (
+            b"seed: 0\nbudget: 10%\nseed: 1\n",
+            "the key 'seed' stands twice, in line 1 and in line 3; keep one",
+        ),
+        (
+            b"dataset: {sample: movielens-latest-small}\nsearch:\n  num_episodes: 7\n\n  num_episodes: 8\n",
+            "the key 'num_episodes' stands twice, in line 3 and in line 5",
+        ),
+        (b"seed: " + b"9" * 5000, "line 1: '9{40}' is a whole number of more than 64 bits"),
+        (b"# " + b"-" * 1_000_000, "more than 1,000,000 characters"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else value[:30],
 )
 def test_a_file_that_is_no_configuration_is_named(file, content, says):
     file.write_bytes(content)
@@ -246,6 +261,32 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path / "no.yaml")
     with pytest.raises(ConfigError, match="cannot be read as text"):
         load_config(tmp_path)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="it is no file"):
+            load_config(path)
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        load_config(Path("a\0b"))
+
+
+def test_numbers_with_an_exponent_are_numbers_wherever_they_stand(file):
+    config = load_config(file, ["recommender.options.l2=1e-4", "agent.exploration.noise={sigma: 1E0}"])
+    assert config.recommender.options == {"l2": 0.0001} and config.agent.exploration["noise"] == {
+        "sigma": 1.0
+    }
+    file.write_text(file.read_text() + "recommender: {options: {l2: 1e-4}}\n")
+    assert load_config(file).recommender.options == {"l2": 0.0001}
+
+
+def test_an_override_takes_the_place_of_a_dotted_name():
+    values = {"set": {"search.num_episodes": 6, "agent": {"gamma": 0.5}}}
+    put_override(values, "set.search.num_episodes=3")
+    put_override(values, "set.agent.gamma=1e-1")
+    put_override(values, "set.agent.tau=1")
+    assert values == {"set": {"search.num_episodes": 3, "agent": {"gamma": 0.1, "tau": 1}}}
 
 
 def test_the_sweep_that_comes_along_loads():

@@ -40,6 +40,24 @@ def test_an_override_changes_one_field_and_leaves_its_neighbours(plan_of):
     assert trial.config.recommender.name == "mf"
 
 
+def test_a_field_that_stands_there_nested_and_by_its_dotted_name_is_refused(plan_of):
+    fields = {"search.num_episodes": 6, "search": {"num_episodes": 7}}
+    with pytest.raises(ConfigError, match=r"set: search.num_episodes stands there twice, by its dotted name"):
+        plan_of({"seed": [0]}, set=fields)
+    # An override takes the place of what the file says.
+    (trial,) = plan_of({"seed": [0]}, "set.search.num_episodes=3", set={"search.num_episodes": 6}).trials
+    assert trial.config.search.num_episodes == 3
+
+
+def test_bounds_of_draws_may_have_an_exponent(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "base: {dataset: {path: a}}\nspace: {agent.actor_lr: {loguniform: [1e-4, 1e-2]}}\nnum_samples: 3\n"
+    )
+    rates = [trial.config.agent.actor_lr for trial in load_sweep(file).trials]
+    assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+
+
 def test_draws_are_the_same_at_every_point_and_by_seed(plan_of):
     space = {
         "budget": ["5%", "10%"],

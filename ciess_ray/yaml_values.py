@@ -1,0 +1,164 @@
+"""YAML text in, plain values out: the one reader of YAML, of files and of overrides alike.
+
+Numbers are those of YAML 1.2, so that ``1e-4`` is one, ``010`` is ten, and ``20:1`` or a date no more than a
+text. Keys are texts that stand once. What would cost much more memory than the text itself is refused as
+it is read: deep nesting, anchors that multiply, numbers beyond 64 bits.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import yaml
+
+from envs.errors import ConfigError
+
+#: Bytes of a text; a sweep over 100,000 seeds has 700,000.
+MAX_BYTES = 1_000_000
+_MAX_DEPTH = 100
+#: Values that a text may stand for, its aliases written out.
+_MAX_VALUES = 1_000_000
+_MAX_INTEGER = 2**63 - 1
+
+_TAG = "tag:yaml.org,2002:"
+_INTEGER = re.compile(r"[-+]?(?:[0-9][0-9_]*|0o[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_INFINITY = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
+_NAN = re.compile(r"\.(?:nan|NaN|NAN)")
+
+
+def read_yaml(text: str) -> Any:
+    """The values of a YAML text.
+
+    Raises:
+        ConfigError: It is no YAML, a key stands twice, or its values would take more memory than is meant.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"more than {MAX_BYTES:,} characters, which is more than a configuration has.")
+    try:
+        # A subclass of PyYAML's safe loader: it makes plain values and nothing else.
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"no valid YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Callable[..., Any]]] = {}
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._level = 0
+        #: By node, values below it and levels of them, aliases written out.
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        line = self.peek_event().start_mark.line + 1
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._level += 1
+        if self._level > _MAX_DEPTH:
+            raise ConfigError(f"line {line}: more than {_MAX_DEPTH} levels of lists and sections; nest less.")
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if is_alias and node not in self._extents:
+            raise ConfigError(f"line {line}: the alias stands within what it stands for; write it out.")
+        if node is not None and not is_alias:
+            self._extents[node] = self._extent(node, line)
+        return node
+
+    def _extent(self, node: yaml.Node, line: int) -> tuple[int, int]:
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            inner = [self._extents[value] for _, value in node.value]
+        else:
+            inner = [self._extents[value] for value in node.value] if isinstance(node.value, list) else []
+        num_values = 1 + sum(extent[0] for extent in inner)
+        depth = 1 + max((extent[1] for extent in inner), default=0)
+        if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise ConfigError(
+                f"line {line}: with its aliases written out it has more than {_MAX_VALUES:,} values, or than "
+                f"{_MAX_DEPTH} levels of them; write what is meant."
+            )
+        return num_values, depth
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
+            raise ConfigError(f"line {line}: the key {_told(key)} is no text; put it into quotation marks.")
+        if key.value in lines:
+            raise ConfigError(
+                f"the key {key.value!r} stands twice, in line {lines[key.value]} and in line {line}; "
+                "keep one."
+            )
+        lines[key.value] = line
+
+
+def _told(node: yaml.Node) -> str:
+    """A scalar as it was written, at most its beginning."""
+    return repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "that is a list or a section"
+
+
+def _wrong(node: yaml.Node, what: str) -> ConfigError:
+    return ConfigError(f"line {node.start_mark.line + 1}: {_told(node)} is {what}.")
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    if _INTEGER.fullmatch(text) is None:
+        raise _wrong(node, "no whole number")
+    sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-").replace("_", "")
+    base = {"0o": 8, "0x": 16}.get(digits[:2], 10)
+    # A whole number of very many digits takes long to read.
+    value = sign * int(digits[2:] if base != 10 else digits, base) if len(digits) < 80 else None
+    if value is None or not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+        raise _wrong(node, "a whole number of more than 64 bits")
+    return value
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node))
+    if _INFINITY.fullmatch(text):
+        return -math.inf if text[0] == "-" else math.inf
+    if _NAN.fullmatch(text):
+        return math.nan
+    if _FLOAT.fullmatch(text) is None:
+        raise _wrong(node, "no number")
+    value = float(text.replace("_", ""))
+    if math.isinf(value):
+        raise _wrong(node, "beyond the largest number; write .inf for infinity")
+    return value
+
+
+def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    text = str(loader.construct_scalar(node)).lower()
+    if text not in loader.bool_values:
+        raise _wrong(node, "neither true nor false")
+    return bool(loader.bool_values[text])
+
+
+def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
+    _Loader.add_implicit_resolver(
+        f"{_TAG}{tag}", re.compile(rf"(?:{pattern.pattern})\Z", pattern.flags), list(first)
+    )
+
+
+# Booleans are also YAML 1.1's: a 'no' that became text would be taken for true.
+_resolve("bool", re.compile(r"yes|no|true|false|on|off", re.I), "yYnNtTfFoO")
+_resolve("int", _INTEGER, "-+0123456789")
+_resolve("float", _FLOAT, "-+.0123456789")
+_resolve("float", _INFINITY, "-+.")
+_resolve("float", _NAN, ".")
+_resolve("null", re.compile(r"~|null|Null|NULL|"), "~nN")
+_Loader.add_implicit_resolver(f"{_TAG}null", re.compile(r"\Z"), [""])
+_resolve("merge", re.compile(r"<<"), "<")
+for _tag, _construct in (("int", _integer), ("float", _float), ("bool", _boolean)):
+    _Loader.add_constructor(f"{_TAG}{_tag}", _construct)
+_Loader.add_constructor(f"{_TAG}null", yaml.SafeLoader.construct_yaml_null)
+_Loader.add_constructor(f"{_TAG}str", yaml.SafeLoader.construct_yaml_str)
+_Loader.add_constructor(f"{_TAG}seq", yaml.SafeLoader.construct_yaml_seq)
+_Loader.add_constructor(f"{_TAG}map", yaml.SafeLoader.construct_yaml_map)
+_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
