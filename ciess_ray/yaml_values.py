@@ -7,8 +7,7 @@ it is read: deep nesting, anchors that multiply, numbers beyond 64 bits.
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -44,9 +43,6 @@ def read_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-    yaml_constructors: ClassVar[dict[str | None, Callable[..., Any]]] = {}
-
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._level = 0
@@ -54,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         self._extents: dict[yaml.Node, tuple[int, int]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        line = self.peek_event().start_mark.line + 1
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         is_alias = self.check_event(yaml.AliasEvent)
         self._level += 1
         if self._level > _MAX_DEPTH:
@@ -146,6 +142,7 @@ def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
     )
 
 
+_Loader.yaml_implicit_resolvers = {}
 # Booleans are also YAML 1.1's: a 'no' that became text would be taken for true.
 _resolve("bool", re.compile(r"yes|no|true|false|on|off", re.I), "yYnNtTfFoO")
 _resolve("int", _INTEGER, "-+0123456789")
@@ -155,10 +152,12 @@ _resolve("float", _NAN, ".")
 _resolve("null", re.compile(r"~|null|Null|NULL|"), "~nN")
 _Loader.add_implicit_resolver(f"{_TAG}null", re.compile(r"\Z"), [""])
 _resolve("merge", re.compile(r"<<"), "<")
-for _tag, _construct in (("int", _integer), ("float", _float), ("bool", _boolean)):
-    _Loader.add_constructor(f"{_TAG}{_tag}", _construct)
-_Loader.add_constructor(f"{_TAG}null", yaml.SafeLoader.construct_yaml_null)
-_Loader.add_constructor(f"{_TAG}str", yaml.SafeLoader.construct_yaml_str)
-_Loader.add_constructor(f"{_TAG}seq", yaml.SafeLoader.construct_yaml_seq)
-_Loader.add_constructor(f"{_TAG}map", yaml.SafeLoader.construct_yaml_map)
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
+_Loader.yaml_constructors = {
+    f"{_TAG}int": _integer,
+    f"{_TAG}float": _float,
+    f"{_TAG}bool": _boolean,
+    **{
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (f"{_TAG}null", f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", None)
+    },
+}
