@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
+from ciess_ray.credentials import without_secrets
 from ciess_ray.data_cli import data_app
 from ciess_ray.serving_cli import export, recommend, verify
 from envs.errors import CiessError, ConfigError
@@ -298,7 +299,9 @@ def main() -> None:
     try:
         app(prog_name="ciess-ray")
     except CiessError as error:
-        errors.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        errors.print(
+            f"[bold red]error:[/bold red] {escape(without_secrets(error))}", soft_wrap=True, highlight=False
+        )
         sys.exit(2)
     except SystemExit as exit:
         # Typer turns Ctrl-C into this status without a word.

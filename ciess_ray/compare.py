@@ -95,7 +95,7 @@ def compare(
     with ray_session():
         for config in {trial.config.model_dump_json(): trial.config for trial in plan.grid.trials}.values():
             check_resources(config)
-        store = MlflowStore(plan.config.tracking) if plan.config.tracking.mlflow else None
+        store = MlflowStore(plan.config.tracking, folder) if plan.config.tracking.mlflow else None
         try:
             (folder / CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -19,6 +19,7 @@ from rich.table import Table
 from ciess_ray.bootstrap import Difference, paired_bootstrap
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import Cell, ComparisonPlan
+from ciess_ray.credentials import without_secrets
 from ciess_ray.result import dataset_name, versions
 from ciess_ray.result_names import (
     COMPARISON_FILE,
@@ -214,7 +215,7 @@ class ComparisonResults:
             "config": self.plan.values(),
             "versions": versions(),
             "provenance": {
-                "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "command": without_secrets(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
                 "commit": run_tags().get("mlflow.source.git.commit"),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                 "seconds": self.seconds,

@@ -25,6 +25,7 @@ class Recorder:
         if store is not None:
             params = [("methods", ", ".join(plan.config.methods)), ("space", json.dumps(plan.config.space))]
             self._parent = store.run(comparison_id, plan.config.output.name, params=params, tags=self._tags)
+            self._parent.wait()
 
     def record(self, cell: Cell, result: CellResult) -> None:
         """A cell is finished or failed; one that the store knows is told nothing twice."""

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from ciess_ray.credentials import without_secrets
 from ciess_ray.exploration import build_exploration
 from ciess_ray.presets import with_preset
 from envs.budget import MemoryBudget, check_bounds
@@ -344,8 +345,13 @@ class TrackingConfig(Section):
     """Where runs are recorded beside their folders."""
 
     mlflow: bool = Field(True, description="record the run in MLflow")
-    uri: str = Field("sqlite:///mlflow.db", description="MLflow's tracking store")
+    uri: str = Field("sqlite:///mlflow.db", repr=False, description="MLflow's tracking store")
     experiment: str = Field("ciess-ray", description="MLflow's experiment")
+
+    @field_serializer("uri", when_used="json")
+    def _hide_secrets(self, uri: str) -> str:
+        """What is written anywhere is read by others."""
+        return without_secrets(uri)
 
 
 class RunConfig(Section):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config import RunConfig
+from ciess_ray.credentials import without_secrets
 from ciess_ray.presets import PRESETS
 from ciess_ray.yaml_values import MAX_BYTES, read_yaml
 from envs.errors import CiessError, ConfigError, UnknownNameError
@@ -162,7 +163,7 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         for problem in error.errors():
             by_field.setdefault(_field_of(model, problem["loc"]), []).append(problem)
         lines = (_explain(model, source, where, problems) for where, problems in by_field.items())
-        raise ConfigError("\n".join(lines)) from error
+        raise ConfigError(without_secrets("\n".join(lines))) from error
     except CiessError as error:
         raise error.within(source) from error
 

@@ -21,11 +21,13 @@ from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import parse_config
+from ciess_ray.credentials import without_secrets
 from ciess_ray.figures import Course, draw_course, save_png
 from ciess_ray.finalists import measure, retrain, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
+from ciess_ray.mlflow_connection import connect
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import RESULT_FILE, ResultFolder, SearchResult, read_progress, read_summary
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
@@ -33,7 +35,7 @@ from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
 from ciess_ray.whole_files import sole_writer
 from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
-from envs.errors import ConfigError, ResultError
+from envs.errors import ResultError
 from envs.recommenders import own_source
 
 __all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
@@ -146,7 +148,7 @@ def resume(
 def _prepared(config: RunConfig) -> Iterator[None]:
     """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
     if config.tracking.mlflow:
-        _check_tracking(config)
+        connect(config.tracking)
     try:
         with ray_session():
             check_resources(config)
@@ -261,7 +263,7 @@ def _search(
                 "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
                 "phase": journal.current_phase,
                 "num_steps": _last_step(candidates),
-                "reason": f"{type(error).__name__}: {error}".removesuffix(": "),
+                "reason": without_secrets(f"{type(error).__name__}: {error}".removesuffix(": ")),
                 "seconds": journal.seconds,
             }
             # A full disk must not hide what filled it.
@@ -313,16 +315,6 @@ def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _check_tracking(config: RunConfig) -> None:
-    prefix = "sqlite:///"
-    if config.tracking.uri.startswith(prefix):
-        parent = Path(config.tracking.uri.removeprefix(prefix)).parent
-        if not parent.is_dir():
-            raise ConfigError(
-                f"tracking.uri: the folder {parent} of the MLflow store does not exist; make it."
-            )
 
 
 def _describe(interactions: Interactions) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore |
     """Everything that can be known to be wrong is; Ray and MLflow are there."""
     build_scheduler(plan.config, plan.trials)
     build_searcher(plan.config)
-    store = MlflowStore(plan.config.tracking) if plan.config.tracking.mlflow else None
+    store = MlflowStore(plan.config.tracking, storage.location) if plan.config.tracking.mlflow else None
     try:
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -183,7 +183,7 @@ def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore |
                 yield store, found
     finally:
         if store is not None:
-            store.close()
+            store.close_telling()
 
 
 def _sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
@@ -233,7 +233,7 @@ def _run(
             if monitor.parent is not None:
                 monitor.parent.end(status)
             if store is not None:
-                store.close()
+                store.close_telling()
             monitor.close()
     told: list[Any] = [grid[i] for i in range(len(grid))]
     outcomes = [

@@ -122,6 +122,7 @@ class Monitor:
                 {"base": plan.base_values, "sweep": plan.config.model_dump(mode="json", exclude={"base"})}
             )
             self.parent = store.run(self._id, storage.name, params=shared, tags=self._tags)
+            self.parent.wait()
 
     def start(self, name: str, fields: dict[str, Any]) -> None:
         """A trial starts, or goes on after it broke off."""

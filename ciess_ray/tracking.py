@@ -1,7 +1,6 @@
 """Where a run is recorded: MLflow, and nothing where it is off."""
 
 import contextlib
-import logging
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -60,15 +59,19 @@ def track(
         tags: Of the run, beside those of :func:`run_tags`.
 
     Raises:
-        ConfigError: MLflow cannot record at ``tracking.uri``.
+        ConfigError: MLflow cannot record at ``tracking.uri``, or begins no run there.
     """
     if not config.tracking.mlflow:
         yield NullTracker()
         return
-    store = MlflowStore(config.tracking)
+    store = MlflowStore(config.tracking, config.output)
     params = flatten(config.model_dump(mode="json"))
     run = store.run(None, run_name, params=params, tags={**run_tags(), **(tags or {})}, run_id=run_id)
-    run.wait()
+    try:
+        run.wait()
+    except BaseException:
+        store.close(timeout_s=0.0)
+        raise
     status: End = "FAILED"
     try:
         yield run
@@ -78,8 +81,7 @@ def track(
         raise
     finally:
         run.end(status)
-        for problem in store.close():
-            logging.getLogger(__name__).warning(problem)
+        store.close_telling()
 
 
 def run_tags() -> dict[str, str]:

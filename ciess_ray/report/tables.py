@@ -1,11 +1,11 @@
 """Which tables a report has."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ciess_ray.credentials import without_secrets
 from ciess_ray.report.cells import Cell, flatten
 from ciess_ray.report.groups import Group
 from ciess_ray.report.material import About, Search
@@ -15,8 +15,6 @@ from ciess_ray.spread import Spread
 from ciess_ray.table_step import KINDS
 
 _NUM_LARGEST = 5
-
-_CREDENTIALS = re.compile(r"://[^/\s]+@")
 
 #: What the files of a search's folder are.
 _ROLES = {
@@ -227,7 +225,10 @@ def fields_table(name: str, caption: str, sections: Sequence[Mapping[str, Any]])
     """
     flat = [flatten(values) for values in sections]
     names = list(dict.fromkeys(field for values in flat for field in values))
-    told = {field: list(dict.fromkeys(_shown(values.get(field, "")) for values in flat)) for field in names}
+    told = {
+        field: list(dict.fromkeys(without_secrets(values.get(field, "")) for values in flat))
+        for field in names
+    }
     tables = []
     for kind, is_shown in (("differ", True), ("same", False)):
         rows = [(field, "; ".join(values)) for field, values in told.items() if (len(values) > 1) == is_shown]
@@ -250,11 +251,6 @@ def fields_table(name: str, caption: str, sections: Sequence[Mapping[str, Any]])
             )
         )
     return tables[0], tables[1]
-
-
-def _shown(value: object) -> str:
-    """A page is handed on: what stands before the @ of a URI may be a password."""
-    return _CREDENTIALS.sub("://…@", str(value))
 
 
 def data_table(searches: Iterable[Search]) -> Table:

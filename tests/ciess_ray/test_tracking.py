@@ -1,6 +1,11 @@
+import logging
 import shutil
 import sqlite3
+import subprocess
+import sys
+import threading
 import time
+import traceback
 
 import pytest
 
@@ -15,14 +20,39 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store that has been made: the migrations of a new one take seconds."""
-    from mlflow import MlflowClient
+MAKE_A_STORE = """
+import sys
+from ciess_ray.config import TrackingConfig
+from ciess_ray.mlflow_connection import connect
+import mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+connect(TrackingConfig(uri="sqlite:///mlflow.db"))
+"""
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+
+@pytest.fixture(scope="module")
+def made_by_two(tmp_path_factory):
+    """A new store, whose migrations take seconds, and what two processes that made it at once ended with."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-W", "ignore", "-c", MAKE_A_STORE]
+    processes = [subprocess.Popen(command, cwd=folder, **pipe) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [process.communicate()[0] for process in processes]
+    return folder / "mlflow.db", [
+        (process.returncode, text) for process, text in zip(processes, told, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def empty_store(made_by_two):
+    """A store with nothing in it."""
+    return made_by_two[0]
 
 
 @pytest.fixture
@@ -97,7 +127,7 @@ def test_nothing_is_written_where_it_is_off(config, empty_store, tmp_path):
 
 @pytest.fixture
 def store(config):
-    store = MlflowStore(config.tracking)
+    store = MlflowStore(config.tracking, "runs/mine")
     yield store
     store.close()
 
@@ -112,7 +142,7 @@ def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
         first.log_metrics({"search/quality": step / 10}, step)
     first.end("FAILED")
     assert store.close() == []
-    again = MlflowStore(config.tracking)
+    again = MlflowStore(config.tracking, "runs/mine")
     run = again.run("sweep/trial", "another name", params=[("budget", "7%")])
     for step in (1, 2, 3):
         run.log_metrics({"search/quality": step / 5, "search/reward": 1.0}, step)
@@ -189,7 +219,7 @@ def test_what_never_arrives_is_told(store, monkeypatch):
     run.log_metrics({"a": 1.0}, 1)
     run.end("FINISHED")
     (problem,) = store.close(timeout_s=1.0)
-    assert "did not take 2 writes within 1 s (gone for good); --resume sends them again" in problem
+    assert "did not take the last 2 writes: gone for good. 'ciess-ray track runs/mine' sends" in problem
     assert store.close() == []
 
 
@@ -216,8 +246,136 @@ def test_a_server_that_is_not_there_is_named_soon():
     values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": "http://127.0.0.1:9"}}
     started = time.perf_counter()
     with pytest.raises(ConfigError, match=r"tracking\.uri='http://127\.0\.0\.1:9'"):
-        MlflowStore(parse_config(values).tracking)
+        MlflowStore(parse_config(values).tracking, "runs/mine")
     assert time.perf_counter() - started < 30.0
+
+
+def test_a_database_that_is_not_there_is_named_at_once_without_its_password():
+    uri = "postgresql+psycopg2://me:sesame@127.0.0.1:9/mlflow?sslpassword=sesame"
+    values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": uri}}
+    with pytest.raises(ConfigError, match=r"tracking\.uri='postgresql\+psycopg2://…@127") as caught:
+        MlflowStore(parse_config(values).tracking, "runs/mine")
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_deleted_experiment_is_named_before_any_work(config, store):
+    store._client.delete_experiment(store._experiment_id)
+    with pytest.raises(
+        ConfigError, match=f"was deleted from .*restore --experiment-id {store._experiment_id}'"
+    ):
+        with track(config, "mine"):
+            pytest.fail("it began")
+    with track(
+        config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": "b"})}), "x"
+    ):
+        pass
+
+
+def test_a_run_that_the_store_refuses_to_begin_is_an_error_at_once(config, store, monkeypatch):
+    store._client.delete_experiment(store._experiment_id)
+    run = store.run(None, "mine")
+    run.log_metrics({"a": 1.0}, 1)
+    with pytest.raises(ConfigError, match="refused a write: .*must be in the 'active' state"):
+        run.wait()
+    # What it was told beside is not told of.
+    assert len(store.close()) == 1
+
+
+def test_two_processes_make_one_store(made_by_two):
+    path, told = made_by_two
+    assert [status for status, _ in told] == [0, 0], told
+    with sqlite3.connect(path) as store:
+        assert store.execute("select count(*) from experiments where name = 'ciess-ray'").fetchone() == (1,)
+    store.close()
+
+
+def test_an_upload_may_take_longer_than_a_store_may_fail(store, tmp_path, monkeypatch):
+    file = tmp_path / "large.bin"
+    file.write_bytes(b"0")
+    run = store.run("key", "mine")
+    run.wait(30.0)
+    log_artifact, may_go_on = store._client.log_artifact, threading.Event()
+
+    def upload(*arguments):
+        may_go_on.wait()
+        log_artifact(*arguments)
+
+    monkeypatch.setattr(store._client, "log_artifact", upload)
+    # It is told to whoever waits, who answers by letting it go on.
+    monkeypatch.setattr("ciess_ray.mlflow_store._NOTICE_S", 0.0)
+    told = []
+    monkeypatch.setattr(
+        logging.getLogger("ciess_ray.mlflow_store"),
+        "warning",
+        lambda text: (told.append(text), may_go_on.set()),
+    )
+    run.log_files([file])
+    assert store.close(timeout_s=0.0) == []
+    assert "1 writes are still under way; Ctrl-C leaves them. 'ciess-ray track runs/mine'" in told[0]
+    assert [one.path for one in store._client.list_artifacts(run.run_id)] == ["large.bin"]
+
+
+def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
+    run = store.run("key", "mine")
+    run.wait(30.0)
+    is_in_hand, may_end = threading.Event(), threading.Event()
+
+    def hang(*arguments, **entities):
+        is_in_hand.set()
+        may_end.wait()
+
+    monkeypatch.setattr(store._client, "log_batch", hang)
+    run.log_metrics({"a": 1.0}, 1)
+    is_in_hand.wait()
+
+    def press_ctrl_c(timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store._changed, "wait", press_ctrl_c)
+    (problem,) = store.close()
+    may_end.set()
+    assert "did not take the last 1 writes. 'ciess-ray track runs/mine' sends what is left unsent." in problem
+
+
+def test_a_run_whose_beginning_was_not_answered_is_begun_once(config, store, monkeypatch):
+    create_run, calls = store._client.create_run, []
+
+    def begin_and_fail(*arguments, **tags):
+        made = create_run(*arguments, **tags)
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("no answer")
+        return made
+
+    monkeypatch.setattr(store._client, "create_run", begin_and_fail)
+    run = store.run(None, "mine", params=[("budget", "5%")])
+    run.wait(30.0)
+    assert store.close() == [] and len(calls) == 1
+    (known,) = store._client.search_runs([store._experiment_id])
+    assert known.info.run_id == run.run_id and known.data.params == {"budget": "5%"}
+
+
+def test_a_run_that_was_deleted_is_begun_anew(store):
+    first = store.run(None, "mine").wait(30.0)
+    store._client.delete_run(first)
+    assert store.run(None, "mine", run_id=first).wait(30.0) != first
+
+
+def test_a_refusal_of_the_server_is_not_tried_again(store, monkeypatch, tmp_path):
+    import requests
+
+    answer = requests.Response()
+    answer.status_code = 413
+    monkeypatch.setattr(
+        store._client,
+        "log_artifact",
+        lambda *arguments: (_ for _ in ()).throw(requests.HTTPError(response=answer)),
+    )
+    run = store.run("key", "mine")
+    run.log_files([tmp_path / "large.bin"])
+    run.end("FINISHED")
+    (problem,) = store.close()
+    assert "refused a write" in problem and store._client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_nested_fields_become_dotted_names():
