@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from ciess_ray.baselines import METHODS, Problem
 from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
-from ciess_ray.costs import Cost, Meter, cpu_seconds
+from ciess_ray.costs import Cost, Meter
 from ciess_ray.finalists import equal_sizes
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
 from ciess_ray.placement import place
@@ -56,14 +56,6 @@ class Shared:
     full: FullSizeFit | None = None
     pretrained: State | None = None
     costs: Sequence[Cost] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Limits:
-    """How long a random search goes on: CPU seconds, or steps; None for no limit."""
-
-    num_seconds: float | None = None
-    num_steps: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +98,6 @@ def run_cell(
     cap_params: int,
     shared: Shared,
     work: Path,
-    limits: Limits | None = None,
-    clock: Callable[[], float] = cpu_seconds,
 ) -> CellResult:
     """Let a method propose, train its best allocations, and measure the best on validation on test.
 
@@ -119,26 +109,13 @@ def run_cell(
         cap_params: Parameters that the table has.
         shared: What the method needs of what was trained beforehand.
         work: An empty folder.
-        limits: Of a random search.
-        clock: What a random search looks at, in CPU seconds.
 
     Raises:
         BudgetError: The method proposed a table that misses the budget.
         TrainingError: A loss is NaN or infinite.
     """
-    limits = limits or Limits()
     meter = Meter()
-    problem = Problem(
-        config,
-        interactions,
-        cap_params,
-        work,
-        shared.full,
-        shared.pretrained,
-        num_seconds=limits.num_seconds,
-        num_steps=limits.num_steps,
-        clock=clock,
-    )
+    problem = Problem(config, interactions, cap_params, work, shared.full, shared.pretrained)
     ledger = problem.ledger
     with meter.phase("choosing"):
         proposed = METHODS[method]().propose(problem)[: config.search.num_candidates]

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 import torch
 
-from ciess_ray.cell import CellResult, Limits, Shared, prepare_full_size, prepare_supernet, run_cell
+from ciess_ray.cell import CellResult, Shared, prepare_full_size, prepare_supernet, run_cell
 from ciess_ray.comparison_board import CELLS_FOLDER, Board, cell_file
 from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
@@ -133,6 +133,8 @@ def read_plan(folder: Path) -> ComparisonPlan:
         raise ResultError(f"{file}: damaged ({error}).") from error
     if known != PLAN_FORMAT:
         raise ResultError(f"{file}: of the format {known!r}, not {PLAN_FORMAT!r}.")
+    # Of before, when a random search had seconds or steps of its own.
+    values.pop("random_search", None)
     return parse_comparison(values | {"output": str(folder)}, str(file), Path())
 
 
@@ -227,14 +229,12 @@ class _Driver:
         """Whether a cell need not wait any longer."""
         fits = dict(self._fits(cell))
         needed = list(fits.values())
-        if self._board.follows_search(cell):
-            needed.append(self._board.search_of(cell).name)
         failed = next((name for name in needed if name in self._errors), None)
         if failed is not None:
             self._fail(cell, f"it needs the {failed}, which failed: {self._errors[failed]}")
             return True
         under_way = set(self._running.values())
-        if any(name in under_way or not self._is_there(name) for name in needed):
+        if any(name in under_way for name in needed):
             return False
         config = cell.config.model_copy(update={"cache": None})
         key = dataset_key(config)
@@ -252,22 +252,9 @@ class _Driver:
             full,
             supernet,
             [cost for cost in (full_cost, supernet_cost) if cost is not None],
-            self._limits(cell),
         )
         self._running[reference] = cell.name
         return True
-
-    def _is_there(self, name: str) -> bool:
-        return name in self._shared or name in self._results
-
-    def _limits(self, cell: Cell) -> Limits:
-        if self._board.follows_search(cell):
-            return Limits(self._results[self._board.search_of(cell).name].row["cpu_s/choosing"])
-        given = self._board.plan.config.random_search
-        if given.seconds is not None:
-            return Limits(given.seconds)
-        settings = cell.config.search
-        return Limits(num_steps=given.steps or settings.num_steps + settings.num_greedy_steps)
 
     def _claims(self, config: RunConfig) -> dict[str, float]:
         resources = config.resources
@@ -346,7 +333,6 @@ def _cell(
     full: FullSizeFit | None,
     supernet: State | None,
     costs: Sequence[Any],
-    limits: Limits,
 ) -> CellResult:
     """See :func:`ciess_ray.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
@@ -355,8 +341,6 @@ def _cell(
     shared = Shared(full, pretrained, ray.get(list(costs)))
     work = Path(tempfile.mkdtemp(prefix="ciess-ray-cell-"))
     try:
-        return run_cell(
-            method, config, interactions, lambda: ray.get(test[0]), cap_params, shared, work, limits
-        )
+        return run_cell(method, config, interactions, lambda: ray.get(test[0]), cap_params, shared, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

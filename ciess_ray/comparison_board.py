@@ -63,18 +63,6 @@ class Board:
         is_judging = METHODS[cell.method].is_judging
         return is_judging and cell.config.search.steps_start_from == "supernet"
 
-    def follows_search(self, cell: Cell) -> bool:
-        """Whether a random search takes as long as the search of the same point."""
-        limits = self.plan.config.random_search
-        is_given = limits.seconds is not None or limits.steps is not None
-        return cell.method == RANDOM_SEARCH and not is_given and SEARCH in self.plan.config.methods
-
-    def search_of(self, cell: Cell) -> Cell:
-        """The search that a cell is timed by."""
-        return next(
-            other for other in self.plan.cells if other.method == SEARCH and other.fields == cell.fields
-        )
-
     def key(self, cell: Cell) -> str:
         """A name for what a cell computes, by the hash of all that it depends on."""
         settings, method = cell.config.search.model_dump(mode="json"), METHODS[cell.method]
@@ -86,12 +74,14 @@ class Board:
             what["kept_ratios"] = kept_ratios_of(cell.config, full, self.shared_caps(cell))
         if method.is_search:
             what["tried_communities"] = settings["tried_communities"]
-        if cell.method in (SEARCH, "discrete") or self.follows_search(cell):
+        if cell.method in (SEARCH, "discrete"):
             left_out = {"checkpoint_interval_s", "num_checkpoints", "supernet_kept_ratios"}
             what["search"] = {name: value for name, value in settings.items() if name not in left_out}
             what["agent"] = cell.config.agent.model_dump(mode="json")
         elif cell.method == RANDOM_SEARCH:
-            what["limits"] = self.plan.config.random_search.model_dump(mode="json")
+            # What it begins with, and how many tables it judges.
+            what["warmup"] = [settings[name] for name in ("num_warmup_steps", "memory_weight")]
+            what["num_judgements"] = cell.config.search.num_judgements
         # Cells may come of several machines: what PyTorch each had stands in its row.
         return recipe_key(cell.config, self.interactions(cell), what, with_torch=False)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from ciess_ray.config import RunConfig, Section
+from ciess_ray.config import RunConfig
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
 from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, refuse_search, refuse_twice, slug
@@ -33,24 +33,6 @@ METHOD_NAMES = (
 RANDOM_SEARCH = "random search"
 
 
-class RandomSearchConfig(Section):
-    """How long a random search goes on."""
-
-    seconds: float | None = Field(
-        None,
-        gt=0,
-        description="CPU seconds; null: what the search of the same cell took for its steps, or, where "
-        "search is none of the methods, as many steps as it takes",
-    )
-    steps: int | None = Field(None, ge=1, description="steps, in place of seconds")
-
-    @model_validator(mode="after")
-    def _check(self) -> "RandomSearchConfig":
-        if self.seconds is not None and self.steps is not None:
-            raise ConfigError("random_search: give seconds or steps, and not both.")
-        return self
-
-
 class ComparisonConfig(ManyRuns):
     """Methods side by side, in every cell of a grid."""
 
@@ -59,7 +41,6 @@ class ComparisonConfig(ManyRuns):
         "recommender.name, dataset, seed, ..."
     )
     methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
-    random_search: RandomSearchConfig = Field(default_factory=RandomSearchConfig)
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users")
     output: Path = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"

@@ -323,6 +323,15 @@ class SearchConfig(Section):
         """Table steps in all."""
         return self.num_episodes * self.episode_length
 
+    @property
+    def num_judgements(self) -> int:
+        """Tables that are evaluated on validation: steps, evaluations between them, and greedy steps.
+
+        Of a search whose driver takes the steps; several env runners meet the interval as near as they can.
+        """
+        num_evaluations = self.num_steps // self.evaluation_interval if self.evaluation_interval else 0
+        return self.num_steps + num_evaluations + self.num_greedy_steps
+
 
 class ResourcesConfig(Section):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""

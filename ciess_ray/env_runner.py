@@ -26,15 +26,12 @@ from ciess_ray.exploration import seeded_generator
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.table_step import KINDS, Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
 from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
-from ciess_ray.warmup import WarmUp
+from ciess_ray.warmup import SPREAD, WarmUp
 from envs import mdp
 from envs.allocations import table_sizes
 from envs.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-
-#: How far from the budget a warm-up policy's mean sizes of users, and of items, may lie.
-_WARMUP_SPREAD = 16.0
 
 
 class TableEnvRunner(EnvRunner, Checkpointable):
@@ -300,7 +297,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             walk_gains.append(output[WALK_GAINS].numpy())
             if policy is not None:
                 sizes = table_sizes(
-                    policy[kind], obs[kind][:, 0], noise, *bounds, self.config.target_ratio, _WARMUP_SPREAD
+                    policy[kind], obs[kind][:, 0], noise, *bounds, self.config.target_ratio, SPREAD
                 )
                 actions[kind] = mdp.scale_size(sizes, *bounds)
         return actions, proto_actions, float(np.concatenate(walk_gains).mean())

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ciess_ray.table_step import KINDS
 from envs.allocations import draw_policy
 
+#: How far from the budget a policy's mean sizes of users, and of items, may lie.
+SPREAD = 16.0
 _NUM_ELITES = 8
 #: Share of the warm-up that is drawn at random, and how many steps that is at least.
 _RANDOM_SHARE, _LEAST_RANDOM = 0.25, 8
@@ -26,6 +28,22 @@ _SCALE, _LEAST_SCALE = 0.7, 0.02
 _LOW, _HIGH = np.array([0.0, 0.0, -1.0] * 2), np.array([1.0, 1.0, 1.0] * 2)
 
 
+def num_random_steps(num_steps: int) -> int:
+    """How many steps of a warm-up are plain splits, or random."""
+    return max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
+
+
+def plain_splits(num_steps: int) -> list[dict[str, NDArray[np.float64]]]:
+    """The policies that a warm-up of so many steps begins with: one size for users, one for items."""
+    num_pairs = (int(_SPLIT_SHARE * num_random_steps(num_steps)) - 1) // 2
+    # As many that favour users as items, and equal sizes in the middle.
+    user_levels = np.linspace(0.0, 1.0, 2 * num_pairs + 3)[1:-1]
+    return [
+        {kind: np.array([level, 0.0, 0.0]) for kind, level in zip(KINDS, (one, 1.0 - one), strict=True)}
+        for one in user_levels
+    ]
+
+
 class WarmUp:
     """Proposes policies, and is told what became of them.
 
@@ -34,19 +52,14 @@ class WarmUp:
     """
 
     def __init__(self, num_steps: int) -> None:
-        self._num_random = max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
-        num_pairs = (int(_SPLIT_SHARE * self._num_random) - 1) // 2
-        # As many that favour users as items, and equal sizes in the middle.
-        self._user_levels = np.linspace(0.0, 1.0, 2 * num_pairs + 3)[1:-1]
+        self._num_random, self._splits = num_random_steps(num_steps), plain_splits(num_steps)
         self._policies: list[NDArray[np.float64]] = []
         self._qualities: list[float] = []
 
     def propose(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
         """A policy of users and one of items, as :func:`envs.allocations.table_sizes` takes them."""
-        if len(self._policies) < len(self._user_levels):
-            level = self._user_levels[len(self._policies)]
-            levels = dict(zip(KINDS, (level, 1.0 - level), strict=True))
-            return {kind: np.array([level, 0.0, 0.0]) for kind, level in levels.items()}
+        if len(self._policies) < len(self._splits):
+            return self._splits[len(self._policies)]
         if len(self._policies) < self._num_random:
             return {kind: draw_policy(rng) for kind in KINDS}
         best = np.argsort(-np.array(self._qualities), kind="stable")[:_NUM_ELITES]

@@ -5,7 +5,6 @@ training to convergence, choosing on validation and the test figure, is the same
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from ciess_ray.choosing import Allocation
 from ciess_ray.config import RunConfig
-from ciess_ray.costs import cpu_seconds
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
 from ciess_ray.streams import Stream, rng_of
@@ -51,9 +49,6 @@ class Problem:
         full: The full-size fit with its parameters, for a method that needs it.
         pretrained: What the search's step mode starts from, for a method that judges allocations.
         ledger: Is told what was done.
-        num_seconds: CPU seconds that a random search may take; None for no limit.
-        num_steps: Steps that it may take; None for no limit.
-        clock: CPU seconds of this process.
     """
 
     config: RunConfig
@@ -63,9 +58,6 @@ class Problem:
     full: FullSizeFit | None = None
     pretrained: State | None = None
     ledger: Ledger = field(default_factory=Ledger)
-    num_seconds: float | None = None
-    num_steps: int | None = None
-    clock: Callable[[], float] = cpu_seconds
 
     def rng(self, stream: Stream) -> np.random.Generator:
         """Draws that depend on the run's seed and on nothing else."""

@@ -1,10 +1,20 @@
 """Sizes by popularity, and by whether a row is a user's or an item's: tuned on a grid, or drawn at random."""
 
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ciess_ray.baselines.method import Method, Problem
 from ciess_ray.baselines.shapes import head, mean_sizes, powers, proportional
 from ciess_ray.baselines.tuning import tune
+from ciess_ray.candidate import Candidate
 from ciess_ray.choosing import Allocation
+from ciess_ray.selection import select_finalists
 from ciess_ray.streams import Stream
+from ciess_ray.table_step import KINDS
+from ciess_ray.warmup import SPREAD, plain_splits
+from envs.allocations import table_sizes
 from envs.budget import EmbeddingSizes
 
 _SPLITS = [position / 8 for position in range(9)]
@@ -91,9 +101,10 @@ class PopularItems(Method):
 
 
 class RandomSearch(Method):
-    """Splits and powers of popularity at random, judged like the steps of the search, for as long as it.
+    """Splits and powers of popularity at random: the search's equal in all but what it learns.
 
-    What a search has to beat: the same shapes that a user would think of, and no learning.
+    It judges as many tables as the search, as the search's steps do. The first are the plain splits that the
+    search's warm-up begins with, and the same rule says which of all are trained to convergence.
     """
 
     name = "random search"
@@ -101,18 +112,41 @@ class RandomSearch(Method):
     is_search = True
 
     def propose(self, problem: Problem) -> list[Allocation]:
-        """The best that was drawn until the CPU seconds or the steps were used up, and one in any case."""
-        rng = problem.rng(Stream.RANDOM_SEARCH)
-        num_kept = problem.config.search.num_candidates
-        started, num_steps = problem.clock(), 0
-        best: list[Allocation] = []
-        while True:
+        """The search's choice among what was drawn."""
+        settings, rng = problem.config.search, problem.rng(Stream.RANDOM_SEARCH)
+        judged: list[Candidate] = []
+        names: list[str] = []
+
+        def judge(name: str, sizes: EmbeddingSizes) -> None:
+            judged.append(Candidate(len(judged), sizes, sizes, problem.judge(sizes)))
+            names.append(f"draw {len(judged)}: {name}")
+
+        num_first = min(settings.num_warmup_steps, settings.num_judgements)
+        for policy in plain_splits(settings.num_warmup_steps)[:num_first]:
+            judge("plain split", starting_split(problem, policy))
+        while len(judged) < settings.num_judgements:
             split, user_power, item_power = rng.random(), *rng.uniform(-1.0, 1.0, 2)
-            sizes = by_popularity(problem, split, user_power, item_power)
-            name = f"draw {num_steps}: split {split:.3g}, user_power {user_power:.3g}, "
-            best.append(Allocation(f"{name}item_power {item_power:.3g}", sizes, problem.judge(sizes)))
-            best = sorted(best, key=lambda allocation: allocation.step_quality, reverse=True)[:num_kept]
-            num_steps += 1
-            is_late = problem.num_seconds is not None and problem.clock() - started >= problem.num_seconds
-            if is_late or (problem.num_steps is not None and num_steps >= problem.num_steps):
-                return best
+            name = f"split {split:.3g}, user_power {user_power:.3g}, item_power {item_power:.3g}"
+            judge(name, by_popularity(problem, split, user_power, item_power))
+        chosen = select_finalists(judged, problem.cap_params, settings.num_candidates)
+        return [Allocation(names[one.step], one.sizes, one.quality) for one in chosen]
+
+
+def starting_split(problem: Problem, policy: Mapping[str, NDArray[np.float64]]) -> EmbeddingSizes:
+    """A plain split of the search's warm-up at the budget, but for who gets what rounding leaves.
+
+    Args:
+        problem: Gives budget and data.
+        policy: One of :func:`ciess_ray.warmup.plain_splits`.
+    """
+    interactions, rng = problem.interactions, problem.rng(Stream.HAND_MADE_SHAPE)
+    ratio = problem.cap_params / problem.full_sizes.num_params
+    # Where λ does not find itself the warm-up knows no budget either.
+    target = ratio if problem.config.search.memory_weight == "auto" else None
+    user, item = (
+        table_sizes(policy[kind], popularity, rng, *problem.bounds, target, SPREAD)
+        for kind, popularity in zip(
+            KINDS, (interactions.user_popularity, interactions.item_popularity), strict=True
+        )
+    )
+    return problem.project(user, item, rng)

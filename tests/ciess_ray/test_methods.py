@@ -7,10 +7,12 @@ import pytest
 from scipy.sparse import csr_array
 
 from ciess_ray import cell as cell_module
-from ciess_ray.baselines import METHODS, Problem
-from ciess_ray.cell import Limits, Shared, prepare_full_size, prepare_supernet, run_cell
+from ciess_ray.baselines import METHODS, Ledger, Problem
+from ciess_ray.candidate import Candidate
+from ciess_ray.cell import Shared, prepare_full_size, prepare_supernet, run_cell
 from ciess_ray.comparison_config import METHOD_NAMES
 from ciess_ray.config_file import parse_config
+from ciess_ray.selection import is_plain_split, select_finalists
 from envs.errors import BudgetError
 from envs.placed_sizes import PlacedSizes
 
@@ -72,7 +74,6 @@ def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, re
         cap,
         shared,
         work,
-        Limits(num_steps=3),
         **fields,
     )
 
@@ -258,14 +259,74 @@ def test_mixed_random_sizes_are_around_the_mean(problem):
     assert sizes.sum() == 400 and sizes.min() == 1 and sizes.max() == 7 and len(set(sizes.tolist())) == 7
 
 
-def test_random_search_stops_at_its_seconds(problem):
-    ticks = iter(range(100))
-    timed = dataclasses.replace(problem, num_seconds=4.0, clock=lambda: float(next(ticks)))
-    found = METHODS["random search"]().propose(timed)
-    assert timed.ledger.num_steps == 4 and len(found) == 2
-    assert found[0].step_quality >= found[1].step_quality
-    at_once = dataclasses.replace(problem, num_seconds=1e-9, clock=lambda: float(next(ticks)))
-    assert len(METHODS["random search"]().propose(at_once)) == 1
+@pytest.fixture
+def longer(problem):
+    """With a search of 16 steps, 8 evaluations and a greedy step, whose warm-up has 3 plain splits."""
+
+    def make(**fields):
+        given = {"num_episodes": 4, "episode_length": 4, "evaluation_interval": 2, "num_warmup_steps": 40}
+        settings = problem.config.search.model_copy(update=given | fields)
+        config = problem.config.model_copy(update={"search": settings})
+        return dataclasses.replace(problem, config=config, ledger=Ledger())
+
+    return make
+
+
+def judged_by(problem, method):
+    """What a method proposes, and every table that it judges, with its quality."""
+    judged = []
+
+    class Told(Problem):
+        def judge(self, sizes):
+            judged.append((sizes, super().judge(sizes)))
+            return judged[-1][1]
+
+    told = Told(**{field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)})
+    return METHODS[method]().propose(told), judged
+
+
+@pytest.mark.parametrize("method", ["search", "discrete"])
+def test_a_random_search_judges_as_many_tables_as_the_search(method, longer):
+    for name in (method, "random search"):
+        problem = longer(num_warmup_steps=4)
+        METHODS[name]().propose(problem)
+        assert problem.ledger.num_steps == 16 + 8 + 1
+
+
+def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monkeypatch):
+    from ciess_ray.baselines import searched
+
+    problem = longer()
+    seen, find = [], searched.find_candidates
+
+    def remember(run, full, pretrained, candidates, *others):
+        find(run, full, pretrained, candidates, *others)
+        seen.extend(candidates)
+
+    monkeypatch.setattr(searched, "find_candidates", remember)
+    METHODS["search"]().propose(problem)
+    steps = [one.sizes for one in seen if one.kind == "warm-up"]
+    _, judged = judged_by(problem, "random search")
+    assert len(judged) == 25
+    for mine, its in zip([sizes for sizes, _ in judged[:3]], steps[:3], strict=True):
+        # The same but for who gets what rounding leaves.
+        for kind in ("user", "item"):
+            np.testing.assert_array_equal(np.sort(getattr(mine, kind)), np.sort(getattr(its, kind)))
+        assert is_plain_split(mine)
+    assert not is_plain_split(judged[3][0])
+    assert len(judged_by(longer(num_warmup_steps=0), "random search")[1]) == 25
+
+
+def test_a_random_search_trains_what_the_rule_of_the_search_chooses(longer):
+    problem = longer(num_candidates=3)
+    found, judged = judged_by(problem, "random search")
+    candidates = [Candidate(number, sizes, sizes, quality) for number, (sizes, quality) in enumerate(judged)]
+    expected = select_finalists(candidates, problem.cap_params, 3)
+    assert [one.step_quality for one in found] == [one.quality for one in expected]
+    for mine, its in zip(found, expected, strict=True):
+        assert mine.sizes is its.sizes
+    # Splits and powers beat splits here, and one of the last kind is trained in any case.
+    assert any(is_plain_split(one.sizes) for one in found)
 
 
 @pytest.mark.parametrize("method", ["split", "popularity", "popular items"])
