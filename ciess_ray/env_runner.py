@@ -26,12 +26,15 @@ from ciess_ray.exploration import seeded_generator
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.table_step import KINDS, Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
 from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
-from ciess_ray.warmup import SPREAD, WarmUp
+from ciess_ray.warmup import SPREAD, Policy
 from envs import mdp
-from envs.allocations import table_sizes
+from envs.allocations import draw_policy, table_sizes
 from envs.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+#: Parts of the warm-up's stream; in part 0 the search draws its policies.
+_NOISE_PART, _RANDOM_PART = 1, 2
 
 
 class TableEnvRunner(EnvRunner, Checkpointable):
@@ -59,7 +62,6 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         self._episode_step = 0
         self._obs: dict[str, NDArray[np.float32]] | None = None
         self._deciles: dict[str, PopularityDeciles] = {}
-        self._warmup = WarmUp(self.config.num_warmup_steps // max(self.config.num_env_runners, 1))
         if self.worker_index > 0:
             torch.set_num_threads(max(int(self.config.num_cpus_per_env_runner), 1))
         self.make_env()
@@ -133,6 +135,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         explore: bool | None = None,
         random_actions: bool = False,
         force_reset: bool = False,
+        policy: Policy | None = None,
         **kwargs: Any,
     ) -> list[TableRollout | StepFailure]:
         """Steps the table.
@@ -141,8 +144,9 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             num_timesteps: Table steps to take; ``rollout_fragment_length`` where neither number is given.
             num_episodes: Episodes to finish instead.
             explore: Explore, or act greedily; ``config.explore`` where not given.
-            random_actions: Act with policies of the whole table, as in the warm-up.
+            random_actions: Act with random policies of the whole table.
             force_reset: Start a new episode first.
+            policy: That of the warm-up, which takes the first step in the actors' place.
             **kwargs: RLlib's forward compatibility.
 
         Returns:
@@ -158,7 +162,10 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         while (num_timesteps is not None and len(rollouts) < num_timesteps) or (
             num_episodes is not None and num_ended < num_episodes
         ):
-            rollout, has_ended = self._step(explore, random_actions)
+            if policy is None and random_actions:
+                policy = {kind: draw_policy(self._rng(_RANDOM_PART)) for kind in KINDS}
+            rollout, has_ended = self._step(explore, policy)
+            policy = None
             rollouts.append(rollout)
             num_ended += has_ended
             if isinstance(rollout, StepFailure):
@@ -219,24 +226,17 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             if self.module[kind].exploration is not None:
                 self.module[kind].exploration.reset()
 
-    def _step(self, explore: bool, random_actions: bool) -> tuple[TableRollout | StepFailure, bool]:
+    def _step(self, explore: bool, policy: Policy | None) -> tuple[TableRollout | StepFailure, bool]:
         if self._obs is None:
             self._reset()
         obs = self._obs
         assert obs is not None
-        num_runners = max(self.config.num_env_runners, 1)
-        is_warmup = random_actions or (
-            explore and self._num_steps * num_runners < self.config.num_warmup_steps
-        )
-        policy = self._warmup.propose(self._rng()) if is_warmup else None
         actions, proto_actions, walk_gain = self._act(obs, explore, policy)
         result = self._try_step(actions)
         if isinstance(result, StepFailure):
             self._obs = None
             return result, False
         next_obs, reward, terminated, truncated, info = result
-        if policy is not None:
-            self._warmup.tell(policy, float(info.get("quality", reward)))
         transitions = {
             kind: {
                 "obs": obs[kind],
@@ -249,7 +249,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             }
             for kind in KINDS
         }
-        step = self._table_step(obs, info, float(reward), proto_actions, walk_gain, is_warmup)
+        step = self._table_step(obs, info, float(reward), proto_actions, walk_gain, policy is not None)
         rollout = TableRollout(step, transitions)
         self._num_steps += 1
         self._episode_step += 1
@@ -271,10 +271,10 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         except Exception as error:
             return StepFailure(self.worker_index, self._num_resets - 1, self._episode_step, error)
 
-    def _rng(self, part: int = 0) -> np.random.Generator:
+    def _rng(self, part: int) -> np.random.Generator:
         return np.random.default_rng(self._key(Stream.WARMUP, self._num_steps, part))
 
-    def _act(self, obs: Arrays, explore: bool, policy: Arrays | None) -> tuple[Arrays, Arrays, float]:
+    def _act(self, obs: Arrays, explore: bool, policy: Policy | None) -> tuple[Arrays, Arrays, float]:
         """Actions, what the actors alone would do, and the walk's gain.
 
         Args:
@@ -283,7 +283,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             policy: That of the warm-up, which acts in their place; None for none.
         """
         bounds = self._table.min_embedding_size, self._table.max_embedding_size
-        noise = self._rng(1)
+        noise = self._rng(_NOISE_PART)
         generator = seeded_generator(*self._key(Stream.EXPLORATION, self._num_steps))
         actions, proto_actions, walk_gains = {}, {}, []
         for kind in KINDS:
@@ -388,7 +388,6 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             "num_resets": self._num_resets,
             "episode_step": self._episode_step,
             "memory_weight": self.memory_weight,
-            "warmup": self._warmup.get_state(),
             "obs": self._obs,
             "env": self._table.get_state() if can_snapshot and self._obs is not None else None,
             "exploration": {
@@ -403,8 +402,6 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         self._num_steps = progress["num_steps"]
         self._num_resets = progress["num_resets"]
         self._episode_step = progress["episode_step"]
-        # A runner that was lost takes its memory of the warm-up with it.
-        self._warmup.set_state(progress.get("warmup", []))
         self._obs = None
         if self.env is not None and progress["env"] is not None:
             self._table.set_state(progress["env"])

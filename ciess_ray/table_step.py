@@ -73,6 +73,11 @@ class TableStep:
     step: int
     runner_step: int
 
+    @property
+    def quality(self) -> float:
+        """What the table is judged by; its reward in an environment that tells no quality."""
+        return self.info.get("quality", self.reward)
+
     def metrics(self) -> dict[str, float]:
         """What is told of the step, by the constants of :mod:`ciess_ray.metric_keys`."""
         deciles = {

@@ -8,13 +8,18 @@ buffer is filled near it. Entities of one popularity get one size: differences b
 asks for cost quality (README.md).
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ciess_ray.streams import Stream, rng_of
 from ciess_ray.table_step import KINDS
 from envs.allocations import draw_policy
+
+#: By kind, as :func:`envs.allocations.table_sizes` takes them.
+Policy = dict[str, NDArray[np.float64]]
 
 #: How far from the budget a policy's mean sizes of users, and of items, may lie.
 SPREAD = 16.0
@@ -33,7 +38,7 @@ def num_random_steps(num_steps: int) -> int:
     return max(_LEAST_RANDOM, round(_RANDOM_SHARE * num_steps))
 
 
-def plain_splits(num_steps: int) -> list[dict[str, NDArray[np.float64]]]:
+def plain_splits(num_steps: int) -> list[Policy]:
     """The policies that a warm-up of so many steps begins with: one size for users, one for items."""
     num_pairs = (int(_SPLIT_SHARE * num_random_steps(num_steps)) - 1) // 2
     # As many that favour users as items, and equal sizes in the middle.
@@ -45,22 +50,55 @@ def plain_splits(num_steps: int) -> list[dict[str, NDArray[np.float64]]]:
 
 
 class WarmUp:
-    """Proposes policies, and is told what became of them.
+    """Proposes the policies of a whole search, and is told what became of them.
+
+    Several may be out at once, one with each env runner. A policy whose env runner was lost is proposed
+    again, so that none of the first ones is left out.
 
     Args:
-        num_steps: Of the warm-up that this one takes.
+        num_steps: Of the warm-up, over all env runners.
+        seed: Of the draws; the draw for policy number i depends on (seed, i) alone.
     """
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, seed: int) -> None:
+        self._num_steps, self._seed = num_steps, seed
         self._num_random, self._splits = num_random_steps(num_steps), plain_splits(num_steps)
+        self._num_proposed = 0
+        self._lost: list[Policy] = []
         self._policies: list[NDArray[np.float64]] = []
         self._qualities: list[float] = []
 
-    def propose(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-        """A policy of users and one of items, as :func:`envs.allocations.table_sizes` takes them."""
-        if len(self._policies) < len(self._splits):
-            return self._splits[len(self._policies)]
-        if len(self._policies) < self._num_random:
+    def deal(self, workers: Iterable[int]) -> dict[int, Policy]:
+        """A policy for a step of each of these env runners, as long as steps of the warm-up are left.
+
+        Those of an earlier call must have been handed to :meth:`settle`.
+        """
+        num_left = self._num_steps - len(self._policies)
+        return {worker: self._propose() for _, worker in zip(range(num_left), workers, strict=False)}
+
+    def settle(self, dealt: Mapping[int, Policy], qualities: Mapping[int, float]) -> None:
+        """What became of the policies of :meth:`deal`.
+
+        Args:
+            dealt: What it gave.
+            qualities: Of the tables, by env runner; of one that was lost there is none.
+        """
+        for worker, policy in dealt.items():
+            if worker in qualities:
+                self._policies.append(np.concatenate([policy[kind] for kind in KINDS]))
+                self._qualities.append(qualities[worker])
+            else:
+                self._lost.append(policy)
+
+    def _propose(self) -> Policy:
+        if self._lost:
+            return self._lost.pop(0)
+        rng, number = rng_of(self._seed, Stream.WARMUP, 0, self._num_proposed), self._num_proposed
+        self._num_proposed += 1
+        if number < len(self._splits):
+            return self._splits[number]
+        # Of many env runners none may be back before the first that would lie near the best.
+        if number < self._num_random or not self._policies:
             return {kind: draw_policy(rng) for kind in KINDS}
         best = np.argsort(-np.array(self._qualities), kind="stable")[:_NUM_ELITES]
         elites = np.array(self._policies)[best]
@@ -72,16 +110,16 @@ class WarmUp:
         proposed = np.clip(_HIGH - np.abs(_HIGH - proposed), _LOW, _HIGH)
         return dict(zip(KINDS, np.split(proposed, len(KINDS)), strict=True))
 
-    def tell(self, policy: dict[str, NDArray[np.float64]], quality: float) -> None:
-        """The quality of the table that a policy gave."""
-        self._policies.append(np.concatenate([policy[kind] for kind in KINDS]))
-        self._qualities.append(quality)
+    def get_state(self) -> dict[str, Any]:
+        """What was proposed, lost and told."""
+        return {
+            "num_proposed": self._num_proposed,
+            "lost": list(self._lost),
+            "policies": list(self._policies),
+            "qualities": list(self._qualities),
+        }
 
-    def get_state(self) -> list[tuple[Any, float]]:
-        """What was tried and told."""
-        return list(zip(self._policies, self._qualities, strict=True))
-
-    def set_state(self, state: list[tuple[Any, float]]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Put back what :meth:`get_state` gave."""
-        self._policies = [policy for policy, _ in state]
-        self._qualities = [quality for _, quality in state]
+        self._num_proposed, self._lost = state["num_proposed"], list(state["lost"])
+        self._policies, self._qualities = list(state["policies"]), list(state["qualities"])

@@ -35,6 +35,7 @@ from ciess_ray.td3.learner import TD3TorchLearner, learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
 from ciess_ray.td3.rules import rules
+from ciess_ray.warmup import WarmUp
 from envs.errors import ConfigError
 
 __all__ = ["TD3", "TD3Config"]
@@ -94,7 +95,8 @@ class TD3Config(AlgorithmConfig):
     Exploration:
         exploration_spec: See :func:`ciess_ray.exploration.build_exploration`.
         num_warmup_steps: Table steps, over all env runners, with policies of a whole table instead of the
-            actors, at first random, then near the best: :class:`ciess_ray.warmup.WarmUp`. None in the paper.
+            actors, at first random, then near the best: one :class:`ciess_ray.warmup.WarmUp` for all of
+            them. None in the paper.
 
     Memory:
         memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.
@@ -277,6 +279,7 @@ class TD3(Algorithm):
             self.config.replay_buffer_capacity, replay_seed, KINDS
         )
         self._best_table = BestTable(imitation_seed)
+        self._warmup = WarmUp(self.config.num_warmup_steps, self.config.seed)
 
     def step(self) -> dict[str, Any]:
         """One iteration, and an evaluation where it is time for one."""
@@ -309,15 +312,18 @@ class TD3(Algorithm):
         """See the class."""
         group = self.env_runner_group
         with self._timed(metric_keys.SAMPLE_S):
+            is_local = group.num_remote_workers() == 0
+            dealt = self._warmup.deal([0] if is_local else group.healthy_worker_ids())
             sampled: Any = group.foreach_env_runner(
-                lambda runner: (runner.sample(), runner.get_metrics()),
-                local_env_runner=group.num_remote_workers() == 0,
+                lambda runner: (runner.sample(policy=dealt.get(runner.worker_index)), runner.get_metrics()),
+                local_env_runner=is_local,
                 timeout_seconds=self.config.sample_timeout_s,
             )
         self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
         rollouts = rollouts_of(samples for samples, _ in sampled)
         rollouts.sort(key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))
         self.last_steps = [rollout.step for rollout in rollouts]
+        self._warmup.settle(dealt, {step.worker_index: step.quality for step in self.last_steps})
         if not rollouts:
             return
         self._remember(rollouts)
@@ -445,7 +451,7 @@ class TD3(Algorithm):
         not_components: str | Collection[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Adds the replay buffer, λ, and the progress of every env runner with its environment's state."""
+        """Adds the replay buffer, λ, warm-up, progress of every env runner with its environment's state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(COMPONENT_REPLAY_BUFFER, components, not_components):
             state[COMPONENT_REPLAY_BUFFER] = self.replay_buffer.get_state()
@@ -457,6 +463,7 @@ class TD3(Algorithm):
                 "num_updates": self.num_updates,
                 "runner_progress": {entry["worker_index"]: entry for entry in progress},
                 "best_table": self._best_table.get_state(),
+                "warmup": self._warmup.get_state(),
             }
         return state
 
@@ -471,6 +478,7 @@ class TD3(Algorithm):
             self.num_table_steps, self.num_updates = search["num_table_steps"], search["num_updates"]
             self._runner_progress = search["runner_progress"]
             self._best_table.set_state(search["best_table"])
+            self._warmup.set_state(search["warmup"])
             self._push_progress(self._runner_progress)
             self._push_memory_weight()
 

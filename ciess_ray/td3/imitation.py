@@ -34,7 +34,7 @@ class BestTable:
 
     def tell(self, rollout: TableRollout) -> None:
         """Keep a table if it is better than the one kept; what it is judged by is its mean quality."""
-        quality = rollout.step.info.get("quality", rollout.step.reward)
+        quality = rollout.step.quality
         if quality > self._quality:
             self._quality = quality
             self._columns = {

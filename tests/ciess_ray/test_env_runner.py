@@ -190,26 +190,22 @@ def test_older_weights_are_ignored(make_runner):
     )
 
 
-def test_warmup_acts_on_popularity_with_users_and_items_apart(make_runner):
-    runner = make_runner(num_warmup_steps=5, target_ratio=0.1)
-    rollouts = runner.sample(num_timesteps=6)
-    assert [r.step.is_warmup for r in rollouts] == [True] * 5 + [False]
-    equal, *others = [r.step.proposed_sizes for r in rollouts[:5]]
-    assert np.unique(np.concatenate([equal[kind] for kind in KINDS])).size == 1
-    assert all(sizes["user"].mean() != sizes["item"].mean() for sizes in others)
-    assert any(np.unique(sizes["user"]).size > 3 for sizes in others)
-    assert not any(r.step.is_warmup for r in make_runner(num_warmup_steps=3).sample(explore=False))
+def test_a_policy_of_the_warmup_takes_one_step_on_popularity_with_users_and_items_apart(make_runner):
+    def sizes(runner, user, item):
+        policy = {"user": np.array(user), "item": np.array(item)}
+        first, second = runner.sample(num_timesteps=2, policy=policy)
+        assert first.step.is_warmup and not second.step.is_warmup
+        return [first.step.proposed_sizes[kind] for kind in KINDS]
 
-
-def test_the_warmup_goes_on_where_it_was(make_runner):
-    settings = {"num_warmup_steps": 20, "target_ratio": 0.1}
-    whole, first, second = (make_runner(**settings) for _ in range(3))
-    expected = whole.sample(num_timesteps=20)
-    first.sample(num_timesteps=12)
-    second.set_progress(first.get_progress())
-    for rollout, other in zip(second.sample(num_timesteps=8), expected[12:], strict=True):
-        for kind in KINDS:
-            np.testing.assert_array_equal(rollout.step.proposed_sizes[kind], other.step.proposed_sizes[kind])
+    runner = make_runner(target_ratio=0.1)
+    equal = sizes(runner, [0.5, 0.0, 0.0], [0.5, 0.0, 0.0])
+    assert np.unique(np.concatenate(equal)).size == 1
+    users, items = sizes(runner, [0.9, 0.0, 0.0], [0.1, 0.0, 0.0])
+    assert np.unique(users).size == np.unique(items).size == 1 and users[0] > items[0]
+    users, items = sizes(runner, [0.5, 0.5, 0.5], [0.5, 0.0, 0.0])
+    assert np.unique(users).size > 3 and np.unique(items).size == 1
+    (alone,) = runner.sample(num_timesteps=1)
+    assert not alone.step.is_warmup
 
 
 def test_memory_weight_changes_the_reward_and_not_the_transition(make_runner):

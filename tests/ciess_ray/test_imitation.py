@@ -10,7 +10,7 @@ KINDS = ("user", "item")
 
 class Step:
     def __init__(self, quality):
-        self.info, self.reward = {"quality": quality}, 0.0
+        self.quality = quality
 
 
 class Rollout:
