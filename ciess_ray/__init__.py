@@ -2,4 +2,8 @@
 
 from importlib.metadata import version
 
+from ciess_ray.own_packages import refuse_foreign_envs
+
 __version__ = version("ciess-ray")
+
+refuse_foreign_envs()

@@ -8,12 +8,22 @@ from collections.abc import Iterator
 import ray
 
 from ciess_ray.config import RunConfig
+from ciess_ray.own_packages import refuse_foreign_envs
 from envs.errors import ConfigError
 
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """The Ray that is running, or one on this machine for the length of the block."""
+    """The Ray that is running, or one on this machine for the length of the block.
+
+    Raises:
+        ConfigError: Workers would find another package ``envs`` than ours.
+    """
+    try:
+        # It comes before all others where Ray's workers look.
+        refuse_foreign_envs([os.getcwd()])
+    except ImportError as error:
+        raise ConfigError(str(error)) from None
     if ray.is_initialized():
         yield
         return
