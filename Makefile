@@ -13,9 +13,8 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Ray's usage report and its token files are not wanted for a run on one machine.
+# Ray's usage report is not wanted.
 export RAY_USAGE_STATS_ENABLED ?= 0
-export RAY_AUTH_MODE ?= disabled
 
 # Small nets gain nothing by a second thread, and beside other work threads wait for each other.
 demo check: export OMP_NUM_THREADS ?= 1

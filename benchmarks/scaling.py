@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import secrets
 import shutil
 import statistics
 import tempfile
@@ -24,6 +25,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Nodes of a cluster, all of them here: on loopback alone, behind a token. Ray reads the first when imported.
+os.environ |= {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+
 import numpy as np
 import ray
 import torch
@@ -32,6 +40,7 @@ from ray.cluster_utils import Cluster
 from ray.tune.registry import register_env
 
 from ciess_ray import metric_keys
+from ciess_ray.resources import ray_session
 from ciess_ray.td3.algorithm import TD3, TD3Config
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.data import generate_interactions, split_interactions
@@ -207,24 +216,25 @@ def measure_busy(rounds: int, num_iterations: int, num_batches: int) -> dict[str
     arguments = busy_arguments(num_batches)
     rows: list[dict[str, Any]] = []
     # Three env runners live at a time, and at most two of them work.
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    plain = PlainProcesses(arguments, 2)
-    env_config = arguments | {"interactions": ray.put(arguments["interactions"])}
-    algos = {count: build(EMBEDDING_SIZE_ENV_ID, env_config, count) for count in (1, 2)}
-    try:
-        for algo in algos.values():
-            algo.train()
-        for position in range(rounds):
-            for count, algo in algos.items():
-                rate = plain.steps_per_s(count, num_iterations)
-                rows.append({"round": position, "who": f"{count} processes", "steps_per_s": rate})
-                rows.append({"round": position, "who": f"{count} runners", **rate_of(algo, num_iterations)})
-            print(json.dumps(rows[-4:]), flush=True)
-    finally:
-        plain.stop()
-        for algo in algos.values():
-            algo.stop()
-        ray.shutdown()
+    with ray_session(num_cpus=3):
+        plain = PlainProcesses(arguments, 2)
+        env_config = arguments | {"interactions": ray.put(arguments["interactions"])}
+        algos = {count: build(EMBEDDING_SIZE_ENV_ID, env_config, count) for count in (1, 2)}
+        try:
+            for algo in algos.values():
+                algo.train()
+            for position in range(rounds):
+                for count, algo in algos.items():
+                    rate = plain.steps_per_s(count, num_iterations)
+                    rows.append({"round": position, "who": f"{count} processes", "steps_per_s": rate})
+                    rows.append(
+                        {"round": position, "who": f"{count} runners", **rate_of(algo, num_iterations)}
+                    )
+                print(json.dumps(rows[-4:]), flush=True)
+        finally:
+            plain.stop()
+            for algo in algos.values():
+                algo.stop()
     processes = median_ratio(rows, "who", "2 processes", "1 processes")
     runners = median_ratio(rows, "who", "2 runners", "1 runners")
     sampling = 2 * median_ratio(rows, "who", "1 runners", "2 runners", "sample_s")

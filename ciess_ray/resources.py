@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import ray
+from ray._private import ray_constants
 
 from ciess_ray.config import RunConfig
 from ciess_ray.own_packages import refuse_foreign_envs
@@ -13,8 +14,14 @@ from envs.errors import ConfigError
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """The Ray that is running, or one on this machine for the length of the block.
+def ray_session(num_cpus: int | None = None) -> Iterator[None]:
+    """The Ray that runs or that ``RAY_ADDRESS`` names, else one on this machine for the length of the block.
+
+    Whoever reaches a Ray may run code in it. One that is started here listens on loopback alone and wants
+    Ray's token, unless ``RAY_AUTH_MODE`` says otherwise.
+
+    Args:
+        num_cpus: CPUs of a Ray that is started here; None for those of the machine.
 
     Raises:
         ConfigError: Workers would find another package ``envs`` than ours.
@@ -30,11 +37,38 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # RLlib warns at every start that its new API stack, the only one used here, is new.
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        # Ray's own is 15, with which the workers of a search starve beside any other work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        with _on_loopback():
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts in the block listens on 127.0.0.1 alone.
+
+    ``_node_ip_address="127.0.0.1"`` is replaced by the machine's address. The switch is what Ray reads
+    ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`` into when it is imported; off, it makes a Ray of one machine.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def gpus_of_each(config: RunConfig, given: float | None, num_claims: int) -> float:

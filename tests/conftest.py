@@ -1,6 +1,4 @@
 import json
-import logging
-import os
 from pathlib import Path
 
 import hypothesis
@@ -41,13 +39,12 @@ def ray_cluster():
 
     One torch thread: these nets are small, and threads that wait for each other on busy cores cost tenfold.
     """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
-    yield ray
-    ray.shutdown()
+    from ciess_ray.resources import ray_session
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ray_session(num_cpus=2):
+        yield ray
     torch.set_num_threads(num_threads)

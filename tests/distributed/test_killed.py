@@ -7,39 +7,17 @@ import re
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import finish, kill, start, wait_for
+from processes import descendants, finish, kill, start, wait_for
 
 from envs.data import generate_interactions
 
 NUM_STEPS = 24
-
-
-def descendants(name):
-    """Processes of this one whose command begins so; never another session's."""
-    parents, commands = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-                commands[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:  # It has ended meanwhile.
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    found = []
-    for pid, command in commands.items():
-        above = pid
-        while above in parents and above != os.getpid():
-            above = parents[above]
-        if above == os.getpid() and command.startswith(name):
-            found.append(pid)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,9 @@ def test_a_tracking_server_that_is_gone_for_half_a_minute_misses_nothing(write_s
 
 
 ON_A_CLUSTER = """
-import faulthandler, os, sys, tempfile, time
+import faulthandler, os, secrets, sys, tempfile, time
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on loopback alone; read when Ray is imported
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 faulthandler.dump_traceback_later(270.0)  # tells what it waits for
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Processes that tests start, wait for and kill."""
 
+import ipaddress
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CLI = "from ciess_ray.cli import main; main()"
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def start(*arguments: object, log: Path, code: str = CLI, cwd: Path | None = None) -> subprocess.Popen:
@@ -54,3 +55,49 @@ def wait_for(
             kill(process)
         assert process.poll() is None, log.read_text()
         time.sleep(0.02)
+
+
+def descendants(name: str = "") -> list[int]:
+    """Processes that this one started, and that these started, whose command begins so."""
+    parents, commands = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                commands[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:  # It has ended meanwhile.
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = []
+    for pid, command in commands.items():
+        above = parents[pid]
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above == os.getpid() and command.startswith(name):
+            found.append(pid)
+    return found
+
+
+def listening(pids: list[int]) -> list[str]:
+    """Addresses at which these processes wait for TCP connections."""
+    addresses = {}
+    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(file).read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A":
+                addresses[f"socket:[{rest[5]}]"] = _address(local.partition(":")[0])
+    found = []
+    for pid in pids:
+        try:
+            links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:  # It has ended meanwhile.
+            continue
+        found += [addresses[link] for link in links if link in addresses]
+    return found
+
+
+def _address(digits: str) -> str:
+    """An address as the kernel writes it: words of four bytes, the last byte of each first."""
+    raw = b"".join(bytes.fromhex(digits[i : i + 8])[::-1] for i in range(0, len(digits), 8))
+    address = ipaddress.ip_address(raw)
+    return str(getattr(address, "ipv4_mapped", None) or address)
