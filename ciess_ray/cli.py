@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
 from ciess_ray.credentials import without_secrets
 from ciess_ray.data_cli import data_app
+from ciess_ray.plain_text import command
 from ciess_ray.serving_cli import export, recommend, verify
+from ciess_ray.terminal import TextTable, console, errors, spell_out
 from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ app.command()(recommend)
 app.command()(export)
 app.command()(verify)
 
-console = Console()
-_TABLE_WIDTH = 160
-errors = Console(stderr=True)
+_FIELDS_WIDTH = 160
 
 _SEARCH_HELP = """
 Search embedding sizes for one configuration and budget.
@@ -126,7 +123,7 @@ def search(
             assert run is not None
             result = searches.search(run, overwrite=overwrite, on_progress=view)
     for shown in (result, *result.looser()):
-        console.print(_comparison(shown.summary))
+        console.show(_comparison(shown.summary))
         _print_files(shown.path, shown.summary)
     _print_run(result.path, result.summary)
 
@@ -190,7 +187,7 @@ def sweep(
     from ciess_ray.sweep_view import SweepView
 
     if plan is not None and dry_run:
-        console.print(_trials(sweeps.check(plan)))
+        console.show(_trials(sweeps.check(plan)))
         return
     with SweepView(console) as view:
         if plan is not None:
@@ -198,7 +195,7 @@ def sweep(
         else:
             assert resume is not None
             results = sweeps.resume_sweep(resume, on_change=view)
-    console.print(results.to_rich())
+    console.show(results.to_rich())
     _print_sweep(results)
     if not results.is_complete:
         raise typer.Exit(1)
@@ -236,7 +233,7 @@ def report(
     written = write_report(folders, output, overwrite=overwrite)
     where = f"report: {written.page}, {len(written.figures)} figures in {written.figures_folder}"
     for line in filter(None, (written.headline, where)):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.say(line)
 
 
 @app.command(help=COMPARE_HELP)
@@ -287,26 +284,31 @@ def fields(
     from ciess_ray.sweep_config import SweepConfig
 
     model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
-    table = Table(Column("field", no_wrap=True), "default", "meaning", box=None, pad_edge=False)
-    for name, default, meaning in field_table(model):
-        table.add_row(name, escape(default), escape(meaning))
-    # A pipe has no width, and half a default tells nothing.
-    Console(width=console.width if console.is_terminal else _TABLE_WIDTH).print(table)
+    table = TextTable("field", "default", "meaning")
+    table.columns[0].no_wrap = True
+    for row in field_table(model):
+        table.add_row(*row)
+    # A pipe has no width.
+    console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
 
 
 def main() -> None:
     """Entry point: a mistake of the user's ends in one message and exit status 2, Ctrl-C in 130."""
+    spell_out()
     try:
         app(prog_name="ciess-ray")
     except CiessError as error:
-        errors.print(
-            f"[bold red]error:[/bold red] {escape(without_secrets(error))}", soft_wrap=True, highlight=False
-        )
+        errors.say(without_secrets(error), "error:", "bold red")
+        sys.exit(2)
+    except OSError as error:
+        # A name that is too long, a folder that may not be read, a full disk: nothing of ours.
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        errors.say(f"{where}{error.strerror or error}.", "error:", "bold red")
         sys.exit(2)
     except SystemExit as exit:
         # Typer turns Ctrl-C into this status without a word.
         if exit.code == 130:
-            errors.print("interrupted; it goes on with --resume and the output folder in place of the file.")
+            errors.say("interrupted; it goes on with --resume and the output folder in place of the file.")
         raise
 
 
@@ -327,12 +329,9 @@ def _as_yaml(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _comparison(summary: dict[str, Any]) -> Table:
-    table = Table(
-        "", "kept", "R@20", "N@20", "parameters", "packed bytes", "user : item", box=None, pad_edge=False
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+def _comparison(summary: dict[str, Any]) -> TextTable:
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "user : item")
+    table = TextTable(*headings, first_number=1)
     for row in summary["methods"]:
         table.add_row(
             row["name"],
@@ -348,51 +347,47 @@ def _comparison(summary: dict[str, Any]) -> Table:
 
 def _print_files(path: Path, summary: dict[str, Any]) -> None:
     budget, sizes = summary["budget"], summary["bytes"]
-    console.print(
+    console.say(
         f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
         f"{budget['num_params']:,} kept"
     )
     beside = ", ".join(
         f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
     )
-    console.print(
-        f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}", soft_wrap=True
-    )
+    console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
     for hint in summary["hints"]:
-        console.print(f"[yellow]hint:[/yellow] {escape(hint)}", highlight=False, soft_wrap=True)
-    console.print(f"result: {path}", highlight=False, soft_wrap=True)
+        console.say(hint, "hint:", "yellow")
+    console.say(f"result: {path}")
 
 
-def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> Table:
-    table = Table("trial", "claims", "at once", box=None, pad_edge=False)
+def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> TextTable:
+    table = TextTable("trial", "claims", "at once")
     for trial, claims, num_at_once in checked:
         table.add_row(trial.name, claims, str(num_at_once))
     return table
 
 
 def _print_sweep(results: "SweepResults") -> None:
-    console.print("means over n seeds; *: none of its recommender is as small and as good on validation")
+    console.say("means over n seeds; *: none of its recommender is as small and as good on validation")
     statuses = [outcome.status for outcome in results.outcomes]
     told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    console.print(f"trials: {told}; {results.seconds:.0f} s", highlight=False)
+    console.say(f"trials: {told}; {results.seconds:.0f} s")
     for outcome in results.outcomes:
         if outcome.status == "failed":
-            console.print(f"[red]failed:[/red] {outcome.name}: {escape(str(outcome.error))}", soft_wrap=True)
+            console.say(f"{outcome.name}: {outcome.error}", "failed:", "red")
     for problem in results.problems:
-        console.print(f"[yellow]not recorded:[/yellow] {escape(problem)}", highlight=False, soft_wrap=True)
-    console.print(f"results: {results.location}", highlight=False, soft_wrap=True)
+        console.say(problem, "not recorded:", "yellow")
+    console.say(f"results: {results.location}")
     if "://" not in results.location:
-        console.print(f"look at them: ciess-ray report {results.location}", highlight=False, soft_wrap=True)
+        console.say(f"look at them: {command('ciess-ray', 'report', results.location)}")
     if not results.is_complete:
-        console.print(f"'ciess-ray sweep --resume {results.location}' tries again.", soft_wrap=True)
+        console.say(f"try again: {command('ciess-ray', 'sweep', '--resume', results.location)}")
 
 
 def _print_run(path: Path, summary: dict[str, Any]) -> None:
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
-    console.print(f"time: {seconds}", highlight=False, soft_wrap=True)
-    console.print(f"look at it: ciess-ray report {path}", highlight=False, soft_wrap=True)
+    console.say(f"time: {seconds}")
+    console.say(f"look at it: {command('ciess-ray', 'report', path)}")
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
-        console.print(
-            f"compare runs: mlflow ui --backend-store-uri {tracking['uri']}", highlight=False, soft_wrap=True
-        )
+        console.say(f"compare runs: {command('mlflow', 'ui', '--backend-store-uri', tracking['uri'])}")

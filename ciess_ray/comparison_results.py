@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rich.table import Table
 
 from ciess_ray.bootstrap import Difference, paired_bootstrap
 from ciess_ray.cell import CellResult
@@ -31,6 +30,7 @@ from ciess_ray.result_names import (
 from ciess_ray.spread import Spread
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.sweep_results import column_of
+from ciess_ray.terminal import TextTable
 from ciess_ray.tracking import run_tags
 from ciess_ray.whole_files import whole_file, write_whole
 
@@ -237,13 +237,10 @@ def budget_of(cell: Cell) -> str:
     return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
 
 
-def to_rich(figures: Sequence[MethodFigures]) -> Table:
+def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
     """What people read: a row a method, budget after budget."""
     headings = ("budget", "method", "n", "R@20", "N@20", "search", "p", "bytes", "user : item")
-    table = Table(*headings, "trainings", "CPU s", "peak MB", box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
-        column.no_wrap = True
+    table = TextTable(*headings, "trainings", "CPU s", "peak MB", first_number=2)
     last, has_datasets = "", len({one.dataset for one in figures}) > 1
     for one in figures:
         others = [

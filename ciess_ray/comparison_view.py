@@ -5,17 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from ciess_ray.plain_text import command
+from ciess_ray.terminal import Terminal, TextTable
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
     from ciess_ray.compare import News
     from ciess_ray.comparison_results import ComparisonResults, MethodFigures
-
-_TABLE_WIDTH = 160
 
 COMPARE_HELP = """
 Compare the search with what one would do by hand, and with other methods, at the same budgets.
@@ -43,7 +39,7 @@ file of a cell to compute it anew. Validation chooses; test is read once a cell,
 
 
 def run_comparison(
-    console: Console,
+    console: Terminal,
     config: Path | None,
     overrides: Sequence[str],
     *,
@@ -81,12 +77,12 @@ def run_comparison(
         assert resume is not None
         plan = comparisons.read_plan(resume)
     if dry_run:
-        table = Table("cell", "state", box=None, pad_edge=False)
+        table = TextTable("cell", "state")
         for cell, state in comparisons.check(plan):
             table.add_row(cell.name, state)
-        console.print(table)
+        console.show(table)
         return True
-    console.print(f"{len(plan.cells)} cells into {plan.config.output}", highlight=False, soft_wrap=True)
+    console.say(f"{len(plan.cells)} cells into {plan.config.output}")
     results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=_Lines(console))
     _print_results(console, results, figures)
     return results.is_complete
@@ -95,7 +91,7 @@ def run_comparison(
 class _Lines:
     """Plain lines of what begins and ends."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console, self._started = console, time.monotonic()
 
     def __call__(self, news: "News") -> None:
@@ -107,35 +103,31 @@ class _Lines:
             )
         parts += [news.error] if news.error else []
         parts.append(f"after {time.monotonic() - self._started:.0f} s")
-        self._console.print("  ".join(parts), highlight=False, soft_wrap=True, markup=False)
+        self._console.say("  ".join(parts))
 
 
 def _print_results(
-    console: Console, results: "ComparisonResults", figures: "Sequence[MethodFigures]"
+    console: Terminal, results: "ComparisonResults", figures: "Sequence[MethodFigures]"
 ) -> None:
     from ciess_ray.comparison_results import to_rich
 
-    # As wide as it is: a log has no width, and half a figure tells nothing.
-    Console(file=console.file, width=max(console.width, _TABLE_WIDTH)).print(to_rich(figures))
-    console.print(
+    console.show(to_rich(figures))
+    console.say(
         "means over n seeds; search, p: NDCG@20 of the search against the method's, paired over users, with "
         "95 % interval; ^: a training ended before validation had stopped rising\n"
         "trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs "
-        "them, though they are trained once for all",
-        highlight=False,
-        soft_wrap=True,
+        "them, though they are trained once for all"
     )
     cells = results.plan.cells
     statuses = [results.status(cell) for cell in cells]
     told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    console.print(f"cells: {told}; {results.seconds:.0f} s", highlight=False)
+    console.say(f"cells: {told}; {results.seconds:.0f} s")
     for cell in cells:
         if results.status(cell) == "failed":
-            error = escape(str(results.error(cell)))
-            console.print(f"[red]failed:[/red] {cell.name}: {error}", highlight=False, soft_wrap=True)
+            console.say(f"{cell.name}: {results.error(cell)}", "failed:", "red")
     for problem in results.problems:
-        console.print(f"[yellow]not recorded:[/yellow] {escape(problem)}", highlight=False, soft_wrap=True)
+        console.say(problem, "not recorded:", "yellow")
     folder = results.plan.config.output
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
+    console.say(f"results: {folder}")
     if not results.is_complete:
-        console.print(f"'ciess-ray compare --resume {folder}' tries again.", highlight=False, soft_wrap=True)
+        console.say(f"try again: {command('ciess-ray', 'compare', '--resume', folder)}")

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ciess_ray.terminal import TextTable, console
 from envs.errors import ConfigError
 
 data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is_help=True)
-console = Console()
 
 
 @data_app.command("describe")
@@ -32,7 +30,7 @@ def describe(
     given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     names = {kind: name for kind, name in given.items() if name is not None}
     log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = TextTable("", "", show_header=False)
     for name, value in (
         ("users", f"{log.num_users:,}"),
         ("items", f"{log.num_items:,}"),
@@ -47,7 +45,7 @@ def describe(
         ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
     ):
         table.add_row(name, value)
-    console.print(table)
+    console.show(table)
 
 
 @data_app.command("generate")
@@ -72,7 +70,7 @@ def generate(
         raise ConfigError(f"{file}: exists; name another file.")
     log = generate_interactions(num_users, num_items, num_interactions, seed=seed)
     pq.write_table(pa.table({"user_id": log.user_ids[log.user], "item_id": log.item_ids[log.item]}), file)
-    console.print(
+    console.say(
         f"{log.num_rows:,} interactions of {log.num_users:,} users and {log.num_items:,} items: {file}"
     )
 

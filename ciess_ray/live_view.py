@@ -3,11 +3,10 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from ciess_ray.journal import Progress
+from ciess_ray.terminal import Terminal, TextTable
 
 #: Plain lines tell of news from within a step only after so long a silence.
 _QUIET_S = 20.0
@@ -20,7 +19,7 @@ class LiveView:
         console: Where to; plain lines where it is no terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._phase = ""
@@ -49,13 +48,12 @@ class LiveView:
             self._live.update(self._table())
         elif progress.is_step or progress.phase != self._phase or time.monotonic() > self._printed + _QUIET_S:
             self._printed = time.monotonic()
-            self._console.print("  ".join(filter(None, _cells(progress))), highlight=False, soft_wrap=True)
+            self._console.say("  ".join(filter(None, _cells(progress))))
         self._phase = progress.phase
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for column in ("phase", "step", "kept", "quality", "λ", "elapsed", "left", ""):
-            table.add_column(column, style="dim" if column == "" else "")
+    def _table(self) -> TextTable:
+        table = TextTable("phase", "step", "kept", "quality", "λ", "elapsed", "left", "")
+        table.columns[-1].style = "dim"
         for progress in self._latest.values():
             kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
             table.add_row(

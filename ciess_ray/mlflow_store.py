@@ -8,7 +8,6 @@ nothing.
 import contextlib
 import logging
 import math
-import shlex
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ from ciess_ray.config import TrackingConfig
 from ciess_ray.credentials import without_secrets
 from ciess_ray.mlflow_connection import connect, patiently, told
 from ciess_ray.mlflow_model import can_model, save_model
+from ciess_ray.plain_text import command
 from envs.errors import CiessError, ConfigError
 
 End = Literal["FINISHED", "KILLED", "FAILED"]
@@ -191,7 +191,7 @@ class MlflowStore:
             self._changed.wait(min(ends) - now if ends else None)
 
     def _remedy(self) -> str:
-        return f"'ciess-ray track {shlex.quote(str(self._folder))}' sends what is left unsent."
+        return f"Send what is left: {command('ciess-ray', 'track', self._folder)}"
 
     def _put(self, write: _Row | _Write) -> None:
         with self._changed:

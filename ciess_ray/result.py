@@ -33,6 +33,7 @@ from scipy.sparse import csr_array
 from ciess_ray.candidate import Candidate, candidate_table, with_kinds
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
+from ciess_ray.plain_text import command
 from ciess_ray.serving_files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -212,8 +213,8 @@ class SearchResult:
         if summary.get("status") != "finished":
             raise ResultError(
                 f"{path}: this search is {summary.get('status')!r}, not finished (phase "
-                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with "
-                f"'ciess-ray search --resume {path}'."
+                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
+                f"{command('ciess-ray', 'search', '--resume', path)}"
             )
         return cls(
             path,

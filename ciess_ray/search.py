@@ -28,6 +28,7 @@ from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.mlflow_connection import connect
+from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import RESULT_FILE, ResultFolder, SearchResult, read_progress, read_summary
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
@@ -160,7 +161,8 @@ def _prepared(config: RunConfig) -> Iterator[None]:
         free = shutil.disk_usage(config.output).free
         raise ResultError(
             f"{config.output}: no space is left ({error}; {free / 1e6:,.0f} MB free on its disk). What was "
-            f"kept before is whole: make room, then 'ciess-ray search --resume {config.output}'."
+            "kept before is whole: make room, then "
+            f"{command('ciess-ray', 'search', '--resume', config.output)}"
         ) from error
 
 

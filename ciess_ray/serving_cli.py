@@ -4,22 +4,19 @@ None of them imports Ray; ``recommend`` and ``verify`` do without PyTorch too.
 """
 
 import csv
+import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ciess_ray.terminal import TextTable, console, write_data
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
     from ciess_ray.export import Exported
-
-console = Console()
 
 _FORMATS = ("table", "csv", "json")
 
@@ -68,17 +65,19 @@ def recommend(
         rows += [(name, rank, *pair) for rank, pair in enumerate(zip(ids, scores.tolist(), strict=False), 1)]
     columns = ("user_id", "rank", "item_id", "score")
     if format == "json":
-        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
+        write_data(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) + "\n")
     elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+        write_data(text.getvalue())
     else:
         first = 0 if user and len(user) > 1 else 1
-        table = Table(*columns[first:], box=None, pad_edge=False)
+        table = TextTable(*columns[first:])
         for row in rows:
             table.add_row(*(str(value) for value in (*row[:3], f"{row[3]:.4f}")[first:]))
-        console.print(table)
+        console.show(table)
 
 
 def export(
@@ -118,10 +117,10 @@ def export(
     written = write(
         folder, destination, format=format, dtype=dtype, propagated=propagated, overwrite=overwrite
     )
-    console.print(_forms(written))
+    console.show(_forms(written))
     for note in written.notes:
-        console.print(note, soft_wrap=True, highlight=False)
-    console.print(f"exported: {written.path}", soft_wrap=True, highlight=False)
+        console.say(note)
+    console.say(f"exported: {written.path}")
 
 
 def verify(
@@ -133,20 +132,16 @@ def verify(
     served = ServedRecommender.open(folder)
     table = served.table
     table.verify()
-    console.print(
+    console.say(
         f"{folder}: {table.num_rows:,} rows, {table.num_params:,} parameters in {table.dtype}, "
         f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} beside the values "
-        "(sizes, scales, header): all is well",
-        soft_wrap=True,
-        highlight=False,
+        "(sizes, scales, header): all is well"
     )
 
 
-def _forms(written: "Exported") -> Table:
+def _forms(written: "Exported") -> TextTable:
     is_measured = written.before.ndcg is not None
-    table = Table("", "file", "bytes", *(["N@20"] if is_measured else []), box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = TextTable("", "file", "bytes", *(["N@20"] if is_measured else []), first_number=2)
     for form in (written.before, written.after):
         names = [form.name, *[""] * (len(form.files) - 1)]
         figures = [form.ndcg, *[None] * (len(form.files) - 1)]

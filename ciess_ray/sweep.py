@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.mlflow_store import End, MlflowStore
+from ciess_ray.plain_text import command
 from ciess_ray.plan_data import read_data
 from ciess_ray.resources import ray_session
 from ciess_ray.result_names import SWEEP_FILE
@@ -79,8 +80,8 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
     storage = Storage(plan.config.output)
     if storage.has(SWEEP_FILE) and not overwrite:
         raise ResultError(
-            f"{storage.location}: holds a sweep; go on with it by 'ciess-ray sweep --resume "
-            f"{plan.config.output}', name another output, or replace it with --overwrite."
+            f"{storage.location}: holds a sweep; name another output, replace it with --overwrite, or go on "
+            f"with it: {command('ciess-ray', 'sweep', '--resume', plan.config.output)}"
         )
     fingerprints = check_data(plan)
     state = {

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from ciess_ray.figures import Point, draw_qualities, save_png
 from ciess_ray.result import NOT_SETTINGS, dataset_name, versions
@@ -27,6 +26,7 @@ from ciess_ray.result_names import (
 )
 from ciess_ray.spread import Spread
 from ciess_ray.storage import Storage
+from ciess_ray.terminal import TextTable
 
 RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
 
@@ -215,7 +215,7 @@ class SweepResults:
                 own.append(Point(FULL_SIZE, full["packed_bytes"], Spread(full["test"]["ndcg@20"], None)))
         save_png(draw_qualities(panels, "NDCG@20 on test"), path)
 
-    def to_rich(self) -> Table:
+    def to_rich(self) -> TextTable:
         """What people read: a row a group."""
         groups = self.groups()
         others = dict.fromkeys(
@@ -232,9 +232,7 @@ class SweepResults:
             "equal sizes",
             "full",
         )
-        table = Table(*headings, box=None, pad_edge=False)
-        for column in table.columns:
-            column.no_wrap = True
+        table = TextTable(*headings)
         for group in groups:
             table.add_row(
                 "*" if group.is_on_front else "",

@@ -3,13 +3,14 @@
 import time
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ciess_ray.live_view import duration
+from ciess_ray.plain_text import visible_line
 from ciess_ray.sweep_monitor import SweepState, TrialState
+from ciess_ray.terminal import Terminal, TextTable
 
 #: Seconds between two drawings, and between two plain lines on how far the sweep is.
 _REDRAW_S, _QUIET_S = 0.25, 20.0
@@ -23,7 +24,7 @@ class SweepView:
         console: Where to; plain lines where it is no terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._drawn = self._printed = float("-inf")
@@ -52,13 +53,10 @@ class SweepView:
                 self._live.update(_drawing(state), refresh=True)
             return
         if state.what != "reported" and state.changed is not None:
-            self._print(_news(state))
+            self._console.say(_news(state))
         if now >= self._printed + _QUIET_S:
             self._printed = now
-            self._print(_counts(state))
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._console.say(_counts(state))
 
 
 def _news(state: SweepState) -> str:
@@ -108,22 +106,24 @@ def _drawing(state: SweepState) -> Group:
         known = best.get(trial.budget)
         if known is None or (trial.quality or 0.0) > (known.quality or 0.0):
             best[trial.budget] = trial
-    budgets = Table("budget", "best quality", "trial", box=None, pad_edge=False, header_style="dim")
-    budgets.columns[2].no_wrap = True
+    budgets = TextTable("budget", "best quality", "trial")
+    budgets.header_style, budgets.columns[2].no_wrap = "dim", True
     for budget, trial in best.items():
         if trial.quality is not None:
-            budgets.add_row(budget, f"{trial.quality:.4f}", Text(trial.name, overflow="ellipsis"))
-    running = Table("running", "phase", "step", "quality", box=None, pad_edge=False, header_style="dim")
-    running.columns[0].no_wrap = True
+            budgets.add_row(
+                budget, f"{trial.quality:.4f}", Text(visible_line(trial.name), overflow="ellipsis")
+            )
+    running = TextTable("running", "phase", "step", "quality")
+    running.header_style, running.columns[0].no_wrap = "dim", True
     shown = [trial for trial in state.trials.values() if trial.status == "running"]
     for trial in shown[:_MAX_RUNNING]:
         running.add_row(
-            Text(trial.name, overflow="ellipsis"),
+            Text(visible_line(trial.name), overflow="ellipsis"),
             trial.phase,
             f"{trial.step}/{trial.num_steps}",
             "" if trial.quality is None else f"{trial.quality:.4f}",
         )
-    parts: list[Table | Text] = [Text(_counts(state))]
+    parts: list[TextTable | Text] = [Text(_counts(state))]
     parts += [budgets] if budgets.row_count else []
     parts += [running] if running.row_count else []
     return Group(*parts)

@@ -107,13 +107,7 @@ def make_result(make_interactions, tmp_path_factory):
 @pytest.fixture
 def run_cli(monkeypatch, capsys):
     """Runs the command line as ``main`` does; gives exit status, output and complaints."""
-    from rich.console import Console
-
-    from ciess_ray import cli, data_cli, serving_cli
-
-    for module in (cli, data_cli, serving_cli):
-        monkeypatch.setattr(module, "console", Console(width=200))
-    monkeypatch.setattr(cli, "errors", Console(stderr=True, width=200))
+    from ciess_ray import cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])

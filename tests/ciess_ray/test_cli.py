@@ -5,11 +5,11 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
+from ciess_ray.terminal import Terminal
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ class TestLiveView:
 
     def test_a_line_a_step_where_there_is_no_terminal(self):
         stream = io.StringIO()
-        with LiveView(Console(file=stream, width=200)) as view:
+        with LiveView(Terminal(file=stream, width=200)) as view:
             view(Progress("search", 0, 10, "", None, None, None, 0.0, None, is_step=False))
             view(Progress("search", 0, 10, "batch 5", None, None, None, 0.0, None, is_step=False))
             view(self.STEP)
@@ -224,7 +224,7 @@ class TestLiveView:
 
     def test_a_table_that_moves_in_a_terminal(self):
         stream = io.StringIO()
-        with LiveView(Console(file=stream, width=200, force_terminal=True)) as view:
+        with LiveView(Terminal(file=stream, width=200, force_terminal=True)) as view:
             view(self.STEP)
             view(Progress("search", 2, 10, "batch 5", None, None, None, 66.0, None, is_step=False))
         # News from within a step leave the figures of the last step where they are.

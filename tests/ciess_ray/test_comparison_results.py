@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from ciess_ray.bootstrap import paired_bootstrap
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, to_rich
 from ciess_ray.sweep_results import Spread
+from ciess_ray.terminal import Terminal
 
 NUM_USERS = 200
 GAIN = {"search": 0.05, "split": 0.04, "full size": 0.1}
@@ -104,8 +104,8 @@ def test_means_over_seeds_and_differences_over_users(results):
 
 
 def test_the_table_tells_what_is_there(results):
-    console = Console(width=200, record=True)
-    console.print(to_rich(results.figures()))
+    console = Terminal(width=200, record=True)
+    console.show(to_rich(results.figures()))
     lines = console.export_text().splitlines()
     assert len(lines) == 6 and lines[1].startswith("lightgcn 100%")
     assert "2^" in lines[2] and "+3." in lines[2] and "[" in lines[2]

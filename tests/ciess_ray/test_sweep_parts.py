@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from rich.console import Console
 
 from ciess_ray.kept_files import Claims, SharedKeeper
 from ciess_ray.schedulers import build_scheduler
@@ -18,6 +17,7 @@ from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import TrialResources, load_sweep, parse_sweep
 from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of
 from ciess_ray.sweep_view import SweepView, remaining_s
+from ciess_ray.terminal import Terminal
 from ciess_ray.trial import OBJECTIVE, STEP, rows_of
 from ciess_ray.trial_claims import (
     check_claims,
@@ -203,7 +203,7 @@ class TestView:
     def test_plain_lines_are_one_a_trial_and_no_more(self):
         out = io.StringIO()
         first, second, _ = state_of().trials
-        with SweepView(Console(file=out, width=80)) as view:
+        with SweepView(Terminal(file=out, width=80)) as view:
             view(state_of(changed=first, what="finished"))
             for _ in range(50):
                 view(state_of(changed=second, what="reported"))
@@ -216,7 +216,7 @@ class TestView:
 
     def test_a_terminal_shows_counts_the_best_and_what_runs_within_80_columns(self):
         out = io.StringIO()
-        console = Console(file=out, width=80, height=40, force_terminal=True, color_system=None)
+        console = Terminal(file=out, width=80, height=40, force_terminal=True, color_system=None)
         with SweepView(console) as view:
             view(state_of(changed="1_budget-5-percent_seed-1", what="reported", num_waiting=99))
         text = " ".join(out.getvalue().split())

@@ -3,11 +3,11 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from ciess_ray.config_file import parse_config
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_results import Outcome, SweepResults
+from ciess_ray.terminal import Terminal
 
 BYTES = {"5%": 5_000, "10%": 10_000, "20%": 20_000}
 
@@ -156,8 +156,8 @@ def test_a_sweep_of_which_nothing_is_finished_has_results_too(tmp_path):
 
 
 def test_people_see_it_within_80_columns(results):
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(results.to_rich())
+    console = Terminal(width=80, record=True, file=io.StringIO())
+    console.show(results.to_rich())
     text = console.export_text()
     assert "0.2200±0.0283" in text and "*" in text and "…" not in text
     assert not results.is_complete

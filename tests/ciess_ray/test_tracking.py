@@ -334,7 +334,7 @@ def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
     monkeypatch.setattr(store._changed, "wait", press_ctrl_c)
     (problem,) = store.close()
     may_end.set()
-    assert "did not take the last 1 writes. 'ciess-ray track runs/mine' sends what is left unsent." in problem
+    assert "did not take the last 1 writes. Send what is left: ciess-ray track runs/mine" in problem
 
 
 def test_a_run_whose_beginning_was_not_answered_is_begun_once(config, store, monkeypatch):

@@ -1,0 +1,40 @@
+"""How the names of others are shown: ids, paths, messages, and commands that are to be copied."""
+
+import re
+import shlex
+
+#: What a terminal obeys, what turns the order of letters round, and what is not seen; a line end is neither.
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""The same, with an escape such as ``\x1b`` for what is not seen or would be obeyed."""
+    return _UNSEEN.sub(_escape, text)
+
+
+def visible_line(text: str) -> str:
+    """As :func:`visible`, with line ends too."""
+    return visible(text).replace("\n", r"\n")
+
+
+def command(*words: object) -> str:
+    """A command line that a shell reads as these words, whatever is in them."""
+    return " ".join(_quoted(str(word)) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if visible_line(word) == word:
+        return shlex.quote(word)
+    # Bash and zsh know escapes.
+    body = "".join(_escape_byte(byte) for byte in word.encode("utf-8", "surrogateescape"))
+    return f"$'{body}'"
+
+
+def _escape_byte(byte: int) -> str:
+    return chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

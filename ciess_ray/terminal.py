@@ -1,0 +1,170 @@
+"""The one way in which commands show anything: as text, whole, and on any stream.
+
+What is shown may come from anybody's data: it is no markup, and its control characters are escapes. What
+cannot be shown ends nothing: letters that the stream's encoding lacks are spelt out, and a stream that is
+closed or full is written to no more.
+"""
+
+import codecs
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segments
+from rich.table import Table
+from rich.text import Text
+
+from ciess_ray.plain_text import visible, visible_line
+from envs.errors import ConfigError, ResultError
+
+#: What we print ourselves, and Typer's frames, where an encoding has them not.
+_SPELT = {
+    "λ": "lambda",
+    "±": "+-",
+    "…": "...",
+    "–": "-",
+    "×": "x",
+    "·": "-",
+    "\N{NO-BREAK SPACE}": " ",
+    **dict.fromkeys("╭╮╰╯├┤┬┴┼", "+"),
+    **dict.fromkeys("─━╌", "-"),
+    **dict.fromkeys("│┃╎", "|"),
+}
+_ERRORS = "ciess_ray.spelt"
+_WIDEST = 10**9
+
+
+class TextTable(Table):
+    """A table without lines.
+
+    Args:
+        headings: Of its columns.
+        first_number: From this column on they are numbers, which stand at the right; None for no column.
+        show_header: Whether the headings are shown.
+    """
+
+    def __init__(self, *headings: str, first_number: int | None = None, show_header: bool = True) -> None:
+        super().__init__(box=None, pad_edge=False, show_header=show_header)
+        for place, heading in enumerate(headings):
+            is_number = first_number is not None and place >= first_number
+            self.add_column(
+                Text(visible_line(heading)), justify="right" if is_number else "left", overflow="fold"
+            )
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Cells that are strings are shown as they are, line ends as escapes."""
+        shown = (Text(visible_line(cell)) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **options)
+
+
+class Terminal(Console):
+    """Shows text, on standard output or wherever Rich's options say."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream, which raises no error."""
+        return cast(IO[str], _Forgiving(super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def say(self, text: str, label: str = "", style: str = "") -> None:
+        """A line, as long as it is, after a label in a style of its own."""
+        self.print(Text.assemble((label and f"{label} ", style), visible(text)), soft_wrap=True)
+
+    def show(self, table: Table, max_width: int = _WIDEST) -> None:
+        """A table as wide as it is, or folded where that is too wide: no id and no figure is cut."""
+        options = self.options.update(max_width=max_width)
+        width = Measurement.get(self, options, table).maximum
+        self.print(Segments(self.render(table, options.update(width=width))), soft_wrap=True, end="")
+
+
+class _Forgiving:
+    """A stream that is written to no more once that has failed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _going_on(self._stream):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _going_on(self._stream):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _going_on(stream: IO[str]) -> Iterator[None]:
+    """Nothing that is only shown ends what is done; that a disk is full is said, a reader that left knows."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            # For whoever else writes there, and for what is in its buffer when Python ends.
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, stream.fileno())
+            os.close(silence)
+        is_gone = isinstance(error, OSError) and error.errno == errno.EPIPE
+        if not is_gone and stream is not sys.stderr:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"output: {error}; nothing more is shown, the work goes on.", file=sys.stderr)
+
+
+def spell_out() -> None:
+    """From now on letters that the encodings of standard output and error lack are spelt out, by whomever."""
+    codecs.register_error(_ERRORS, _spell)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=_ERRORS)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    spelt = (_SPELT.get(letter) or letter.encode("unicode_escape").decode() for letter in missing)
+    return "".join(spelt), error.end
+
+
+def write_data(text: str) -> None:
+    """Write what others read on to standard output: as it is, or not at all.
+
+    Raises:
+        ConfigError: A letter is not in the output's encoding.
+        ResultError: The output is full. A reader that has left is none.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{error.object[error.start]!a} is not in the output's encoding {encoding}; set "
+            "PYTHONIOENCODING=utf-8, or take --format json."
+        ) from None
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            raise ResultError(f"the output cannot be written: {error}.") from error
+
+
+#: What all commands write to.
+console, errors = Terminal(), Terminal(stderr=True)
