@@ -7,15 +7,25 @@ from ciess_ray.baselines import METHODS
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.full_size import full_sizes, kept_ratios_of
+from ciess_ray.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
 from ciess_ray.plan_data import dataset_key, read_data
 from ciess_ray.result_names import FULL_SIZE, SEARCH
-from ciess_ray.retraining import recipe_key
 from ciess_ray.run import caps_params_of
 from envs.data import Interactions
 
 CELLS_FOLDER = "cells"
-#: Fields that say what a judged step is.
-_STEP_FIELDS = ("step_mode", "epochs_per_step", "batches_per_step", "step_learning_rate", "supernet_batches")
+#: What a random search begins with, and how many tables it judges.
+_RANDOM_SEARCHING = {
+    f"search.{name}"
+    for name in (
+        "num_warmup_steps",
+        "memory_weight",
+        "num_episodes",
+        "episode_length",
+        "evaluation_interval",
+        "num_greedy_steps",
+    )
+}
 
 
 class Board:
@@ -65,25 +75,25 @@ class Board:
 
     def key(self, cell: Cell) -> str:
         """A name for what a cell computes, by the hash of all that it depends on."""
-        settings, method = cell.config.search.model_dump(mode="json"), METHODS[cell.method]
+        method = METHODS[cell.method]
         what: dict[str, Any] = {"method": cell.method, "cap_params": self.cap_params(cell)}
-        what |= {"num_candidates": settings["num_candidates"], "tried_l2": cell.config.training.tried_l2}
+        # What the budgets of all cells come to for the supernet are its kept ratios.
+        ignores = {"looser_budgets", "search.supernet_kept_ratios"}
         if method.is_judging:
             full = full_sizes(cell.config, self.interactions(cell))
-            what["step"] = {name: settings[name] for name in _STEP_FIELDS}
             what["kept_ratios"] = kept_ratios_of(cell.config, full, self.shared_caps(cell))
-        if method.is_search:
-            what["tried_communities"] = settings["tried_communities"]
-        if cell.method in (SEARCH, "discrete"):
-            left_out = {"checkpoint_interval_s", "num_checkpoints", "supernet_kept_ratios"}
-            what["search"] = {name: value for name, value in settings.items() if name not in left_out}
-            what["agent"] = cell.config.agent.model_dump(mode="json")
-        elif cell.method == RANDOM_SEARCH:
-            # What it begins with, and how many tables it judges.
-            what["warmup"] = [settings[name] for name in ("num_warmup_steps", "memory_weight")]
-            what["num_judgements"] = cell.config.search.num_judgements
+        else:
+            ignores |= JUDGING | SUPERNET
+        if not method.is_search:
+            ignores.add("search.tried_communities")
+        if cell.method == FULL_SIZE:
+            ignores |= {"budget", "recommender.min_embedding_size", "search.num_candidates"}
+        if cell.method == RANDOM_SEARCH:
+            ignores |= SEARCHING - _RANDOM_SEARCHING
+        elif cell.method not in (SEARCH, "discrete"):
+            ignores |= SEARCHING
         # Cells may come of several machines: what PyTorch each had stands in its row.
-        return recipe_key(cell.config, self.interactions(cell), what, with_torch=False)
+        return key_of_run(cell.config, self.interactions(cell), what, ignores=ignores, with_torch=False)
 
     def known(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
         """Finished cells of a folder, and names of those that were finished under other settings."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from ciess_ray.config import RunConfig
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
-from ciess_ray.retraining import fit_to_convergence, recipe_key, recipe_of
+from ciess_ray.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
+from ciess_ray.retraining import fit_to_convergence, recipe_of
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
@@ -101,7 +102,7 @@ def fit_full_size(
 
 def full_size_file(config: RunConfig, interactions: Interactions, keeps_state: bool) -> Path:
     """Where :func:`fit_full_size` looks for a fit and leaves it."""
-    key = recipe_key(config, interactions, "full size", keeps_state)
+    key = key_of_run(config, interactions, "full size", keeps_state, ignores=NOT_TRAINING)
     return config.kept_folder / f"full-size-{key}.npz"
 
 
@@ -145,7 +146,7 @@ def fit_supernet(
 def supernet_file(config: RunConfig, interactions: Interactions, caps_params: Sequence[int]) -> Path:
     """Where :func:`fit_supernet` looks for a supernet and leaves it."""
     kept_ratios = kept_ratios_of(config, full_sizes(config, interactions), caps_params)
-    key = recipe_key(config, interactions, "supernet", kept_ratios, config.search.supernet_batches)
+    key = key_of_run(config, interactions, "supernet", kept_ratios, ignores=NOT_SUPERNET)
     return config.kept_folder / f"supernet-{key}.npz"
 
 

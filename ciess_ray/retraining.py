@@ -6,11 +6,8 @@ on there, so the number of batches is the one that was best on validation, and i
 decay are stretched as the interactions grew.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 
 import numpy as np
 
@@ -18,7 +15,7 @@ from ciess_ray.config import RunConfig
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import RankingMetrics
-from envs.recommenders import BaseRecommender, own_source, resolve_device
+from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe
 from envs.step_modes import State, load_state
@@ -131,24 +128,3 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
         config.recommender.options,
         resolve_device(config.recommender.device),
     )
-
-
-def recipe_key(config: RunConfig, interactions: Interactions, *what: object, with_torch: bool = True) -> str:
-    """A name for what is trained by :func:`recipe_of`, by the hash of all that it depends on.
-
-    Args:
-        config: The run.
-        interactions: The splits.
-        *what: What is trained, as plain values.
-        with_torch: Whether PyTorch's version counts, whose draws and sums may differ in the last digit.
-    """
-    depends_on = [
-        interactions.fingerprint,
-        config.recommender.model_dump(mode="json", exclude={"min_embedding_size"}),
-        own_source(config.recommender.name),
-        config.training.model_dump(mode="json", exclude={"tried_l2"}),
-        config.seed,
-        [version(package) for package in ("ciess-ray", "torch")[: 1 + with_torch]],
-        what,
-    ]
-    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]

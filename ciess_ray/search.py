@@ -6,8 +6,6 @@ validation once trained to convergence, next to the full-size table and to equal
 
 import contextlib
 import errno
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -27,6 +25,7 @@ from ciess_ray.finalists import measure, retrain, write_result
 from ciess_ray.full_size import fit_full_size, fit_supernet
 from ciess_ray.journal import Journal, Progress
 from ciess_ray.kept_files import NULL_KEEPER, Keeper
+from ciess_ray.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.mlflow_connection import connect
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
@@ -289,17 +288,8 @@ def _track_test(tracker: Tracker, budget: Budget, told: dict[str, Any], is_searc
 
 def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
     """Those of a run, with what each must belong to."""
-    plain = config.model_dump(mode="json")
-    settings = {section: plain[section] for section in ("budget", "seed", "training", "agent", "search")}
-    for field in (
-        "num_episodes",
-        "num_greedy_steps",
-        "num_candidates",
-        "checkpoint_interval_s",
-        "num_checkpoints",
-    ):
-        del settings["search"][field]
-    recommender = [plain["recommender"], own_source(config.recommender.name)]
+    settings = told(config, NOT_CHECKPOINT)
+    recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
     identity = {
         "dataset": f"{_digest(interactions.fingerprint)} ({interactions.num_users:,} users, "
         f"{interactions.num_items:,} items, {interactions.num_interactions:,} interactions)",
@@ -316,7 +306,7 @@ def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    return digest(value)[:12]
 
 
 def _describe(interactions: Interactions) -> dict[str, Any]:

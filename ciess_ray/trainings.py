@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.config import RunConfig
+from ciess_ray.keys import NOT_TRAINING, key_of_run
 from ciess_ray.resources import gpus_of_each
-from ciess_ray.retraining import fit_to_convergence, recipe_key, train_for_test
+from ciess_ray.retraining import fit_to_convergence, train_for_test
 from ciess_ray.run import Run
 from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
@@ -213,11 +214,11 @@ def _key(config: RunConfig, interactions: Interactions, training: Training) -> s
     kept = sizes.user.tobytes() + sizes.item.tobytes()
     if isinstance(sizes, PlacedSizes):
         kept += sizes.first_columns.tobytes()
-    return recipe_key(
+    return key_of_run(
         config.with_l2(training.l2),
         interactions,
         [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()],
         list(training.seed),
         training.best_batch,
-        num_threads(config),
+        ignores=NOT_TRAINING,
     )
