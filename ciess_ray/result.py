@@ -2,12 +2,13 @@
 
 One folder, no pickle in it:
 
+    manifest.json          a checksum of every file below but progress.jsonl
     result.json            config, seeds, versions, budget asked and met, metrics, seconds by phase, bytes
     sizes.parquet          kind, id, embedding size and popularity of every entity
     table.safetensors      the packed table: what the budget caps
     scorer.safetensors     the recommender's other weights
-    interactions.npz       the training graph, which is also what users have seen
-    test.npz               the interactions that the test figures are of; serving needs none of them
+    interactions.npz       the training graph, of training and validation interactions
+    test.npz               the interactions that the test figures are of; users have seen these too
     ids.parquet            the ids of the user's own data, by row
     candidates.parquet     every table that was tried: step, what it was, kept ratio, quality, sizes
     progress.jsonl         a line a step of every phase
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.candidate import Candidate, candidate_table, with_kinds
+from ciess_ray.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
 from ciess_ray.plain_text import command
@@ -47,7 +49,7 @@ from ciess_ray.serving_files import (
     write_ids,
     write_interactions,
 )
-from ciess_ray.whole_files import whole_file, write_whole
+from ciess_ray.whole_files import settle, whole_file, write_whole
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, options_of
@@ -92,11 +94,14 @@ class ResultFolder:
         check_output(path, overwrite=overwrite or resume)
         path.mkdir(parents=True, exist_ok=True)
         if not resume:
-            for name in _OWN_FILES:
+            for name in (MANIFEST_FILE, *_OWN_FILES):
                 (path / name).unlink(missing_ok=True)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
-        """Replace ``result.json`` in one step; the format, versions and bytes of all files are added."""
+        """Replace ``result.json`` in one step; the format, versions and bytes of all files are added.
+
+        Of a finished search the checksums of all files are written beside it.
+        """
         bytes_by_file = {
             entry.name: entry.stat().st_size
             for entry in sorted(self.path.iterdir())
@@ -105,6 +110,9 @@ class ResultFolder:
         bytes_by_file.pop(RESULT_FILE, None)
         content = {"format": RESULT_FORMAT, "versions": versions(), **values, "bytes": bytes_by_file}
         write_whole(self.path / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        if values.get("status") == "finished":
+            # Of what does not change any more.
+            write_manifest(self.path, {*_OWN_FILES} - {PROGRESS_FILE})
 
     def log_progress(self, values: Mapping[str, Any]) -> None:
         """Append one line to ``progress.jsonl``."""
@@ -267,6 +275,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     Raises:
         ResultError: There is none, it is damaged, or of another format.
     """
+    settle(path)
     file = path / RESULT_FILE
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))

@@ -1,8 +1,12 @@
 """Files that are there whole or not at all, and folders that one process at a time writes."""
 
 import contextlib
+import ctypes
+import errno
+import glob
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +17,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from envs.errors import ResultError
+
+#: Of renameat2: names are of this process's folder; two change places.
+_HERE, _RENAME_EXCHANGE = -100, 2
+#: Within a folder whose files are replaced together: being written, and written.
+_STAGED, _READY = ".new", ".ready"
 
 
 @contextlib.contextmanager
@@ -67,6 +76,156 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
             return dict(kept)
     except Exception:  # Damage shows in a dozen ways, of zipfile, zlib and NumPy.
         return None
+
+
+def open_regular(file: Path) -> int:
+    """A descriptor of a file; one that is a device or a pipe is never waited for.
+
+    Raises:
+        ResultError: There is no such file, or it is another thing.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise ResultError(
+            f"{file}: no such file; is {file.parent} the folder of a finished search, or of a packed export?"
+        ) from None
+    except OSError as error:
+        raise ResultError(f"{file}: cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ResultError(f"{file}: damaged: it is no regular file.")
+    return descriptor
+
+
+def read_regular(file: Path, most: int | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        file: Any.
+        most: Bytes it may have.
+
+    Raises:
+        ResultError: There is no such file, it is another thing, or longer.
+    """
+    with open(open_regular(file), "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if most is not None and size > most:
+            raise ResultError(f"{file}: damaged: {size:,} bytes are more than it can have.")
+        return stream.read()
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For :func:`json.loads`: an object in which no key stands twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return found
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes the place of another, and of all that is in that, at the end of the block.
+
+    It lies beside it until then. Where the file system can exchange two names (Linux, on a local disk) a
+    process that is killed leaves the old folder or the new one; what it leaves beside goes with the next
+    folder of this name. Elsewhere there is a moment between two renamings.
+
+    Args:
+        path: What is replaced: nothing, or a folder.
+
+    Raises:
+        ResultError: It is a link, or cannot be replaced as a whole.
+    """
+    if path.is_symlink():
+        raise ResultError(f"{path}: is a link; name the folder itself.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            _exchange(temporary, path)
+        except OSError as error:
+            raise ResultError(
+                f"{path}: cannot be replaced as a whole ({error.strerror}); name a folder within it."
+            ) from error
+    finally:
+        # By now what was there before.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Give a folder the name of another, or of none, which gets its name."""
+    if not path.exists() or not any(path.iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+        new.rename(path)
+        return
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # No Linux.
+        pass
+    else:
+        if not rename(_HERE, os.fsencode(new), _HERE, os.fsencode(path), _RENAME_EXCHANGE):
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    old = new.with_suffix(".old")
+    path.rename(old)
+    new.rename(path)
+    old.rename(new)
+
+
+@contextlib.contextmanager
+def replaced_files(folder: Path) -> Iterator[Path]:
+    """A folder within another, whose files take the places of the other's, all of them, after the block.
+
+    A process that is killed before the end of the block has changed none of them. One that is killed after it
+    has changed all: who opens the folder next calls :func:`settle`, which moves the rest.
+
+    Raises:
+        OSError: A file could not be written; those that were there before are untouched.
+    """
+    settle(folder)
+    staged = folder / _STAGED
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        # From here on the new files are the folder's.
+        staged.rename(folder / _READY)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Move what :func:`replaced_files` had ready when its process was killed; else nothing.
+
+    Raises:
+        ResultError: The folder cannot be written.
+    """
+    ready = folder / _READY
+    if not ready.is_dir() or ready.is_symlink():
+        return
+    try:
+        for file in sorted(ready.rglob("*")):
+            if not file.is_dir():
+                target = folder / file.relative_to(ready)
+                target.parent.mkdir(exist_ok=True)
+                # Another process may be at it too.
+                with contextlib.suppress(FileNotFoundError):
+                    file.replace(target)
+        shutil.rmtree(ready, ignore_errors=True)
+    except OSError as error:
+        raise ResultError(
+            f"{folder}: a process was killed as it replaced these files; the new ones wait in {ready}, and "
+            f"cannot be moved ({error.strerror}): open it once from where it can be written."
+        ) from error
 
 
 @contextlib.contextmanager

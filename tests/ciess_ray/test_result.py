@@ -46,7 +46,10 @@ def strict_json(path):
 class TestFolder:
     def test_is_complete_and_its_json_strict(self, finished):
         config, result, _ = finished
-        assert {entry.name for entry in config.output.iterdir()} == OWN_FILES | {"checkpoints"}
+        assert {entry.name for entry in config.output.iterdir()} == OWN_FILES | {
+            "checkpoints",
+            "manifest.json",
+        }
         summary = strict_json(config.output / "result.json")
         assert summary == result.summary
         assert summary["status"] == "finished" and summary["phase"] == "done"

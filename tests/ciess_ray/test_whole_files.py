@@ -1,13 +1,30 @@
 """Files are whole or not there, links are not followed, and one process writes a folder."""
 
+import itertools
+import os
+import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import content_of, is_killed
 
 from ciess_ray.storage import Storage
-from ciess_ray.whole_files import copy_whole, read_arrays, sole_writer, whole_file, write_arrays, write_whole
+from ciess_ray.whole_files import (
+    copy_whole,
+    read_arrays,
+    read_regular,
+    replaced_files,
+    settle,
+    sole_writer,
+    whole_file,
+    whole_folder,
+    write_arrays,
+    write_whole,
+)
 from envs.errors import ResultError
 
 WRITERS = {
@@ -82,3 +99,76 @@ def test_a_writer_that_dies_frees_its_folder(tmp_path):
         process.kill()
     with sole_writer(tmp_path):
         pass
+
+
+class TestFolders:
+    OLD = {"a": b"old", "b": b"old", "in/c": b"old", "gone": b"old"}
+    NEW = {"a": b"new", "b": b"new", "in/c": b"new"}
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A folder that an earlier process wrote."""
+        return self.fill(tmp_path / "folder", self.OLD)
+
+    @staticmethod
+    def fill(folder, files):
+        for name, content in files.items():
+            write_whole(folder / name, content)
+        return folder
+
+    def replace(self, folder):
+        with replaced_files(folder) as new:
+            self.fill(new, self.NEW)
+
+    def test_a_folder_is_replaced_as_a_whole_wherever_its_writer_is_killed(self, folder):
+        def write():
+            with whole_folder(folder) as new:
+                self.fill(new, self.NEW)
+
+        for num_changes in itertools.count():
+            is_over = not is_killed(write, num_changes)
+            if is_over or content_of(folder) == self.NEW:
+                break
+            assert content_of(folder) == self.OLD
+        assert num_changes >= 8 and content_of(folder) == self.NEW
+        write()
+        assert names(folder.parent) == ["folder"]
+
+    def test_files_are_replaced_together_wherever_their_writer_is_killed(self, folder, tmp_path):
+        expected = {"gone": b"old", **self.NEW}
+
+        found = []
+        for num_changes in itertools.count():
+            copy = Path(shutil.copytree(folder, tmp_path / f"{num_changes}"))
+            is_over = not is_killed(partial(self.replace, copy), num_changes)
+            settle(copy)
+            found.append({name: text for name, text in content_of(copy).items() if not name.startswith(".")})
+            if is_over:
+                break
+        assert [one for one in found if one not in (self.OLD, expected)] == []
+        assert found[0] == self.OLD and found[-1] == found[-2] == expected and num_changes >= 12
+        self.replace(folder)
+        assert content_of(folder) == expected and not list(folder.glob(".*"))
+
+    def test_a_block_that_fails_leaves_the_folder(self, folder):
+        for replaced in (whole_folder, replaced_files):
+            with pytest.raises(KeyboardInterrupt), replaced(folder) as new:
+                self.fill(new, self.NEW)
+                raise KeyboardInterrupt
+            assert content_of(folder) == self.OLD and names(folder.parent) == ["folder"]
+
+    def test_a_link_is_not_followed(self, folder, tmp_path):
+        (tmp_path / "link").symlink_to(folder)
+        with pytest.raises(ResultError, match="link: is a link"), whole_folder(tmp_path / "link"):
+            pass
+        (folder / "link").symlink_to(tmp_path)
+        with whole_folder(folder) as new:
+            self.fill(new, self.NEW)
+        assert content_of(folder) == self.NEW and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_not_waited_for(make, tmp_path):
+    make(tmp_path / "file")
+    with pytest.raises(ResultError, match="no regular file|cannot be read"):
+        read_regular(tmp_path / "file")
