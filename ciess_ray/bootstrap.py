@@ -1,4 +1,4 @@
-"""Whether one method beats another: a paired bootstrap over users."""
+"""Whether one method beats another: a paired bootstrap over users, and over splits of the data."""
 
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ class Difference:
         relative: The mean difference as a share of the second's mean.
         relative_low: ``low`` as such a share.
         relative_high: ``high`` as such a share.
+        by_split: The relative difference on each split of the data.
     """
 
     mean: float
@@ -30,6 +31,7 @@ class Difference:
     relative: float
     relative_low: float
     relative_high: float
+    by_split: list[float]
 
 
 def paired_bootstrap(
@@ -38,28 +40,33 @@ def paired_bootstrap(
     num_resamples: int,
     rng: np.random.Generator,
 ) -> list[Difference]:
-    """Compare two methods on the same users, in several metrics at once.
+    """Compare two methods on the same users and splits of the data, in several metrics at once.
 
     The percentile bootstrap (Efron and Tibshirani 1993, chapter 13) of the mean of paired differences: users
-    are drawn with replacement, a resample being the same users in all metrics.
+    are drawn with replacement, a resample being the same users in all metrics. Of several splits, one fewer
+    than there are is drawn with replacement too, which makes the variance of few an unbiased one (Rao and Wu
+    1988), and every split drawn counts with the same users, who are the same people on each (Owen 2007). Of a
+    single split nothing is known of others, and the interval is over its users alone.
 
     Args:
-        first: Metrics of each user, shape (num_users, num_metrics); a user of whom one is NaN is left out.
+        first: Metrics of each user on each split, shape (num_splits, num_users, num_metrics); what is NaN in
+            either method is left out.
         second: The same of the other method.
         num_resamples: Resamples.
-        rng: Draws the users.
+        rng: Draws users and splits.
 
     Returns:
         One a metric.
     """
-    present = ~np.isnan(first + second).any(axis=1)
-    first, second = np.asarray(first[present], np.float64), np.asarray(second[present], np.float64)
-    differences = first - second
-    num_users = len(differences)
-    block = max(1, _BLOCK // num_users)
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    present = np.asarray(np.isfinite(first + second).all(axis=2))
+    known = present.any(axis=0)
+    first, second, present = first[:, known], second[:, known], present[:, known]
+    differences = np.where(present[:, :, None], first - second, 0.0)
+    block = max(1, _BLOCK // present.shape[1])
     means = np.concatenate(
         [
-            _resampled_means(differences, min(block, num_resamples - start), rng)
+            _resampled_means(differences, present, min(block, num_resamples - start), rng)
             for start in range(0, num_resamples, block)
         ]
     )
@@ -67,31 +74,51 @@ def paired_bootstrap(
     below, above = (means <= 0).sum(axis=0), (means >= 0).sum(axis=0)
     # One more of each: no number of resamples shows a p of 0.
     p = np.minimum(1.0, 2.0 * (np.minimum(below, above) + 1) / (num_resamples + 1))
-    mean, base = differences.mean(axis=0), second.mean(axis=0)
+    of_splits = differences.sum(axis=1) / present.sum(axis=1)[:, None]
+    bases = np.where(present[:, :, None], second, 0.0).sum(axis=1) / present.sum(axis=1)[:, None]
+    mean, base = of_splits.mean(axis=0), bases.mean(axis=0)
     return [
         Difference(
             float(mean[i]),
             float(low[i]),
             float(high[i]),
             float(p[i]),
-            *(_share(value, float(base[i])) for value in (mean[i], low[i], high[i])),
+            _share(mean[i], base[i]),
+            _share(low[i], base[i]),
+            _share(high[i], base[i]),
+            [_share(*pair) for pair in zip(of_splits[:, i], bases[:, i], strict=True)],
         )
-        for i in range(differences.shape[1])
+        for i in range(differences.shape[2])
     ]
 
 
 def _resampled_means(
-    values: NDArray[np.float64], num_resamples: int, rng: np.random.Generator
+    values: NDArray[np.float64], present: NDArray[np.bool_], num_resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means of so many resamples of the rows, shape (num_resamples, num_metrics)."""
-    num_rows = len(values)
-    drawn = rng.integers(num_rows, size=(num_resamples, num_rows))
+    """Means over splits of means over users, shape (num_resamples, num_metrics)."""
+    num_splits, num_users, num_metrics = values.shape
+    users = _drawn(num_users, num_users, num_resamples, rng)
+    # How often each was drawn: one matrix product takes the place of a gather a metric.
+    sums = users @ values.transpose(1, 0, 2).reshape(num_users, -1)
+    # A resample may miss all users of a split of a few.
+    num_present = np.maximum(users @ present.T.astype(np.float64), 1.0)
+    means = sums.reshape(num_resamples, num_splits, num_metrics) / num_present[:, :, None]
+    if num_splits == 1:
+        return np.asarray(means[:, 0])
+    splits = _drawn(num_splits, num_splits - 1, num_resamples, rng) / (num_splits - 1)
+    of_splits: NDArray[np.float64] = np.einsum("rs,rsm->rm", splits, means)
+    return of_splits
+
+
+def _drawn(
+    num_rows: int, num_draws: int, num_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """How often each row is among those that a resample draws, shape (num_resamples, num_rows)."""
+    drawn = rng.integers(num_rows, size=(num_resamples, num_draws))
     drawn += np.arange(num_resamples)[:, None] * num_rows
-    # How often each row was drawn: one matrix product takes the place of a gather a metric.
-    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_rows).reshape(num_resamples, num_rows)
-    means: NDArray[np.float64] = counts.astype(np.float64) @ values / num_rows
-    return means
+    counts = np.bincount(drawn.ravel(), minlength=num_resamples * num_rows)
+    return counts.reshape(num_resamples, num_rows).astype(np.float64)
 
 
 def _share(value: float, base: float) -> float:
-    return float(value) / base if base else 0.0
+    return float(value) / float(base) if base else 0.0

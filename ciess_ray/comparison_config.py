@@ -41,7 +41,7 @@ class ComparisonConfig(ManyRuns):
         "recommender.name, dataset, seed, ..."
     )
     methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
-    num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users")
+    num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
     output: Path = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
     )

@@ -34,6 +34,8 @@ from ciess_ray.terminal import TextTable
 from ciess_ray.tracking import run_tags
 from ciess_ray.whole_files import whole_file, write_whole
 
+#: Fields that have a column of their own.
+_OWN_FIELDS = ("seed", "budget")
 #: Metrics in which the search is compared with every other method.
 COMPARED = ("ndcg@20", "recall@20")
 #: What means are told of, beside every metric.
@@ -63,8 +65,10 @@ class MethodFigures:
         method: The method.
         fields: What the point differs in, seed and budget aside.
         seeds: Those that are finished.
+        split_seeds: The splits of the data that they are of, each once.
         num_missing: Seeds that failed or are pending.
-        figures: Means and standard deviations, by the columns of ``comparison.parquet``.
+        figures: Means and standard deviations, by the columns of ``comparison.parquet``; and by
+            ``share_of_full`` NDCG@20 as a share of full size's of the same seed, where that is finished.
         is_still_rising: Whether a training ended while validation was still rising.
         differences: The search less this method, by metric; empty for the search itself and where one of
             the two is missing.
@@ -76,6 +80,7 @@ class MethodFigures:
     method: str
     fields: dict[str, Any]
     seeds: list[int]
+    split_seeds: list[int]
     num_missing: int
     figures: dict[str, Spread]
     is_still_rising: bool
@@ -130,6 +135,7 @@ class ComparisonResults:
             "budget": budget_of(cell),
             "method": cell.method,
             "seed": cell.config.seed,
+            "split_seed": cell.config.split_seed,
             "status": self.status(cell),
             "error": self.error(cell),
             **({} if known is None else {k: v for k, v in known.row.items() if k not in ("status", "error")}),
@@ -152,17 +158,31 @@ class ComparisonResults:
                 full.setdefault(key, []).append(cell)
             else:
                 points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
-        told = [self._method_figures(cells, {}) for cells in full.values()]
+        told = [self._method_figures(cells, {}, cells) for cells in full.values()]
         for number, methods in enumerate(points.values()):
             rng = rng_of(0, Stream.BOOTSTRAP, number)
             for method, cells in methods.items():
                 searched = methods.get(SEARCH, []) if method != SEARCH else []
-                told.append(self._method_figures(cells, self._differences(searched, cells, rng)))
+                fields = {name: value for name, value in cells[0].fields.items() if name not in _OWN_FIELDS}
+                whole = full.get(json.dumps(fields, sort_keys=True), [])
+                told.append(self._method_figures(cells, self._differences(searched, cells, rng), whole))
         return told
 
-    def _method_figures(self, cells: Sequence[Cell], differences: dict[str, Difference]) -> MethodFigures:
+    def _method_figures(
+        self, cells: Sequence[Cell], differences: dict[str, Difference], full: Sequence[Cell]
+    ) -> MethodFigures:
         done = [cell for cell in cells if self.status(cell) == "finished"]
         rows = [self.results[cell.name].row for cell in done]
+        whole = {
+            cell.config.seed: self.results[cell.name].row["test/ndcg@20"]
+            for cell in full
+            if self.status(cell) == "finished"
+        }
+        shares = [
+            row["test/ndcg@20"] / whole[cell.config.seed]
+            for cell, row in zip(done, rows, strict=True)
+            if whole.get(cell.config.seed)
+        ]
         names = dict.fromkeys(name for row in rows for name in row)
         known = [name for name in names if name in _FIGURES or name.startswith(("validation/", "test/"))]
         first = cells[0]
@@ -171,10 +191,12 @@ class ComparisonResults:
             recommender=first.config.recommender.name,
             budget=budget_of(first),
             method=first.method,
-            fields={name: value for name, value in first.fields.items() if name not in ("seed", "budget")},
+            fields={name: value for name, value in first.fields.items() if name not in _OWN_FIELDS},
             seeds=[cell.config.seed for cell in done],
+            split_seeds=list(dict.fromkeys(cell.config.split_seed for cell in done)),
             num_missing=len(cells) - len(done),
-            figures={name: Spread.of(float(row[name]) for row in rows) for name in known},
+            figures={name: Spread.of(float(row[name]) for row in rows) for name in known}
+            | ({"share_of_full": Spread.of(shares)} if shares else {}),
             is_still_rising=any(row["is_still_rising"] for row in rows),
             differences=differences,
         )
@@ -182,13 +204,26 @@ class ComparisonResults:
     def _differences(
         self, searched: Sequence[Cell], others: Sequence[Cell], rng: np.random.Generator
     ) -> dict[str, Difference]:
-        """The search less another method, each user's metrics averaged over the seeds that both have."""
+        """The search less another method, over the seeds that both have.
+
+        Each user's metrics are averaged over the seeds of a split of the data.
+        """
         mine, theirs = self._by_seed(searched), self._by_seed(others)
-        seeds = sorted(mine.keys() & theirs.keys())
-        if not seeds:
+        seeds_of: dict[int, list[int]] = {}
+        for cell in sorted(searched, key=lambda cell: cell.config.seed):
+            if cell.config.seed in mine.keys() & theirs.keys():
+                seeds_of.setdefault(cell.config.split_seed, []).append(cell.config.seed)
+        if not seeds_of:
             return {}
         pooled = [
-            np.stack([np.mean([own[seed][name] for seed in seeds], axis=0) for name in COMPARED], axis=1)
+            np.stack(
+                [
+                    np.stack(
+                        [np.mean([own[seed][name] for seed in seeds], axis=0) for name in COMPARED], axis=1
+                    )
+                    for seeds in seeds_of.values()
+                ]
+            )
             for own in (mine, theirs)
         ]
         found = paired_bootstrap(pooled[0], pooled[1], self.plan.config.num_resamples, rng)
@@ -239,7 +274,19 @@ def budget_of(cell: Cell) -> str:
 
 def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
     """What people read: a row a method, budget after budget."""
-    headings = ("budget", "method", "n", "R@20", "N@20", "search", "p", "bytes", "user : item")
+    headings = (
+        "budget",
+        "method",
+        "n",
+        "splits",
+        "R@20",
+        "N@20",
+        "of full",
+        "search",
+        "p",
+        "bytes",
+        "user : item",
+    )
     table = TextTable(*headings, "trainings", "CPU s", "peak MB", first_number=2)
     last, has_datasets = "", len({one.dataset for one in figures}) > 1
     for one in figures:
@@ -257,12 +304,14 @@ def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
 
 def _cells_of(one: MethodFigures) -> list[str]:
     if not one.seeds:
-        return ["0", *[""] * 9]
+        return ["0", *[""] * 11]
     figures, difference = one.figures, one.differences.get("ndcg@20")
     return [
         str(len(one.seeds)) + ("^" if one.is_still_rising else ""),
+        str(len(one.split_seeds)),
         str(figures["test/recall@20"]),
         str(figures["test/ndcg@20"]),
+        f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
         "" if difference is None else _told(difference),
         "" if difference is None else f"{difference.p:.2g}",
         f"{figures['packed_bytes'].mean:,.0f}",

@@ -113,8 +113,10 @@ def _print_results(
 
     console.show(to_rich(figures))
     console.say(
-        "means over n seeds; search, p: NDCG@20 of the search against the method's, paired over users, with "
-        "95 % interval; ^: a training ended before validation had stopped rising\n"
+        "means over n seeds, on so many splits of the data; of full: NDCG@20 as a share of full size's on "
+        "the same; search, p: NDCG@20 of the search against the method's, paired over users and splits, with "
+        "95 % interval, too narrow where splits are few; ^: a training ended before validation had stopped "
+        "rising\n"
         "trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs "
         "them, though they are trained once for all"
     )

@@ -60,7 +60,11 @@ class DatasetConfig(Section):
         None, description="names of the columns, e.g. {user: customer, item: sku}"
     )
     k_core: int | None = Field(None, ge=2, description="keep users and items with so many interactions each")
-    split_seed: int = Field(0, ge=0, description="seed of the split of each user's interactions")
+    split_seed: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="seed of the split of each user's interactions; null: the run's seed, so that what is "
+        "repeated with other seeds is repeated on other splits",
+    )
     validation_share: float = Field(
         0.25,
         gt=0,
@@ -375,7 +379,9 @@ class RunConfig(Section):
         description="further budgets, all looser than budget, that the same search serves; each result goes "
         "into a folder within output",
     )
-    seed: int = Field(0, ge=0, description="every draw of the run comes from it")
+    seed: int = Field(
+        0, ge=0, description="every draw of the run comes from it, the split of the data included"
+    )
     output: Path = Field(Path("runs/search"), description="folder of the result")
     cache: Path | None = Field(
         Path(".ciess-ray/cache"),
@@ -420,6 +426,11 @@ class RunConfig(Section):
         options = self.recommender.options | {"l2": l2}
         recommender = self.recommender.model_copy(update={"options": options})
         return self.model_copy(update={"recommender": recommender})
+
+    @property
+    def split_seed(self) -> int:
+        """Of the split of the data."""
+        return self.seed if self.dataset.split_seed is None else self.dataset.split_seed
 
     @property
     def memory_budgets(self) -> list[MemoryBudget]:

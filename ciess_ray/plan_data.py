@@ -13,7 +13,9 @@ from envs.errors import CiessError
 
 def dataset_key(config: RunConfig) -> str:
     """What two runs on the same data have in common."""
-    return json.dumps(config.dataset.model_dump(mode="json"), sort_keys=True)
+    return json.dumps(
+        config.dataset.model_dump(mode="json") | {"split_seed": config.split_seed}, sort_keys=True
+    )
 
 
 def read_data(trials: Iterable[Trial], source: str) -> dict[str, Interactions]:

@@ -58,7 +58,7 @@ def load_interactions(config: RunConfig) -> Interactions:
     if dataset.k_core is not None:
         log = k_core(log, dataset.k_core)
     return split_interactions(
-        log, seed=dataset.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
+        log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
     )
 
 

@@ -211,3 +211,21 @@ def test_full_size_is_one_cell_for_all_budgets(write):
     assert len(names) == len(set(names)) == 2 + 4 * 3
     assert [name for name in names if "full" in name] == ["seed-0_full-size", "seed-1_full-size"]
     assert "budget-10-percent_seed-0_random-search" in names
+
+
+def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
+    from ciess_ray.comparison_board import Board
+    from ciess_ray.comparison_config import load_comparison
+    from ciess_ray.full_size import full_size_file, supernet_file
+
+    space = {"budget": ["20%"], "seed": [0, 1]}
+    for fixed, num_splits in (({}, 2), ({"set": {"dataset.split_seed": 5}}, 1)):
+        board = Board(load_comparison(Path(write(space, methods=["search"], **fixed))))
+        assert len({data.fingerprint for data in board.data.values()}) == num_splits
+        first, second = (board.interactions(cell) for cell in board.plan.cells)
+        assert (first is second) == (num_splits == 1)
+        # What is trained once for a split is kept by its split.
+        config = board.plan.cells[0].config
+        for file in (full_size_file(config, first, True), supernet_file(config, first, [1024])):
+            others = full_size_file(config, second, True), supernet_file(config, second, [1024])
+            assert (file in others) == (num_splits == 1)

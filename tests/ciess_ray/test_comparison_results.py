@@ -43,10 +43,9 @@ def result(method, seed):
     return CellResult(row, metrics)
 
 
-@pytest.fixture
-def results(tmp_path):
+def make_results(tmp_path, **dataset):
     values = {
-        "base": {"dataset": {"path": "log.parquet"}},
+        "base": {"dataset": {"path": "log.parquet", **dataset}},
         "space": {"budget": ["5%", "10%"], "seed": [0, 1]},
         "methods": ["full size", "split", "search"],
         "num_resamples": 500,
@@ -58,6 +57,11 @@ def results(tmp_path):
     cells["budget-10-percent_seed-1_split"] = failed
     del cells["budget-10-percent_seed-0_search"]
     return ComparisonResults(plan, cells, 12.0)
+
+
+@pytest.fixture
+def results(tmp_path):
+    return make_results(tmp_path)
 
 
 def test_a_row_a_cell(results, tmp_path):
@@ -88,19 +92,43 @@ def test_means_over_seeds_and_differences_over_users(results):
     tested = [cells[f"budget-5-percent_seed-{seed}_split"].row["test/ndcg@20"] for seed in (0, 1)]
     assert split.figures["test/ndcg@20"] == Spread.of(tested)
     assert split.figures["cpu_s"].mean == 10.5 and search.differences == {}
-    pooled = [
-        np.mean(
-            [cells[f"budget-5-percent_seed-{s}_{method}"].user_metrics["ndcg@20"] for s in (0, 1)], axis=0
-        )[:, None]
-        for method in ("search", "split")
-    ]
-    (expected,) = paired_bootstrap(*pooled, 500, np.random.default_rng(9))
+    expected = paired(cells, lambda of_seeds: of_seeds)
     found = split.differences["ndcg@20"]
+    assert split.split_seeds == [0, 1] and len(found.by_split) == 2
+    assert found.by_split == pytest.approx(expected.by_split)
     assert found.mean == pytest.approx(expected.mean) and found.mean == pytest.approx(0.01, abs=0.003)
     assert found.low == pytest.approx(expected.low, abs=2e-4) and found.p < 0.01
     # One seed has both at no budget of 10 %: the search is missing there, or the split.
     assert figures["split", "10%"].differences == {} and figures["split", "10%"].num_missing == 1
     assert figures["full size", "100%"].seeds == [0, 1]
+
+
+def paired(cells, pool):
+    """The search against the split at 5 %, by what is made of the metrics of both seeds."""
+    of_seeds = [
+        np.stack([cells[f"budget-5-percent_seed-{s}_{method}"].user_metrics["ndcg@20"] for s in (0, 1)])
+        for method in ("search", "split")
+    ]
+    (found,) = paired_bootstrap(*(pool(own)[..., None] for own in of_seeds), 500, np.random.default_rng(9))
+    return found
+
+
+def test_seeds_of_one_split_are_averaged_for_each_user(tmp_path):
+    results = make_results(tmp_path, split_seed=7)
+    (split,) = (one for one in results.figures() if (one.method, one.budget) == ("split", "5%"))
+    expected = paired(results.results, lambda of_seeds: of_seeds.mean(axis=0, keepdims=True))
+    found = split.differences["ndcg@20"]
+    assert split.split_seeds == [7] and len(found.by_split) == 1
+    assert found.low == pytest.approx(expected.low, abs=2e-4)
+    assert {row["split_seed"] for row in map(results.row, results.plan.cells)} == {7}
+
+
+def test_shares_are_of_full_size_on_the_same_split(results):
+    full = [results.results[f"seed-{seed}_full-size"].row["test/ndcg@20"] for seed in (0, 1)]
+    mine = [results.results[f"budget-5-percent_seed-{seed}_split"].row["test/ndcg@20"] for seed in (0, 1)]
+    figures = {(one.method, one.budget): one.figures["share_of_full"] for one in results.figures()}
+    assert figures["split", "5%"] == Spread.of([mine[0] / full[0], mine[1] / full[1]])
+    assert figures["full size", "100%"].mean == 1.0
 
 
 def test_the_table_tells_what_is_there(results):
