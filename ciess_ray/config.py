@@ -5,6 +5,7 @@ any work is done. ``config_file`` reads them from YAML.
 """
 
 from collections.abc import Iterable, Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,9 @@ class DatasetConfig(Section):
     """Which interactions, and how they are split. Give one of ``path`` and ``sample``."""
 
     path: Path | None = Field(
-        None, description="file of interactions: Parquet, CSV, MovieLens, RecBole, adjacency"
+        None,
+        description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
+        "RecBole, adjacency; text may be compressed with gzip",
     )
     sample: str | None = Field(None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}")
     format: str = Field("auto", description=f"auto (by the file's name), {', '.join(READERS)}")
@@ -72,6 +75,11 @@ class DatasetConfig(Section):
         description="share of each user's interactions that all is chosen on, beside a quarter for test; "
         "0.25 in CIESS; with less, sizes are chosen for nearly as much training data as the last table has",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _expand(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(expanduser(path))
 
     @model_validator(mode="after")
     def _check(self) -> "DatasetConfig":

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,7 +194,8 @@ class SweepPlan:
         path = (self.base_values.get("dataset") or {}).get("path")
         if path is not None:
             # Trials run in folders of their own.
-            self.base_values["dataset"] = self.base_values["dataset"] | {"path": str(Path(path).absolute())}
+            there = str(Path(expanduser(path)).absolute())
+            self.base_values["dataset"] = self.base_values["dataset"] | {"path": there}
         self.trials = list(self._trials())
 
     def values(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from envs.data.columns import Columns, build_log
+from envs.data.files import other_kind, read_content
 from envs.data.interactions import InteractionLog
 from envs.errors import ConfigError, DataError
 
@@ -37,13 +38,14 @@ def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
     """
     if columns is not None:
         raise ConfigError(f"{path}: the format adjacency has no columns to name; leave columns out")
-    content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    content = read_content(path).removeprefix(_BYTE_ORDER_MARK)
     characters = np.frombuffer(content, np.uint8)
     try:
         content.decode()
     except UnicodeDecodeError as error:
         line = 1 + content.count(b"\n", 0, error.start)
-        raise DataError(f"{path}, line {line}: it is not UTF-8 text; save the file as UTF-8") from None
+        remedy = other_kind(path) or "save the file as UTF-8"
+        raise DataError(f"{path}, line {line}: it is not UTF-8 text; {remedy}") from None
     # Space, and tab to carriage return: the white space of ASCII.
     is_space = (characters == 32) | ((characters >= 9) & (characters <= 13))
     is_start = ~is_space

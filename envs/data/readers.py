@@ -4,25 +4,29 @@ A new format is one file with a ``Reader`` in it, one line in ``READERS`` and, w
 one in ``_NAME_PATTERNS``.
 """
 
+import zlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
+from envs.data.files import check_regular, is_compressed
 from envs.data.interactions import InteractionLog
 from envs.data.parquet import read_parquet
-from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, read_text
+from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text
 from envs.errors import DataError, UnknownNameError
 
-#: Called with a file that exists and is not empty, and the columns the user named.
+#: Called with a file that exists and is not empty, or a folder of Parquet, and the columns the user named.
 Reader = Callable[[Path, Columns | None], InteractionLog]
 
 READERS: dict[str, Reader] = {
     "parquet": read_parquet,
     "csv": partial(read_text, form=CSV),
+    "tsv": partial(read_text, form=TSV),
     "movielens-dat": partial(read_text, form=MOVIELENS_DAT),
     "movielens-csv": partial(read_text, form=MOVIELENS_CSV),
     "recbole": partial(read_text, form=RECBOLE),
@@ -36,6 +40,7 @@ _NAME_PATTERNS: tuple[tuple[str, str], ...] = (
     ("*.inter", "recbole"),
     ("*.parquet", "parquet"),
     ("*.csv", "csv"),
+    ("*.tsv", "tsv"),
     ("*.txt", "adjacency"),
     ("*.adj", "adjacency"),
 )
@@ -47,13 +52,13 @@ def guess_format(path: str | PathLike[str]) -> str:
     Raises:
         DataError: It tells none.
     """
-    name = Path(path).name.lower()
+    name = Path(path).name.lower().removesuffix(".gz")
     for pattern, form in _NAME_PATTERNS:
         if fnmatchcase(name, pattern):
             return form
     raise DataError(
         f"{path}: its name tells no format; give it (format, or --format), one of "
-        f"{', '.join(sorted(READERS))}"
+        f"{', '.join(sorted(READERS))}; what is compressed otherwise than with gzip must be unpacked first"
     )
 
 
@@ -63,7 +68,8 @@ def read_interactions(
     """Read a file of interactions.
 
     Args:
-        path: The file.
+        path: The file; a ``~`` at its beginning is the home folder. Text may be compressed with gzip if the
+            name ends in ``.gz``; Parquet may be a folder of parts.
         format: A name in ``READERS``, or ``"auto"`` to go by the file's name.
         columns: Names of the columns to read; None for the format's own, of which rating and timestamp are
             read where they exist.
@@ -77,21 +83,32 @@ def read_interactions(
         DataError: The file is missing, empty or not of that format, or a row cannot be used; the message
             names the row.
     """
-    path = Path(path)
     if format != "auto" and format not in READERS:
         raise UnknownNameError("file format", format, [*READERS, "auto"])
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(
-            f"{path}: there is no such file to read ({error.strerror}); check the path"
-        ) from error
-    if path.is_dir():
+        path = Path(expanduser(path))
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: there is no such file to read ({told}); check the path") from error
+    is_folder = path.is_dir()
+    if is_folder and format == "auto":
+        format = "parquet"
+    elif format == "auto":
+        format = guess_format(path)
+    check_regular(path, status.st_mode)
+    if is_folder and format != "parquet":
         raise DataError(f"{path}: it is a directory; name the one file that holds the interactions")
-    reader = READERS[guess_format(path) if format == "auto" else format]
-    if size == 0:
+    if is_compressed(path) and format == "parquet" and not is_folder:
+        raise DataError(
+            f"{path}: Parquet is compressed in itself and read in parts; decompress the file first"
+        )
+    if status.st_size == 0:
         raise DataError(f"{path}: it is empty (0 bytes); bring a file with one row an interaction")
     try:
-        return reader(path, columns)
-    except OSError as error:
-        raise DataError(f"{path}: it cannot be read ({error}); check its permissions") from error
+        return READERS[format](path, columns)
+    except MemoryError as error:
+        raise DataError(f"{path}: it needs more memory than there is; bring a part of it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        remedy = "it may be cut off; bring it anew" if is_compressed(path) else "check its permissions"
+        raise DataError(f"{path}: it cannot be read ({error}); {remedy}") from error

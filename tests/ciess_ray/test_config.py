@@ -336,3 +336,9 @@ def test_an_option_of_the_wrong_kind_is_refused(tmp_path, options):
     file.write_text("dataset: {path: log.parquet}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="must be a number like"):
         load_config(file, [f"recommender.options={options}"])
+
+
+def test_the_home_folder_in_a_data_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    config = RunConfig.model_validate({"dataset": {"path": "~/log.csv"}})
+    assert str(config.dataset.path) == "/somewhere/log.csv"

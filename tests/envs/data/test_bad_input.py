@@ -1,5 +1,7 @@
 """Each bad input is one DataError that names the file, the place and the remedy."""
 
+import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.data import Columns, log_from_arrays, read_interactions
+from envs.data.files import check_memory, check_rows
 from envs.errors import DataError
 
 CSV_HEADER = "user_id,item_id,rating,timestamp\n"
@@ -83,6 +86,53 @@ def test_missing_column_names_those_there_are(tmp_path: Path) -> None:
     assert "'stars' for the rating" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "shop,item_id\n1,2\n", "'item_id'. Name the columns"),
+        ("a.csv", "userId,itemId\n1,2\n", "Did you mean 'userId'?"),
+        ("a.csv", "item,itemid,user\n1,2,3\n", "Did you mean 'user'?"),
+        ("ratings.csv", "userId,item\n1,2\n", "Did you mean 'item'?"),
+        ("a.inter", "user_id:token,item_id:token\n1,2\n", "fields are separated by tabs"),
+        ("a.csv", "user_id item_id\n1 2\n", "fields are separated by commas"),
+        ("a.tsv", "user_id item_id\n1 2\n", "fields are separated by tabs"),
+        ("a.csv", "196,242,3\n1,2,4\n", "the first line looks like a row: put one of names above it"),
+        ("a.csv", "u1;i5;4.5\nu2;i5;4\n", "the first line looks like a row"),
+    ],
+)
+def test_the_way_out_of_a_missing_column(name: str, content: str, words: str, tmp_path: Path) -> None:
+    assert words in refuse_text(tmp_path, name, content)
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.csv"
+    os.mkfifo(path)
+    assert "it is a pipe" in refuse(path)
+    with pytest.raises(DataError, match="/dev/zero: it is a device"):
+        read_interactions("/dev/zero", format="adjacency")
+
+
+def test_compressed_files_that_cannot_be_read(tmp_path: Path) -> None:
+    content = gzip.compress((CSV_HEADER + "".join(f"{n},2,3,4\n" for n in range(20_000))).encode())
+    assert "cut off" in refuse_text(tmp_path, "a.csv.gz", content[:-2000])
+    assert "cut off" in refuse_text(tmp_path, "b.csv.gz", CSV_HEADER)
+    assert "compressed with gzip" in refuse_text(tmp_path, "c.csv", content)
+    assert "archive or a spreadsheet" in refuse_text(tmp_path, "d.csv", b"PK\x03\x04\xff\xfe")
+    assert "decompress the file" in refuse_text(tmp_path, "e.parquet.gz", content)
+    zst = tmp_path / "a.csv.zst"
+    zst.touch()
+    with pytest.raises(DataError, match=r"a\.csv\.zst: its name tells no format.*must be unpacked first"):
+        read_interactions(zst)
+
+
+def test_rows_that_cannot_be_numbered_or_held() -> None:
+    check_rows(10**6, 4, "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: 2,147,483,648 interactions, and at most"):
+        check_rows(2**31, 2, "a.parquet")
+    with pytest.raises(DataError, match=r"train\.txt\.gz: 4,[0-9,]+\.\d GB would have to be held"):
+        check_memory(2**62, "train.txt.gz")
+
+
 def test_duplicate_column(tmp_path: Path) -> None:
     assert "2 columns are named 'item_id'" in refuse_text(
         tmp_path, "a.csv", "user_id,item_id,item_id\n1,2,3\n"
@@ -99,7 +149,30 @@ def test_duplicate_column(tmp_path: Path) -> None:
         ("a.csv", CSV_HEADER + "1,2,3,4,5\n", 2, "5 fields where there should be 4"),
         ("a.csv", CSV_HEADER + "1,2,x,4\n", 2, "rating is 'x', not a number"),
         ("a.csv", CSV_HEADER + "1,2,,4\n", 2, "rating is '', not a number"),
-        ("a.csv", CSV_HEADER + "1,2,3,2001-01-01\n", 2, "timestamp is '2001-01-01', not a number"),
+        ("a.csv", CSV_HEADER + "1,2,3,soon\n", 2, "timestamp is 'soon', neither a number nor an ISO time"),
+        (
+            "a.csv",
+            CSV_HEADER + "1,2,3,9\n1,3,3,2001-01-31\n",
+            3,
+            "an ISO time, and in the first row a number",
+        ),
+        ("a.csv", CSV_HEADER + "1,2,3,2001-01-31\n1,3,3,2001-01-31T00:00Z\n", 3, "with an offset from UTC"),
+        (
+            "a.csv",
+            CSV_HEADER + "1,2,3,2001-01-31\n1,3,3,2001-13-31\n",
+            3,
+            "timestamp is '2001-13-31', neither",
+        ),
+        ("a.csv", CSV_HEADER.replace(",", ";") + "1;2;3,5;4\n", 2, "with a point before its decimals"),
+        ("a.csv", CSV_HEADER + "1,nan,3,4\n", 2, "item_id is 'nan', which other programs write"),
+        ("ratings.dat", "1::2::3::4\nNULL::2::3::4\n", 2, "user is 'NULL', which other programs write"),
+        ("train.txt", "a b\nb None\n", 2, "an item is 'None', which other programs write"),
+        (
+            "a.csv",
+            CSV_HEADER + '1,2,3,4\n1, "2",3,4\n',
+            3,
+            "item_id begins with a blank before its quotation",
+        ),
         ("a.csv", CSV_HEADER + "1,2,3,4\n1,3,nan,4\n", 3, "rating is nan, not a finite number"),
         ("a.csv", CSV_HEADER + "\n\n1,2,-inf,4\n", 4, "rating is -inf, not a finite number"),
         ("a.csv", CSV_HEADER + "1,2,1e300,4\n", 2, "not a finite number"),
@@ -107,12 +180,12 @@ def test_duplicate_column(tmp_path: Path) -> None:
         ("a.csv", CSV_HEADER + "1,2,3,4\n,2,3,4\n", 3, "user_id is empty"),
         ("a.csv", CSV_HEADER + "1,  ,3,4\n", 2, "item_id is empty"),
         ("a.csv", CSV_HEADER + "1,2,3,4\n1,-3,3,4\n", 3, "item_id is -3"),
-        ("a.csv", CSV_HEADER + '1,2,3,4\n1,"2,3,4\n5,6,7,8\n', 3, "2 fields"),
+        ("a.csv", CSV_HEADER + '1,2,3,4\n1,"2,3,4\n5,6,7,8\n', 3, "is never closed"),
         ("ratings.dat", "1::2::3::4\n\n1::2::3\n", 3, "3 fields where there should be 4"),
         ("ratings.dat", "1::2::3::4\r\n1::x::y::4\r\n", 2, "rating is 'y', not a number"),
         ("ratings.dat", "1::2::3::4\n-1::2::3::4", 2, "user is -1"),
         ("a.inter", RECBOLE_HEADER + "1\t2\t3\t4\n1 2 3 4\n", 3, "1 fields where there should be 4"),
-        ("a.inter", RECBOLE_HEADER + "1\t2\t3\tnow\n", 2, "timestamp is 'now'"),
+        ("a.inter", RECBOLE_HEADER + "1\t2\t3\tnow\n", 2, "timestamp is 'now', neither"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,,3,4\n", 3, "movieId is empty"),
         ("ratings.dat", "1::2::3::4\n1\x1f2::3::4\n", 2, "control character"),
         ("train.txt", "1 2 3\n\n2 3 -4\n", 3, "an item is -4"),
@@ -128,16 +201,16 @@ def test_rows_are_refused_with_their_line(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    before=st.lists(st.sampled_from(["1,a,5\n", "\n", '2,"b\nc",5\n', "\r\n", '3,"d""\n\n",5\r\n'])),
+    before=st.lists(st.sampled_from(["1,a,x,5\n", "\n", '2,b,"b\nc",5\n', "\r\n", '3,c,"d""\n\n",5\r\n'])),
     bad=st.sampled_from(
-        ["1,a\n", "1,a,5,6\n", "1,a,five\n", "1,a,nan\n", ",a,5\n", "-1,a,5\n", '"\n",a,5\n']
+        ["1,a,x\n", "1,a,x,5,6\n", "1,a,x,five\n", "1,a,x,nan\n", ",a,x,5\n", "-1,a,x,5\n", '"\n",a,x,5\n']
     ),
-    after=st.lists(st.sampled_from(["1,e,5\n", "\n", '2,"f\ng",5\n'])),
+    after=st.lists(st.sampled_from(["1,e,x,5\n", "\n", '2,f,"f\ng",5\n'])),
 )
 def test_lines_are_counted_over_blank_lines_and_line_ends_in_quotes(
     before: list[str], bad: str, after: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    content = "user_id,item_id,rating\n" + "".join([*before, bad, *after])
+    content = "user_id,item_id,title,rating\n" + "".join([*before, bad, *after])
     line = 2 + "".join(before).count("\n")
     assert refuse_text(tmp_path_factory.mktemp("bad"), "a.csv", content).startswith(f", line {line}: ")
 
@@ -183,7 +256,16 @@ def test_text_that_is_not_utf8(name: str, content: bytes, line: int, tmp_path: P
         ({"user_id": [1, 1], "item_id": [1, 2], "rating": [float("inf"), 1]}, "row 1: rating is inf"),
         ({"user_id": [1, 1], "item_id": [1, 2], "rating": [1.0, None]}, "row 2: rating is missing"),
         ({"user_id": [1], "item_id": [1], "rating": ["5"]}, "rating is of type string"),
-        ({"user_id": [1], "item_id": [1], "timestamp": ["now"]}, "timestamp is of type string"),
+        (
+            {"user_id": [1], "item_id": [1], "timestamp": ["now"]},
+            "row 1: timestamp is 'now', neither a number",
+        ),
+        ({"user_id": [1], "item_id": [1], "timestamp": ["7"]}, "timestamp is text that holds a number"),
+        ({"user_id": ["a", "b\nc"], "item_id": [1, 2]}, r"row 2: user_id is 'b\nc', and an id holds no line"),
+        (
+            {"user_id": ["a", "None"], "item_id": [1, 2]},
+            "row 2: user_id is 'None', which other programs write",
+        ),
     ],
 )
 def test_parquet_values_are_refused_with_their_row(
@@ -220,6 +302,17 @@ def test_arrays_are_checked_as_files_are() -> None:
         log_from_arrays([1, -1], [1, 2], source="mine")
     with pytest.raises(DataError, match="user cannot be read as one column"):
         log_from_arrays([[1, 2], [3, 4]], [1, 2])
+    for strange in ([10**5000, 1], [2**64, 1], [(1, 2), 3], ["\ud800", "a"]):
+        with pytest.raises(DataError, match="user cannot be read as one column"):
+            log_from_arrays(strange, [1, 2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "train.txt"])
+def test_an_integer_of_very_many_digits_is_text(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    long = "9" * 5000
+    path.write_text(f"user_id,item_id\n{long},2\n1,3\n" if name == "a.csv" else f"{long} 2\n1 3\n")
+    assert read_interactions(path).user_ids.tolist() == ["1", long]
 
 
 pieces = st.sampled_from(

@@ -1,6 +1,7 @@
 """What every reader promises, and what each format adds."""
 
 import csv
+import gzip
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.data import READERS, Columns, InteractionLog, guess_format, log_from_arrays, read_interactions
+from envs.data.columns import MISSING_IDS
 from envs.errors import ConfigError, DataError, UnknownNameError
 
 # (user, item, rating, timestamp)
@@ -30,6 +32,11 @@ def write_csv(path: Path, rows: list[Row], header: str = "user_id,item_id,rating
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(header + "\r\n")
         csv.writer(file).writerows(rows)
+
+
+def write_tsv(path: Path, rows: list[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([["user_id", "item_id", "rating", "timestamp"], *rows])
 
 
 def write_movielens_csv(path: Path, rows: list[Row]) -> None:
@@ -57,6 +64,7 @@ def write_adjacency(path: Path, rows: list[Row]) -> None:
 WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "parquet": write_parquet,
     "csv": write_csv,
+    "tsv": write_tsv,
     "movielens-csv": write_movielens_csv,
     "movielens-dat": write_movielens_dat,
     "recbole": write_recbole,
@@ -65,6 +73,7 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
 FILE_NAMES = {
     "parquet": "a.parquet",
     "csv": "a.csv",
+    "tsv": "a.tsv",
     "movielens-csv": "ratings.csv",
     "movielens-dat": "ratings.dat",
     "recbole": "a.inter",
@@ -87,10 +96,8 @@ def is_canonical_integer(text: str) -> bool:
 words = st.text(
     st.characters(categories=["L", "N", "P", "S"], exclude_characters=":"), min_size=1, max_size=6
 )
-text_ids = words.filter(lambda word: not is_canonical_integer(word))
-quoted_ids = st.tuples(text_ids, st.sampled_from([",", '"', "\n", "\r\n", "::", "\t", "é "]), words).map(
-    "".join
-)
+text_ids = words.filter(lambda word: not is_canonical_integer(word) and word not in MISSING_IDS.to_pylist())
+quoted_ids = st.tuples(text_ids, st.sampled_from([",", '"', "::", "\t", "é "]), words).map("".join)
 integer_ids = st.integers(0, 2**63 - 1)
 ratings = st.floats(-10, 10, width=32)
 timestamps = st.integers(-(2**62), 2**62)
@@ -110,7 +117,7 @@ def test_every_reader_has_a_writer_here() -> None:
 @given(data=st.data())
 def test_reading_what_was_written_gives_the_same_log(form: str, data: st.DataObject) -> None:
     kinds = [integer_ids, text_ids]
-    if form in ("csv", "movielens-csv", "parquet"):
+    if form in ("csv", "tsv", "movielens-csv", "parquet"):
         kinds.append(quoted_ids)
     rows = data.draw(st.sampled_from(kinds).flatmap(logs))
     with tempfile.TemporaryDirectory() as folder:
@@ -141,6 +148,24 @@ def test_rows_of_the_same_pair_are_merged(form: str, tmp_path: Path) -> None:
 def test_without_timestamps_the_last_row_of_a_pair_stays() -> None:
     log = log_from_arrays(["a", "a", "b"], [1, 1, 1], [3.0, 5.0, 1.0])
     assert as_rows(log) == {("a", 1): (5.0, None), ("b", 1): (1.0, None)}
+
+
+@pytest.mark.parametrize("form", sorted(set(READERS) - {"adjacency"}))
+@pytest.mark.parametrize("ids", [["5", " 5", "5 ", "\u00a05 "], ["u1", " u1 ", "u1", "u1 "]])
+def test_blanks_around_an_id_are_no_part_of_it(form: str, ids: list[str], tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAMES[form]
+    WRITERS[form](path, [(user, f"{item} ", 1.0, item) for item, user in enumerate(ids)])
+    log = read_interactions(path)
+    expected: list[Any] = ["5"] if form == "parquet" else [5]
+    assert log.user_ids.tolist() == (expected if ids[0] == "5" else ["u1"])
+    assert list(map(str, log.item_ids.tolist())) == ["0", "1", "2", "3"] and log.num_rows == 4
+
+
+def test_blanks_around_ids_of_arrays_and_of_adjacency(tmp_path: Path) -> None:
+    assert log_from_arrays(["a", " a", "a "], [1, 2, 3]).user_ids.tolist() == ["a"]
+    path = tmp_path / "train.txt"
+    path.write_text("\u00a01 5\n1 6\n", encoding="utf-8")
+    assert read_interactions(path).user_ids.tolist() == [1]
 
 
 @pytest.mark.parametrize("form", ["csv", "recbole", "movielens-dat", "adjacency"])
@@ -196,6 +221,68 @@ def test_bytes_of_unread_columns_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("user_id,item_id,title\n1,2,Amélie\n".encode("latin-1"))
     assert as_rows(read_interactions(path)) == {(1, 2): (None, None)}
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_header_tells_the_separator_of_a_csv(separator: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = ["user_id,item_id,title", '1,7,"Heat, the"', '2,8,"a""b"']
+    path.write_text("\n".join(rows).replace(",", separator))
+    assert set(as_rows(read_interactions(path))) == {(1, 7), (2, 8)}
+
+
+@pytest.mark.parametrize("form", sorted(set(READERS) - {"parquet"}))
+def test_text_that_is_compressed(form: str, tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAMES[form]
+    WRITERS[form](path, [(1, 5, 1.0, 10), (2, 6, 4.0, 20)])
+    whole = read_interactions(path)
+    compressed = path.with_name(f"{path.name}.gz")
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    assert as_rows(read_interactions(compressed)) == as_rows(whole)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (["2001-01-31", "1970-01-02"], [980_899_200, 86_400]),
+        (["2001-01-31 12:00:00", "1970-01-01T00:00:01.5"], [980_942_400, 1.5]),
+        (["2001-01-31T12:00:00Z", "2001-01-31T12:00:00+01:00"], [980_942_400, 980_938_800]),
+    ],
+)
+def test_times_as_people_write_them(
+    form: str, times: list[str], seconds: list[float], tmp_path: Path
+) -> None:
+    path = tmp_path / FILE_NAMES[form]
+    WRITERS[form](path, [(1, item, 1.0, time) for item, time in enumerate(times)])  # type: ignore[misc]
+    log = read_interactions(path)
+    assert log.timestamp is not None and log.timestamp.dtype == np.int64
+    assert (log.timestamp / 1e6).tolist() == seconds
+
+
+def test_a_folder_of_parquet_parts_is_read_as_one(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    (folder / "day=2").mkdir(parents=True)
+    for name, (user, item) in {"part-1": (1, 5), "part-0": (2, 6), "day=2/part-0": (3, 6)}.items():
+        pq.write_table(pa.table({"user_id": [user], "item_id": [item]}), folder / f"{name}.parquet")
+    (folder / "_SUCCESS").touch()
+    (folder / ".part-9.parquet").write_text("half written")
+    log = read_interactions(folder)
+    assert as_rows(log).keys() == {(1, 5), (2, 6), (3, 6)}
+    pq.write_table(pa.table({"item_id": [1, -7], "user_id": [1, 1]}), folder / "part-2.parquet")
+    with pytest.raises(DataError, match=r"part-2\.parquet, row 2: item_id is -7"):
+        read_interactions(folder)
+    pq.write_table(pa.table({"item_id": [1], "user_id": ["a"]}), folder / "part-2.parquet")
+    with pytest.raises(DataError, match=r"part-2\.parquet: its columns are not of the types of"):
+        read_interactions(folder)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_csv(tmp_path / "a.csv", [(1, 2, 3.0, 4)])
+    assert as_rows(read_interactions("~/a.csv")) == {(1, 2): (3.0, 4)}
+    with pytest.raises(DataError, match="no such file to read"):
+        read_interactions("~nobody-of-this-name/a.csv")
 
 
 def test_timestamps_with_fractions(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""How a file of interactions is opened: compressed or not, and never one that memory cannot hold."""
+
+import gzip
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from envs.errors import DataError
+
+_BLOCK_BYTES = 1 << 20
+#: Codes of entities and offsets of rows are int32.
+_MAX_ROWS = 2**31 - 1
+#: What a column of a log, or the ids that it is made of, takes of memory for each row.
+_VALUE_BYTES = 8
+_OTHER_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+#: How files begin that are no text, and what to do about them.
+_BEGINNINGS = {
+    b"\x1f\x8b": "it is compressed with gzip; let its name end in .gz",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "it is Parquet; name that format (format, or --format)",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; decompress it first",
+    b"BZh": "it is compressed with bzip2; decompress it first",
+    b"\xfd7zXZ": "it is compressed with xz; decompress it first",
+}
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed with gzip."""
+    return path.suffix.lower() == ".gz"
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file's content, decompressed where it is compressed."""
+    return cast(BinaryIO, gzip.open(path) if is_compressed(path) else path.open("rb"))
+
+
+def arrow_source(path: Path) -> "str | pa.NativeFile":
+    """The same for Arrow, which reads a plain file by its name."""
+    return pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path)
+
+
+def read_content(path: Path) -> bytes:
+    """All of a file's content, for formats that are not read block by block.
+
+    Raises:
+        DataError: Memory cannot hold it.
+    """
+    blocks, num_bytes = [], 0
+    with open_bytes(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            num_bytes += len(block)
+            # The blocks, and all of them as one.
+            check_memory(2 * num_bytes, str(path))
+            blocks.append(block)
+    return b"".join(blocks)
+
+
+def check_regular(path: Path, mode: int) -> None:
+    """Refuse what would never end, or cannot be read twice.
+
+    Raises:
+        DataError: The file is a pipe, a socket or a device.
+    """
+    kind = _OTHER_KINDS.get(stat.S_IFMT(mode))
+    if kind is not None:
+        raise DataError(
+            f"{path}: it is {kind}, and interactions are read more than once; write them to a file and name "
+            "that"
+        )
+
+
+def other_kind(path: Path) -> str | None:
+    """What a file is that should have been text, and what to do; None where its beginning does not tell."""
+    with open_bytes(path) as file:
+        beginning = file.read(8)
+    return next((told for start, told in _BEGINNINGS.items() if beginning.startswith(start)), None)
+
+
+def check_rows(num_rows: int, num_columns: int, source: str) -> None:
+    """Refuse more rows than can be numbered or held, before they are read.
+
+    Raises:
+        DataError: There are too many.
+    """
+    if num_rows > _MAX_ROWS:
+        raise DataError(
+            f"{source}: {num_rows:,} interactions, and at most {_MAX_ROWS:,} can be numbered; bring a "
+            "part of them"
+        )
+    check_memory(num_rows * num_columns * _VALUE_BYTES, source)
+
+
+def check_memory(num_bytes: int, source: str) -> None:
+    """Refuse what is larger than the machine's memory, before it is taken.
+
+    Raises:
+        DataError: It is.
+    """
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_bytes > there:
+        raise DataError(
+            f"{source}: {num_bytes / 1e9:,.1f} GB would have to be held, and this machine has "
+            f"{there / 1e9:,.1f} GB of memory; bring a part of it, or a larger machine"
+        )
