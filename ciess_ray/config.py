@@ -9,20 +9,33 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from ciess_ray.credentials import without_secrets
 from ciess_ray.exploration import build_exploration
 from ciess_ray.presets import with_preset
 from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, TEST_SHARE, Columns
-from envs.errors import BudgetError, ConfigError, UnknownNameError
-from envs.recommenders import RECOMMENDERS, check_recommender, find_recommender, resolve_device
+from envs.errors import BudgetError, ConfigError, EmbeddingSizeError, UnknownNameError
+from envs.mdp import MAX_MEMORY_WEIGHT
+from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 from envs.step_modes import STEP_MODES
 
 Exploration = dict[str, Any]
+#: The smallest part of a CPU or a GPU that Ray knows.
+_LEAST_CLAIM = 1e-4
+#: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
+_MAX_SEED = 4_000_000_000
 
 
 class Section(BaseModel):
@@ -119,7 +132,9 @@ class RecommenderConfig(Section):
     def _check(self) -> "RecommenderConfig":
         check_recommender(self.name, self.options)
         check_bounds(self.min_embedding_size, self.max_embedding_size)
-        resolve_device(self.device)
+        # Whether there is a GPU is seen where the training runs, which need not be here.
+        if self.device not in DEVICES:
+            raise UnknownNameError("device", self.device, DEVICES)
         return self
 
     @property
@@ -182,7 +197,9 @@ class TrainingConfig(Section):
 class AgentConfig(Section):
     """TD3 and its exploration."""
 
-    hiddens: tuple[int, ...] = Field((256, 256), min_length=1, description="hidden widths; 2 x 256 in CIESS")
+    hiddens: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (256, 256), min_length=1, max_length=100, description="hidden widths; 2 x 256 in CIESS"
+    )
     actor_lr: float = Field(1e-3, gt=0, description="Adam's rate for the actors; 1e-3 in CIESS")
     critic_lr: float = Field(3e-3, gt=0, description="Adam's rate for the critics; 3e-3 in CIESS")
     gamma: float = Field(
@@ -216,6 +233,15 @@ class AgentConfig(Section):
     def _check_exploration(cls, spec: Exploration) -> Exploration:
         build_exploration(spec, 1, 2)
         return spec
+
+    @model_validator(mode="after")
+    def _check(self) -> "AgentConfig":
+        if self.replay_buffer_capacity < self.batch_size:
+            raise ConfigError(
+                f"agent.replay_buffer_capacity={self.replay_buffer_capacity} cannot fill a batch of "
+                f"agent.batch_size={self.batch_size} transitions: raise the one or lower the other."
+            )
+        return self
 
 
 class SearchConfig(Section):
@@ -259,10 +285,10 @@ class SearchConfig(Section):
         description="first steps, taken by policies of a whole table, at random and then near the best; none "
         "in CIESS",
     )
-    memory_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+    memory_weight: Annotated[float, Field(ge=0, le=MAX_MEMORY_WEIGHT)] | Literal["auto"] = Field(
         "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"
     )
-    initial_memory_weight: float = Field(0.0, ge=0, description="where auto begins")
+    initial_memory_weight: float = Field(0.0, ge=0, le=MAX_MEMORY_WEIGHT, description="where auto begins")
     memory_weight_lr: float = Field(
         0.1, gt=0, description="how far auto moves ln λ a step, as a share of ln (mean size / budget)"
     )
@@ -345,7 +371,25 @@ class SearchConfig(Section):
         return self.num_steps + num_evaluations + self.num_greedy_steps
 
 
-class ResourcesConfig(Section):
+class Claims(Section):
+    """Amounts that are claimed of a Ray cluster."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_amount(cls, amount: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        if amount is None or not name.startswith(("num_cpus", "num_gpus")):
+            return amount
+        if 0 < amount < _LEAST_CLAIM:
+            raise ConfigError(
+                f"resources.{name}={amount:g}: the least that Ray deals in is {_LEAST_CLAIM:g}."
+            )
+        if name.startswith("num_gpus") and amount > 1 and amount != int(amount):
+            raise ConfigError(f"resources.{name}={amount:g}: above 1 Ray deals in whole GPUs.")
+        return amount
+
+
+class ResourcesConfig(Claims):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
 
     num_cpus_per_env_runner: float = Field(1.0, gt=0, description="CPUs of an env runner, and its threads")
@@ -388,7 +432,10 @@ class RunConfig(Section):
         "into a folder within output",
     )
     seed: int = Field(
-        0, ge=0, description="every draw of the run comes from it, the split of the data included"
+        0,
+        ge=0,
+        le=_MAX_SEED,
+        description="every draw of the run comes from it, the split of the data included",
     )
     output: Path = Field(Path("runs/search"), description="folder of the result")
     cache: Path | None = Field(
@@ -420,9 +467,16 @@ class RunConfig(Section):
         return budgets
 
     @model_validator(mode="after")
-    def _check_tried_l2(self) -> "RunConfig":
+    def _check(self) -> "RunConfig":
         refuse_equal_budgets("budget and looser_budgets", (self.budget, *self.looser_budgets))
         recommender = self.recommender
+        low, high = recommender.min_embedding_size, recommender.max_embedding_size
+        outside = [size for size in self.search.size_levels or () if not low <= size <= high]
+        if outside:
+            raise EmbeddingSizeError(
+                f"search.size_levels: {', '.join(map(str, outside))} lies outside [{low}, {high}], "
+                "recommender.min_embedding_size and max_embedding_size."
+            )
         for l2 in self.training.tried_l2:
             check_recommender(recommender.name, recommender.options | {"l2": l2})
         return self

@@ -162,7 +162,12 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         by_field: dict[str, list[Any]] = {}
         for problem in error.errors():
             by_field.setdefault(_field_of(model, problem["loc"]), []).append(problem)
-        lines = (_explain(model, source, where, problems) for where, problems in by_field.items())
+        lines = (
+            _explain(model, source, where, problems)
+            for where, problems in by_field.items()
+            # A list without an item that is wrong may be too short; the item says enough.
+            if not any(other.startswith(f"{where}.") for other in by_field)
+        )
         raise ConfigError(without_secrets("\n".join(lines))) from error
     except CiessError as error:
         raise error.within(source) from error

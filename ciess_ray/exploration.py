@@ -4,6 +4,7 @@ CIESS (arXiv 2304.03501) section 2.2.5. At its interface exploration speaks acti
 in embedding dimensions. Everything is an array over entities, and every draw is from the generator given.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,6 +18,10 @@ from envs.errors import ConfigError, UnknownNameError
 
 #: Values of actions in states, each state with its action behind it: ``critic((n, 4)) -> (n,)``.
 Critic = Callable[[Tensor], Tensor]
+
+
+#: The longest walks and steps, whose cost grows with them, and the greatest other arguments.
+_MOST_STEPS, _MOST = 1_000, 1_000_000
 
 
 class Explored(NamedTuple):
@@ -220,6 +225,8 @@ class OrnsteinUhlenbeck(Noise):
     """
 
     def __init__(self, sigma: float = 3.0, theta: float = 0.15) -> None:
+        if theta > 1:
+            raise ConfigError(f"noise 'ornstein_uhlenbeck': theta must be at most 1, not {theta:g}.")
         self.sigma, self.theta = sigma, theta
         self._x: Tensor | None = None
 
@@ -384,6 +391,22 @@ NOISES: dict[str, Callable[..., Noise]] = {
 EXPLORATIONS: dict[str, Callable[..., Exploration]] = {"noise": Exploration, "random_walk": RandomWalk}
 
 
+def _check_arguments(what: str, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a value that is not of the kind of its argument's default, or out of all proportion."""
+    for name, value in arguments.items():
+        parameter = inspect.signature(made_by).parameters.get(name)
+        default = None if parameter is None else parameter.default
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{what}: {name} must be true or false, not {value!r}.")
+        elif isinstance(default, int | float):
+            kinds, most = (int, _MOST_STEPS) if isinstance(default, int) else ((int, float), _MOST)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ConfigError(
+                    f"{what}: {name} must be a number like {default:g}, from 0 to {most:,}, not {value!r}."
+                )
+
+
 def build_exploration(
     spec: Mapping[str, Any], min_embedding_size: int, max_embedding_size: int
 ) -> Exploration:
@@ -401,16 +424,18 @@ def build_exploration(
         ConfigError: An argument is not known to what it was given to.
     """
     arguments = dict(spec)
-    name = arguments.pop("name", "random_walk")
+    name = str(arguments.pop("name", "random_walk"))
     noise_spec = arguments.pop("noise", "gaussian")
     if not isinstance(noise_spec, (str, Mapping)):
         raise ConfigError(f"noise must be a name or a mapping with a name and arguments, not {noise_spec!r}.")
     noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
-    noise_name = noise_arguments.pop("name", "gaussian")
+    noise_name = str(noise_arguments.pop("name", "gaussian"))
     if name not in EXPLORATIONS:
         raise UnknownNameError("exploration", name, EXPLORATIONS)
     if noise_name not in NOISES:
         raise UnknownNameError("noise", noise_name, NOISES)
+    _check_arguments(f"noise {noise_name!r}", NOISES[noise_name], noise_arguments)
+    _check_arguments(f"exploration {name!r}", EXPLORATIONS[name], arguments)
     try:
         noise = NOISES[noise_name](**noise_arguments)
         return EXPLORATIONS[name](noise, min_embedding_size, max_embedding_size, **arguments)

@@ -4,10 +4,10 @@ import numpy as np
 
 from ciess_ray.config import RunConfig
 from ciess_ray.streams import Stream, rng_of
-from envs.budget import BYTES_PER_PARAM, EmbeddingSizes, MemoryBudget
+from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
-from envs.placed_sizes import COLUMN_TYPE, PlacedSizes
+from envs.placed_sizes import COLUMN_TYPE, PlacedSizes, column_params
 
 
 def place(
@@ -40,11 +40,10 @@ def place(
     first_columns = np.zeros(sizes.num_rows, COLUMN_TYPE)
     first_columns[: interactions.num_users] = 1 + find_communities(interactions.train, num_communities, rng)
     if budget.unit == "bytes":
-        cost = -(-sizes.num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
         sizes = EmbeddingSizes.from_proposal(
             sizes.user,
             sizes.item,
-            sizes.num_params - cost,
+            sizes.num_params - column_params(sizes.num_rows),
             sizes.min_embedding_size,
             sizes.max_embedding_size,
             rng,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 from ciess_ray.config import RunConfig
-from ciess_ray.run import caps_params_of
+from ciess_ray.run import caps_params_of, check_communities
 from ciess_ray.search import load_interactions
 from ciess_ray.sweep_config import Trial
 from envs.data import Interactions
@@ -38,6 +38,7 @@ def read_data(trials: Iterable[Trial], source: str) -> dict[str, Interactions]:
             read[key] = load_interactions(trial.config)
         try:
             caps_params_of(trial.config, read[key].num_entities)
+            check_communities(trial.config, read[key])
         except CiessError as error:
             raise error.within(f"{source}: the trial {trial.name}") from error
     return read

@@ -104,6 +104,10 @@ def check_resources(config: RunConfig) -> None:
         resources.num_cpus_per_env_runner,
         gpus_of_each(config, resources.num_gpus_per_env_runner, num_runners),
     )
+    if config.recommender.device == "cuda" and not ray.cluster_resources().get("GPU"):
+        raise ConfigError(
+            "recommender.device='cuda' was asked for, but this cluster has no GPU: use 'auto' or 'cpu'."
+        )
     # One at a time is enough.
     _check(
         "a training", "training", 1, resources.num_cpus_per_training, resources.num_gpus_per_training or 0.0

@@ -7,8 +7,10 @@ from typing import Any
 from ciess_ray.config import RunConfig
 from ciess_ray.journal import Journal
 from ciess_ray.result import check_output
+from envs.communities import most_communities
 from envs.data import Interactions
-from envs.errors import ConfigError
+from envs.errors import BudgetError, ConfigError
+from envs.placed_sizes import column_params
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,43 @@ def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
     ]
 
 
+def check_communities(config: RunConfig, interactions: Interactions) -> None:
+    """Refuse more communities than users and items allow, or than a budget in bytes pays for.
+
+    Raises:
+        ConfigError: Naming how many are possible.
+        BudgetError: A budget in bytes has no room for the columns at which rows begin.
+    """
+    if not config.search.tried_communities:
+        return
+    most = most_communities(interactions.num_users, interactions.num_items)
+    too_many = [number for number in config.search.tried_communities if number > most]
+    if too_many:
+        raise ConfigError(
+            f"search.tried_communities: {', '.join(map(str, too_many))} communities of "
+            f"{interactions.num_users:,} users and {interactions.num_items:,} items; ask for 2 to {most}."
+        )
+    recommender, num_rows = config.recommender, interactions.num_entities
+    least = num_rows * recommender.min_embedding_size * recommender.num_tables
+    for asked, cap_params in zip(config.memory_budgets, caps_params_of(config, num_rows), strict=True):
+        if asked.unit == "bytes" and cap_params - column_params(num_rows) < least:
+            raise BudgetError(
+                f"the memory budget {asked} has no room for a byte a row, which search.tried_communities "
+                f"takes of a budget in bytes: leave it out, or ask for {num_rows:,} bytes more."
+            )
+
+
 def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
     """The budgets of a run, in parameters.
 
     Raises:
         BudgetError: One cannot be met.
-        ConfigError: One that should be looser is not.
+        ConfigError: One that should be looser is not, or there are too few users or items for communities.
         ResultError: A result would be overwritten.
     """
     budgets: list[Budget] = []
     caps_params = caps_params_of(config, interactions.num_entities)
+    check_communities(config, interactions)
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         name = f"at-{asked}".replace("%", "-percent").replace(" ", "-")
         budget = Budget(str(asked), cap_params, config.output / name if budgets else config.output)

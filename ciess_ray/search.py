@@ -36,7 +36,7 @@ from ciess_ray.tracking import Tracker, track
 from ciess_ray.whole_files import sole_writer
 from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
 from envs.errors import ResultError
-from envs.recommenders import own_source
+from envs.recommenders import own_source, resolve_device
 
 __all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
 
@@ -85,6 +85,8 @@ def search(
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
     """
+    # This process takes the steps.
+    resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     budgets = budgets_of(config, interactions, overwrite=overwrite)
     checkpoints = _checkpoints(config, interactions)
@@ -127,6 +129,7 @@ def resume(
         values = before["config"] | {"output": str(folder)}
         values["search"]["num_episodes"] += more_episodes
         config = parse_config(values, str(folder / RESULT_FILE))
+    resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     if before["dataset"]["fingerprint"] != interactions.fingerprint:
         raise ResultError(

@@ -138,6 +138,8 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
         CiessError: As :func:`sweep`.
     """
     check_data(plan)
+    build_scheduler(plan.config, plan.trials)
+    build_searcher(plan.config)
     with ray_session():
         claims = check_claims(plan)
     limit = plan.config.resources.max_concurrent_trials or len(plan.trials)

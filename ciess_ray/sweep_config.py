@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ciess_ray.config import RunConfig, Section, TrackingConfig, refuse_equal_budgets
+from ciess_ray.config import Claims, RunConfig, Section, TrackingConfig, refuse_equal_budgets
 from ciess_ray.config_file import (
     check_values,
     dotted_fields,
@@ -52,7 +52,7 @@ class SchedulerConfig(Section):
     reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on at each rung")
 
 
-class TrialResources(Section):
+class TrialResources(Claims):
     """What a trial claims beside what its configuration says of env runners and trainings."""
 
     num_cpus_per_driver: float | None = Field(
@@ -190,12 +190,13 @@ class SweepPlan:
         for name in _OWN_FIELDS:
             self.base_values.pop(name, None)
         for name, value in config.set.items():
-            put_field(self.base_values, name, value)
-        path = (self.base_values.get("dataset") or {}).get("path")
-        if path is not None:
-            # Trials run in folders of their own.
-            there = str(Path(expanduser(path)).absolute())
-            self.base_values["dataset"] = self.base_values["dataset"] | {"path": there}
+            try:
+                put_field(self.base_values, name, value)
+            except ConfigError as error:
+                raise error.within(f"{source}: set") from None
+        # Trials run in folders of their own.
+        if "dataset" in self.base_values:
+            self.base_values["dataset"] = with_absolute_path(self.base_values["dataset"])
         self.trials = list(self._trials())
 
     def values(self) -> dict[str, Any]:
@@ -265,6 +266,18 @@ def refuse_search(values: Mapping[str, Any], source: str) -> None:
             f"{source}: it is one search's; hand it to 'ciess-ray search', or name it as the base of a "
             "file with a space."
         )
+
+
+def with_absolute_path(dataset: Any) -> Any:
+    """A data set's plain values, its path from the root on; what is no such values is refused elsewhere."""
+    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("path"), str | Path):
+        return dataset
+    return {**dataset, "path": absolute_path(dataset["path"])}
+
+
+def absolute_path(path: str | Path) -> str:
+    """A path from the root on; a relative one is of the folder that a command was started in."""
+    return str(Path(expanduser(path)).absolute())
 
 
 def refuse_twice(name: str, values: Sequence[Any]) -> None:

@@ -31,7 +31,11 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
     """
     settings, asked = config.search, config.resources
     num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
-    share = 0.5 if config.recommender.device != "cpu" and num_gpus_there else 0.0
+    # A GPU that is asked for by name is waited for, or missed.
+    is_on_gpu = config.recommender.device == "cuda" or (
+        config.recommender.device == "auto" and num_gpus_there
+    )
+    share = 0.5 if is_on_gpu else 0.0
     driver_gpus = _given(resources.num_gpus_per_driver, share)
     runner_gpus = _given(asked.num_gpus_per_env_runner, share / max(num_runners, 1))
     training_gpus = _given(asked.num_gpus_per_training, share)
@@ -130,10 +134,13 @@ def _refusal(
         f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
     )
     num_runners = config.search.num_env_runners + config.search.num_evaluation_env_runners
+    has_gpus = any("GPU" in node for node in nodes)
     what = (
         f"its own process and {len(claims) - 1} more" if num_runners else "its own process and its trainings"
     )
-    if num_runners:
+    if config.recommender.device == "cuda" and not has_gpus:
+        remedy = "set recommender.device to auto or cpu"
+    elif num_runners:
         room = next(
             (
                 n

@@ -17,6 +17,11 @@ from envs.recommenders.propagation import symmetric_weights
 MAX_COMMUNITIES = int(np.iinfo(COLUMN_TYPE).max)
 
 
+def most_communities(num_users: int, num_items: int) -> int:
+    """The most communities that so many users and items can be parted into; below 2 they cannot."""
+    return min(num_users, num_items, MAX_COMMUNITIES + 1) - 1
+
+
 def find_communities(train: csr_array, num_communities: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Communities of users with like interactions, numbered so that neighbours are alike too.
 
@@ -36,7 +41,7 @@ def find_communities(train: csr_array, num_communities: int, rng: np.random.Gene
     Raises:
         EmbeddingSizeError: There are too few users or items for as many.
     """
-    most = min(*train.shape, MAX_COMMUNITIES + 1) - 1
+    most = most_communities(*train.shape)
     if not 2 <= num_communities <= most:
         raise EmbeddingSizeError(
             f"{num_communities} communities of {train.shape[0]:,} users and {train.shape[1]:,} items: ask "

@@ -15,6 +15,8 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 Form = Literal["paper", "reference"]
 
 NUM_STATE_FEATURES = 3
+#: The greatest λ: at full size it outweighs the greatest quality, 1, a hundredfold.
+MAX_MEMORY_WEIGHT = 100.0
 
 # What the released code raises a full-size quality of 0 to before it divides by it.
 _LEAST_FULL_QUALITY = 1e-5

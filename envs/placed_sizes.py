@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import EmbeddingSizes
+from envs.budget import BYTES_PER_PARAM, EmbeddingSizes
 from envs.errors import EmbeddingSizeError
 
 #: In which the packed file writes where a row begins.
 COLUMN_TYPE = np.uint8
+
+
+def column_params(num_rows: int) -> int:
+    """Parameters that take as many bytes as the columns at which so many rows begin."""
+    return -(-num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,7 @@ from ciess_ray.td3.replay import ReplayBuffer
 from ciess_ray.td3.rules import rules
 from ciess_ray.warmup import WarmUp
 from envs.errors import ConfigError
+from envs.mdp import MAX_MEMORY_WEIGHT
 
 __all__ = ["TD3", "TD3Config"]
 
@@ -149,7 +150,7 @@ class TD3Config(AlgorithmConfig):
         self.memory_weight = 0.4
         self.target_ratio: float | None = None
         self.memory_weight_lr = 0.1
-        self.memory_weight_bounds = (0.0, 100.0)
+        self.memory_weight_bounds = (0.0, MAX_MEMORY_WEIGHT)
 
         self.debugging(seed=0)
         # A table step may take minutes; the default of 60 s would drop it.

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import sys
 from typing import Any
 
@@ -15,11 +16,15 @@ from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
 from envs.recommenders.ngcf import NGCF
-from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
+from envs.recommenders.protocol import GIVEN, check_constructor, check_protocol, check_signature
 
 RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
 
+#: What a device may be called; auto is a GPU where there is one.
+DEVICES = ("auto", "cpu", "cuda")
+
 __all__ = [
+    "DEVICES",
     "RECOMMENDERS",
     "BaseRecommender",
     "DotProductRecommender",
@@ -119,13 +124,15 @@ def check_recommender(
         if option not in known:
             raise UnknownNameError(f"option of the recommender {name}", option, known)
         number = (int, float) if isinstance(known[option].default, float) else type(known[option].default)
-        if not isinstance(value, number) or isinstance(value, bool) or not value >= 0:
+        if not isinstance(value, number) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise ConfigError(
                 f"the option {option} of the recommender {name} must be a number like "
                 f"{known[option].default!r}, at least 0, not {value!r}."
             )
     if is_own:
         check_protocol(found, options)
+    elif options:
+        check_constructor(found, options)
     return found
 
 
@@ -178,8 +185,8 @@ def resolve_device(name: str) -> torch.device:
         UnknownNameError: Another name.
         ConfigError: CUDA was asked for where there is none.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name not in DEVICES:
+        raise UnknownNameError("device", name, DEVICES)
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise ConfigError("device 'cuda' was asked for, but PyTorch sees no GPU here: use 'auto' or 'cpu'.")

@@ -47,6 +47,21 @@ def check_protocol(
     _check(recommender_class, tuple(sorted((options or {}).items())))
 
 
+def check_constructor(recommender_class: type[BaseRecommender], options: dict[str, int | float]) -> None:
+    """Build a recommender on a tiny graph, which sees to it that its options are usable; once a process.
+
+    Raises:
+        CiessError: They are not.
+    """
+    _construct(recommender_class, tuple(sorted(options.items())))
+
+
+@cache
+def _construct(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        _Trial(cls, dict(options)).check_constructor()
+
+
 @cache
 def _check(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...]) -> None:
     check_signature(cls)

@@ -10,6 +10,7 @@ from ciess_ray.comparison_config import load_comparison
 from ciess_ray.config import DatasetConfig, RunConfig, SearchConfig, TrainingConfig
 from ciess_ray.config_file import field_table, load_config, parse_config, put_override
 from ciess_ray.presets import PRESETS
+from ciess_ray.search import search
 from ciess_ray.sweep_config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
@@ -194,6 +195,46 @@ def test_a_configuration_cannot_be_changed(file):
         ("seed", ConfigError, "cannot read the override 'seed': write section.field=value"),
         ("=3", ConfigError, "cannot read the override '=3'"),
         ("seed=[1", ConfigError, r"cannot read the value of the override 'seed=\[1'"),
+        ("search.memory_weight=200", ConfigError, "search.memory_weight=200: .*less than or equal to 100"),
+        ("search.initial_memory_weight=101", ConfigError, "search.initial_memory_weight=101: .*equal to 100"),
+        (
+            "agent.replay_buffer_capacity=1000",
+            ConfigError,
+            "agent.replay_buffer_capacity=1000 cannot fill a batch of agent.batch_size=4096",
+        ),
+        ("agent.hiddens=[0]", ConfigError, "agent.hiddens.*greater than or equal to 1"),
+        ("agent.hiddens=[64, -1]", ConfigError, "agent.hiddens.*greater than or equal to 1"),
+        ("agent.hiddens=[1_000_000_000]", ConfigError, "agent.hiddens.*less than or equal to 65536"),
+        ("agent.exploration.num_steps=2.5", ConfigError, "num_steps must be a number like 5, .* not 2.5"),
+        ("agent.exploration.max_step=1_000_000_000", ConfigError, "max_step must be a number like 5, from 0"),
+        ("agent.exploration.is_noise_last=1", ConfigError, "is_noise_last must be true or false, not 1"),
+        (
+            "agent.exploration.noise={sigma: wide}",
+            ConfigError,
+            "sigma must be a number like 6, .* not 'wide'",
+        ),
+        ("agent.exploration.noise={sigma: -1}", ConfigError, "sigma must be a number like 6, .* not -1"),
+        ("agent.exploration.noise={sigma: .nan}", ConfigError, "sigma must be a number like 6, .* not nan"),
+        ("agent.exploration.name=[random_walk]", UnknownNameError, "unknown exploration"),
+        (
+            "agent.exploration.noise={name: ornstein_uhlenbeck, theta: 2}",
+            ConfigError,
+            "theta must be at most 1, not 2",
+        ),
+        (
+            "search.size_levels=[1, 128, 129]",
+            EmbeddingSizeError,
+            r"search.size_levels: 129 lies outside \[1, 128\]",
+        ),
+        ("seed=4294967296", ConfigError, "seed=4294967296: .*less than or equal to 4000000000"),
+        ("resources.num_gpus_per_env_runner=1.5", ConfigError, "per_env_runner=1.5: above 1 .* whole GPUs"),
+        ("resources.num_cpus_per_training=1e-5", ConfigError, "per_training=1e-05: the least .* is 0.0001"),
+        (
+            "recommender={name: ngcf, options: {node_dropout: 1}}",
+            ConfigError,
+            "node_dropout .* below 1, not 1",
+        ),
+        ("recommender.options.l2=.inf", ConfigError, "the option l2 .* must be a number like"),
         ("dataset.path.x=1", ConfigError, "goes into 'path', which is no section"),
         ("dataset..path=1", ConfigError, "'dataset..path' has an empty name in it"),
         ("training={patience: 1, patience: 2}", ConfigError, "the key 'patience' stands twice, in line 1"),
@@ -223,9 +264,11 @@ def test_a_missing_dataset_is_named():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(file):
+def test_a_gpu_is_looked_for_where_the_training_runs(file):
+    # A head node has none, and reads the configuration all the same.
+    config = load_config(file, ["recommender.device=cuda"])
     with pytest.raises(ConfigError, match="PyTorch sees no GPU here"):
-        load_config(file, ["recommender.device=cuda"])
+        search(config)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,11 @@ def test_what_they_can_never_hold_is_refused_with_the_arithmetic(config, search,
         check_resources(config(search, resources))
 
 
+def test_a_gpu_by_name_is_refused_where_no_node_has_one(config):
+    with pytest.raises(ConfigError, match="device='cuda' was asked for, but this cluster has no GPU"):
+        check_resources(config(device="cuda"))
+
+
 @pytest.mark.parametrize(
     ("device", "given", "num_claims", "gpus"),
     [("cpu", None, 4, 0.0), ("auto", None, 4, 0.5), ("auto", None, 1, 1.0), ("auto", 0.2, 4, 0.2)],

@@ -1,6 +1,9 @@
 import pytest
 import yaml
 
+from ciess_ray.plan_data import read_data
+from ciess_ray.run import budgets_of
+from ciess_ray.search import load_interactions
 from ciess_ray.sweep_config import SweepPlan, load_sweep, parse_sweep
 from envs.errors import CiessError, ConfigError
 
@@ -96,6 +99,27 @@ def test_plain_values_make_the_same_plan_elsewhere(plan_of, tmp_path, monkeypatc
     assert again.trials[0].config.dataset.path.is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"search.tried_communities": [2, 8]}, "8 communities of 8 users and 20 items; ask for 2 to 7"),
+        # 28 rows of one number and a byte each, and the header.
+        (
+            {"search.tried_communities": [2], "budget": "1164B"},
+            "budget 1164B has no room for a byte a row, .* ask for 28 bytes more",
+        ),
+    ],
+)
+def test_communities_are_checked_against_the_data(plan_of, tmp_path, fields, says):
+    rows = [f"{user},{item}" for user in range(8) for item in range(20)]
+    (tmp_path / "log.csv").write_text("user_id,item_id\n" + "\n".join(rows))
+    plan = plan_of({"seed": [0]}, set=fields | {"dataset.path": str(tmp_path / "log.csv")})
+    with pytest.raises(CiessError, match=f"the trial 0_seed-0: .*{says}"):
+        read_data(plan.trials, plan.source)
+    with pytest.raises(CiessError, match=says):
+        budgets_of(plan.trials[0].config, load_interactions(plan.trials[0].config), overwrite=False)
+
+
 def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
     assert len(plan_of({"seed": list(range(1000))}).trials) == 1000
 
@@ -129,6 +153,18 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"seed": [0]}, {"num_samples": 3}, "num_samples=3: space draws nothing"),
         ({"seed": [0]}, {"searcher": "optuna"}, "seed is a grid"),
         ({"seed": [0]}, {"schedular": {}}, "unknown field 'schedular'. Did you mean 'scheduler'"),
+        ({"seed": [0]}, {"base": {"dataset": "x.csv"}}, r"dataset='x\.csv': dataset is a section"),
+        ({"seed": [0]}, {"base": {"dataset": None}}, "dataset=None: dataset is a section"),
+        ({"seed": [0]}, {"base": {"dataset": {"path": 5}}}, r"dataset\.path=5"),
+        ({"seed": [0]}, {"base": {"budget": "10%"}}, "the field 'dataset' is missing"),
+        ({"seed": [0]}, {"set": {"dataset": "x.csv"}}, r"dataset='x\.csv': dataset is a section"),
+        ({"dataset": ["x.csv"]}, {}, r"dataset='x\.csv': dataset is a section"),
+        ({"seed": [0]}, {"set": {"budget.x": 1}, "base": BASE | {"budget": "5%"}}, "set: .* is no section"),
+        (
+            {"seed": [0]},
+            {"resources": {"num_gpus_per_driver": 2.5}},
+            "num_gpus_per_driver=2.5: above 1 .* whole GPUs",
+        ),
         ({"seed": [0]}, {"base": "nowhere.yaml"}, "nowhere.yaml: no such configuration"),
         (
             {"seed": list(range(1000)), "agent.tau": [i / 1000 for i in range(1, 1001)]},

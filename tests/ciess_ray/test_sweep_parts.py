@@ -68,6 +68,13 @@ class TestClaims:
         assert claims_of(config, quarter, 2.0)[0]["GPU"] == 0.25
         assert within_claims(config, claims)["resources"]["num_gpus_per_training"] == 0.5
 
+    def test_a_gpu_that_is_asked_for_by_name_is_waited_for_or_missed(self, tmp_path, ray_cluster):
+        plan = plan_of(tmp_path, set={"recommender.device": "cuda"})
+        claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
+        assert claims == [{"CPU": 0.01, "GPU": 0.5}, {"CPU": 0.99, "GPU": 0.5}]
+        with pytest.raises(ConfigError, match="claims .* 1 GPU .*: set recommender.device to auto or cpu"):
+            check_claims(plan)
+
     def test_bundles_are_not_split_between_nodes(self):
         two_and_two = [{"CPU": 2.0}, {"CPU": 2.0}]
         assert num_at_once([{"CPU": 1.0}, {"CPU": 1.0}], two_and_two, 10) == 2
