@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import descendants, finish, kill, start, wait_for
+from processes import PATIENCE_S, descendants, finish, kill, start, wait_for
 
 from envs.data import generate_interactions
 
@@ -76,8 +76,6 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(write_
         process = start("search", *((config,) if part == 0 else ("--resume", killed)), log=log)
         moment = NUM_STEPS * part // 3 + rng.randrange(1, NUM_STEPS // 3)
         wait_for(lambda moment=moment: num_steps_told(killed) >= moment, process, log)
-        time.sleep(rng.random() * 0.2)
-        assert process.poll() is None, log.read_text()
         kill(process)
         assert json.loads((killed / "result.json").read_text())["status"] == "running"
     finish(start("search", "--resume", killed, log=log), log)
@@ -105,8 +103,15 @@ def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_
 
 
 @pytest.fixture
-def slow_algo(ray_cluster):
-    """TD3 with two env runners whose steps take a second."""
+def gates(tmp_path):
+    """Where steps announce themselves, and wait for leave to end."""
+    (tmp_path / "gates").mkdir()
+    return tmp_path / "gates"
+
+
+@pytest.fixture
+def gated_algo(ray_cluster, gates):
+    """TD3 with two env runners whose steps begin and end with a file."""
     from ray.tune.registry import register_env
 
     from ciess_ray.td3.algorithm import TD3Config
@@ -115,17 +120,19 @@ def slow_algo(ray_cluster):
         # A class of this module could not be imported by the runners.
         from envs.toy import ToySizeEnv
 
-        class SlowEnv(ToySizeEnv):
+        class GatedEnv(ToySizeEnv):
             def step(self, action):
-                time.sleep(1.0)
+                (gates / f"began-{os.getpid()}").touch()
+                while not (gates / "open").exists():
+                    time.sleep(0.01)
                 return super().step(action)
 
-        return SlowEnv(**context)
+        return GatedEnv(**context)
 
-    register_env("slow", create)
+    register_env("gated", create)
     config = (
         TD3Config()
-        .environment("slow", env_config={"num_users": 60, "num_items": 40, "episode_length": 4})
+        .environment("gated", env_config={"num_users": 60, "num_items": 40, "episode_length": 4})
         .training(hiddens=(16,), updates_per_step=2, train_batch_size_per_learner=32)
         .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
         .resources(num_cpus_for_main_process=0.5)
@@ -136,29 +143,40 @@ def slow_algo(ray_cluster):
     algo.stop()
 
 
-def test_of_an_env_runner_killed_in_mid_step_exactly_that_step_is_lost(slow_algo):
+def test_of_an_env_runner_killed_in_mid_step_exactly_that_step_is_lost(gated_algo, gates):
     pids = dict(
-        slow_algo.env_runner_group.foreach_env_runner(
+        gated_algo.env_runner_group.foreach_env_runner(
             lambda runner: (runner.worker_index, os.getpid()), local_env_runner=False
         )
     )
-    slow_algo.train()
-    assert [s.worker_index for s in slow_algo.last_steps] == [1, 2]
-    killer = threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL))
+    (gates / "open").touch()
+    gated_algo.train()
+    assert [s.worker_index for s in gated_algo.last_steps] == [1, 2]
+    for file in gates.iterdir():
+        file.unlink()
+
+    def kill_in_mid_step():
+        while not all((gates / f"began-{pid}").exists() for pid in pids.values()):
+            time.sleep(0.01)
+        os.kill(pids[1], signal.SIGKILL)
+        (gates / "open").touch()
+
+    killer = threading.Thread(target=kill_in_mid_step)
     killer.start()
-    slow_algo.train()
-    assert [s.worker_index for s in slow_algo.last_steps] == [2]
+    gated_algo.train()
+    killer.join()
+    assert [s.worker_index for s in gated_algo.last_steps] == [2]
     taken = []
-    deadline = time.monotonic() + 90
-    while not any(s.worker_index == 1 for s in slow_algo.last_steps) and time.monotonic() < deadline:
-        slow_algo.train()
-        taken += slow_algo.last_steps
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(s.worker_index == 1 for s in gated_algo.last_steps) and time.monotonic() < deadline:
+        gated_algo.train()
+        taken += gated_algo.last_steps
     (first,) = (s for s in taken if s.worker_index == 1)
     # The lost step, its number and its draws, is taken again; the episode starts anew.
     assert (first.runner_step, first.episode, first.step) == (1, 1, 0)
     others = [s.runner_step for s in taken if s.worker_index == 2]
     assert others == list(range(2, 2 + len(others)))
-    states = slow_algo.env_runner_group.foreach_env_runner(
+    states = gated_algo.env_runner_group.foreach_env_runner(
         lambda runner: (
             os.getpid(),
             runner.memory_weight,
@@ -166,12 +184,12 @@ def test_of_an_env_runner_killed_in_mid_step_exactly_that_step_is_lost(slow_algo
         ),
         local_env_runner=False,
     )
-    learned = slow_algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"][
+    learned = gated_algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"][
         "user"
     ]
     assert len(states) == 2 and pids[1] not in {pid for pid, *_ in states}
     for _, memory_weight, weights in states:
-        assert memory_weight == slow_algo.memory_weight
+        assert memory_weight == gated_algo.memory_weight
         for name, value in weights.items():
             np.testing.assert_array_equal(value, learned[name], err_msg=name)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import finish, kill, start, wait_for
+from processes import PATIENCE_S, finish, kill, start, wait_for
 
 from envs.data import generate_interactions
 
@@ -147,7 +147,7 @@ def start_server(port, folder, log):
         code=SERVER,
         cwd=folder,
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         try:
@@ -165,7 +165,7 @@ def stop_server(process):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_tracking_server_that_is_gone_for_half_a_minute_misses_nothing(write_sweep, tmp_path):
+def test_a_tracking_server_that_is_gone_while_a_trial_ends_misses_nothing(write_sweep, tmp_path):
     log, server_log, sweep = tmp_path / "log.txt", tmp_path / "server.txt", tmp_path / "sweep"
     port = free_port()
     server = start_server(port, tmp_path, server_log)
@@ -174,21 +174,20 @@ def test_a_tracking_server_that_is_gone_for_half_a_minute_misses_nothing(write_s
         process = start("sweep", config, log=log, cwd=tmp_path)
         wait_for(lambda: list(sweep.glob("*/checkpoint_*")), process, log)
         stop_server(server)
-        gone = time.monotonic()
-        time.sleep(30.0)
+        before = finished(sweep).keys()
+        wait_for(lambda: finished(sweep).keys() - before, process, log)
         server = start_server(port, tmp_path, server_log)
         finish(process, log)
-        assert time.monotonic() - gone > 30.0 and "not recorded" not in log.read_text()
+        assert "not recorded" not in log.read_text()
         check_mlflow(f"sqlite:///{tmp_path}/server.db", 2)
     finally:
         stop_server(server)
 
 
 ON_A_CLUSTER = """
-import faulthandler, os, secrets, sys, tempfile, time
+import os, secrets, sys, tempfile
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on loopback alone; read when Ray is imported
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-faulthandler.dump_traceback_later(270.0)  # tells what it waits for
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 from pathlib import Path
 import ray
@@ -197,13 +196,15 @@ from ciess_ray.sweep import sweep
 from ciess_ray.sweep_config import load_sweep
 
 def follow(state):
-    running = [trial for trial in state.trials.values() if trial.status == "running" and trial.step >= 2]
-    if len(running) == 3 and not changes:
+    running = [trial for trial in state.trials.values() if trial.status == "running"]
+    # One a node, all of them busy, and one surely on its way.
+    if not changes and len(running) == 3 and max(trial.step for trial in running) >= 2:
         cluster.remove_node(doomed, allow_graceful=False)
-        changes.append(time.monotonic())
+        changes.append("killed")
         print("killed a node", flush=True)
-    if len(changes) == 1 and time.monotonic() > changes[0] + 3.0:
-        changes.append(cluster.add_node(num_cpus=1).node_id)
+    if changes == ["killed"] and state.what == "retried":
+        cluster.add_node(num_cpus=1)
+        changes.append("added")
         print("added a node", flush=True)
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -216,11 +217,7 @@ try:
     print([(outcome.name, outcome.status, outcome.num_failures) for outcome in results.outcomes])
     assert [outcome.status for outcome in results.outcomes] == ["finished"] * 4
     assert sum(outcome.num_failures for outcome in results.outcomes) == 1
-    alive = lambda: {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-    deadline = time.monotonic() + 90.0
-    while alive()[doomed.node_id] and time.monotonic() < deadline:
-        time.sleep(0.5)  # the head learns of a lost node by missed health checks, later than the trial
-    assert not alive()[doomed.node_id] and alive()[changes[1]], alive()
+    assert changes == ["killed", "added"]
     print("all is well")
 finally:
     ray.shutdown()

@@ -14,6 +14,9 @@ import pytest
 CLI = "from ciess_ray.cli import main; main()"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
+#: What happens at all happens sooner, on a busy machine too; only what hangs is given up.
+PATIENCE_S = 600.0
+
 
 def start(*arguments: object, log: Path, code: str = CLI, cwd: Path | None = None) -> subprocess.Popen:
     """Python code, the command line unless told, in a process with a Ray of its own that dies with it."""
@@ -25,17 +28,17 @@ def start(*arguments: object, log: Path, code: str = CLI, cwd: Path | None = Non
         return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd)
 
 
-def finish(process: subprocess.Popen, log: Path, seconds: float = 300.0, status: int = 0) -> None:
+def finish(process: subprocess.Popen, log: Path, status: int = 0) -> None:
     """Waits for its end; one that takes too long is interrupted, and what it printed is told."""
     try:
-        process.wait(timeout=seconds)
+        process.wait(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             kill(process)
-        pytest.fail(f"not done after {seconds:.0f} s\n{log.read_text()}")
+        pytest.fail(f"not done after {PATIENCE_S:.0f} s\n{log.read_text()}")
     assert process.returncode == status, log.read_text()
 
 
@@ -45,11 +48,9 @@ def kill(process: subprocess.Popen) -> None:
     process.wait(timeout=30)
 
 
-def wait_for(
-    happens: Callable[[], object], process: subprocess.Popen, log: Path, seconds: float = 200.0
-) -> None:
+def wait_for(happens: Callable[[], object], process: subprocess.Popen, log: Path) -> None:
     """Until it is true, while the process runs; one for which that takes too long is killed."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while not happens():
         if time.monotonic() > deadline:
             kill(process)
