@@ -11,7 +11,15 @@ from pydantic import Field, field_validator
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
-from ciess_ray.sweep_config import ManyRuns, SweepConfig, SweepPlan, refuse_search, refuse_twice, slug
+from ciess_ray.sweep_config import (
+    ManyRuns,
+    SweepConfig,
+    SweepPlan,
+    digest_of,
+    refuse_search,
+    refuse_twice,
+    slug,
+)
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.baselines.METHODS``, which takes seconds to import, in the order of tables.
@@ -133,18 +141,23 @@ class ComparisonPlan:
 
     def _cells(self) -> list[Cell]:
         cells: dict[str, Cell] = {}
+        full: set[str] = set()
         for trial in self.grid.trials:
             shared = {name: value for name, value in trial.fields.items() if name != "budget"}
             group = json.dumps(shared, sort_keys=True)
             for method in self.config.methods:
                 is_full = method == FULL_SIZE
                 fields = shared if is_full else trial.fields
-                name = "_".join(filter(None, (slug(fields), method.replace(" ", "-"))))
-                if name in cells and not is_full:
-                    name = f"{trial.name}_{method.replace(' ', '-')}"
                 # A full table is the same at every budget.
-                if name not in cells:
-                    cells[name] = Cell(name, method, fields, trial.config, group)
+                if is_full and group in full:
+                    continue
+                if is_full:
+                    full.add(group)
+                parts = slug(fields), method.replace(" ", "-")
+                name = "_".join(filter(None, parts))
+                if name in cells:
+                    name = "_".join(filter(None, (parts[0], digest_of(fields), parts[1])))
+                cells[name] = Cell(name, method, fields, trial.config, group)
         return list(cells.values())
 
 

@@ -13,8 +13,8 @@ from ciess_ray.trial import OBJECTIVE, STEP, definition_of
 from ciess_ray.trial_claims import Claims, total_cpus
 from envs.errors import ConfigError
 
-#: Trials that differ in these are not rivals: a tighter budget is worse by nature.
-_RIVALS_SHARE = ("budget", "recommender.", "dataset.", "training.")
+#: Trials that differ in these, or in a field of these, are not rivals: a tighter budget is worse by nature.
+_RIVALS_SHARE = ("budget", "recommender", "dataset", "training")
 
 
 class ByGroup(FIFOScheduler):
@@ -22,7 +22,7 @@ class ByGroup(FIFOScheduler):
 
     Args:
         make: What to call for each new group's scheduler.
-        shared_fields: A field whose name begins so is the same for all trials of a group.
+        shared_fields: Fields and sections that are the same for all trials of a group.
     """
 
     def __init__(self, make: Callable[[], TrialScheduler], shared_fields: Sequence[str]) -> None:
@@ -36,7 +36,8 @@ class ByGroup(FIFOScheduler):
 
     def _of(self, trial: Any) -> TrialScheduler:
         fields = definition_of(trial.config)["fields"]
-        group = repr(sorted((k, v) for k, v in fields.items() if k.startswith(self._shared_fields)))
+        shared = {name: value for name, value in fields.items() if name.split(".")[0] in self._shared_fields}
+        group = json.dumps(shared, sort_keys=True)
         if group not in self._schedulers:
             self._schedulers[group] = self._make()
         return self._schedulers[group]

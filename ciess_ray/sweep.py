@@ -31,7 +31,7 @@ from ciess_ray.result_names import SWEEP_FILE
 from ciess_ray.schedulers import build_scheduler, build_searcher, build_space
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
-from ciess_ray.sweep_monitor import Monitor, Relay, SweepState
+from ciess_ray.sweep_monitor import Monitor, Relay, SweepState, reason_of
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
 from ciess_ray.tracking import run_tags
 from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
@@ -331,7 +331,7 @@ def _outcome(
 ) -> Outcome:
     summary = read_summary_of(storage, name)
     known = monitor.state.trials.get(name)
-    error = str(result.error) if result is not None and result.error is not None else None
+    error = reason_of(result.error) if result is not None and result.error is not None else None
     return Outcome(
         name=name,
         status="finished"

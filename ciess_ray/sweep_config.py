@@ -29,6 +29,7 @@ from ciess_ray.config_file import (
     read_values,
     section_names,
 )
+from ciess_ray.keys import digest
 from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError
 
@@ -38,6 +39,7 @@ _DISTRIBUTIONS = ("grid", "choice", "uniform", "loguniform")
 _SQLITE = "sqlite:///"
 #: More trials than anybody means; 10 ** 5 definitions are some 100 MB.
 _MAX_TRIALS = 100_000
+_MAX_SLUG = 120
 
 
 class SchedulerConfig(Section):
@@ -377,7 +379,7 @@ def _draw(values: dict[str, Any], rng: np.random.Generator) -> Any:
 
 
 def slug(fields: Mapping[str, Any]) -> str:
-    """Fields as the end of a folder's name, in which no character needs care."""
+    """Fields as the end of a folder's name, in which no character needs care; what is cut ends in a hash."""
     parts = []
     for name, value in fields.items():
         text = (
@@ -389,4 +391,10 @@ def slug(fields: Mapping[str, Any]) -> str:
         )
         parts.append(f"{name.rsplit('.', 1)[-1] if name != 'recommender.name' else 'recommender'}-{text}")
     joined = "_".join(parts).replace("%", "-percent")
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", joined)[:120].strip("-.")
+    text = re.sub(r"[^A-Za-z0-9_.-]+", "-", joined).strip("-.")
+    return text if len(text) <= _MAX_SLUG else f"{text[: _MAX_SLUG - 9]}-{digest_of(fields)}"
+
+
+def digest_of(fields: Mapping[str, Any]) -> str:
+    """A few characters that tell fields from others whose :func:`slug` is the same."""
+    return digest(fields)[:8]

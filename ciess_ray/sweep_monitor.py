@@ -1,5 +1,6 @@
 """What a sweep's driver knows of its trials, and whom it tells: MLflow, and whoever watches."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 
 from ciess_ray.config import RunConfig
 from ciess_ray.mlflow_store import MlflowRun, MlflowStore
@@ -19,6 +21,7 @@ from ciess_ray.sweep_config import SweepPlan
 from ciess_ray.sweep_results import RESULT_FILES
 from ciess_ray.tracking import flatten
 from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of, rows_of
+from envs.errors import CiessError
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "resumed"]
@@ -294,9 +297,23 @@ def _state_of(name: str, fields: dict[str, Any], config: RunConfig) -> TrialStat
     return TrialState(name, fields, str(config.budget), config.recommender.name, num_steps)
 
 
-def _error_of(trial: Any) -> str:
-    """The last line of what Tune knows, which of a traceback is the error itself."""
-    error = trial.get_error()
+def reason_of(error: BaseException) -> str:
+    """An error of another process in its own words."""
     cause = getattr(error, "cause", None) or error
-    text = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}" if cause else ""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    lines = str(cause).strip().splitlines() or [""]
+    if isinstance(cause, CiessError):
+        return f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, RayTaskError):
+        # What could not be pickled is there as a traceback in colours, which ends in the error.
+        return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).strip()
+    return f"{type(cause).__name__}: {lines[0]}"
+
+
+def _error_of(trial: Any) -> str:
+    """Why a trial broke off, from this machine's files: in the sweep's storage they are not there yet."""
+    pickled, text = trial.pickled_error_file, trial.error_file
+    if pickled is not None and Path(pickled).exists():
+        return reason_of(cloudpickle.loads(Path(pickled).read_bytes()))
+    if text is not None and Path(text).exists():
+        return Path(text).read_text(encoding="utf-8").strip().splitlines()[-1]
+    return ""

@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ciess_ray import cli
+from ciess_ray.comparison_config import parse_comparison
 from envs.errors import CiessError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
@@ -201,6 +202,20 @@ def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_c
     (visible,) = ray_cluster.get(list(_Driver(board, tmp_path, {}, None, None)._visible.values()))
     assert whole.test.nnz > 0 and visible.test.nnz == 0
     assert visible.fingerprint == whole.fingerprint and visible.train.nnz == whole.train.nnz
+
+
+def test_every_data_set_has_full_size_cells_of_its_own_however_long_its_name():
+    # The first two differ beyond what a name has room for, the others in a character that names do not have.
+    paths = [f"{'folder/' * 20}{end}.parquet" for end in "ab"] + ["a b.parquet", "a-b.parquet"]
+    values = {
+        "base": {},
+        "space": {"dataset": [{"path": path} for path in paths], "seed": [0, 1]},
+        "methods": ["full size", "split"],
+    }
+    cells = parse_comparison(values, "comparison", Path()).cells
+    assert len(cells) == 16 and len({cell.name for cell in cells}) == 16
+    full = {(cell.config.dataset.path, cell.config.seed) for cell in cells if cell.method == "full size"}
+    assert len(full) == 8 and max(len(cell.name) for cell in cells) < 150
 
 
 def test_full_size_is_one_cell_for_all_budgets(write):

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from ray import tune
 
 from ciess_ray.kept_files import Claims, SharedKeeper
 from ciess_ray.schedulers import build_scheduler
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import TrialResources, load_sweep, parse_sweep
-from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of
+from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of, reason_of
 from ciess_ray.sweep_view import SweepView, remaining_s
 from ciess_ray.terminal import Terminal
 from ciess_ray.trial import OBJECTIVE, STEP, rows_of
@@ -27,7 +28,7 @@ from ciess_ray.trial_claims import (
     told_claims,
     within_claims,
 )
-from envs.errors import ConfigError
+from envs.errors import ConfigError, TrainingError
 
 BASE = {"dataset": {"path": "log.parquet"}, "recommender": {"device": "cpu"}}
 
@@ -239,6 +240,23 @@ class TestView:
         assert remaining_s(state_of()) == pytest.approx(100.0, abs=1.0)
 
 
+@pytest.mark.parametrize(
+    "others", [{"budget": "10%"}, {"dataset": {"path": "b.parquet"}}, {"dataset.k_core": 5}]
+)
+def test_trials_of_other_data_or_another_budget_are_no_rivals(others):
+    asked = {"grace_steps": 5, "reduction_factor": 2, "name": "asha"}
+    values = {"base": BASE | {"search": {"num_episodes": 3}}, "space": {"seed": [0]}, "scheduler": asked}
+    plan = parse_sweep(values, "sweep", Path())
+    scheduler = build_scheduler(plan.config, plan.trials)
+    decisions = []
+    own = {"budget": "5%", "dataset": {"path": "a.parquet"}}
+    for number, fields in enumerate([own, own, own | others, own | others]):
+        told = SimpleNamespace(trial_id=str(number), config={"trial": {"fields": fields}})
+        scheduler.on_trial_add(None, told)
+        decisions.append(scheduler.on_trial_result(None, told, {STEP: 5, OBJECTIVE: 0.5 - 0.1 * number}))
+    assert decisions == ["CONTINUE", "STOP"] * 2
+
+
 def test_only_trials_of_one_budget_are_rivals():
     values = {
         "base": BASE | {"search": {"num_episodes": 3}},
@@ -259,14 +277,28 @@ def test_only_trials_of_one_budget_are_rivals():
     assert decisions == ["CONTINUE", "STOP", "STOP", "STOP"] * 2
 
 
+class Listener(tune.Callback):
+    def __init__(self, file):
+        self._file = file
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        self._file.write_text(_error_of(trial))
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "told"),
     [
-        "Failure # 1\nTraceback (most recent call last):\n  File x\nRuntimeError: no luck\n",
-        RuntimeError("no luck"),
+        (TrainingError("the loss is NaN: lower [rate]."), "TrainingError: the loss is NaN: lower [rate]."),
+        (RuntimeError("no luck\nat all"), "RuntimeError: no luck"),
     ],
 )
-def test_of_what_broke_a_trial_off_the_last_line_is_told(error):
-    trial = SimpleNamespace(get_error=lambda: error)
-    assert _error_of(trial) == "RuntimeError: no luck"
-    assert _error_of(SimpleNamespace(get_error=lambda: None)) == ""
+def test_why_a_trial_failed_is_told_in_the_errors_own_words(error, told, tmp_path, ray_cluster, monkeypatch):
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+    def fail(config):
+        raise error
+
+    heard = tmp_path / "heard"
+    run = tune.RunConfig(name="sweep", storage_path=str(tmp_path), callbacks=[Listener(heard)], verbose=0)
+    result = tune.Tuner(tune.with_resources(fail, {"cpu": 0.1}), run_config=run).fit()[0]
+    assert heard.read_text() == reason_of(result.error) == told
