@@ -26,12 +26,12 @@ from provenance import provenance
 from torch import nn
 
 from ciess_ray.config_file import parse_config
-from ciess_ray.export import PROPAGATING, export
+from ciess_ray.export import export
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import PackedEmbedding
 from ciess_ray.packed_values import VALUE_TYPES
 from ciess_ray.result import ResultFolder
-from ciess_ray.serving_files import TABLE_FILE
+from ciess_ray.serving_files import PROPAGATING, TABLE_FILE
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import generate_interactions, read_interactions, split_interactions
 from envs.recommenders import RECOMMENDERS, build_recommender

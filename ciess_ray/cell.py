@@ -24,7 +24,8 @@ from ciess_ray.finalists import equal_sizes
 from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
 from ciess_ray.placement import place
 from ciess_ray.result_names import EQUAL_SIZES
-from ciess_ray.retraining import fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.retraining import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.trainings import Trained
 from ciess_ray.whole_files import read_arrays, write_arrays
@@ -128,12 +129,13 @@ def run_cell(
     with meter.phase("training"):
         chosen = _best_trained(problem, proposed, METHODS[method].is_search)
     with meter.phase("test"):
-        ranking, num_test_batches = _measure(problem, chosen, reveal_test)
+        final = _measure(problem, chosen, reveal_test)
     own = meter.cost(ledger.num_trainings)
-    sizes, outcome = chosen.sizes, chosen.outcome
+    sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.ranking
+    both = interactions.merge_validation_into_training()
     row = {
         "num_params": sizes.num_params,
-        "packed_bytes": sizes.packed_bytes,
+        **vars(served_bytes(final.recommender, both, config.recommender.name)),
         "kept_ratio": sizes.kept_ratio,
         "mean_user_size": float(sizes.user.mean()),
         "mean_item_size": float(sizes.item.mean()),
@@ -143,7 +145,7 @@ def run_cell(
         "l2": config.with_l2(chosen.l2).recommender.options.get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
-        "num_test_batches": num_test_batches,
+        "num_test_batches": final.num_batches,
         "num_steps": ledger.num_steps,
         "num_candidates": len(proposed),
         "num_trainings": own.num_trainings + sum(cost.num_trainings for cost in shared.costs),
@@ -200,8 +202,8 @@ def _measure(
     problem: Problem,
     chosen: Allocation,
     reveal_test: Callable[[], csr_array],
-) -> tuple[RankingMetrics, int]:
-    """Test metrics of each user, and the batches trained for them."""
+) -> FinalRecommender:
+    """What is measured on test."""
     config, seed, start = problem.config, key_of(problem.config.seed, Stream.TEST), chosen.start
     initial = None if start is None else start.state
     if start is not None and start.full_batches is not None:
@@ -212,10 +214,9 @@ def _measure(
         problem.ledger.num_trainings += 1
     problem.ledger.num_trainings += 1
     revealed = problem.interactions.with_test(reveal_test())
-    final = train_for_test(
+    return train_for_test(
         config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial
     )
-    return final.ranking, final.num_batches
 
 
 def _device_name(config: RunConfig) -> str:

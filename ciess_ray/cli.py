@@ -13,6 +13,7 @@ from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
 from ciess_ray.credentials import without_secrets
 from ciess_ray.data_cli import data_app
 from ciess_ray.plain_text import command
+from ciess_ray.result_names import SEARCH
 from ciess_ray.serving_cli import export, recommend, verify
 from ciess_ray.terminal import TextTable, console, errors, spell_out
 from envs.errors import CiessError, ConfigError
@@ -330,7 +331,7 @@ def _as_yaml(value: object) -> str:
 
 
 def _comparison(summary: dict[str, Any]) -> TextTable:
-    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "user : item")
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
     table = TextTable(*headings, first_number=1)
     for row in summary["methods"]:
         table.add_row(
@@ -340,6 +341,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
             f"{row['test']['ndcg@20']:.4f}",
             f"{row['num_params']:,}",
             f"{row['packed_bytes']:,}",
+            f"{row['served_bytes']:,}" if "served_bytes" in row else "",
             f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
         )
     return table
@@ -355,6 +357,12 @@ def _print_files(path: Path, summary: dict[str, Any]) -> None:
         f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
     )
     console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
+    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    if "served_bytes" in served:
+        console.say(
+            f"served: {served['served_as']} and scorer {served['served_bytes']:,} bytes for who brings a "
+            f"history, {served['served_with_histories_bytes']:,} with everybody's kept"
+        )
     for hint in summary["hints"]:
         console.say(hint, "hint:", "yellow")
     console.say(f"result: {path}")

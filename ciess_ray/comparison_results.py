@@ -42,6 +42,9 @@ COMPARED = ("ndcg@20", "recall@20")
 _FIGURES = (
     "num_params",
     "packed_bytes",
+    "served_bytes",
+    "served_with_histories_bytes",
+    "ids_bytes",
     "kept_ratio",
     "mean_user_size",
     "mean_item_size",
@@ -284,7 +287,9 @@ def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
         "of full",
         "search",
         "p",
-        "bytes",
+        "packed",
+        "served",
+        "with histories",
         "user : item",
     )
     table = TextTable(*headings, "trainings", "CPU s", "peak MB", first_number=2)
@@ -304,7 +309,7 @@ def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
 
 def _cells_of(one: MethodFigures) -> list[str]:
     if not one.seeds:
-        return ["0", *[""] * 11]
+        return ["0", *[""] * 13]
     figures, difference = one.figures, one.differences.get("ndcg@20")
     return [
         str(len(one.seeds)) + ("^" if one.is_still_rising else ""),
@@ -314,7 +319,10 @@ def _cells_of(one: MethodFigures) -> list[str]:
         f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
         "" if difference is None else _told(difference),
         "" if difference is None else f"{difference.p:.2g}",
-        f"{figures['packed_bytes'].mean:,.0f}",
+        *(
+            f"{figures[name].mean:,.0f}" if name in figures else ""
+            for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
+        ),
         f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}",
         f"{figures['num_trainings'].mean:.0f}",
         f"{figures['cpu_s'].mean:,.0f}",

@@ -117,6 +117,8 @@ def _print_results(
         "the same; search, p: NDCG@20 of the search against the method's, paired over users and splits, with "
         "95 % interval, too narrow where splits are few; ^: a training ended before validation had stopped "
         "rising\n"
+        "packed: bytes of the table's file; served: of all that answers a request that brings its own "
+        "history; with histories: everybody's interactions added\n"
         "trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs "
         "them, though they are trained once for all"
     )

@@ -23,6 +23,7 @@ from ciess_ray.scorers import DotProductScorer, LightGCNScorer, build_scorer
 from ciess_ray.serving_files import (
     IDS_FILE,
     INTERACTIONS_FILE,
+    PROPAGATING,
     SCORER_FILE,
     TABLE_FILE,
     TEST_FILE,
@@ -37,8 +38,6 @@ from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 
-#: Recommenders that score by the inner product of rows which their graph computes.
-PROPAGATING = ("lightgcn", "ngcf")
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 _SERVING_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
 #: TorchRec's kernels want rows of a multiple of four.

@@ -17,13 +17,13 @@ from ciess_ray.config import RunConfig
 from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
 from ciess_ray.judge import Judge
-from ciess_ray.packed_embedding import pack_recommender
 from ciess_ray.placement import place
 from ciess_ray.result import ResultFolder
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.retraining import recipe_of
 from ciess_ray.run import Budget, Run
 from ciess_ray.selection import project_smallest, reshape_candidates, select_finalists
+from ciess_ray.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.trainings import Trained, Training, train_all
 from envs.budget import EmbeddingSizes, MemoryBudget
@@ -133,12 +133,13 @@ def measure(
             for budget, name, one in rivals
         ],
     )
-    recipe = recipe_of(run.config, run.interactions.merge_validation_into_training())
+    both = run.interactions.merge_validation_into_training()
+    recipe = recipe_of(run.config, both)
     rows, recommenders = [], []
     for (_, name, one), outcome in zip(rivals, tested, strict=True):
         recommender = recipe.recommender(one.sizes, np.random.default_rng(0))
         load_state(recommender, outcome.state)
-        rows.append(_row(name, one, outcome, recommender, run.config))
+        rows.append(_row(name, one, outcome, recommender, run.config, both))
         if name == SEARCH:
             recommenders.append(recommender)
     first, *others = rows
@@ -258,14 +259,19 @@ def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dic
 
 
 def _row(
-    name: str, allocation: Allocation, tested: Trained, recommender: BaseRecommender, config: RunConfig
+    name: str,
+    allocation: Allocation,
+    tested: Trained,
+    recommender: BaseRecommender,
+    config: RunConfig,
+    trained_on: Interactions,
 ) -> dict[str, Any]:
     sizes, outcome = allocation.sizes, allocation.outcome
     return {
         "name": name,
         "num_params": sizes.num_params,
         "kept_ratio": sizes.kept_ratio,
-        "packed_bytes": pack_recommender(recommender, config.recommender.name).num_bytes,
+        **vars(served_bytes(recommender, trained_on, config.recommender.name)),
         "validation": outcome.metrics | {"quality": outcome.quality},
         "test": tested.metrics,
         "num_columns": sizes.width,

@@ -3,6 +3,9 @@
 #: What a reader calls the tables that every search measures side by side.
 FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 
+#: What rows say of all that serves a table; see :mod:`ciess_ray.served_bytes`.
+SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "ids_bytes")
+
 #: By method, how the columns of a sweep's rows begin.
 SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
 

@@ -26,6 +26,8 @@ INTERACTIONS_FILE = "interactions.npz"
 #: Held-out interactions, by which an export says what it costs; nothing that serves reads them.
 TEST_FILE = "test.npz"
 IDS_FILE = "ids.parquet"
+#: Recommenders that score by the inner product of rows which their graph computes.
+PROPAGATING = ("lightgcn", "ngcf")
 SCORER_FORMAT = "ciess-ray scorer 2"
 
 

@@ -17,6 +17,7 @@ from ciess_ray.result_names import (
     EQUAL_SIZES,
     FULL_SIZE,
     SEARCH,
+    SERVED_COLUMNS,
     SWEEP_FIGURE_FILE,
     SWEEP_PREFIXES,
     SWEEP_RESULTS_FORMAT,
@@ -74,6 +75,7 @@ class Group:
         budget: As it was asked for.
         seeds: Theirs.
         packed_bytes: Of the packed table, the largest.
+        served_bytes: Of all that serves it, the largest; None where a trial does not say.
         kept_ratio: Parameters as a share of the full table's, the largest.
         metrics: By method (``search``, ``equal``, ``full``) and metric: validation ``quality``, and Recall
             and NDCG on test.
@@ -87,6 +89,7 @@ class Group:
     budget: str
     seeds: list[int]
     packed_bytes: int
+    served_bytes: int | None
     kept_ratio: float
     metrics: dict[str, dict[str, Spread]]
     is_on_front: bool
@@ -152,6 +155,8 @@ class SweepResults:
         for method, short in SWEEP_PREFIXES.items():
             own = outcome.row(method)
             row |= {f"{short}/{key}": own[key] for key in ("num_params", "packed_bytes", "kept_ratio")}
+            # Trials of before have none.
+            row |= {f"{short}/{key}": own[key] for key in SERVED_COLUMNS if key in own}
             row |= {f"{short}/validation/{key}": value for key, value in own["validation"].items()}
             row |= {f"{short}/test/{key}": value for key, value in own["test"].items()}
             row |= {f"{short}/{key}": own[key] for key in ("mean_user_size", "mean_item_size", "best_batch")}
@@ -228,6 +233,7 @@ class SweepResults:
             *others,
             "n",
             "bytes",
+            "served",
             "R@20 search",
             "equal sizes",
             "full",
@@ -241,6 +247,7 @@ class SweepResults:
                 *(_short(group.fields.get(name, "")) for name in others),
                 str(len(group.seeds)),
                 f"{group.packed_bytes:,}",
+                "" if group.served_bytes is None else f"{group.served_bytes:,}",
                 *(str(group.metrics[method]["recall@20"]) for method in ("search", "equal")),
                 f"{group.metrics['full']['recall@20'].mean:.4f}",
             )
@@ -256,6 +263,7 @@ def _group(outcomes: Sequence[Outcome]) -> Group:
             name: Spread.of(row["test"][name] for row in rows) for name in rows[0]["test"]
         }
     searched = [outcome.row(SEARCH) for outcome in outcomes]
+    served = [row["served_bytes"] for row in searched if "served_bytes" in row]
     return Group(
         fields={name: value for name, value in first.fields.items() if name != "seed"},
         dataset=dataset_name(first.config),
@@ -263,6 +271,7 @@ def _group(outcomes: Sequence[Outcome]) -> Group:
         budget=str(first.config["budget"]),
         seeds=[outcome.config["seed"] for outcome in outcomes],
         packed_bytes=max(row["packed_bytes"] for row in searched),
+        served_bytes=max(served) if len(served) == len(searched) else None,
         kept_ratio=max(row["kept_ratio"] for row in searched),
         metrics=metrics,
         is_on_front=False,

@@ -69,7 +69,7 @@ def group_cells(cells: Iterable[Cell]) -> list[Group]:
 
 
 def _group(cells: Sequence[Cell]) -> Group:
-    largest = ("packed_bytes", "num_params", "kept_ratio")
+    largest = ("packed_bytes", "served_bytes", "served_with_histories_bytes", "num_params", "kept_ratio")
     return Group(
         cells[0],
         sorted({cell.seed for cell in cells if cell.seed is not None}),

@@ -40,6 +40,8 @@ def _spread(value: Spread | None) -> Value:
 _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("kept", "kept_ratio", "{:.2%}".format),
     ("packed bytes", "packed_bytes", "{:,.0f}".format),
+    ("served bytes", "served_bytes", "{:,.0f}".format),
+    ("with histories", "served_with_histories_bytes", "{:,.0f}".format),
     ("parameters", "num_params", "{:,.0f}".format),
 )
 _MORE_FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
