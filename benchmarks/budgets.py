@@ -45,7 +45,9 @@ def main() -> None:
         ],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "seed": summary["config"]["seed"],
-        "dataset": {key: value for key, value in summary["dataset"].items() if key != "source"},
+        "dataset": {
+            key: value for key, value in summary["dataset"].items() if not key.startswith(("source", "path"))
+        },
         "rows": rows,
         "retrained": retrained,
     }

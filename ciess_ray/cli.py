@@ -61,8 +61,9 @@ budget caps) and what scoring needs beside it. Of several budgets the first must
 searched, and each further one gets a folder of its own in the output folder.
 
 A search that was killed, interrupted or out of disk goes on from its last checkpoint with
-[bold]--resume[/bold]; one that is finished is extended with [bold]--more-episodes[/bold]. Checkpoints are
-pickles: resume no folder of somebody whom you would not let run code on your machine.
+[bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished is
+extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom you
+would not let run code on your machine.
 """
 
 
@@ -100,9 +101,13 @@ def search(
     }
     options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
     _find_own_modules()
-    if resume is not None and (config or options or overwrite):
+    if resume is not None and config is not None:
+        # Beside --resume there is no file: what stands in its place is an override like the others.
+        config, overrides = None, [str(config), *(overrides or [])]
+    if resume is not None and (options or overwrite or not all("=" in given for given in overrides or [])):
         raise ConfigError(
-            "--resume goes on with a search as it was configured; of the rest give --more-episodes."
+            "--resume goes on with a search as it was configured; of the rest give --more-episodes, and "
+            "dataset.path=FILE where its data have moved."
         )
     _check_folder(resume)
     if resume is None and (config is None or more_episodes):
@@ -119,7 +124,9 @@ def search(
 
     with LiveView(console) as view:
         if resume is not None:
-            result = searches.resume(resume, more_episodes=more_episodes, on_progress=view)
+            result = searches.resume(
+                resume, more_episodes=more_episodes, overrides=overrides or (), on_progress=view
+            )
         else:
             assert run is not None
             result = searches.search(run, overwrite=overwrite, on_progress=view)

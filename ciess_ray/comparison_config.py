@@ -124,7 +124,7 @@ class ComparisonPlan:
     def values(self) -> dict[str, Any]:
         """Plain values that :func:`parse_comparison` makes the same plan of."""
         values = self.config.model_dump(mode="json", exclude={"base", "set"})
-        return values | {name: self.grid.values()[name] for name in ("base", "tracking")}
+        return values | {name: self.grid.values()[name] for name in ("base", "space", "tracking")}
 
     def _check(self, config: RunConfig) -> None:
         settings = config.search

@@ -5,9 +5,11 @@ validation once trained to convergence, next to the full-size table and to equal
 """
 
 import contextlib
+import copy
 import errno
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.config import RunConfig
-from ciess_ray.config_file import parse_config
+from ciess_ray.config_file import parse_config, put_override
 from ciess_ray.credentials import without_secrets
 from ciess_ray.figures import Course, draw_course, save_png
 from ciess_ray.finalists import measure, retrain, write_result
@@ -35,7 +37,7 @@ from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
 from ciess_ray.whole_files import sole_writer
 from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
-from envs.errors import ResultError
+from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source, resolve_device
 
 __all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
@@ -101,6 +103,7 @@ def resume(
     more_episodes: int = 0,
     on_progress: Watcher | None = None,
     config: RunConfig | None = None,
+    overrides: Sequence[str] = (),
     tracker: Tracker | None = None,
     keeper: Keeper = NULL_KEEPER,
 ) -> SearchResult:
@@ -115,6 +118,7 @@ def resume(
         more_episodes: Episodes to take beyond those configured.
         on_progress: Called after each step of each phase.
         config: In place of the folder's own, where paths are no longer what they were.
+        overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``.
         tracker: As in :func:`search`.
         keeper: As in :func:`search`.
 
@@ -126,15 +130,13 @@ def resume(
     if is_finished and not more_episodes:
         raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
     if config is None:
-        values = before["config"] | {"output": str(folder)}
-        values["search"]["num_episodes"] += more_episodes
-        config = parse_config(values, str(folder / RESULT_FILE))
+        config = _config_of(folder, before, more_episodes, overrides)
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     if before["dataset"]["fingerprint"] != interactions.fingerprint:
         raise ResultError(
             f"{folder}: {interactions.source} holds other interactions than when this search began; bring "
-            "those back to go on, or search anew with --overwrite."
+            "those back to go on, name their file by dataset.path=FILE, or search anew with --overwrite."
         )
     budgets = budgets_of(config, interactions, overwrite=True)
     checkpoints = _checkpoints(config, interactions)
@@ -145,6 +147,33 @@ def resume(
         return _search(
             config, interactions, budgets, checkpoints, checkpoint, before, on_progress, tracker, keeper
         )
+
+
+def _config_of(
+    folder: Path, before: Mapping[str, Any], more_episodes: int, overrides: Sequence[str]
+) -> RunConfig:
+    """What a folder's search was told, its data where they lie now."""
+    values = copy.deepcopy(before["config"]) | {"output": str(folder)}
+    values["search"]["num_episodes"] += more_episodes
+    known = before["dataset"]
+    if known.get("path") is not None:
+        # A whole project may have moved, data and all.
+        places = Path(known["path"]), folder / known["path_from_folder"]
+        values["dataset"]["path"] = next((place for place in places if place.exists()), places[0])
+    for override in overrides:
+        if not override.startswith("dataset."):
+            raise ConfigError(
+                f"{override!r}: a search goes on as it was configured; of the rest give --more-episodes, and "
+                "dataset.path=FILE where its data have moved."
+            )
+        put_override(values, override)
+    config = parse_config(values, str(folder / RESULT_FILE))
+    if config.dataset.path is not None and not config.dataset.path.exists():
+        raise ResultError(
+            f"{folder}: its data, {config.dataset.path}, are not there; say where they lie now: "
+            f"{command('ciess-ray', 'search', '--resume', folder, 'dataset.path=FILE')}"
+        )
+    return config
 
 
 @contextlib.contextmanager
@@ -189,7 +218,7 @@ def _search(
     summary: dict[str, Any] = {
         "status": "running",
         "config": config.model_dump(mode="json"),
-        "dataset": _describe(interactions),
+        "dataset": _describe(config, interactions),
         "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
         "looser_budgets": {budget.asked: budget.path.name for budget in budgets[1:]},
     }
@@ -312,9 +341,13 @@ def _digest(value: Any) -> str:
     return digest(value)[:12]
 
 
-def _describe(interactions: Interactions) -> dict[str, Any]:
+def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
+    path = None if config.dataset.path is None else config.dataset.path.absolute()
     return {
         "source": interactions.source,
+        # A search that goes on may be started in another folder.
+        "path": path and str(path),
+        "path_from_folder": path and os.path.relpath(path, config.output),
         "fingerprint": interactions.fingerprint,
         "num_users": interactions.num_users,
         "num_items": interactions.num_items,

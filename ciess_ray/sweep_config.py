@@ -187,7 +187,9 @@ class SweepPlan:
     """
 
     def __init__(self, config: SweepConfig, base_values: Mapping[str, Any], source: str) -> None:
-        self.config, self.source = config, source
+        # Trials run in folders of their own.
+        space = {name: _with_absolute_paths(name, values) for name, values in config.space.items()}
+        self.config, self.source = config.model_copy(update={"space": space}), source
         self.base_values = copy.deepcopy(dict(base_values))
         for name in _OWN_FIELDS:
             self.base_values.pop(name, None)
@@ -196,7 +198,6 @@ class SweepPlan:
                 put_field(self.base_values, name, value)
             except ConfigError as error:
                 raise error.within(f"{source}: set") from None
-        # Trials run in folders of their own.
         if "dataset" in self.base_values:
             self.base_values["dataset"] = with_absolute_path(self.base_values["dataset"])
         self.trials = list(self._trials())
@@ -275,6 +276,17 @@ def with_absolute_path(dataset: Any) -> Any:
     if not isinstance(dataset, Mapping) or not isinstance(dataset.get("path"), str | Path):
         return dataset
     return {**dataset, "path": absolute_path(dataset["path"])}
+
+
+def _with_absolute_paths(name: str, values: Any) -> Any:
+    """A dimension with the paths of its data sets from the root on."""
+    if name not in ("dataset", "dataset.path"):
+        return values
+    if isinstance(values, dict):
+        return {kind: _with_absolute_paths(name, inner) for kind, inner in values.items()}
+    if name == "dataset":
+        return [with_absolute_path(value) for value in values]
+    return [absolute_path(value) if isinstance(value, str) else value for value in values]
 
 
 def absolute_path(path: str | Path) -> str:
@@ -382,6 +394,10 @@ def slug(fields: Mapping[str, Any]) -> str:
     """Fields as the end of a folder's name, in which no character needs care; what is cut ends in a hash."""
     parts = []
     for name, value in fields.items():
+        if name == "dataset.path":
+            value = Path(value).name
+        elif name == "dataset" and value.get("path") is not None:
+            value = {**value, "path": Path(value["path"]).name}
         text = (
             f"{value:.4g}"
             if isinstance(value, float)

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,6 +60,51 @@ def test_a_search_that_was_broken_off_ends_as_if_it_had_not_been(
     if (phase, step) not in {("full-size fit", 20), ("search", 1)}:
         assert any(p.phase == "search" and p.note.startswith("goes on after step") for p in news)
     assert all(seconds > 0 for seconds in result.summary["seconds"].values())
+
+
+def test_a_search_goes_on_wherever_it_is_started_and_its_data_lie(
+    make_config, workplace, tmp_path, monkeypatch, run_cli
+):
+    def begun(progress):
+        raise Killed
+
+    def say(*arguments):
+        status, _, told = run_cli("search", "--resume", "out", *arguments)
+        assert status == 2
+        return told
+
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    (home / "log.parquet").write_bytes((workplace / "log.parquet").read_bytes())
+    monkeypatch.chdir(home)
+    with pytest.raises(Killed):
+        search(make_config("out", dataset={"path": "log.parquet"}), on_progress=begun)
+    # The search and its data are where they were, and it is started in another folder.
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(Killed):
+        resume(home / "out", on_progress=begun)
+    # All has moved, data included.
+    (elsewhere / "moved").mkdir()
+    for name in ("out", "log.parquet"):
+        (home / name).rename(elsewhere / "moved" / name)
+    monkeypatch.chdir(elsewhere / "moved")
+    with pytest.raises(Killed):
+        resume(Path("out"), on_progress=begun)
+    # The data have moved away, and have another name.
+    (elsewhere / "moved" / "log.parquet").rename(elsewhere / "other.parquet")
+    told = say()
+    assert "its data, " in told and "ciess-ray search --resume out dataset.path=FILE" in told
+    pq.write_table(pq.read_table(elsewhere / "other.parquet").slice(1), elsewhere / "fewer.parquet")
+    assert "holds other interactions than when this search began" in say("dataset.path=../fewer.parquet")
+    assert "a search goes on as it was configured" in say("dataset.path=../other.parquet", "seed=1")
+    assert "of the rest give --more-episodes, and dataset.path=FILE" in say("other.yaml")
+    with pytest.raises(Killed):
+        resume(Path("out"), overrides=["dataset.path=../other.parquet"], on_progress=begun)
+    # It is known from now on.
+    monkeypatch.chdir(home)
+    with pytest.raises(Killed):
+        resume(elsewhere / "moved" / "out", on_progress=begun)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(finished, make_config, tmp_path):

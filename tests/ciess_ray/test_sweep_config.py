@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+from ciess_ray.comparison_config import parse_comparison
 from ciess_ray.plan_data import read_data
 from ciess_ray.run import budgets_of
 from ciess_ray.search import load_interactions
@@ -118,6 +119,41 @@ def test_communities_are_checked_against_the_data(plan_of, tmp_path, fields, say
         read_data(plan.trials, plan.source)
     with pytest.raises(CiessError, match=says):
         budgets_of(plan.trials[0].config, load_interactions(plan.trials[0].config), overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"dataset.path": ["data/a.csv", "data/b.csv"]},
+        {"dataset.path": {"choice": ["data/a.csv", "data/b.csv"]}},
+        {"dataset": [{"path": "data/a.csv"}, {"path": "data/b.csv", "k_core": 2}]},
+    ],
+    ids=["path", "choice", "section"],
+)
+def test_data_that_differ_are_found_wherever_a_trial_runs(plan_of, space, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(space)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # What a trial is handed: the plan's plain values, and the fields that it differs in.
+    again = parse_sweep(plan.values(), "there", tmp_path / "nowhere")
+    paths = {again.parse(trial.fields).dataset.path for trial in plan.trials}
+    assert paths <= {tmp_path / "data/a.csv", tmp_path / "data/b.csv"}
+    assert [trial.name for trial in again.trials] == [trial.name for trial in plan.trials]
+    assert all("a.csv" in trial.name or "b.csv" in trial.name for trial in plan.trials)
+    assert str(tmp_path.name) not in plan.trials[0].name
+
+
+def test_a_comparison_finds_data_that_differ_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"base": BASE, "space": {"dataset.path": ["a.csv", "b.csv"]}, "methods": ["split"]}
+    plan = parse_comparison(values, "here", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = parse_comparison(plan.values(), "there", tmp_path)
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert [cell.config.dataset.path for cell in again.cells] == paths
+    assert [cell.name for cell in again.cells] == ["path-a.csv_split", "path-b.csv_split"]
 
 
 def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
