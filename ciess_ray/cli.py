@@ -12,7 +12,8 @@ import typer
 from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
 from ciess_ray.credentials import without_secrets
 from ciess_ray.data_cli import data_app
-from ciess_ray.plain_text import command
+from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
+from ciess_ray.plain_text import command, percent
 from ciess_ray.result_names import SEARCH
 from ciess_ray.serving_cli import export, recommend, verify
 from ciess_ray.terminal import TextTable, console, errors, spell_out
@@ -132,6 +133,8 @@ def search(
             result = searches.search(run, overwrite=overwrite, on_progress=view)
     for shown in (result, *result.looser()):
         console.show(_comparison(shown.summary))
+        if shown is result:
+            console.say(RANKING_NOTE)
         _print_files(shown.path, shown.summary)
     _print_run(result.path, result.summary)
 
@@ -240,8 +243,10 @@ def report(
 
     written = write_report(folders, output, overwrite=overwrite)
     where = f"report: {written.page}, {len(written.figures)} figures in {written.figures_folder}"
-    for line in filter(None, (written.headline, where)):
-        console.say(line)
+    if written.headline:
+        console.say(written.headline)
+        console.say(f"R@20 is {RANKING_TERMS['R@20']}, a mean over users.")
+    console.say(where)
 
 
 @app.command(help=COMPARE_HELP)
@@ -343,7 +348,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
     for row in summary["methods"]:
         table.add_row(
             row["name"],
-            f"{row['kept_ratio']:.2%}",
+            percent(100 * row["kept_ratio"], 2),
             f"{row['test']['recall@20']:.4f}",
             f"{row['test']['ndcg@20']:.4f}",
             f"{row['num_params']:,}",
@@ -383,6 +388,7 @@ def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> TextTable:
 
 
 def _print_sweep(results: "SweepResults") -> None:
+    console.say(RANKING_NOTE)
     console.say("means over n seeds; *: none of its recommender is as small and as good on validation")
     statuses = [outcome.status for outcome in results.outcomes]
     told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.plain_text import command
 from ciess_ray.terminal import Terminal, TextTable
 from envs.errors import ConfigError
@@ -112,6 +113,7 @@ def _print_results(
     from ciess_ray.comparison_results import to_rich
 
     console.show(to_rich(figures))
+    console.say(RANKING_NOTE)
     console.say(
         "means over n seeds, on so many splits of the data; of full: NDCG@20 as a share of full size's on "
         "the same; search, p: NDCG@20 of the search against the method's, paired over users and splits, with "

@@ -6,6 +6,7 @@ from types import TracebackType
 from rich.live import Live
 
 from ciess_ray.journal import Progress
+from ciess_ray.plain_text import percent
 from ciess_ray.terminal import Terminal, TextTable
 
 #: Plain lines tell of news from within a step only after so long a silence.
@@ -59,8 +60,8 @@ class LiveView:
             table.add_row(
                 progress.phase,
                 f"{progress.step}/{progress.num_steps}",
-                "" if kept is None else f"{kept:.2%}",
-                "" if quality is None else f"{quality:.1%} of full-size fit",
+                "" if kept is None else percent(100 * kept, 2),
+                "" if quality is None else f"{percent(100 * quality, 1)} of full-size fit",
                 "" if weight is None else f"{weight:.3f}",
                 duration(progress.elapsed_s),
                 "" if progress.remaining_s is None else duration(progress.remaining_s),
@@ -75,8 +76,8 @@ def _cells(progress: Progress) -> list[str]:
     kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
     return [
         f"{progress.phase} {progress.step}/{progress.num_steps}",
-        "" if kept is None else f"kept {kept:.2%}",
-        "" if quality is None else f"quality {quality:.1%} of full-size fit",
+        "" if kept is None else f"kept {percent(100 * kept, 2)}",
+        "" if quality is None else f"quality {percent(100 * quality, 1)} of full-size fit",
         "" if weight is None else f"λ {weight:.3f}",
         "" if progress.remaining_s is None else f"{duration(progress.remaining_s)} left",
         progress.note,

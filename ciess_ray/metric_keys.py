@@ -46,3 +46,13 @@ SAMPLE_S = "td3/sample_s"
 LEARN_S = "td3/learn_s"
 #: Seconds until the weights were on their way to the env runners.
 SYNC_WEIGHTS_S = "td3/sync_weights_s"
+
+#: What people are told of the ranking metrics wherever they first stand.
+RANKING_TERMS = {
+    "R@20": "Recall@20, the share of a user's test items that are among the first 20 recommended",
+    "N@20": "NDCG@20, which also counts how far up they stand",
+    "quality": "the mean of recall and NDCG at 5, 10 and 20 on validation, by which everything is chosen",
+}
+
+#: The same in a line below a table.
+RANKING_NOTE = "; ".join(f"{name}: {RANKING_TERMS[name]}" for name in ("R@20", "N@20")) + "; means over users"

@@ -1,5 +1,6 @@
 """How the names of others are shown: ids, paths, messages, and commands that are to be copied."""
 
+import math
 import re
 import shlex
 
@@ -22,6 +23,15 @@ def visible_line(text: str) -> str:
 def command(*words: object) -> str:
     """A command line that a shell reads as these words, whatever is in them."""
     return " ".join(_quoted(str(word)) for word in words)
+
+
+def percent(value: float, digits: int) -> str:
+    """Percents with so many digits, and with more where these would say 0 or 100 of what is neither."""
+    for more in range(digits, digits + 8):
+        told = f"{value:.{more}f}"
+        if float(told) not in (0.0, 100.0) or math.isclose(value, float(told), abs_tol=1e-9):
+            break
+    return f"{told}%"
 
 
 def _quoted(word: str) -> str:

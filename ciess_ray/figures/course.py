@@ -14,6 +14,7 @@ from ciess_ray.figures.style import (
     MUTED,
     PAPER,
     legend_below,
+    mark_cut_axes,
     new_figure,
     plain,
     series_style,
@@ -78,6 +79,7 @@ def draw_course(courses: Sequence[Course]) -> Figure:
     _mark_warmup(courses, axes, with_name=True)
     axes.set_title("validation quality, % of full size" if is_share else "validation quality")
     axes.set_xlabel("step of the search")
+    mark_cut_axes([axes])
     legend_below(figure, axes)
     return figure
 
@@ -116,6 +118,7 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
     weight.set_title("λ")
     gain.set_title("gain of the random walk")
     gain.set_xlabel("step of the search")
+    mark_cut_axes([weight, gain])
     legend_below(figure, kept, 2)
     return figure
 
@@ -239,6 +242,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("quality in the search")
     axes.set_ylabel("validation quality once trained")
+    mark_cut_axes([axes])
     legend_below(figure, axes)
     return figure
 

@@ -14,6 +14,7 @@ from ciess_ray.figures.style import (
     VERMILLION,
     format_bytes,
     legend_below,
+    mark_cut_axes,
     new_figure,
     plain,
     series_style,
@@ -56,6 +57,7 @@ def draw_quality(points: Sequence[Point], label: str, title: str = "") -> Figure
     axes = figure.subplots()
     _draw_points(axes, points, title)
     axes.set_ylabel(label)
+    mark_cut_axes([axes])
     legend_below(figure, axes)
     return figure
 
@@ -68,6 +70,7 @@ def draw_qualities(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
     for axes, (title, points) in zip(all_axes, panels.items(), strict=False):
         _draw_points(axes, points, title)
     all_axes[0].set_ylabel(label)
+    mark_cut_axes(all_axes)
     legend_below(figure, all_axes[0], 4)
     return figure
 

@@ -10,7 +10,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -146,6 +146,20 @@ def legend_below(figure: Figure, axes: Any, num_columns: int = 3) -> None:
             handlelength=2.6,
             columnspacing=1.4,
         )
+
+
+def mark_cut_axes(all_axes: Iterable[Any]) -> None:
+    """Two strokes across each axis of plain numbers that does not begin at 0; when everything is drawn."""
+    stroke = {"linestyle": "", "color": MUTED, "markeredgewidth": 1.1, "markersize": 7, "clip_on": False}
+    for axes in all_axes:
+        for places, scale, (low, high), slant in (
+            (((0, 0.03), (0, 0.055)), axes.get_yscale(), axes.get_ylim(), ((-1, -0.5), (1, 0.5))),
+            (((0.025, 0), (0.043, 0)), axes.get_xscale(), axes.get_xlim(), ((-0.5, -1), (0.5, 1))),
+        ):
+            if scale == "linear" and (low > 0 or high < 0):
+                axes.plot(
+                    *zip(*places, strict=True), marker=slant, transform=axes.transAxes, zorder=6, **stroke
+                )
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -28,6 +28,8 @@ from ciess_ray.table_step import KINDS
 MAX_SEARCHES = 6
 _MAX_BARS = 40
 _MAX_SERIES = 12
+#: Below figures of which an axis may not begin at 0.
+_CUT = " Two strokes mark an axis that does not begin at 0."
 _METRICS = {"recall@20": "Recall@20 on test", "ndcg@20": "NDCG@20 on test"}
 
 
@@ -122,6 +124,7 @@ def _qualities(groups: Sequence[Group]) -> Iterator[Drawing]:
                 "quality",
                 f"quality-{metric.replace('@', '-')}-{number + 1}",
                 f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
+                + _CUT
                 + (" Bars are standard deviations over seeds." if has_bars else ""),
                 f"{label} against packed bytes for {where}: {told}.",
                 draw_quality(points, label, where),
@@ -168,10 +171,13 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
     yield Drawing(
         "course",
         "course",
-        "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at random, "
-        "then near the best; triangles are greedy steps, which the actors take alone."
-        if is_single
-        else "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone.",
+        (
+            "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at "
+            "random, then near the best; triangles are greedy steps, which the actors take alone."
+            if is_single
+            else "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone."
+        )
+        + _CUT,
         f"Validation quality by step of the search. {told}.",
         draw_course(courses),
     )
@@ -208,7 +214,8 @@ def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
         yield Drawing(
             "retrained",
             "retrained",
-            "What the search thought of its best tables, and what they came to once trained to convergence.",
+            "What the search thought of its best tables, and what they came to once trained to convergence."
+            + _CUT,
             f"Points of validation quality. {told}.",
             draw_retrained(found),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ciess_ray.plain_text import percent
 from ciess_ray.report.cells import Cell
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.spread import Spread
@@ -113,13 +114,13 @@ class Verdict:
     def sentence(self) -> str:
         """In plain words."""
         text = (
-            f"At {percent(self.share_of_bytes)} of the bytes the search keeps {percent(self.share)} of full "
-            "size's R@20"
+            f"At {whole_percent(self.share_of_bytes)} of the bytes the search keeps "
+            f"{whole_percent(self.share)} of full size's R@20"
         )
         if self.equal_share is not None:
-            text += f"; equal sizes keep {percent(self.equal_share)}"
+            text += f"; equal sizes keep {whole_percent(self.equal_share)}"
         if self.rival is not None:
-            text += f", and {self.rival[0]}, the best of the other methods, {percent(self.rival[1])}"
+            text += f", and {self.rival[0]}, the best of the other methods, {whole_percent(self.rival[1])}"
         return f"{text}."
 
     @property
@@ -187,6 +188,6 @@ def _share(group: Group, full: Group) -> float:
     return 100 * group.test[HEADLINE_METRIC].mean / whole if whole else 0.0
 
 
-def percent(value: float) -> str:
+def whole_percent(value: float) -> str:
     """Whole percents, tenths where they are few."""
-    return f"{value:.0f}{_THIN}%" if value >= 9.95 else f"{value:.1f}{_THIN}%"
+    return percent(value, 0 if value >= 9.95 else 1).replace("%", f"{_THIN}%")

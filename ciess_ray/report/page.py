@@ -9,8 +9,9 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report.drawings import Drawing, chosen_searches
-from ciess_ray.report.groups import Group, Verdict, percent, verdicts
+from ciess_ray.report.groups import Group, Verdict, verdicts, whole_percent
 from ciess_ray.report.material import Material, Search
 from ciess_ray.report.table import Table
 from ciess_ray.report.tables import (
@@ -65,13 +66,8 @@ class Section:
 
     @property
     def paired(self) -> list[Table]:
-        """Tables that stand beside figures: narrow ones, and the first where a figure would stand alone."""
-        is_odd = len(self.pictures) % 2 == 1
-        return [
-            table
-            for number, table in enumerate(self.tables)
-            if table.rows and (table.is_narrow or (number == 0 and is_odd))
-        ]
+        """Tables that stand beside figures: those that have room there."""
+        return [table for table in self.tables if table.rows and table.is_narrow]
 
     @property
     def is_empty(self) -> bool:
@@ -88,11 +84,12 @@ def render(material: Material, groups: Sequence[Group], pictures: Sequence[Pictu
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # Our own drawing, whose labels are escaped already.
-    environment.filters |= {"ink": Markup, "percent": percent}
+    environment.filters |= {"ink": Markup, "percent": whole_percent}
     return environment.from_string(_asset("page.html")).render(
         title=_title(material),
         eyebrow=_eyebrow(material),
         lead=_lead(found, groups),
+        terms=RANKING_TERMS if groups else {},
         caution=_caution(found),
         verdicts=found[:_MAX_CARDS],
         num_more=max(0, len(found) - _MAX_CARDS),

@@ -6,6 +6,8 @@ from typing import Any
 
 #: Columns that tell nothing where all rows say the same, which the title says too.
 _IN_TITLE = ("dataset", "recommender")
+#: Letters between columns, those after which a text is broken, those that fit beside a figure or on a phone.
+_GAP, _LONG, _NARROW, _PHONE = 3, 30, 70, 36
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,23 @@ class Table:
     strong: frozenset[int] = frozenset()
 
     @property
+    def num_letters(self) -> int:
+        """Of its columns beside each other, with the space between."""
+        columns = zip(self.headings, zip(*self.rows, strict=True), strict=True) if self.rows else ()
+        return sum(
+            _GAP + max(len(heading), *(min(len(value.text), _LONG) for value in values))
+            for (heading, _), values in columns
+        )
+
+    @property
     def is_narrow(self) -> bool:
         """Whether it has room beside a figure."""
-        return len(self.headings) <= 6
+        return self.num_letters <= _NARROW
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether a phone shows each row as a card, since the columns have no room beside each other."""
+        return self.num_letters > _PHONE
 
 
 def text(value: object, kind: str = "text") -> Value:

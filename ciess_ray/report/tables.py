@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ciess_ray.credentials import without_secrets
+from ciess_ray.plain_text import percent
 from ciess_ray.report.cells import Cell, flatten
 from ciess_ray.report.groups import Group
 from ciess_ray.report.material import About, Search
@@ -37,8 +38,12 @@ def _spread(value: Spread | None) -> Value:
     return Value(str(value).replace("±", " ± "), value.mean, "number")
 
 
+def _kept(ratio: float) -> str:
+    return percent(100 * ratio, 2)
+
+
 _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("kept", "kept_ratio", "{:.2%}".format),
+    ("kept", "kept_ratio", _kept),
     ("packed bytes", "packed_bytes", "{:,.0f}".format),
     ("served bytes", "served_bytes", "{:,.0f}".format),
     ("with histories", "served_with_histories_bytes", "{:,.0f}".format),
@@ -79,6 +84,13 @@ def means_table(groups: Sequence[Group]) -> Table:
 
 def cells_table(cells: Sequence[Cell]) -> Table:
     """Every method, budget and seed; of those that failed, why."""
+    are_all_finished = all(cell.is_finished for cell in cells)
+
+    def status(cell: Cell) -> Value:
+        # Where all are finished there is nothing to tell.
+        shown = None if are_all_finished else cell.status
+        return text(shown, "good" if cell.is_finished else "bad")
+
     plain: Callable[[float], str] = "{:.4f}".format
     return make_table(
         "cells",
@@ -91,12 +103,12 @@ def cells_table(cells: Sequence[Cell]) -> Table:
             ("method", False, lambda cell: text(cell.method)),
             ("settings", False, lambda cell: text(", ".join(cell.settings))),
             ("seed", True, lambda cell: number(cell.seed, str)),
-            ("status", False, lambda cell: text(cell.status, "good" if cell.is_finished else "bad")),
+            ("status", False, status),
+            ("error", False, lambda cell: text(cell.error, "long")),
             *((title, True, _number_of(name, plain)) for title, name in _METRICS),
             *((title, True, _figure_of(name, style)) for title, name, style in _FIGURES),
             ("quality", True, lambda cell: number(cell.validation.get("quality"), plain)),
             *((title, True, _figure_of(name, style)) for title, name, style in _MORE_FIGURES),
-            ("error", False, lambda cell: text(cell.error, "long")),
         ),
         lambda cell: cell.method == SEARCH and cell.is_finished,
     )
@@ -127,7 +139,7 @@ def budget_table(searches: Sequence[Search]) -> Table:
             (
                 "kept",
                 True,
-                lambda search: number(search.summary["budget"].get("kept_ratio"), "{:.2%}".format),
+                lambda search: number(search.summary["budget"].get("kept_ratio"), _kept),
             ),
             ("at most, bytes", True, budget("max_packed_bytes")),
             ("packed bytes", True, lambda search: number(_bytes(search).get("table.safetensors"))),

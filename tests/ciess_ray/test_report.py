@@ -21,7 +21,9 @@ from report_folders import (
 )
 
 from ciess_ray.figures import Point, draw_quality, format_bytes, to_svg
+from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report import write_report
+from ciess_ray.report.groups import whole_percent
 from ciess_ray.spread import Spread
 from envs.errors import ResultError
 
@@ -106,7 +108,7 @@ def test_one_search(quick):
     cells = page.rows("cells")
     assert [row["method"] for row in cells] == ["full size", "equal sizes", "search"]
     assert cells[2] | {"R@20": "0.2060", "packed bytes": "11,000", "kept": "11.00%"} == cells[2]
-    assert cells[2]["user size"] == "8.0" and cells[2]["status"] == "finished"
+    assert cells[2]["user size"] == "8.0" and "status" not in cells[2]
     # Of one data set and one recommender the title tells.
     assert "dataset" not in cells[0] and "lightgcn on log.csv" in page.text
     assert [row["note"] for row in page.rows("retrained")] == ["", "", "packed"]
@@ -325,6 +327,39 @@ def test_a_search_that_is_not_finished(make, tmp_path, status):
     ]
 
 
+def test_what_is_measured_is_explained_where_it_first_stands(quick):
+    _, page = quick
+    for name, meaning in RANKING_TERMS.items():
+        assert page.text.index(f"{name} is {meaning}") < page.text.index("Quality against memory")
+    assert all(told["data-heading"] for told in page.attributes("td"))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (100.0, "100 %"),
+        (99.96, "99.96 %"),
+        (99.4, "99 %"),
+        (100.2, "100.2 %"),
+        (9.99, "10 %"),
+        (0.004, "0.004 %"),
+    ],
+)
+def test_what_is_not_100_percent_is_not_called_so(value, told):
+    assert whole_percent(value).replace("\N{NO-BREAK SPACE}", " ") == told
+
+
+def test_an_axis_that_does_not_begin_at_0_bears_a_mark():
+    def marks(*values):
+        points = [
+            Point(f"m{place}", 10.0 ** (place + 1), Spread(value, None)) for place, value in enumerate(values)
+        ]
+        (axes,) = draw_quality(points, "R@20").axes
+        return [line for line in axes.lines if line.get_transform() == axes.transAxes]
+
+    assert len(marks(0.20, 0.21)) == 1 and marks(0.0, 0.21) == []
+
+
 def test_losing_is_said(make, tmp_path, without_figures):
     folder = write_search(tmp_path / "quick")
     summary = json.loads((folder / "result.json").read_text())
@@ -525,8 +560,12 @@ class TestCommand:
         folder = write_search(tmp_path / "quick")
         status, out, err = run(folder)
         assert status == 0, err
-        headline, place = out.splitlines()
-        assert headline.startswith("At 11") and place == "report: report.html, 8 figures in report_figures"
+        headline, meaning, place = out.splitlines()
+        assert (
+            headline.startswith("At 11")
+            and meaning.startswith("R@20 is Recall@20, the share")
+            and place == "report: report.html, 8 figures in report_figures"
+        )
         assert (tmp_path / "report.html").exists()
         status, out, err = run(folder)
         assert status == 2 and out == "" and "is there already" in err

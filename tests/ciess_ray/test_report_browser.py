@@ -83,6 +83,25 @@ def test_only_tables_are_wider_than_the_window(opened):
         assert box is None or box["x"] + box["width"] <= width
 
 
+def test_no_column_lies_beyond_an_edge_without_a_mark(opened, browser, report):
+    page, *_, width = opened
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter(box => box.clientWidth)"
+        ".map(box => [box.querySelector('table').id, box.scrollWidth - box.clientWidth])"
+    )
+    beyond = {name for name, letters in boxes if letters > 0}
+    # Of the cells of a comparison CPU seconds and bytes may; the edge is shaded there.
+    assert beyond <= ({"table-cells"} if width > 760 else set())
+    shades = page.locator("#table-cells").evaluate("t => getComputedStyle(t.parentNode).backgroundImage")
+    assert shades.count("linear-gradient") == 4
+    for name in ("R@20", "N@20", "status"):
+        heading = page.locator("#table-cells th").filter(has_text=name)
+        box = heading.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+    first = page.locator("#table-cells tbody tr").first.locator("td[data-heading='R@20']").bounding_box()
+    assert first["x"] + first["width"] <= width
+
+
 def test_text_of_figures_can_be_read(opened):
     page, *_ = opened
     heights = page.evaluate(
