@@ -1,6 +1,7 @@
 """The command line: ``ciess-ray``."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -305,9 +306,20 @@ def fields(
     console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
 
 
+class _Notes(logging.Handler):
+    """Shows what the library logs as the commands show everything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.say(without_secrets(record.getMessage()), "note:", "yellow")
+
+
+_NOTES = _Notes(logging.WARNING)
+
+
 def main() -> None:
     """Entry point: a mistake of the user's ends in one message and exit status 2, Ctrl-C in 130."""
     spell_out()
+    logging.getLogger("ciess_ray").addHandler(_NOTES)
     try:
         app(prog_name="ciess-ray")
     except CiessError as error:

@@ -21,15 +21,27 @@ def describe(
     item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,
     rating: Annotated[str | None, typer.Option(help="Name of the rating column.")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Name of the timestamp column.")] = None,
+    core: Annotated[
+        int | None,
+        typer.Option("--k-core", min=2, help="Keep users and items with so many interactions each."),
+    ] = None,
 ) -> None:
     """Read a file of interactions and print what was found."""
     import numpy as np
 
-    from envs.data import Columns, read_interactions
+    from envs.data import Columns, k_core, read_interactions, split_interactions, told_left_out
 
     given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     names = {kind: name for kind, name in given.items() if name is not None}
     log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
+    left_out = ""
+    if core is not None:
+        whole, log = log, k_core(log, core)
+        left_out = told_left_out(whole, log)
+    is_few = np.bincount(log.user, minlength=log.num_users) < 3
+    untrained = "-"
+    if not is_few.all():
+        untrained = f"{split_interactions(log, seed=0).num_untrained_items:,} (of the split with seed 0)"
     table = TextTable("", "", show_header=False)
     for name, value in (
         ("users", f"{log.num_users:,}"),
@@ -39,13 +51,16 @@ def describe(
         ("density", f"{log.num_rows / (log.num_users * log.num_items):.4%}"),
         ("per user", _spread(np.bincount(log.user, minlength=log.num_users))),
         ("per item", _spread(np.bincount(log.item, minlength=log.num_items))),
-        ("users with < 3", f"{int((np.bincount(log.user) < 3).sum()):,} (kept in training, not evaluated)"),
+        ("users with < 3", f"{int(is_few.sum()):,} (kept in training, not evaluated)"),
+        ("items untrained", untrained),
         ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
         ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
         ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
     ):
         table.add_row(name, value)
     console.show(table)
+    if core is not None:
+        console.say(f"{file}: the {core}-core leaves out {left_out}.")
 
 
 @data_app.command("generate")

@@ -7,6 +7,7 @@ validation once trained to convergence, next to the full-size table and to equal
 import contextlib
 import copy
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,17 +37,27 @@ from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
 from ciess_ray.whole_files import sole_writer
-from envs.data import TEST_SHARE, Interactions, k_core, read_interactions, read_sample, split_interactions
+from envs.data import (
+    TEST_SHARE,
+    Interactions,
+    k_core,
+    read_interactions,
+    read_sample,
+    split_interactions,
+    told_left_out,
+)
 from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source, resolve_device
 
 __all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
 
+logger = logging.getLogger(__name__)
+
 Watcher = Callable[[Progress], None]
 
 
 def load_interactions(config: RunConfig) -> Interactions:
-    """Read and split what the configuration names.
+    """Read and split what the configuration names, and log what a user may not expect of it.
 
     Raises:
         DataError: The file cannot be read, or holds too little to split.
@@ -58,10 +69,21 @@ def load_interactions(config: RunConfig) -> Interactions:
         assert dataset.path is not None
         log = read_interactions(dataset.path, format=dataset.format, columns=dataset.named_columns())
     if dataset.k_core is not None:
-        log = k_core(log, dataset.k_core)
-    return split_interactions(
+        whole, log = log, k_core(log, dataset.k_core)
+        if log.num_rows < whole.num_rows:
+            left_out = told_left_out(whole, log)
+            logger.warning("%s: the %d-core leaves out %s.", log.source, dataset.k_core, left_out)
+    interactions = split_interactions(
         log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
     )
+    if interactions.num_untrained_items:
+        logger.warning(
+            "%s: %s of %s items have no interaction in training, so that nothing is learnt of them.",
+            log.source,
+            f"{interactions.num_untrained_items:,}",
+            f"{interactions.num_items:,}",
+        )
+    return interactions
 
 
 def search(
@@ -354,4 +376,5 @@ def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
         "num_interactions": interactions.num_interactions,
         "num_duplicates": interactions.num_duplicates,
         "num_unevaluated_users": interactions.num_unevaluated_users,
+        "num_untrained_items": interactions.num_untrained_items,
     }

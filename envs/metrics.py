@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from envs.errors import DataError
+
 CUTOFFS = (5, 10, 20)
 
 
@@ -63,16 +65,26 @@ def ranking_metrics(
     Args:
         ranked_items: Best first, shape (num_users, depth); -1 where a list is shorter. Places beyond
             ``depth`` count as misses.
-        relevant: Held-out interactions, shape (num_users, num_items), with sorted indices.
+        relevant: Held-out interactions, shape (num_users, num_items), with the indices of each row ascending.
         cutoffs: Lengths of list to judge.
 
     Returns:
         The metrics of each user.
+
+    Raises:
+        DataError: The indices of a row are not ascending, or one is there twice.
     """
     num_users, num_items = relevant.shape
     num_relevant = np.diff(relevant.indptr).astype(np.int64)
     rows = np.arange(num_users, dtype=np.int64)
     keys = np.repeat(rows, num_relevant) * num_items + relevant.indices
+    is_ascending = keys[1:] > keys[:-1]
+    if not is_ascending.all():
+        user = keys[np.argmin(is_ascending)] // num_items
+        raise DataError(
+            f"relevant items, row {user}: its indices are not in ascending order, each once; call "
+            "sum_duplicates() on the matrix"
+        )
     depth = max(cutoffs)
     ranked = np.asarray(ranked_items[:, :depth], np.int64)
     queries = rows[:, None] * num_items + ranked

@@ -285,6 +285,7 @@ def data_table(searches: Iterable[Search]) -> Table:
             ("interactions", True, count("num_interactions")),
             ("duplicates merged", True, count("num_duplicates")),
             ("users not evaluated", True, count("num_unevaluated_users")),
+            ("items without training", True, count("num_untrained_items")),
             ("fingerprint", False, lambda dataset: text(dataset["fingerprint"][:12])),
         ),
     )

@@ -5,7 +5,7 @@ from envs.data.interactions import InteractionLog, Interactions
 from envs.data.readers import READERS, Reader, guess_format, read_interactions
 from envs.data.samples import SAMPLES, read_sample
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
-from envs.data.split import TEST_SHARE, k_core, split_interactions
+from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
 from envs.data.synthetic import generate_interactions
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "read_interactions",
     "read_sample",
     "split_interactions",
+    "told_left_out",
 ]

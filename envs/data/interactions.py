@@ -207,6 +207,11 @@ class Interactions(_HasIds):
         """Training interactions of each item, shape (num_items,)."""
         return _frozen(np.bincount(self.train.indices, minlength=self.num_items).astype(np.int64))
 
+    @property
+    def num_untrained_items(self) -> int:
+        """Items without a training interaction, of which nothing can be learnt."""
+        return int(np.sum(self.item_popularity == 0))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the splits and the ids, in hex: the same on every machine for the same splits."""

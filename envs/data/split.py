@@ -129,3 +129,17 @@ def k_core(log: InteractionLog, k: int) -> InteractionLog:
         user=(np.cumsum(has_user, dtype=np.int32) - 1)[core.user].astype(np.int32),
         item=(np.cumsum(has_item, dtype=np.int32) - 1)[core.item].astype(np.int32),
     )
+
+
+def told_left_out(log: InteractionLog, core: InteractionLog) -> str:
+    """What a part of a log leaves out: ``60 of 671 users (8.9%), 5,800 of 9,066 items (64.0%) and ...``."""
+    counts = {
+        "users": (log.num_users, core.num_users),
+        "items": (log.num_items, core.num_items),
+        "interactions": (log.num_rows, core.num_rows),
+    }
+    told = [
+        f"{before - after:,} of {before:,} {name} ({(before - after) / before:.1%})"
+        for name, (before, after) in counts.items()
+    ]
+    return f"{', '.join(told[:-1])} and {told[-1]}"

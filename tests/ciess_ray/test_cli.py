@@ -10,6 +10,7 @@ from ciess_ray.config_file import field_table
 from ciess_ray.journal import Progress
 from ciess_ray.live_view import LiveView
 from ciess_ray.terminal import Terminal
+from envs.data import read_interactions, split_interactions
 
 
 @pytest.fixture
@@ -157,6 +158,33 @@ class TestData:
         status, _, err = run("data", "generate", file)
         assert status == 2 and f"{file}: exists; name another file" in err
         assert file.read_text() == "mine"
+
+    def test_a_core_tells_what_it_leaves_out(self, run, tmp_path):
+        file, config = tmp_path / "log.csv", tmp_path / "comparison.json"
+        # Four users who have the same four items, and one who has three that nobody else has.
+        pairs = [f"{user},{item}" for user in range(4) for item in range(4)] + ["9,10", "9,11", "9,12"]
+        file.write_text("\n".join(["user_id,item_id", *pairs]))
+        left_out = "1 of 5 users (20.0%), 3 of 7 items (42.9%) and 3 of 19 interactions (15.8%)."
+        status, out, _ = run("data", "describe", file, "--k-core", 3)
+        assert status == 0 and out.splitlines()[-1] == f"{file}: the 3-core leaves out {left_out}"
+        rows = {line[:17].strip(): line[17:].strip() for line in out.splitlines()}
+        assert (rows["users"], rows["items"], rows["interactions"]) == ("4", "4", "16")
+
+        dataset = {"path": str(file), "split_seed": 0}
+        (tmp_path / "base.yaml").write_text(json.dumps({"dataset": dataset, "recommender": {"name": "mf"}}))
+        values = {"base": "base.yaml", "space": {"budget": ["50%"]}, "methods": ["equal sizes"]}
+        config.write_text(json.dumps(values))
+        arguments = ["compare", config, "--dry-run", "--output", tmp_path / "out"]
+        status, out, err = run(*arguments)
+        log = read_interactions(file)
+        num_untrained = split_interactions(log, seed=0).num_untrained_items
+        told = (
+            f"{num_untrained} of 7 items have no interaction in training, so that nothing is learnt of them."
+        )
+        assert status == 0 and num_untrained == 2 and err == f"note: {file}: {told}\n"
+        (tmp_path / "base.yaml").write_text(json.dumps({"dataset": dataset | {"k_core": 3}}))
+        status, _, err = run(*arguments)
+        assert status == 0 and err == f"note: {file}: the 3-core leaves out {left_out}\n"
 
     def test_columns_can_be_named(self, run, tmp_path):
         file = tmp_path / "log.csv"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
+from envs.errors import DataError
 from envs.metrics import CUTOFFS, entity_quality, item_quality, ranking_metrics
 
 
@@ -104,3 +105,12 @@ def test_other_cutoffs():
         "ndcg@1": 0.0,
         "ndcg@2": pytest.approx(1 / math.log2(3)),
     }
+
+
+@pytest.mark.parametrize("indices", [[0, 4, 2], [0, 2, 2]])
+def test_relevant_items_out_of_order_are_refused(indices):
+    relevant = csr_array((np.ones(3), np.array(indices), np.array([0, 1, 3])), shape=(2, 5))
+    with pytest.raises(DataError, match=r"row 1: its indices are not in ascending order.*sum_duplicates"):
+        ranking_metrics(np.array([[0, 1], [2, 4]]), relevant)
+    relevant.sum_duplicates()
+    assert ranking_metrics(np.array([[0, 1], [2, 4]]), relevant).recall[1, 0] == 1.0
