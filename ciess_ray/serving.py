@@ -172,7 +172,7 @@ class ServedRecommender:
             DataError: One is not known.
         """
         known = self.user_ids if kind == "user" else self.item_ids
-        given = [_as_id(value, known) for value in wanted]
+        given = [_as_id(_without_blanks(value, known), known) for value in wanted]
         rows = np.full(len(given), -1, np.int64)
         if len(given) < _MANY_IDS:
             for position, value in enumerate(given):
@@ -220,3 +220,11 @@ def _best(scores: Floats, without: csr_array | None, depth: int) -> Recommendati
     order = np.lexsort((items, -of_items))
     items, of_items = np.take_along_axis(items, order, axis=1), np.take_along_axis(of_items, order, axis=1)
     return Recommendations(np.where(of_items == -np.inf, -1, items), of_items)
+
+
+def _without_blanks(value: Any, known: NDArray[Any]) -> Any:
+    """An id as readers take it, unless the folder is of ids that kept the blanks around them."""
+    if not isinstance(value, str) or value == value.strip():
+        return value
+    is_kept = known.dtype == object and bool((known == value).any())
+    return value if is_kept else value.strip()

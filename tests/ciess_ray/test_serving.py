@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_ids_that_are_numbers_are_found_by_their_text(folder, tmp_path):
             DataError, match="not in the table: 1 of [0-9]+ users, e.g. (nobody|200); its ids are like"
         ):
             served.recommend(few_or_many)
+
+
+@pytest.mark.parametrize("num_users", [1, 20])
+def test_blanks_around_an_id_are_no_part_of_it(served, num_users):
+    expected = served.recommend(["u03"] * num_users, 3).items
+    np.testing.assert_array_equal(served.recommend([" u03\t"] * num_users, 3).items, expected)
+    liked = served.recommend_to_new([["30", "50"]], 3).items
+    np.testing.assert_array_equal(served.recommend_to_new([[" 30", "50 "]], 3).items, liked)
+    # A folder may hold ids that kept the blanks around them.
+    with_blanks = replace(served, user_ids=np.array(["u03 ", *served.user_ids[1:]], object))
+    found = with_blanks.recommend(["u03 "] * num_users, 3).items
+    np.testing.assert_array_equal(found, served.recommend([served.user_ids[0]] * num_users, 3).items)
 
 
 @pytest.mark.parametrize("width", [1, 10_000])
