@@ -22,6 +22,24 @@ def _words(content: bytes, starts: NDArray[np.int64]) -> pa.LargeStringArray:
     return pc.ascii_rtrim_whitespace(words)
 
 
+def _check_no_table(path: Path, user: pa.Array, num_words: NDArray[np.int64], first_line: int) -> None:
+    """Refuse rows of user, item, rating and time, which would be read as a user with two or three items.
+
+    Raises:
+        DataError: They have a header, or all have so many words and users come again.
+    """
+    remedy = "write them as CSV or TSV with a line of names, or name that format (format, or --format)"
+    if user[0].as_py().lower().partition(":")[0] in ("user", "user_id", "userid"):
+        word = user[0].as_py()
+        raise DataError(f"{path}, line {first_line}: it begins with {word!r}, as a header does; {remedy}")
+    width = int(num_words[0])
+    if width in (3, 4) and np.all(num_words == width) and pc.count_distinct(user).as_py() < len(user):
+        raise DataError(
+            f"{path}: each line has {width} words and users come again, as in rows of user, item and rating; "
+            f"{remedy}"
+        )
+
+
 def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
     """Read lines of a user's id and the ids of its items, separated by spaces or tabs.
 
@@ -34,7 +52,7 @@ def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
 
     Raises:
         ConfigError: Columns were named.
-        DataError: The file is not UTF-8, holds no interactions, or an id cannot be used.
+        DataError: The file is not UTF-8, holds no interactions or another format, or an id cannot be used.
     """
     if columns is not None:
         raise ConfigError(f"{path}: the format adjacency has no columns to name; leave columns out")
@@ -62,6 +80,7 @@ def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
             "separated by spaces"
         )
     words = _words(content, starts)
+    _check_no_table(path, words.filter(pa.array(is_user)), num_words, int(line_of_token[0]) + 1)
     user = words.filter(pa.array(is_user_with_items)).dictionary_encode()
     item = words.filter(pa.array(~is_user)).dictionary_encode()
     row_of = np.repeat(np.arange(len(user)), num_words[num_words > 1] - 1)

@@ -92,8 +92,7 @@ def check_rows(num_rows: int, num_columns: int, source: str) -> None:
     """
     if num_rows > _MAX_ROWS:
         raise DataError(
-            f"{source}: {num_rows:,} interactions, and at most {_MAX_ROWS:,} can be numbered; bring a "
-            "part of them"
+            f"{source}: {num_rows:,} rows, and at most {_MAX_ROWS:,} can be numbered; bring a part of them"
         )
     check_memory(num_rows * num_columns * _VALUE_BYTES, source)
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.data.files import check_rows
 from envs.data.interactions import InteractionLog
 from envs.data.sampling import contains
 from envs.errors import ConfigError, DataError
@@ -98,7 +99,7 @@ def generate_interactions(
 
     Raises:
         ConfigError: A size or parameter is not positive.
-        DataError: More interactions than half of the pairs there are.
+        DataError: More interactions than half of the pairs there are, or more than memory can hold.
     """
     for name, value in (
         ("num_users", num_users),
@@ -109,6 +110,8 @@ def generate_interactions(
     ):
         if value <= 0:
             raise ConfigError(f"{name} is {value}; choose a number above 0")
+    for num_rows, num_columns in ((num_users, 4 * rank), (num_items, 8), (num_interactions, 8)):
+        check_rows(num_rows, num_columns, "synthetic data")
     most = max(num_items // 2, min(_MIN_ACTIVITY, num_items))
     if num_interactions > num_users * most:
         raise DataError(

@@ -127,7 +127,7 @@ def test_compressed_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_numbered_or_held() -> None:
     check_rows(10**6, 4, "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: 2,147,483,648 interactions, and at most"):
+    with pytest.raises(DataError, match=r"a\.parquet: 2,147,483,648 rows, and at most"):
         check_rows(2**31, 2, "a.parquet")
     with pytest.raises(DataError, match=r"train\.txt\.gz: 4,[0-9,]+\.\d GB would have to be held"):
         check_memory(2**62, "train.txt.gz")
@@ -190,6 +190,7 @@ def test_duplicate_column(tmp_path: Path) -> None:
         ("ratings.dat", "1::2::3::4\n1\x1f2::3::4\n", 2, "control character"),
         ("train.txt", "1 2 3\n\n2 3 -4\n", 3, "an item is -4"),
         ("train.txt", "1 2 3\n-2 3 4\n", 2, "the user is -2"),
+        ("train.txt", "\nuser_id\titem_id\n1\t2\n", 2, "it begins with 'user_id', as a header does"),
     ],
 )
 def test_rows_are_refused_with_their_line(
@@ -197,6 +198,13 @@ def test_rows_are_refused_with_their_line(
 ) -> None:
     message = refuse_text(tmp_path, name, content)
     assert message.startswith(f", line {line}: ") and words in message
+
+
+def test_rows_of_ratings_are_not_taken_for_lists_of_items(tmp_path: Path) -> None:
+    message = refuse_text(
+        tmp_path, "ratings.txt", "1 5 4.0 978300760\n2 5 3.0 978300761\n1 6 4.0 978300762\n"
+    )
+    assert "each line has 4 words and users come again" in message and "CSV or TSV" in message
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,3 +76,9 @@ def test_a_million_interactions_take_seconds() -> None:
     split = split_interactions(log, seed=0)
     assert split.num_interactions == 1_000_000 and split.num_unevaluated_users == 0
     assert len(interaction_keys(split.train)) == split.train.nnz
+
+
+@pytest.mark.parametrize("counts", [(10**12, 5000, 10), (10**6, 10**12, 100), (2**32, 10, 100)])
+def test_more_than_can_be_numbered_or_held_is_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(DataError, match="synthetic data: .* (can be numbered|would have to be held)"):
+        generate_interactions(*counts, seed=0)
