@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -518,11 +517,8 @@ def test_the_same_folders_give_the_same_bytes(tmp_path):
 
 
 def test_a_large_search_stays_small(make, tmp_path):
-    started = time.monotonic()
     report, _ = make(write_search(tmp_path / "quick", num_entities=50, num_steps=200))
     assert report.page.stat().st_size < 1_500_000
-    # Seconds; the bound only tells them from minutes.
-    assert time.monotonic() - started < 60
 
 
 def test_many_searches_are_chosen_from(make, tmp_path):

@@ -1,6 +1,5 @@
 """What is wrong is told before any trial starts, and a dry run starts none."""
 
-import time
 
 import pytest
 import yaml
@@ -64,10 +63,8 @@ def test_a_dry_run_shows_the_trials_and_what_they_claim_and_leaves_nothing(write
 def test_what_cannot_work_is_told_before_any_trial_starts(write, fields, message, tmp_path, monkeypatch):
     # As where it is not installed.
     monkeypatch.setattr("ray.tune.search.optuna.optuna_search.ot", None)
-    started = time.monotonic()
     with pytest.raises(CiessError, match=f"(?s){message}"):
         run(write(**fields))
-    assert time.monotonic() - started < 30.0
     assert not list(tmp_path.glob("sweep/*/trial.json"))
 
 

