@@ -1,6 +1,5 @@
 """What is wrong is told before any trial starts, and a dry run starts none."""
 
-
 import pytest
 import yaml
 from typer.testing import CliRunner
