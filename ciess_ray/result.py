@@ -94,6 +94,8 @@ class ResultFolder:
         check_output(path, overwrite=overwrite or resume)
         path.mkdir(parents=True, exist_ok=True)
         if not resume:
+            # What waits to take its place in the folder would come back.
+            settle(path)
             for name in (MANIFEST_FILE, *_OWN_FILES):
                 (path / name).unlink(missing_ok=True)
 
@@ -113,6 +115,12 @@ class ResultFolder:
         if values.get("status") == "finished":
             # Of what does not change any more.
             write_manifest(self.path, {*_OWN_FILES} - {PROGRESS_FILE})
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it holds the result of a search that has come to its end."""
+        settle(self.path)
+        return (self.path / RESULT_FILE).exists() and read_summary(self.path).get("status") == "finished"
 
     def log_progress(self, values: Mapping[str, Any]) -> None:
         """Append one line to ``progress.jsonl``."""

@@ -32,11 +32,18 @@ from ciess_ray.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.mlflow_connection import connect
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
-from ciess_ray.result import RESULT_FILE, ResultFolder, SearchResult, read_progress, read_summary
+from ciess_ray.result import (
+    PROGRESS_FILE,
+    RESULT_FILE,
+    ResultFolder,
+    SearchResult,
+    read_progress,
+    read_summary,
+)
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, track
-from ciess_ray.whole_files import sole_writer
+from ciess_ray.whole_files import copy_whole, replaced_files, sole_writer
 from envs.data import (
     TEST_SHARE,
     Interactions,
@@ -52,6 +59,10 @@ from envs.recommenders import own_source, resolve_device
 __all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
 
 logger = logging.getLogger(__name__)
+
+#: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
+#: what it was until that is over.
+EXTENSION_FOLDER = "checkpoints/extension"
 
 Watcher = Callable[[Progress], None]
 
@@ -115,8 +126,12 @@ def search(
     budgets = budgets_of(config, interactions, overwrite=overwrite)
     checkpoints = _checkpoints(config, interactions)
     with _prepared(config):
+        shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
         checkpoints.clear()
-        return _search(config, interactions, budgets, checkpoints, None, {}, on_progress, tracker, keeper)
+        folder = ResultFolder(config.output, overwrite=True)
+        return _search(
+            config, interactions, budgets, checkpoints, None, {}, folder, on_progress, tracker, keeper
+        )
 
 
 def resume(
@@ -135,6 +150,9 @@ def resume(
     number of threads its result is that of a search that was never interrupted, as long as the driver takes
     the steps; env runners of their own lose the steps in flight.
 
+    A finished search keeps its result until that of the longer one takes its place, as a whole. Broken off
+    meanwhile it is still what it was, and goes on like any other.
+
     Args:
         folder: Of the search.
         more_episodes: Episodes to take beyond those configured.
@@ -148,9 +166,11 @@ def resume(
         ResultError: There is nothing to go on with, or it belongs to something else.
     """
     before = read_summary(folder)
-    is_finished = before["status"] == "finished"
-    if is_finished and not more_episodes:
+    is_extended = before["status"] == "finished"
+    extension = _read_extension(folder, before) if is_extended else None
+    if is_extended and not (extension or more_episodes):
         raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
+    before = extension or before
     if config is None:
         config = _config_of(folder, before, more_episodes, overrides)
     resolve_device(config.recommender.device)
@@ -163,11 +183,14 @@ def resume(
     budgets = budgets_of(config, interactions, overwrite=True)
     checkpoints = _checkpoints(config, interactions)
     checkpoint = checkpoints.latest()
-    if checkpoint is None and is_finished:
+    if checkpoint is None and is_extended:
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
     with _prepared(config):
+        if is_extended and extension is None:
+            _begin_extension(config)
+        work = ResultFolder(config.output / EXTENSION_FOLDER if is_extended else config.output, resume=True)
         return _search(
-            config, interactions, budgets, checkpoints, checkpoint, before, on_progress, tracker, keeper
+            config, interactions, budgets, checkpoints, checkpoint, before, work, on_progress, tracker, keeper
         )
 
 
@@ -198,6 +221,22 @@ def _config_of(
     return config
 
 
+def _read_extension(folder: Path, finished: dict[str, Any]) -> dict[str, Any] | None:
+    """What a longer search that was broken off tells of itself; None where none was begun, or it is over."""
+    work = folder / EXTENSION_FOLDER
+    if not (work / RESULT_FILE).exists():
+        return None
+    begun = read_summary(work)
+    num_episodes, num_before = (one["config"]["search"]["num_episodes"] for one in (begun, finished))
+    return begun if num_episodes > num_before else None
+
+
+def _begin_extension(config: RunConfig) -> None:
+    shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
+    if (config.output / PROGRESS_FILE).exists():
+        copy_whole(config.output / PROGRESS_FILE, config.output / EXTENSION_FOLDER / PROGRESS_FILE)
+
+
 @contextlib.contextmanager
 def _prepared(config: RunConfig) -> Iterator[None]:
     """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
@@ -226,6 +265,7 @@ def _search(
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
     before: dict[str, Any],
+    folder: ResultFolder,
     on_progress: Watcher | None,
     tracker: Tracker | None,
     keeper: Keeper,
@@ -255,7 +295,6 @@ def _search(
         else contextlib.nullcontext(tracker)
     ) as tracker:
         summary["mlflow_run_id"] = tracker.run_id
-        folder = ResultFolder(config.output, overwrite=True, resume=bool(before))
         num_tracked = folder.rewind_progress(checkpoint.step if checkpoint else 0)
         journal = Journal(folder, tracker, on_progress, seconds, num_tracked)
         run = Run(config, interactions, ray.put(interactions), budgets, journal)
@@ -290,28 +329,33 @@ def _search(
                 whole, finalists = retrain(run, full, candidates, pretrained)
             with phase("test", 1 + 2 * len(finalists)):
                 rows, recommenders = measure(run, whole, finalists)
-            steps = [line for line in read_progress(folder.path) if line.get("phase") == "search"]
-            course = Course(folder.path.name, steps, full.mean_quality)
-            save_png(draw_course([course]), folder.path / "search.png")
             summary |= {"status": "finished", "phase": "done", "num_steps": _last_step(candidates)}
             summary |= {"seconds": journal.seconds}
-            # The searched budget comes last, so that its folder is finished when all are.
-            for budget, *own in reversed(list(zip(budgets, finalists, rows, recommenders, strict=True))):
-                is_searched = budget is run.searched
-                its_folder = folder if is_searched else ResultFolder(budget.path, overwrite=True)
-                told = summary | write_result(run, budget, its_folder, *own)
-                if not is_searched:
-                    told["looser_budgets"] = {}
-                    told["config"] = summary["config"] | {
-                        "budget": budget.asked,
-                        "looser_budgets": [],
-                        "output": str(budget.path),
-                    }
-                told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
-                its_folder.write_result(told)
-                _track_test(tracker, budget, told, is_searched)
-            tracker.log_folder(folder.path)
-            tracker.log_model(folder.path)
+            results = []
+            with replaced_files(config.output) as new:
+                result = ResultFolder(new)
+                result.write_candidates(candidates)
+                copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
+                steps = [line for line in read_progress(new) if line.get("phase") == "search"]
+                course = Course(config.output.name, steps, full.mean_quality)
+                save_png(draw_course([course]), new / "search.png")
+                for budget, own, its_rows, recommender in zip(
+                    budgets, finalists, rows, recommenders, strict=True
+                ):
+                    is_searched = budget is run.searched
+                    its_folder = result if is_searched else ResultFolder(new / budget.path.name)
+                    told = summary | write_result(run, budget, its_folder, own, its_rows, recommender)
+                    if not is_searched:
+                        told["looser_budgets"] = {}
+                        told["config"] = summary["config"] | {
+                            "budget": budget.asked,
+                            "looser_budgets": [],
+                            "output": str(budget.path),
+                        }
+                    told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
+                    its_folder.write_result(told)
+                    results.append((budget, told, is_searched))
+            shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
         except BaseException as error:
             # Ctrl-C as well as a failure leaves a folder that tells how far it came.
             summary |= {
@@ -323,11 +367,16 @@ def _search(
             }
             # A full disk must not hide what filled it.
             with contextlib.suppress(OSError):
-                if candidates:
-                    folder.write_candidates(candidates)
-                folder.write_result(summary)
+                if not folder.is_finished:
+                    if candidates:
+                        folder.write_candidates(candidates)
+                    folder.write_result(summary)
             raise
-    return SearchResult.load(folder.path)
+        for budget, told, is_searched in results:
+            _track_test(tracker, budget, told, is_searched)
+        tracker.log_folder(config.output)
+        tracker.log_model(config.output)
+    return SearchResult.load(config.output)
 
 
 def _last_step(candidates: Sequence[Candidate]) -> int:
