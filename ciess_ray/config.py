@@ -68,7 +68,7 @@ class DatasetConfig(Section):
     path: Path | None = Field(
         None,
         description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
-        "RecBole, adjacency; text may be compressed with gzip",
+        "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started",
     )
     sample: str | None = Field(None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}")
     format: str = Field("auto", description=f"auto (by the file's name), {', '.join(READERS)}")

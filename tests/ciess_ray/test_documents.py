@@ -1,0 +1,218 @@
+"""Whatever README.md, docs/ and cluster/README.md show is run: blocks of YAML and Python, and commands.
+
+Where a command would take minutes it goes as far as its work: files, fields, options and folders are read as
+ever, and what trains or draws is not begun.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ciess_ray.comparison_config import ComparisonConfig
+from ciess_ray.config import RunConfig
+from ciess_ray.config_file import field_table, load_config
+from ciess_ray.sweep_config import SweepConfig, load_sweep
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
+
+#: First words of commands that are not run, and why.
+NOT_RUN = {
+    "git": "brings the repository that is here",
+    "cd": "goes with it",
+    "make": "installs, and runs the quick start, which takes minutes",
+    "pip": "installs",
+    "export": "sets what the commands after it read",
+    "ray": "wants machines; what it submits is run",
+    "docker": "wants Docker; what it runs in a container is run",
+    "kubectl": "wants Kubernetes",
+}
+#: How blocks begin that show an output.
+OUTPUTS = ("kept    R@20",)
+#: What begins the work of a command, and takes minutes.
+WORK = {
+    "ciess_ray.search": ("search", "resume"),
+    "ciess_ray.sweep": ("sweep", "resume_sweep", "check"),
+    "ciess_ray.compare": ("compare", "read_plan"),
+    "ciess_ray.report": ("write_report",),
+}
+#: What a reader fills in.
+PLACEHOLDERS = {"CONFIG": "configs/quickstart.yaml"}
+
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+
+
+class Reached(BaseException):
+    """A command has read all that it was given, and its work begins."""
+
+
+def blocks(text: str, language: str) -> Iterator[str]:
+    """The fenced blocks of a language."""
+    for found, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        if found == language:
+            yield body
+
+
+def commands(block: str) -> Iterator[list[str]]:
+    """The commands of a block, in words; of one that shows a prompt and an output, those at the prompt."""
+    lines = block.replace("\\\n", " ").splitlines()
+    prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    for line in prompted or lines:
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            command, words = words[:end], words[end + 1 :]
+            while re.match(r"[A-Z_]+=", command[0]):
+                command = command[1:]
+            yield command
+
+
+def spans(text: str) -> Iterator[str]:
+    """What stands in a line as code, over the end of a line too."""
+    without_blocks = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    for span in re.findall(r"`([^`]+)`", without_blocks):
+        yield " ".join(span.split())
+
+
+@pytest.fixture(scope="module")
+def result(make_result):
+    """The folder of a search, with the ids that the documents name."""
+    ids = np.array([17, 42, *range(1000, 1058)]), np.array([50, 296, *range(2000, 2038)])
+    return make_result("lightgcn", ids)[0]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, result):
+    """A folder like the repository's, with the data, files and results that the documents name."""
+    for name in ("configs", "cluster"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(result, tmp_path / "runs" / "quickstart")
+    for name in ("small", "quickstart-sweep", "quickstart-comparison"):
+        (tmp_path / "runs" / name).mkdir()
+    rows = [f"c{number},s{number % 4}" for number in range(9)]
+    (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku", *rows]) + "\n")
+    # Files that the README has its reader write, which it names in their first line.
+    for text in TEXTS.values():
+        for block in blocks(text, "yaml"):
+            if name := re.match(r"# (\S+\.yaml)\n", block):
+                (tmp_path / name[1]).write_text(block)
+        for block in blocks(text, "python"):
+            if "class MyRecommender" in block:
+                (tmp_path / "my_recommender.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield tmp_path
+    sys.modules.pop("my_recommender", None)
+
+
+@pytest.fixture
+def run(folder, run_cli, monkeypatch):
+    """Runs a command in the folder, as far as its work; gives what it complained of, if it did."""
+
+    def reached(*arguments, **options):
+        raise Reached
+
+    def run(words, inside="."):
+        with monkeypatch.context() as patch:
+            for module, names in WORK.items():
+                for name in names:
+                    patch.setattr(f"{module}.{name}", reached)
+            patch.chdir(folder / inside)
+            try:
+                status, _, complaints = run_cli(*words)
+            except Reached:
+                return None
+        return complaints if status else None
+
+    return run
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_every_command_is_run_as_far_as_its_work(document, run):
+    for block in blocks(TEXTS[document], ""):
+        if block.lstrip().startswith(OUTPUTS):
+            continue
+        for words in commands(block):
+            assert words[0] == "ciess-ray" or words[0] in NOT_RUN, f"run it, or say why not: {words}"
+            if "ciess-ray" not in words[:-1]:
+                continue
+            inside = words[words.index("--working-dir") + 1] if "--working-dir" in words else "."
+            own = words[words.index("ciess-ray") + 1 :]
+            # An image has the configurations at its root.
+            own = [PLACEHOLDERS.get(word, word.removeprefix("/configs/")) for word in own]
+            own = [f"configs/{word}" if word == "quickstart-sweep.yaml" else word for word in own]
+            assert (complaints := run(own, inside)) is None, f"{shlex.join(words)}: {complaints}"
+
+
+def test_every_block_of_yaml_is_a_configuration(folder):
+    found = [block for text in TEXTS.values() for block in blocks(text, "yaml")]
+    for number, block in enumerate(found):
+        file = folder / "configs" / f"{number}.yaml"
+        file.write_text(block)
+        if "\nspace:" not in block:
+            load_config(file)
+            continue
+        assert len(load_sweep(file).trials) == 12
+        # What is commented out works as well.
+        drawn = "agent.actor_lr: {loguniform: [1e-4, 1e-2]}"
+        commented = f"# {drawn}   with num_samples: 8"
+        assert commented in block
+        file.write_text(block.replace(commented, drawn) + "num_samples: 8\n")
+        assert len(load_sweep(file).trials) == 12 * 8
+
+
+def test_every_block_of_python_runs(folder):
+    names = {"__name__": "my_recommender"}
+    for document, text in TEXTS.items():
+        for block in blocks(text, "python"):
+            exec(compile(block, document, "exec"), names)
+    assert names["item_ids"].shape == names["scores"].shape == (2, 20)
+
+
+def test_there_are_no_other_blocks():
+    fences = {fence for text in TEXTS.values() for fence in re.findall(r"^```(.+)$", text, re.M)}
+    assert fences == {"yaml", "python"}
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_every_field_that_is_named_is_one(document):
+    models = RunConfig, SweepConfig, ComparisonConfig
+    names = {name for model in models for name, _, _ in field_table(model)}
+    sections = "|".join(sorted({name.split(".")[0] for name in names if "." in name}))
+    for span in spans(TEXTS[document]):
+        for word in re.findall(rf"(?<![\w./])(?:{sections})\.[a-z][\w.]*(?:=[^\s]+)?", span):
+            name, is_set, _ = word.partition("=")
+            if name.endswith(".py"):
+                continue
+            assert name in names or name.startswith("recommender.options."), f"{name} of `{span}` is no field"
+            if is_set:
+                overrides = ["dataset.sample=null", "dataset.path=a", word]
+                load_config(ROOT / "configs" / "quickstart.yaml", overrides)
+
+
+@pytest.mark.parametrize("document", TEXTS)
+def test_every_option_that_is_named_is_one(document):
+    from typer.main import get_command
+
+    from ciess_ray.cli import app
+
+    known = get_command(app)
+    for span in spans(TEXTS[document]):
+        first, *words = span.split()
+        if first == "ciess-ray" and words:
+            command = known.commands[words[0]]
+            if hasattr(command, "commands"):
+                command = command.commands[words[1]]
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= options, span
+        if first == "python" and words and words[0].startswith("benchmarks/"):
+            script = (ROOT / words[0]).read_text(encoding="utf-8")
+            for word in words[1:]:
+                assert not word.startswith("--") or f'"{word}"' in script, f"{word} of `{span}`"
+                assert not word.startswith("configs/") or (ROOT / word).exists(), f"{word} of `{span}`"
