@@ -18,6 +18,7 @@ from ciess_ray.plain_text import command, percent
 from ciess_ray.result_names import SEARCH
 from ciess_ray.serving_cli import export, recommend, verify
 from ciess_ray.terminal import TextTable, console, errors, spell_out
+from ciess_ray.tracking_cli import TRACKING_FIELDS, track
 from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app.add_typer(data_app, name="data")
 app.command()(recommend)
 app.command()(export)
 app.command()(verify)
+app.command()(track)
 
 _FIELDS_WIDTH = 160
 
@@ -71,9 +73,7 @@ would not let run code on your machine.
 
 @app.command(help=_SEARCH_HELP)
 def search(
-    config: Annotated[
-        Path | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")
-    ] = None,
+    config: Annotated[str | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
     ] = None,
@@ -103,13 +103,11 @@ def search(
     }
     options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
     _find_own_modules()
-    if resume is not None and config is not None:
-        # Beside --resume there is no file: what stands in its place is an override like the others.
-        config, overrides = None, [str(config), *(overrides or [])]
-    if resume is not None and (options or overwrite or not all("=" in given for given in overrides or [])):
+    changes = [*([] if config is None else [config]), *(overrides or [])]
+    if resume is not None and (options or overwrite or not all("=" in change for change in changes)):
         raise ConfigError(
-            "--resume goes on with a search as it was configured; of the rest give --more-episodes, and "
-            "dataset.path=FILE where its data have moved."
+            "--resume goes on with a search as it was configured; of the rest give --more-episodes, "
+            "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
         )
     _check_folder(resume)
     if resume is None and (config is None or more_episodes):
@@ -118,7 +116,9 @@ def search(
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
     from ciess_ray.config_file import load_config
 
-    run = None if config is None else load_config(config, [*(overrides or []), *options])
+    run = None
+    if resume is None and config is not None:
+        run = load_config(Path(config), [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray import search as searches
@@ -126,9 +126,7 @@ def search(
 
     with LiveView(console) as view:
         if resume is not None:
-            result = searches.resume(
-                resume, more_episodes=more_episodes, overrides=overrides or (), on_progress=view
-            )
+            result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
         else:
             assert run is not None
             result = searches.search(run, overwrite=overwrite, on_progress=view)
@@ -167,7 +165,7 @@ machine.
 @app.command(help=_SWEEP_HELP)
 def sweep(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
+        str | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -184,7 +182,8 @@ def sweep(
 ) -> None:
     """See ``_SWEEP_HELP``."""
     options = [] if output is None else [f"output={_as_yaml(output)}"]
-    if resume is not None and (config or options or overwrite or dry_run):
+    changes = [] if resume is None else _resumed_fields("a sweep", config, overrides)
+    if resume is not None and (options or overwrite or dry_run):
         raise ConfigError("--resume goes on with a sweep as it was configured; give nothing beside it.")
     _check_folder(None if resume is None or "://" in resume else Path(resume))
     if resume is None and config is None:
@@ -192,7 +191,9 @@ def sweep(
     _find_own_modules()
     from ciess_ray.sweep_config import load_sweep
 
-    plan = None if config is None else load_sweep(config, [*(overrides or []), *options])
+    plan = None
+    if resume is None and config is not None:
+        plan = load_sweep(Path(config), [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray import sweep as sweeps
@@ -206,7 +207,7 @@ def sweep(
             results = sweeps.sweep(plan, overwrite=overwrite, on_change=view)
         else:
             assert resume is not None
-            results = sweeps.resume_sweep(resume, on_change=view)
+            results = sweeps.resume_sweep(resume, overrides=changes, on_change=view)
     console.show(results.to_rich())
     _print_sweep(results)
     if not results.is_complete:
@@ -253,7 +254,7 @@ def report(
 @app.command(help=COMPARE_HELP)
 def compare(
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
     ] = None,
     overrides: Annotated[
@@ -271,14 +272,20 @@ def compare(
 ) -> None:
     """See ``COMPARE_HELP``."""
     options = [] if output is None else [f"output={_as_yaml(output)}"]
-    if resume is not None and (config or options or overwrite):
+    changes = [] if resume is None else _resumed_fields("a comparison", config, overrides)
+    if resume is not None and (options or overwrite):
         raise ConfigError(
             "--resume goes on with a comparison as it was configured; give nothing but --dry-run beside it."
         )
     _check_folder(resume)
     _find_own_modules()
     is_complete = run_comparison(
-        console, config, [*(overrides or []), *options], dry_run=dry_run, overwrite=overwrite, resume=resume
+        console,
+        Path(config) if config is not None and resume is None else None,
+        changes or [*(overrides or []), *options],
+        dry_run=dry_run,
+        overwrite=overwrite,
+        resume=resume,
     )
     if not is_complete:
         raise typer.Exit(1)
@@ -335,6 +342,18 @@ def main() -> None:
         if exit.code == 130:
             errors.say("interrupted; it goes on with --resume and the output folder in place of the file.")
         raise
+
+
+def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
+    """The fields that may be said beside --resume, the first of which stands where CONFIG would."""
+    given = [*([] if config is None else [config]), *(overrides or [])]
+    others = [one for one in given if not one.startswith(TRACKING_FIELDS)]
+    if others:
+        raise ConfigError(
+            f"--resume goes on with {what} as it was configured; {others[0]!r} cannot be said beside it, "
+            f"only where it is recorded: {TRACKING_FIELDS}uri=..."
+        )
+    return given
 
 
 def _check_folder(resumed: Path | None) -> None:
@@ -423,4 +442,7 @@ def _print_run(path: Path, summary: dict[str, Any]) -> None:
     console.say(f"look at it: {command('ciess-ray', 'report', path)}")
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
-        console.say(f"compare runs: {command('mlflow', 'ui', '--backend-store-uri', tracking['uri'])}")
+        # A server has the page itself.
+        uri = tracking["uri"]
+        at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
+        console.say(f"compare runs: {at}")

@@ -24,6 +24,7 @@ from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 from ciess_ray.comparison_tracking import Recorder
 from ciess_ray.config import RunConfig
+from ciess_ray.config_file import put_override
 from ciess_ray.costs import Cost
 from ciess_ray.full_size import FullSizeFit
 from ciess_ray.mlflow_store import MlflowStore
@@ -117,8 +118,12 @@ def compare(
     return results, figures
 
 
-def read_plan(folder: Path) -> ComparisonPlan:
+def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
     """The plan of the comparison in a folder; :func:`compare` goes on with it.
+
+    Args:
+        folder: Of the comparison.
+        overrides: Where it is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
 
     Raises:
         ResultError: There is none, or it is damaged.
@@ -135,7 +140,15 @@ def read_plan(folder: Path) -> ComparisonPlan:
         raise ResultError(f"{file}: of the format {known!r}, not {PLAN_FORMAT!r}.")
     # Of before, when a random search had seconds or steps of its own.
     values.pop("random_search", None)
-    return parse_comparison(values | {"output": str(folder)}, str(file), Path())
+    values |= {"output": str(folder)}
+    for override in overrides:
+        put_override(values, override)
+    return parse_comparison(values, str(file), Path())
+
+
+def read_id(folder: Path) -> str:
+    """By which MLflow finds the runs of the comparison in a folder, in which a plan is."""
+    return str(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))["id"])
 
 
 def check(plan: ComparisonPlan) -> list[tuple[Cell, str]]:

@@ -76,7 +76,7 @@ def run_comparison(
 
     if plan is None:
         assert resume is not None
-        plan = comparisons.read_plan(resume)
+        plan = comparisons.read_plan(resume, overrides)
     if dry_run:
         table = TextTable("cell", "state")
         for cell, state in comparisons.check(plan):

@@ -1,4 +1,4 @@
-"""Every metric key of the agent, each once; docs/metrics.md explains them."""
+"""Every metric key, each once; docs/metrics.md explains them."""
 
 NUM_DECILES = 10
 
@@ -46,6 +46,11 @@ SAMPLE_S = "td3/sample_s"
 LEARN_S = "td3/learn_s"
 #: Seconds until the weights were on their way to the env runners.
 SYNC_WEIGHTS_S = "td3/sync_weights_s"
+
+#: How the keys begin of what is measured on test at the end: the search's table, equal sizes, full size.
+TEST, TEST_EQUAL, TEST_FULL = "test", "test_equal", "test_full"
+#: What stands there beside the test metrics: parameters, their share of the full table's, bytes.
+TABLE_FIGURES = ("num_params", "kept_ratio", "packed_bytes", "served_bytes")
 
 #: What people are told of the ranking metrics wherever they first stand.
 RANKING_TERMS = {

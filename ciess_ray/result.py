@@ -339,6 +339,19 @@ def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any
     return rows
 
 
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The table steps in a folder's ``progress.jsonl``: ``step``, ``time_ms`` and ``metrics`` of each."""
+    return [
+        {
+            "step": line["step"],
+            "time_ms": line.get("time_ms"),
+            "metrics": {key: value for key, value in line.items() if "/" in key},
+        }
+        for line in read_progress(path)
+        if line.get("phase") == "search"
+    ]
+
+
 def dataset_name(config: Mapping[str, Any]) -> str:
     """What a reader calls the data of a configuration, of which these are the plain values."""
     dataset = config["dataset"]

@@ -42,7 +42,7 @@ from ciess_ray.result import (
 )
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
-from ciess_ray.tracking import Tracker, track
+from ciess_ray.tracking import Tracker, result_metrics, track
 from ciess_ray.whole_files import copy_whole, replaced_files, sole_writer
 from envs.data import (
     TEST_SHARE,
@@ -158,7 +158,8 @@ def resume(
         more_episodes: Episodes to take beyond those configured.
         on_progress: Called after each step of each phase.
         config: In place of the folder's own, where paths are no longer what they were.
-        overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``.
+        overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``; where it
+            is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
         tracker: As in :func:`search`.
         keeper: As in :func:`search`.
 
@@ -206,10 +207,10 @@ def _config_of(
         places = Path(known["path"]), folder / known["path_from_folder"]
         values["dataset"]["path"] = next((place for place in places if place.exists()), places[0])
     for override in overrides:
-        if not override.startswith("dataset."):
+        if not override.startswith(("dataset.", "tracking.")):
             raise ConfigError(
-                f"{override!r}: a search goes on as it was configured; of the rest give --more-episodes, and "
-                "dataset.path=FILE where its data have moved."
+                f"{override!r}: a search goes on as it was configured; of the rest give --more-episodes, "
+                "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
             )
         put_override(values, override)
     config = parse_config(values, str(folder / RESULT_FILE))
@@ -373,7 +374,8 @@ def _search(
                     folder.write_result(summary)
             raise
         for budget, told, is_searched in results:
-            _track_test(tracker, budget, told, is_searched)
+            name = "" if is_searched else budget.path.name
+            tracker.log_metrics(result_metrics(told["methods"], name), told["num_steps"])
         tracker.log_folder(config.output)
         tracker.log_model(config.output)
     return SearchResult.load(config.output)
@@ -381,12 +383,6 @@ def _search(
 
 def _last_step(candidates: Sequence[Candidate]) -> int:
     return candidates[-1].step if candidates else 0
-
-
-def _track_test(tracker: Tracker, budget: Budget, told: dict[str, Any], is_searched: bool) -> None:
-    prefix = "test" if is_searched else f"test_{budget.path.name}"
-    (own,) = (row for row in told["methods"] if row["name"] == SEARCH)
-    tracker.log_metrics({f"{prefix}/{name}": value for name, value in own["test"].items()}, told["num_steps"])
 
 
 def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:

@@ -7,13 +7,14 @@ machine.
 """
 
 import contextlib
+import copy
 import json
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ciess_ray.config_file import put_override
 from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plain_text import command
@@ -97,7 +99,9 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
         return _run(plan, storage, state, store, claims, on_change, is_resumed=False)
 
 
-def resume_sweep(location: str, *, on_change: Watcher | None = None) -> SweepResults:
+def resume_sweep(
+    location: str, *, overrides: Sequence[str] = (), on_change: Watcher | None = None
+) -> SweepResults:
     """Go on with a sweep whose driver was killed or interrupted, or some of whose trials failed.
 
     Trials that are finished are kept, those that had started go on from their last checkpoint, failed ones
@@ -105,12 +109,34 @@ def resume_sweep(location: str, *, on_change: Watcher | None = None) -> SweepRes
 
     Args:
         location: Folder or URI of the sweep.
+        overrides: Where it is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
         on_change: Called with every piece of news.
 
     Raises:
         CiessError: There is no sweep, its data has changed, or the cluster cannot hold it.
     """
     storage = Storage(location)
+    plan, state = read_sweep(storage, overrides)
+    if check_data(plan) != state["fingerprints"]:
+        raise ResultError(
+            f"{location}: the data holds other interactions than when this sweep began; bring those back "
+            "to go on."
+        )
+    with _prepared(plan, storage) as (store, claims):
+        return _run(plan, storage, state, store, claims, on_change, is_resumed=True)
+
+
+def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPlan, dict[str, Any]]:
+    """The plan of the sweep in a folder, and all that its ``sweep.json`` says.
+
+    Args:
+        storage: The folder.
+        overrides: Fields of the sweep to change.
+
+    Raises:
+        CiessError: There is no sweep, or it is damaged.
+    """
+    location = storage.location
     content = storage.read(SWEEP_FILE)
     if content is None:
         raise ResultError(f"{location}: no sweep: there is no {SWEEP_FILE} in it.")
@@ -121,14 +147,10 @@ def resume_sweep(location: str, *, on_change: Watcher | None = None) -> SweepRes
         raise ResultError(f"{location}/{SWEEP_FILE}: damaged ({error}).") from error
     if known != SWEEP_FORMAT:
         raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
-    plan = parse_sweep(state["sweep"] | {"output": storage.location}, f"{location}/{SWEEP_FILE}", Path())
-    if check_data(plan) != state["fingerprints"]:
-        raise ResultError(
-            f"{location}: the data holds other interactions than when this sweep began; bring those back "
-            "to go on."
-        )
-    with _prepared(plan, storage) as (store, claims):
-        return _run(plan, storage, state, store, claims, on_change, is_resumed=True)
+    values = copy.deepcopy(state["sweep"]) | {"output": location}
+    for override in overrides:
+        put_override(values, override)
+    return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
 
 
 def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
@@ -182,14 +204,14 @@ def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore |
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         with ray_session():
             found = [claims for claims, _ in check_claims(plan)]
-            with _sole_driver(storage):
+            with sole_driver(storage):
                 yield store, found
     finally:
         if store is not None:
             store.close_telling()
 
 
-def _sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
+def sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
     """Keep a second driver from the sweep, where its storage has locks."""
     if not storage.is_local:
         return contextlib.nullcontext()

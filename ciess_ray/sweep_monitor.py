@@ -14,13 +14,13 @@ from ray.exceptions import RayTaskError
 from ciess_ray.config import RunConfig
 from ciess_ray.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.plan_data import dataset_key
-from ciess_ray.result import PROGRESS_FILE, read_summary
-from ciess_ray.result_names import SEARCH, TRIAL_RESULT_FOLDER
+from ciess_ray.result import read_steps, read_summary
+from ciess_ray.result_names import TRIAL_RESULT_FOLDER
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan
 from ciess_ray.sweep_results import RESULT_FILES
-from ciess_ray.tracking import flatten
-from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of, rows_of
+from ciess_ray.tracking import flatten, result_metrics
+from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of
 from envs.errors import CiessError
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
@@ -167,6 +167,12 @@ class Monitor:
             return
         self._finish(name)
 
+    def end_earlier(self, name: str, fields: dict[str, Any], status: Literal["stopped", "failed"]) -> None:
+        """A trial that came to no result before, where the driver is another's."""
+        self._know(name, fields)
+        self._run_of(name)
+        self._close(name, status)
+
     def interrupt(self) -> None:
         """The sweep is broken off; what runs is killed."""
         for name, trial in self.state.trials.items():
@@ -196,11 +202,10 @@ class Monitor:
         if run is not None:
             folder = self._local(name)
             # What a driver that was killed had heard, and MLflow had not.
-            rows = rows_of((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+            rows = read_steps(folder)
             summary = read_summary(folder)
-            tested = next(row["test"] for row in summary["methods"] if row["name"] == SEARCH)
-            metrics = {f"test/{key}": value for key, value in tested.items()}
-            last_ms = max((row["time_ms"] for row in rows), default=0)
+            metrics = result_metrics(summary["methods"])
+            last_ms = max((row["time_ms"] for row in rows if row["time_ms"]), default=None)
             last = {"step": summary["num_steps"], "time_ms": last_ms, "metrics": metrics}
             self._log(name, run, [*rows, last])
             run.log_folder(folder)

@@ -2,13 +2,15 @@
 
 import contextlib
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from ciess_ray import metric_keys
 from ciess_ray.config import RunConfig
 from ciess_ray.mlflow_store import End, MlflowStore
+from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 
 
 class Tracker(Protocol):
@@ -82,6 +84,26 @@ def track(
     finally:
         run.end(status)
         store.close_telling()
+
+
+def result_metrics(methods: Iterable[Mapping[str, Any]], budget: str = "") -> dict[str, float]:
+    """What MLflow is told of the tables that a search measured on test, and of their bytes.
+
+    Args:
+        methods: Rows of ``result.json``.
+        budget: What tells a looser budget's keys from those of the budget that was searched.
+    """
+    beginnings = {
+        SEARCH: metric_keys.TEST,
+        EQUAL_SIZES: metric_keys.TEST_EQUAL,
+        FULL_SIZE: metric_keys.TEST_FULL,
+    }
+    told: dict[str, float] = {}
+    for row in methods:
+        place = "_".join(filter(None, (beginnings[row["name"]], budget)))
+        figures = {name: row[name] for name in metric_keys.TABLE_FIGURES if name in row}
+        told |= {f"{place}/{name}": float(value) for name, value in (row["test"] | figures).items()}
+    return told
 
 
 def run_tags() -> dict[str, str]:

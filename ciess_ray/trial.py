@@ -16,7 +16,7 @@ from ciess_ray import metric_keys
 from ciess_ray.config import RunConfig
 from ciess_ray.journal import Progress
 from ciess_ray.kept_files import SharedKeeper
-from ciess_ray.result import PROGRESS_FILE, RESULT_FILE
+from ciess_ray.result import RESULT_FILE, read_steps
 from ciess_ray.result_names import SEARCH, SWEEP_FILE, TRIAL_RESULT_FOLDER
 from ciess_ray.search import resume, search
 from ciess_ray.storage import Storage
@@ -102,17 +102,6 @@ def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
     return summary if summary is not None and summary["status"] == "finished" else None
 
 
-def rows_of(progress: str) -> list[dict[str, Any]]:
-    """The steps of a search as a trial reports them, out of its ``progress.jsonl``."""
-    rows = []
-    for line in progress.splitlines():
-        told = json.loads(line)
-        if told["phase"] == "search":
-            metrics = {key: value for key, value in told.items() if "/" in key}
-            rows.append({"step": told["step"], "time_ms": told["time_ms"], "metrics": metrics})
-    return rows
-
-
 def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resources: Any) -> RunConfig:
     values = within_claims(plan.parse(fields), list(resources.bundles))
     values |= {
@@ -138,7 +127,7 @@ class Reporter:
 
     def tell_again(self, folder: Path) -> None:
         """What the trial told up to its checkpoint: whoever heard it may be gone."""
-        rows = rows_of((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        rows = read_steps(folder)
         self._remember(rows)
         self._report(rows, with_checkpoint=False)
 

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import gymnasium as gym
@@ -11,6 +12,16 @@ from envs import TOY_SIZE_ENV_ID, mdp
 from envs.data import generate_interactions
 
 KINDS = ("user", "item")
+#: By two processes at once, so that it is seen that they may.
+MAKE_A_STORE = """
+import sys
+from ciess_ray.config import TrackingConfig
+from ciess_ray.mlflow_connection import connect
+import mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+connect(TrackingConfig(uri="sqlite:///mlflow.db"))
+"""
 TOY = {"num_users": 300, "num_items": 200, "max_embedding_size": 64}
 
 
@@ -173,3 +184,27 @@ def greedy_errors():
         return result
 
     return errors
+
+
+@pytest.fixture(scope="session")
+def made_by_two(tmp_path_factory):
+    """A new store, whose migrations take seconds, and what two processes that made it at once ended with."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-W", "ignore", "-c", MAKE_A_STORE]
+    processes = [subprocess.Popen(command, cwd=folder, **pipe) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [process.communicate()[0] for process in processes]
+    return folder / "mlflow.db", [
+        (process.returncode, text) for process, text in zip(processes, told, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def empty_store(made_by_two):
+    """A store with nothing in it."""
+    return made_by_two[0]

@@ -1,17 +1,20 @@
 """The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from secrets_left import SECRET, holding
 from typer.testing import CliRunner
 
 from ciess_ray import cli
 from ciess_ray.comparison_config import parse_comparison
-from envs.errors import CiessError
+from envs.errors import CiessError, ConfigError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
 
@@ -110,13 +113,18 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
 @pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
 )
-def test_cells_are_recorded_in_mlflow(write, tmp_path, ray_cluster):
+def test_cells_are_recorded_in_mlflow(write, empty_store, tmp_path, ray_cluster, monkeypatch):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    config = write(methods=["equal sizes"], space={"budget": ["20%", "40%"]}, tracking={"uri": uri})
-    for _ in range(2):
-        assert run(config).exit_code == 0
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    # SQLite takes it and does nothing with it.
+    uri = f"sqlite:///file:{tmp_path}/mlflow.db?uri=true&token={SECRET}"
+    monkeypatch.setattr(sys, "argv", ["ciess-ray", "compare", f"tracking.uri={uri}"])
+    config = write(methods=["equal sizes"], space={"budget": ["20%", "40%"]})
+    resumed = ["--resume", str(tmp_path / "comparison")]
+    for arguments in ([config, "tracking.mlflow=true"], resumed):
+        assert run(*arguments, f"tracking.uri={uri}").exit_code == 0
+        assert holding(SECRET, tmp_path) == []
         client = MlflowClient(tracking_uri=uri)
         runs = client.search_runs([client.get_experiment_by_name("ciess-ray").experiment_id])
         (parent,) = (one for one in runs if "mlflow.parentRunId" not in one.data.tags)
@@ -128,6 +136,8 @@ def test_cells_are_recorded_in_mlflow(write, tmp_path, ray_cluster):
         assert one.data.metrics["test/ndcg_20"] == rows[one.info.run_name]["test/ndcg@20"]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert files == {"comparison.json", "comparison.parquet"}
+    with pytest.raises(ConfigError, match="token=…: its password or token is kept in no file"):
+        run(*resumed)
 
 
 def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
@@ -186,7 +196,7 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="give nothing but --dry-run beside it"):
+    with pytest.raises(CiessError, match="only where it is recorded: tracking.uri="):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()

@@ -1,14 +1,16 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from secrets_left import SECRET, holding
 
 from ciess_ray.result import SearchResult
 from ciess_ray.search import resume, search
-from envs.errors import ResultError
+from envs.errors import ConfigError, ResultError
 
 EVERY_STEP = {"checkpoint_interval_s": 0.0}
 
@@ -98,7 +100,7 @@ def test_a_search_goes_on_wherever_it_is_started_and_its_data_lie(
     pq.write_table(pq.read_table(elsewhere / "other.parquet").slice(1), elsewhere / "fewer.parquet")
     assert "holds other interactions than when this search began" in say("dataset.path=../fewer.parquet")
     assert "a search goes on as it was configured" in say("dataset.path=../other.parquet", "seed=1")
-    assert "of the rest give --more-episodes, and dataset.path=FILE" in say("other.yaml")
+    assert "of the rest give --more-episodes, dataset.path=FILE" in say("other.yaml")
     with pytest.raises(Killed):
         resume(Path("out"), overrides=["dataset.path=../other.parquet"], on_progress=begun)
     # It is known from now on.
@@ -186,14 +188,21 @@ def test_a_full_disk_is_called_one_and_the_search_goes_on_when_there_is_room(fin
 @pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
 )
-def test_a_search_that_goes_on_is_one_mlflow_run_with_every_step_once(make_config, tmp_path):
+def test_a_search_that_goes_on_is_one_mlflow_run_with_every_step_once(
+    make_config, empty_store, tmp_path, monkeypatch
+):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    # SQLite takes it and does nothing with it.
+    uri = f"sqlite:///file:{tmp_path}/mlflow.db?uri=true&token={SECRET}"
     config = make_config(tmp_path / "out", search=EVERY_STEP, tracking={"mlflow": True, "uri": uri})
     with pytest.raises(Killed):
         search(config, on_progress=stop_at("search", 3))
-    resume(config.output)
+    with pytest.raises(ConfigError, match="tracking.uri=.*token=…: its password or token is kept in no file"):
+        resume(config.output)
+    resume(config.output, overrides=[f"tracking.uri={uri}"])
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("ciess-ray").experiment_id])
     assert run.info.status == "FINISHED"
@@ -201,6 +210,8 @@ def test_a_search_that_goes_on_is_one_mlflow_run_with_every_step_once(make_confi
     assert steps == list(range(1, 7))
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "result")}
     assert "result/table.safetensors" in artifacts and "result/checkpoints" not in artifacts
+    assert run.data.metrics["test_full/packed_bytes"] > run.data.metrics["test/packed_bytes"]
+    assert holding(SECRET, tmp_path) == []
 
 
 def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):

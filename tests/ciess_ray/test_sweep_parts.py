@@ -13,13 +13,14 @@ import yaml
 from ray import tune
 
 from ciess_ray.kept_files import Claims, SharedKeeper
+from ciess_ray.result import read_steps
 from ciess_ray.schedulers import build_scheduler
 from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import TrialResources, load_sweep, parse_sweep
 from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of, reason_of
 from ciess_ray.sweep_view import SweepView, remaining_s
 from ciess_ray.terminal import Terminal
-from ciess_ray.trial import OBJECTIVE, STEP, rows_of
+from ciess_ray.trial import OBJECTIVE, STEP
 from ciess_ray.trial_claims import (
     check_claims,
     claims_of,
@@ -176,7 +177,7 @@ class TestKeeper:
         assert claims.claim("fit", "a")
 
 
-def test_rows_are_read_back_out_of_a_searchs_progress():
+def test_rows_are_read_back_out_of_a_searchs_progress(tmp_path):
     lines = [
         {"phase": "supernet", "step": 9, "time_ms": 1},
         {
@@ -188,8 +189,10 @@ def test_rows_are_read_back_out_of_a_searchs_progress():
             "search/quality": 0.25,
         },
     ]
-    progress = "".join(json.dumps(line) + "\n" for line in lines)
-    assert rows_of(progress) == [{"step": 1, "time_ms": 5, "metrics": {"search/quality": 0.25}}]
+    # The last line of a search that was killed may be torn.
+    progress = "".join(json.dumps(line) + "\n" for line in lines) + '{"phase": "sea'
+    (tmp_path / "progress.jsonl").write_text(progress)
+    assert read_steps(tmp_path) == [{"step": 1, "time_ms": 5, "metrics": {"search/quality": 0.25}}]
 
 
 def state_of(**changes):

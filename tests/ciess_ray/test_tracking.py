@@ -1,8 +1,6 @@
 import logging
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 import traceback
 
@@ -17,41 +15,6 @@ from envs.errors import ConfigError
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
 )
-
-
-MAKE_A_STORE = """
-import sys
-from ciess_ray.config import TrackingConfig
-from ciess_ray.mlflow_connection import connect
-import mlflow
-print("ready", flush=True)
-sys.stdin.readline()
-connect(TrackingConfig(uri="sqlite:///mlflow.db"))
-"""
-
-
-@pytest.fixture(scope="module")
-def made_by_two(tmp_path_factory):
-    """A new store, whose migrations take seconds, and what two processes that made it at once ended with."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    command = [sys.executable, "-W", "ignore", "-c", MAKE_A_STORE]
-    processes = [subprocess.Popen(command, cwd=folder, **pipe) for _ in range(2)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    told = [process.communicate()[0] for process in processes]
-    return folder / "mlflow.db", [
-        (process.returncode, text) for process, text in zip(processes, told, strict=True)
-    ]
-
-
-@pytest.fixture(scope="module")
-def empty_store(made_by_two):
-    """A store with nothing in it."""
-    return made_by_two[0]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from processes import PATIENCE_S, finish, kill, start, wait_for
+from secrets_left import SECRET, holding
 
 from envs.data import generate_interactions
 
@@ -30,6 +31,11 @@ def data(tmp_path_factory):
     log = generate_interactions(300, 200, 8_000, seed=0, rank=4)
     pq.write_table(pa.table({"user_id": log.user, "item_id": log.item}), file)
     return file
+
+
+def uri_of(folder):
+    """SQLite takes the secret in it and does nothing with it."""
+    return f"sqlite:///file:{folder}/mlflow.db?uri=true&token={SECRET}"
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def write_sweep(data, tmp_path):
             "base": base,
             "space": {"budget": BUDGETS, "seed": [0]},
             "output": str(tmp_path / "sweep"),
-            "tracking": {"uri": uri or f"sqlite:///{tmp_path}/mlflow.db"},
+            "tracking": {"uri": uri or uri_of(tmp_path)},
         }
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(values | fields))
@@ -98,9 +104,10 @@ def check_mlflow(uri, num_trials, num_steps=NUM_STEPS):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_path):
+def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_path, monkeypatch):
     log, sweep = tmp_path / "log.txt", tmp_path / "sweep"
-    process = start("sweep", write_sweep(), log=log, cwd=tmp_path)
+    config = write_sweep()
+    process = start("sweep", config, log=log, cwd=tmp_path)
     # One trial is finished, and another has left a checkpoint.
     wait_for(
         lambda: (
@@ -112,7 +119,11 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
     )
     before = finished(sweep)
     kill(process)
+    config.unlink()
+    assert holding(SECRET, tmp_path) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri_of(tmp_path))
     finish(start("sweep", "--resume", sweep, log=log, cwd=tmp_path), log)
+    assert holding(SECRET, tmp_path) == []
 
     after = finished(sweep)
     assert len(before) < 4 and len(after) == 4
@@ -124,7 +135,7 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
         assert row["search/num_params"] <= row["cap_params"]
     check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 4)
     assert "4 finished" in log.read_text()
-    finish(start("sweep", tmp_path / "sweep.yaml", log=log, cwd=tmp_path), log, status=2)
+    finish(start("sweep", write_sweep(), log=log, cwd=tmp_path), log, status=2)
     assert "holds a sweep" in log.read_text()
 
 
