@@ -76,7 +76,7 @@ def test_what_is_no_sweep_cannot_be_resumed(tmp_path, write):
     (tmp_path / "sweep.json").write_text('{"format": "another"}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="give nothing beside it"):
+    with pytest.raises(CiessError, match="only where it is recorded: tracking.uri="):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()

@@ -182,7 +182,10 @@ def test_what_never_arrives_is_told(store, monkeypatch):
     run.log_metrics({"a": 1.0}, 1)
     run.end("FINISHED")
     (problem,) = store.close(timeout_s=1.0)
-    assert "did not take the last 2 writes: gone for good. 'ciess-ray track runs/mine' sends" in problem
+    assert (
+        "did not take the last 2 writes: gone for good. Send what is left: ciess-ray track runs/mine"
+        in problem
+    )
     assert store.close() == []
 
 
@@ -272,7 +275,10 @@ def test_an_upload_may_take_longer_than_a_store_may_fail(store, tmp_path, monkey
     )
     run.log_files([file])
     assert store.close(timeout_s=0.0) == []
-    assert "1 writes are still under way; Ctrl-C leaves them. 'ciess-ray track runs/mine'" in told[0]
+    assert (
+        "1 writes are still under way; Ctrl-C leaves them. Send what is left: ciess-ray track runs/mine"
+        in told[0]
+    )
     assert [one.path for one in store._client.list_artifacts(run.run_id)] == ["large.bin"]
 
 
