@@ -5,6 +5,7 @@ Every export reads the packed table once and refuses one with values that are no
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -12,14 +13,14 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import unpack_recommender
 from ciess_ray.packed_values import VALUE_TYPES
-from ciess_ray.scorers import DotProductScorer, LightGCNScorer, build_scorer
+from ciess_ray.scorers import SCORERS, DotProductScorer, LightGCNScorer, build_scorer, check_parts
 from ciess_ray.serving_files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -31,8 +32,9 @@ from ciess_ray.serving_files import (
     entity_columns,
     read_ids,
     read_interactions_file,
+    safetensors_of,
 )
-from ciess_ray.whole_files import copy_whole, whole_file, write_whole
+from ciess_ray.whole_files import copy_whole, whole_file, whole_folder, write_whole
 from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
@@ -40,6 +42,7 @@ from envs.recommenders.evaluation import evaluate
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 _SERVING_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
+_EXPORTED_FILES = (*_SERVING_FILES, TEST_FILE)
 #: TorchRec's kernels want rows of a multiple of four.
 _SMALLEST_BUCKET = 4
 _ROWS_AT_ONCE = 2**16
@@ -85,28 +88,30 @@ class _Source:
     table: PackedTable
     scorer: ScorerFile
     graph: csr_array
+    test: csr_array | None
     ids: tuple[NDArray[np.generic], NDArray[np.generic]]
 
     @classmethod
     def open(cls, folder: Path) -> "_Source":
+        manifest = Manifest.read(folder)
         table = PackedTable.open(folder / TABLE_FILE)
         try:
             table.verify()
         except ResultError as error:
             raise error.within(str(folder / TABLE_FILE)) from error
+        manifest.verify([TABLE_FILE])
         shape = table.num_users, table.num_rows - table.num_users
-        graph = read_interactions_file(folder / INTERACTIONS_FILE)
-        if graph.shape != shape:
-            raise ResultError(
-                f"{folder}: the table has {shape[0]} users and {shape[1]} items, the interactions "
-                f"{graph.shape[0]} and {graph.shape[1]}: they come from different searches."
-            )
-        return cls(folder, table, ScorerFile.read(folder), graph, read_ids(folder, *shape))
+        graph = read_interactions_file(folder / INTERACTIONS_FILE, shape)
+        scorer = ScorerFile.read(folder)
+        if scorer.recommender in SCORERS:
+            check_parts(table, scorer)
+        test = read_interactions_file(folder / TEST_FILE, shape) if manifest.has(TEST_FILE) else None
+        return cls(folder, table, scorer, graph, test, read_ids(folder, *shape))
 
 
 def export(
-    folder: Path,
-    destination: Path,
+    folder: str | Path,
+    destination: str | Path,
     *,
     format: str = "packed",
     dtype: str = "float32",
@@ -122,14 +127,15 @@ def export(
         dtype: Type of the values of ``packed``.
         propagated: Whether to store rows as the graph propagates them, so that scoring is a product; for the
             recommenders in :data:`PROPAGATING`.
-        overwrite: Whether what an earlier export wrote there may be replaced; a folder that holds anything
-            else is refused.
+        overwrite: Whether what an earlier export wrote there may be replaced, all of it at once; a folder
+            that holds anything else is refused.
 
     Raises:
         UnknownNameError: There is no such format or type.
         ConfigError: The options do not fit the format or the recommender.
         ResultError: The folder is no finished search's, is damaged, or the destination is taken.
     """
+    folder, destination = Path(folder), Path(destination)
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
     if dtype not in VALUE_TYPES:
@@ -151,7 +157,10 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
         held = {file.name for file in destination.iterdir()}
         if not held:
             return
-        others = held - {*_SERVING_FILES, *TORCHREC_FILES}
+        # What an export of an earlier version left when it was killed.
+        others = {
+            name for name in held - {*_EXPORTED_FILES, *TORCHREC_FILES, MANIFEST_FILE} if not _is_left(name)
+        }
         if others:
             raise ResultError(
                 f"{destination}: holds files that no export wrote, e.g. {min(others)}; name another place."
@@ -166,11 +175,12 @@ def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool)
         table, scorer = _propagate(source)
     if dtype != table.dtype:
         table = table.astype(dtype)
-    _make_folder(destination)
-    for name in (INTERACTIONS_FILE, IDS_FILE):
-        copy_whole(source.folder / name, destination / name)
-    scorer.write(destination)
-    table.save(destination / TABLE_FILE)
+    with _new_folder(destination) as new:
+        for name in (INTERACTIONS_FILE, IDS_FILE, *([] if source.test is None else [TEST_FILE])):
+            copy_whole(source.folder / name, new / name)
+        scorer.write(new)
+        table.save(new / TABLE_FILE)
+        write_manifest(new, _EXPORTED_FILES)
     notes: list[str] = []
     before = _form(source.folder, source.table.dtype, _SERVING_FILES)
     after = _form(destination, f"{dtype}, propagated" if propagated else dtype, _SERVING_FILES)
@@ -204,16 +214,16 @@ def _propagate(source: _Source) -> tuple[PackedTable, ScorerFile]:
 def _why_not_measured(source: _Source) -> str | None:
     if source.scorer.recommender not in RECOMMENDERS:
         return f"{source.scorer.recommender} is a recommender of your own"
-    if not (source.folder / TEST_FILE).exists():
+    if source.test is None:
         return f"there is no {TEST_FILE} in {source.folder}"
     return None
 
 
 def _ndcg(source: _Source, table: PackedTable, scorer: ScorerFile) -> float:
     """N@20 on the test interactions."""
-    test = read_interactions_file(source.folder / TEST_FILE)
+    assert source.test is not None
     recommender = unpack_recommender(table, source.graph, scorer.recommender, scorer.options, scorer.state)
-    return evaluate(recommender, source.graph, test, (20,)).summary()["ndcg@20"]
+    return evaluate(recommender, source.graph, source.test, (20,)).summary()["ndcg@20"]
 
 
 def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
@@ -283,25 +293,24 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
                         "data_type": "FP32",
                     }
                 )
-    _make_folder(destination)
     described = {
         "format": "ciess-ray torchrec tables 1",
         "recommender": source.scorer.origin or source.scorer.recommender,
         "num_tables": table.num_tables,
         "tables": configs,
     }
-    write_whole(destination / TORCHREC_FILES[0], json.dumps(described, indent=2) + "\n")
     located = entity_columns(*source.ids) | {
         **_places(table),
         "table": pa.array(names.tolist()).dictionary_encode(),
         "row": pa.array(places),
     }
-    with whole_file(destination / TORCHREC_FILES[1]) as stream:
-        pq.write_table(pa.table(located), stream, compression="zstd")
-    write_whole(
-        destination / TORCHREC_FILES[2],
-        safetensors.numpy.save(weights, {"format": "ciess-ray torchrec tables 1"}),
-    )
+    described_file, rows_file, weights_file = TORCHREC_FILES
+    with _new_folder(destination) as new:
+        write_whole(new / described_file, json.dumps(described, indent=2) + "\n")
+        with whole_file(new / rows_file) as stream:
+            pq.write_table(pa.table(located), stream, compression="zstd")
+        write_whole(new / weights_file, safetensors_of(weights, {"format": "ciess-ray torchrec tables 1"}))
+        write_manifest(new, TORCHREC_FILES)
     before = _form(source.folder, source.table.dtype, (TABLE_FILE,))
     return Exported(destination, before, _form(destination, "torchrec", TORCHREC_FILES))
 
@@ -319,10 +328,15 @@ def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -
     return _written(source, destination, "onnx", lambda stream: stream.write(model))
 
 
-def _make_folder(destination: Path) -> None:
+def _new_folder(destination: Path) -> AbstractContextManager[Path]:
+    """See :func:`whole_folder`."""
     if destination.is_file():
         raise ConfigError(f"{destination}: is a file; name a folder.")
-    destination.mkdir(parents=True, exist_ok=True)
+    return whole_folder(destination)
+
+
+def _is_left(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
 
 
 def _written(source: _Source, destination: Path, name: str, write: Callable[[IO[bytes]], object]) -> Exported:

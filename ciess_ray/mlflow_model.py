@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ciess_ray.manifest import write_manifest
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
-from ciess_ray.serving_files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE
+from ciess_ray.serving_files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE, TEST_FILE
 
-_FILES = (RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
+_FILES = (RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE)
 _CODE = Path(__file__).with_name("mlflow_recommender.py")
 _NUM_EXAMPLES = 3
 
@@ -68,7 +69,10 @@ def save_model(folder: Path, destination: Path) -> None:
     )
     with TemporaryDirectory(prefix="ciess-ray-") as temporary:
         for name in _FILES:
-            shutil.copy(folder / name, temporary)
+            # An older folder may have none of these.
+            if name != TEST_FILE or (folder / name).exists():
+                shutil.copy(folder / name, temporary)
+        write_manifest(Path(temporary), _FILES)
         mlflow.pyfunc.save_model(
             str(destination),
             python_model=str(_CODE),

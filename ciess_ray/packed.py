@@ -25,13 +25,15 @@ from numpy.typing import NDArray
 
 from ciess_ray.packed_file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
 from ciess_ray.packed_values import VALUE_TYPES, decode, encode, prefix_bits, windows
-from ciess_ray.whole_files import whole_file
+from ciess_ray.whole_files import open_regular, whole_file
 from envs.budget import EmbeddingSizes, index_bytes_per_row
 from envs.errors import ResultError
 from envs.placed_sizes import PlacedSizes
 from envs.scattered_sizes import ScatteredSizes
 
 _MAX_NAME = 200
+#: What is told of a number that is none.
+DAMAGED = "the table is damaged, or its training went wrong; write it again"
 _MAX_BLOCK_BITS = 8
 #: Values of a block of rows at most, so that 16 bits tell where in it a row begins.
 _BLOCK_VALUES = 2**16
@@ -145,18 +147,17 @@ class PackedTable:
         )
 
     @classmethod
-    def open(cls, path: Path) -> "PackedTable":
+    def open(cls, path: str | Path) -> "PackedTable":
         """Map a file into memory; of the values nothing is read.
 
         Raises:
             ResultError: There is no such file, it is no packed table, or its parts contradict each other.
         """
+        path = Path(path)
         try:
-            with path.open("rb") as file:
+            with open(open_regular(path), "rb") as file:
                 # Private: what somebody writes into the arrays stays in this process.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except FileNotFoundError:
-            raise ResultError(f"{path}: no such file; is this the folder of a finished search?") from None
         except (OSError, ValueError) as error:
             raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from error
         try:
@@ -278,7 +279,8 @@ class PackedTable:
             Shape (n, num_tables * width), float32.
 
         Raises:
-            IndexError: A row number is negative or beyond the last row.
+            IndexError: A row number is negative, beyond the last row, or no whole number.
+            ResultError: What a row keeps is NaN or infinite.
         """
         width = self.width if width is None else width
         if width < 1:
@@ -305,8 +307,12 @@ class PackedTable:
 
         Raises:
             IndexError: As :meth:`rows`.
+            ResultError: As :meth:`rows`.
         """
-        rows = np.asarray(rows, np.int64)
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"rows are whole numbers, not {rows.dtype}")
+        rows = rows.astype(np.int64, copy=False)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
             raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
         block_starts, in_block = self.starts
@@ -320,6 +326,9 @@ class PackedTable:
         decoded = decode(found, self.dtype)
         if self.scales is not None:
             decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
+        if not np.isfinite(decoded).all():
+            row = rows[int(np.argmin(np.isfinite(decoded).all(axis=1))) // self.num_tables]
+            raise ResultError(f"row {row:,} of {self.num_rows:,} holds what is no finite number: {DAMAGED}.")
         return decoded.reshape(len(rows), self.num_tables * width)
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
@@ -331,7 +340,12 @@ class PackedTable:
         return self.rows(np.arange(self.num_rows), width)
 
     def decoded(self) -> NDArray[np.float32]:
-        """The values as numbers, shape (num_params,), float32; the array itself where it is of that type."""
+        """The values as numbers, shape (num_params,), float32; the array itself where it is of that type.
+
+        Raises:
+            ResultError: As :meth:`verify`.
+        """
+        self.verify()
         values = decode(self.values, self.dtype)
         if self.scales is not None:
             values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
@@ -355,20 +369,17 @@ class PackedTable:
             is_finite = np.isfinite(decode(self.values[first : first + _CHUNK], self.dtype))
             if not is_finite.all():
                 at = first + int(np.argmin(is_finite))
-                raise ResultError(
-                    f"value {at:,} of {self.num_params:,} is no finite number: the table is damaged, or its "
-                    "training went wrong; write it again."
-                )
+                raise ResultError(f"value {at:,} of {self.num_params:,} is no finite number: {DAMAGED}.")
         if self.scales is not None and not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
             raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
 
-    def save(self, path: Path) -> int:
+    def save(self, path: str | Path) -> int:
         """Write the file, as a whole or not at all.
 
         Returns:
             Its bytes.
         """
-        with whole_file(path) as stream:
+        with whole_file(Path(path)) as stream:
             stream.writelines(self._parts())
         return self.num_bytes
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from ciess_ray.packed import PackedTable
+from ciess_ray.packed import DAMAGED, PackedTable
 from ciess_ray.packed_values import MAX_PREFIX_WIDTH
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, build_recommender
@@ -83,6 +83,9 @@ class PackedEmbedding(nn.Module):
 
         Returns:
             Shape (*rows.shape, num_tables * width), float32.
+
+        Raises:
+            ResultError: On the CPU, that a row holds NaN or infinity.
         """
         flat, num_copied = rows.reshape(-1), self.num_copied
         sizes = self.row_sizes.index_select(0, flat).long()
@@ -112,6 +115,10 @@ class PackedEmbedding(nn.Module):
         if self.scales is not None:
             scales = self.scales.index_select(0, flat).float()
             numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])
+        # Elsewhere than on the CPU a look at the numbers would wait for the device.
+        if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
+            if not torch.isfinite(numbers).all():
+                raise ResultError(f"a row holds what is no finite number: {DAMAGED}.")
         if self.first_columns is not None:
             first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
             columns = first[:, None] + torch.arange(num_copied, device=first.device)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.packed_values import VALUE_TYPES
+from ciess_ray.whole_files import unique_keys
 from envs.budget import HEADER_BYTES
 from envs.errors import ResultError
 
@@ -36,7 +37,7 @@ def parse(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str],
     if not 2 <= header_bytes <= min(HEADER_BYTES, len(content) - 8):
         raise ResultError(f"its header says it has {header_bytes:,} bytes")
     try:
-        header = json.loads(bytes(content[8 : 8 + header_bytes]), object_pairs_hook=_unique)
+        header = json.loads(bytes(content[8 : 8 + header_bytes]), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ResultError(f"its header is no JSON ({error})") from None
     if not isinstance(header, dict):
@@ -88,13 +89,6 @@ def _are_counts(value: Any, length: int) -> bool:
         and len(value) == length
         and all(type(number) is int and 0 <= number < 2**62 for number in value)
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
 
 
 def header_of(tensors: Sequence[tuple[str, str, NDArray[Any]]], metadata: dict[str, str]) -> bytes:

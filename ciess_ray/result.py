@@ -36,6 +36,7 @@ from ciess_ray.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
 from ciess_ray.plain_text import command
+from ciess_ray.scorers import SCORERS, check_parts
 from ciess_ray.serving_files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -219,12 +220,13 @@ class SearchResult:
     train: csr_array
 
     @classmethod
-    def load(cls, path: Path) -> "SearchResult":
+    def load(cls, path: str | Path) -> "SearchResult":
         """Read a folder.
 
         Raises:
             ResultError: There is no finished search, or a file of it is missing or damaged.
         """
+        path = Path(path)
         summary = read_summary(path)
         if summary.get("status") != "finished":
             raise ResultError(
@@ -232,16 +234,22 @@ class SearchResult:
                 f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
                 f"{command('ciess-ray', 'search', '--resume', path)}"
             )
+        table = PackedTable.open(path / TABLE_FILE)
+        shape = table.num_users, table.num_rows - table.num_users
         return cls(
             path,
             summary,
-            PackedTable.open(path / TABLE_FILE),
-            read_interactions_file(path / INTERACTIONS_FILE),
+            table,
+            read_interactions_file(path / INTERACTIONS_FILE, shape),
         )
 
     def looser(self) -> list["SearchResult"]:
-        """What the same search gave for looser budgets, tightest first."""
-        return [SearchResult.load(self.path / name) for name in self.summary["looser_budgets"].values()]
+        """What the same search gave for looser budgets, tightest first.
+
+        Raises:
+            ResultError: One lies outside the folder, or as :meth:`load`.
+        """
+        return [SearchResult.load(path) for path in looser_folders(self.path, self.summary)]
 
     def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
         """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
@@ -254,6 +262,11 @@ class SearchResult:
             ResultError: Its weights are missing or damaged, or another class is needed than was given.
         """
         scorer = ScorerFile.read(self.path)
+        if scorer.recommender in SCORERS:
+            try:
+                check_parts(self.table, scorer)
+            except ResultError as error:
+                raise error.within(str(self.path)) from error
         described = self.summary["config"]["recommender"]
         name = described["name"]
         needed = name.rpartition(":")[2] if ":" in name else None
@@ -275,6 +288,21 @@ class SearchResult:
             ResultError: Their file is missing or damaged.
         """
         return read_ids(self.path, *self.train.shape)
+
+
+def looser_folders(path: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """The folders of a search's looser budgets, which lie in its own.
+
+    Raises:
+        ResultError: A name is that of no folder there.
+    """
+    names = list((summary.get("looser_budgets") or {}).values())
+    for name in names:
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise ResultError(
+                f"{path / RESULT_FILE}: looser_budgets names {str(name)[:80]!r}, which lies elsewhere."
+            )
+    return [path / name for name in names]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

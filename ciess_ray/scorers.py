@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 #: Numbers held at once where pairs have a hidden layer each.
 _MAX_HIDDEN = 2**24
 _SLOPE = 0.2
+#: Propagations of LightGCN and NGCF.
+MAX_LAYERS = 100
 
 
 class Scorer(Protocol):
@@ -193,7 +195,7 @@ def _mf(table: PackedTable, graph: csr_array, scorer: ScorerFile) -> Scorer:
 
 
 def _lightgcn(table: PackedTable, graph: csr_array, scorer: ScorerFile) -> Scorer:
-    return LightGCNScorer(table, graph, int(scorer.options["num_layers"]))
+    return LightGCNScorer(table, graph, scorer.options["num_layers"])
 
 
 def _ncf(table: PackedTable, graph: csr_array, scorer: ScorerFile) -> Scorer:
@@ -209,7 +211,7 @@ def _ngcf(table: PackedTable, graph: csr_array, scorer: ScorerFile) -> Scorer:
     degrees = np.concatenate([np.diff(graph.indptr), np.bincount(graph.indices, minlength=graph.shape[1])])
     scale = (1.0 / (degrees + 1)).astype(np.float32)[:, None]
     shown = [layer]
-    for number in range(int(scorer.options["num_layers"])):
+    for number in range(scorer.options["num_layers"]):
         neighbours = layer.copy()
         neighbours[:num_users] += graph @ layer[num_users:]
         neighbours[num_users:] += graph.T @ layer[:num_users]
@@ -253,9 +255,58 @@ def build_scorer(table: PackedTable, graph: csr_array, scorer: ScorerFile) -> Sc
             f"the table has {expected[0]} users and {expected[1]} items, the interactions {graph.shape[0]} "
             f"and {graph.shape[1]}: they come from different searches."
         )
-    try:
+    check_parts(table, scorer)
+    # Weights that are finite may be too large; who asks for scores looks at them.
+    with np.errstate(over="ignore", invalid="ignore"):
         return SCORERS[scorer.recommender](table, graph, scorer)
-    except (KeyError, ValueError, TypeError) as error:
+
+
+def check_parts(table: PackedTable, scorer: ScorerFile) -> None:
+    """Refuse options and weights that a recommender of this package cannot have.
+
+    Raises:
+        ResultError: Saying which.
+    """
+    try:
+        _check_parts(table, scorer)
+    except ValueError as error:
         raise ResultError(
-            f"the scorer's weights are not those of a {scorer.recommender} of this table ({error})."
+            f"the scorer's weights are not those of a {scorer.recommender} of this table: {error}."
         ) from error
+
+
+def _check_parts(table: PackedTable, scorer: ScorerFile) -> None:
+    name, d_max, width = scorer.recommender, table.max_embedding_size, table.sizes.width
+    num_layers = scorer.options.get("num_layers", 0)
+    if name in ("lightgcn", "ngcf") and not (
+        "num_layers" in scorer.options and type(num_layers) is int and 0 <= num_layers <= MAX_LAYERS
+    ):
+        raise ValueError(f"its num_layers are {str(num_layers)[:20]}, not 0 to {MAX_LAYERS}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    if name == "ncf":
+        shapes = {
+            "hidden_user": (width, d_max),
+            "hidden_item": (width, d_max),
+            "hidden_bias": (d_max,),
+            "output_hidden": (d_max,),
+            "output_product": (width,),
+            "output_bias": (1,),
+        }
+    elif name == "ngcf":
+        for number in range(num_layers):
+            fan_in = d_max if number else width
+            shapes[f"weights_sum.{number}"] = shapes[f"weights_product.{number}"] = fan_in, d_max
+            shapes[f"biases.{number}"] = (d_max,)
+    if scorer.state.keys() != shapes.keys():
+        raise ValueError(f"they are {sorted(scorer.state)[:9]}, not {sorted(shapes)[:9]}")
+    for part, value in scorer.state.items():
+        if value.shape != shapes[part] or value.dtype != np.float32:
+            raise ValueError(f"{part} is {value.dtype} of shape {value.shape}, not float32 of {shapes[part]}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{part} holds what is no finite number")
+    if table.num_tables != (2 if name == "ncf" else 1):
+        raise ValueError(f"it has {table.num_tables} tables")
+    if table.recommender not in (None, name):
+        raise ValueError(f"its table is of a {table.recommender}")
+    if scorer.origin is not None and (name != "mf" or scorer.origin not in SCORERS):
+        raise ValueError(f"they come from {scorer.origin[:20]!r}")

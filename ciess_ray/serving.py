@@ -1,11 +1,13 @@
 """Recommending from a result's folder, without Ray and without PyTorch.
 
-served = ServedRecommender.open(Path("runs/quickstart"))
+served = ServedRecommender.open("runs/quickstart")
 served.recommend([17], 20)            # a user of the data, by its own id
 served.recommend_to_new([[50, 296]])  # somebody who names two items
 """
 
-from collections.abc import Iterator, Sequence
+import numbers
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.manifest import Manifest
 from ciess_ray.packed import PackedTable
 from ciess_ray.scorers import Floats, Scorer, build_scorer
 from ciess_ray.serving_files import (
     INTERACTIONS_FILE,
     TABLE_FILE,
+    TEST_FILE,
     ScorerFile,
     read_ids,
     read_interactions_file,
@@ -28,6 +32,8 @@ from envs.errors import ConfigError, DataError, ResultError
 
 #: From so many on ids are looked up in their order, which has to be found first.
 _MANY_IDS = 8
+#: Characters of what somebody gave in place of ids.
+_MAX_SHOWN = 40
 #: Scores held at once.
 _MAX_SCORES = 10_000_000
 
@@ -51,7 +57,7 @@ class ServedRecommender:
 
     Attributes:
         table: The packed table, mapped into memory.
-        seen: The interactions that it was trained on, shape (num_users, num_items).
+        seen: All interactions that the data has, those held out for test too, shape (num_users, num_items).
         scorer: How it scores.
         user_ids: The ids of the user's own data, by row.
         item_ids: The same of items.
@@ -66,24 +72,30 @@ class ServedRecommender:
     recommender: str
 
     @classmethod
-    def open(cls, folder: Path) -> "ServedRecommender":
+    def open(cls, folder: str | Path) -> "ServedRecommender":
         """Open the folder of a finished search, or one that ``ciess-ray export`` made.
 
         Raises:
             ResultError: A file is missing, damaged or of another search, or the recommender is one's own.
         """
+        folder = Path(folder)
         if not folder.is_dir():
             raise ResultError(
                 f"{folder}: no such folder; name that of a finished search, or of a packed export."
             )
+        manifest = Manifest.read(folder)
         described = ScorerFile.read(folder)
         table = PackedTable.open(folder / TABLE_FILE)
-        seen = read_interactions_file(folder / INTERACTIONS_FILE)
+        shape = table.num_users, table.num_rows - table.num_users
+        graph = read_interactions_file(folder / INTERACTIONS_FILE, shape)
         try:
-            scorer = build_scorer(table, seen, described)
+            scorer = build_scorer(table, graph, described)
         except ResultError as error:
             raise error.within(str(folder)) from error
-        user_ids, item_ids = read_ids(folder, *seen.shape)
+        seen = graph
+        if manifest.has(TEST_FILE):
+            seen = csr_array(graph + read_interactions_file(folder / TEST_FILE, shape))
+        user_ids, item_ids = read_ids(folder, *shape)
         return cls(table, seen, scorer, user_ids, item_ids, described.origin or described.recommender)
 
     def recommend(
@@ -94,12 +106,14 @@ class ServedRecommender:
         Args:
             user_ids: As the user's own data names them, shape (n,).
             k: Items each.
-            include_seen: Whether items of the training interactions may be recommended again.
+            include_seen: Whether items that a user already had may be recommended again.
 
         Raises:
-            DataError: A user is not in the table.
-            ConfigError: k is below 1.
+            DataError: A user is not in the table, or it is no list of ids.
+            ConfigError: k is no whole number above 0.
+            ResultError: A row of the table, or a score, is no finite number.
         """
+        k = _number_of_items(k)
         rows = self._rows_of(user_ids, "user")
         return self._collect(self._ranked(rows, k, include_seen), len(rows), k)
 
@@ -112,13 +126,16 @@ class ServedRecommender:
             k: Items each.
 
         Raises:
-            DataError: An item is not in the table, or a user names none.
-            ConfigError: k is below 1.
+            DataError: An item is not in the table, a user names none, or it is no list of lists of ids.
+            ConfigError: k is no whole number above 0.
+            ResultError: As :meth:`recommend`.
         """
-        counts = np.array([len(named) for named in item_ids], np.int64)
+        k = _number_of_items(k)
+        of_users = [_listed(named, "item") for named in _listed(item_ids, "item")]
+        counts = np.array([len(named) for named in of_users], np.int64)
         if not counts.all():
             raise DataError(f"user {int(np.argmin(counts))} names no item: name at least one.")
-        flat = [item for named in item_ids for item in named]
+        flat = [item for named in of_users for item in named]
         rows = self._rows_of(flat, "item")
         indptr = np.concatenate([[0], np.cumsum(counts)])
         weights = np.repeat((1.0 / np.maximum(counts, 1)).astype(np.float32), counts)
@@ -128,7 +145,7 @@ class ServedRecommender:
         def ranked() -> Iterator[Recommendations]:
             for part in self._parts(len(counts)):
                 own = named[part]
-                scores = self.scorer.score(self.scorer.of_items(own))
+                scores = self._scored(self.scorer.of_items, own)
                 yield _best(scores, own, self._depth(k))
 
         return self._collect(ranked(), len(counts), k)
@@ -141,8 +158,16 @@ class ServedRecommender:
     def _ranked(self, rows: NDArray[np.int64], k: int, include_seen: bool) -> Iterator[Recommendations]:
         for part in self._parts(len(rows)):
             users = rows[part]
-            scores = self.scorer.score(self.scorer.of_users(users))
+            scores = self._scored(self.scorer.of_users, users)
             yield _best(scores, None if include_seen else self.seen[users], self._depth(k))
+
+    def _scored(self, represent: Callable[[Any], Floats], whom: Any) -> Floats:
+        # Weights that are finite may be too large.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = self.scorer.score(represent(whom))
+        if not np.isfinite(scores).all():
+            raise ResultError("a score is no finite number: the table or its scorer is damaged.")
+        return scores
 
     def _parts(self, num_users: int) -> Iterator[slice]:
         at_once = max(1, _MAX_SCORES // len(self.item_ids))
@@ -152,8 +177,6 @@ class ServedRecommender:
         return min(k, len(self.item_ids))
 
     def _collect(self, parts: Iterator[Recommendations], num_users: int, k: int) -> Recommendations:
-        if k < 1:
-            raise ConfigError(f"{k} items: ask for at least one.")
         items = np.full((num_users, self._depth(k)), -1, np.int64)
         scores = np.full(items.shape, -np.inf, np.float32)
         first = 0
@@ -169,9 +192,10 @@ class ServedRecommender:
         """Rows of ids.
 
         Raises:
-            DataError: One is not known.
+            DataError: One is not known, or they are no list.
         """
         known = self.user_ids if kind == "user" else self.item_ids
+        wanted = _listed(wanted, kind)
         given = [_as_id(_without_blanks(value, known), known) for value in wanted]
         rows = np.full(len(given), -1, np.int64)
         if len(given) < _MANY_IDS:
@@ -187,7 +211,7 @@ class ServedRecommender:
             rows = np.where(is_known, places, -1)
         if (rows < 0).any():
             unknown = [wanted[position] for position in np.flatnonzero(rows < 0).tolist()]
-            told = ", ".join(map(str, dict.fromkeys(unknown[:5])))
+            told = ", ".join(dict.fromkeys(map(_shown, unknown[:5])))
             raise DataError(
                 f"not in the table: {len(unknown):,} of {len(given):,} {kind}s, e.g. {told}; "
                 f"its ids are like {', '.join(map(str, known[:3]))}."
@@ -200,14 +224,50 @@ class ServedRecommender:
         return {"user": np.argsort(self.user_ids), "item": np.argsort(self.item_ids)}
 
 
+def _listed(ids: Any, kind: str) -> Sequence[Any]:
+    """Several ids, which a text is not.
+
+    Raises:
+        DataError: They are one, or none.
+    """
+    is_list = isinstance(ids, Iterable) and not isinstance(ids, str | bytes | Mapping)
+    if not is_list or getattr(ids, "ndim", 1) != 1:
+        shown = _shown(ids) if isinstance(ids, int) else repr(ids)[:_MAX_SHOWN]
+        raise DataError(f"{shown} is no list of {kind} ids: write [{shown}] for one.")
+    return list(ids)
+
+
 def _as_id(value: Any, known: NDArray[Any]) -> Any:
-    """An id of the type that the data has, which the text of a command line may stand for; else None."""
+    """An id of the type that the data has, which the text of a command line may stand for; else None.
+
+    A truth value, a number with a fraction part and a text that only resembles a number are ids of nobody.
+    """
+    is_number = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
     if known.dtype == object:
-        return str(value)
-    try:
-        return int(value)
-    except (TypeError, ValueError):
+        return _shown(value) if is_number else value if isinstance(value, str) else None
+    if isinstance(value, str):
+        is_number = re.fullmatch("-?[0-9]{1,19}", value) is not None and str(int(value)) == value
+    if not is_number:
         return None
+    bounds = np.iinfo(known.dtype)
+    return int(value) if bounds.min <= int(value) <= bounds.max else None
+
+
+def _shown(value: Any) -> str:
+    """What somebody gave, as it is told; Python writes no number of thousands of digits."""
+    is_long = isinstance(value, int) and value.bit_length() > 64
+    return f"a number of {value.bit_length()} bits" if is_long else str(value)[:_MAX_SHOWN]
+
+
+def _number_of_items(k: Any) -> int:
+    """How many items each.
+
+    Raises:
+        ConfigError: It is no whole number above 0.
+    """
+    if not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1:
+        raise ConfigError(f"{k!r} items: ask for at least one.")
+    return int(k)
 
 
 def _best(scores: Floats, without: csr_array | None, depth: int) -> Recommendations:

@@ -127,11 +127,13 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
 ) -> None:
     """Read a packed table to its end, and see that it and what belongs to it are whole."""
+    from ciess_ray.manifest import Manifest
     from ciess_ray.serving import ServedRecommender
 
     served = ServedRecommender.open(folder)
     table = served.table
     table.verify()
+    Manifest.read(folder).verify()
     console.say(
         f"{folder}: {table.num_rows:,} rows, {table.num_params:,} parameters in {table.dtype}, "
         f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} beside the values "

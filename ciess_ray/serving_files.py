@@ -4,7 +4,9 @@ They are read with NumPy, SciPy and Arrow alone, so that a process that only ser
 Ray. Nothing in them is believed: what contradicts itself is refused.
 """
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ciess_ray.whole_files import whole_file, write_arrays, write_whole
+from ciess_ray.manifest import Manifest
+from ciess_ray.whole_files import unique_keys, whole_file, write_arrays, write_whole
 from envs.errors import ResultError
 
 TABLE_FILE = "table.safetensors"
 SCORER_FILE = "scorer.safetensors"
 INTERACTIONS_FILE = "interactions.npz"
-#: Held-out interactions, by which an export says what it costs; nothing that serves reads them.
+#: Held-out interactions, by which an export says what it costs; users have seen these too.
 TEST_FILE = "test.npz"
 IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
 SCORER_FORMAT = "ciess-ray scorer 2"
+#: A byte of what is deflated stands for no more.
+_DEFLATED = 1032
+_CHUNK = 2**20
+#: Bytes, and entries, of one part of a Parquet file's own description.
+_THRIFT = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +55,7 @@ class ScorerFile:
     origin: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the file into a folder."""
+        """Write the file into a folder; equal parts make equal bytes."""
         metadata = {
             "format": SCORER_FORMAT,
             "recommender": self.recommender,
@@ -57,7 +64,7 @@ class ScorerFile:
         if self.origin is not None:
             metadata["origin"] = self.origin
         state = {name: np.ascontiguousarray(value) for name, value in self.state.items()}
-        write_whole(folder / SCORER_FILE, safetensors.numpy.save(state, metadata))
+        write_whole(folder / SCORER_FILE, safetensors_of(state, metadata))
 
     @classmethod
     def read(cls, folder: Path) -> "ScorerFile":
@@ -67,25 +74,43 @@ class ScorerFile:
             ResultError: There is none, it is damaged, or of another format.
         """
         path = folder / SCORER_FILE
+        content = Manifest.read(folder).content(SCORER_FILE)
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except FileNotFoundError:
-            raise ResultError(
-                f"{path}: no such file; is {folder} the folder of a finished search, or of a packed export?"
-            ) from None
-        except (safetensors.SafetensorError, OSError) as error:
+            header = json.loads(content[8 : 8 + _header_bytes(content)], object_pairs_hook=unique_keys)
+            metadata = header.pop("__metadata__", {})
+            state = safetensors.numpy.load(content)
+            if state.keys() != header.keys():
+                raise ValueError("its parts are not those that its header names")
+        except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.
             raise ResultError(
                 f"{path}: damaged, or no safetensors file ({error}); write it again."
             ) from error
         if metadata.get("format") != SCORER_FORMAT:
             raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}.")
         try:
-            options = json.loads(metadata["options"])
-            return cls(metadata["recommender"], dict(options), state, metadata.get("origin"))
-        except (KeyError, ValueError, TypeError) as error:
+            options = json.loads(metadata["options"], object_pairs_hook=unique_keys, parse_constant=_refuse)
+            if not isinstance(options, dict):
+                raise ValueError("its options are no JSON object")
+            return cls(metadata["recommender"], options, state, metadata.get("origin"))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise ResultError(f"{path}: damaged ({error!r}); write it again.") from error
+
+
+def safetensors_of(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content: its library writes metadata in any order."""
+    content = safetensors.numpy.save(arrays, metadata)
+    end = 8 + _header_bytes(content)
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def _header_bytes(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def write_interactions(file: Path, interactions: csr_array) -> None:
@@ -94,22 +119,84 @@ def write_interactions(file: Path, interactions: csr_array) -> None:
     write_arrays(file, {"indptr": interactions.indptr, "indices": interactions.indices, "shape": shape})
 
 
-def read_interactions_file(file: Path) -> csr_array:
+def read_interactions_file(file: Path, shape: tuple[int, int] | None = None) -> csr_array:
     """What :func:`write_interactions` wrote: ones, shape (num_users, num_items), float32.
 
+    Nothing is allocated that the file is too short to fill.
+
+    Args:
+        file: In a folder whose manifest, if it has one, tells what it was.
+        shape: What it has to have.
+
     Raises:
-        ResultError: There is no such file, it is damaged, or points outside its shape.
+        ResultError: There is no such file, it is damaged, contradicts itself, or is of another shape.
     """
+    content = Manifest.read(file.parent).content(file.name)
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            indices, indptr, shape = arrays["indices"], arrays["indptr"], tuple(arrays["shape"].tolist())
-        found = csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-        found.check_format(full_check=True)
-        return found
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file; is this the folder of a finished search?") from None
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = sorted(archive.namelist())
+            if names != ["indices.npy", "indptr.npy", "shape.npy"]:
+                raise ValueError("its parts are others")
+            found_shape = tuple(_array(archive, "shape", 2, len(content)).tolist())
+            if min(found_shape) < 0:
+                raise ValueError(f"its shape is {found_shape}")
+            if shape is not None and found_shape != shape:
+                raise ResultError(
+                    f"{file.parent}: the table has {shape[0]} users and {shape[1]} items, the interactions "
+                    f"{found_shape[0]} and {found_shape[1]}: they come from different searches."
+                )
+            num_users, num_items = found_shape
+            indptr = _array(archive, "indptr", num_users + 1, len(content))
+            counts = np.diff(indptr)
+            if indptr[0] != 0 or (counts < 0).any() or counts.max(initial=0) > num_items:
+                raise ValueError("its rows are not one after the other")
+            indices = _array(archive, "indices", int(indptr[-1]), len(content))
+        is_next = np.diff(indices) > 0
+        # A row begins where the one before it ends.
+        starts = indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(indices))]
+        is_next[starts - 1] = True
+        if not is_next.all() or (len(indices) and not 0 <= indices.min() <= indices.max() < num_items):
+            raise ValueError("its items are out of order, stand twice, or are not in the table")
+        return csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=found_shape)
+    except ResultError:
+        raise
     except Exception as error:  # Of zipfile, zlib, struct, NumPy or SciPy, by where the damage is.
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
+
+
+def _array(
+    archive: zipfile.ZipFile, name: str, length: int, file_bytes: int
+) -> NDArray[np.signedinteger[Any]]:
+    """A part of the file: so many whole numbers.
+
+    Raises:
+        ValueError: It is another, or more than the bytes of the file can stand for.
+    """
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"its part {name} is packed in another way")
+    with archive.open(entry) as stream:
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(stream)]
+        shape, _, dtype = reader(stream)
+        if dtype not in (np.dtype(np.int32), np.dtype(np.int64)) or shape != (length,):
+            raise ValueError(f"its part {name} is {dtype} of shape {shape}, not {length} whole numbers")
+        num_bytes = length * dtype.itemsize
+        if num_bytes > _DEFLATED * file_bytes:
+            raise ValueError(f"its part {name} claims {num_bytes:,} bytes")
+        numbers = np.empty(length, dtype)
+        view, read = numbers.view(np.uint8), 0
+        while read < num_bytes:
+            chunk = stream.read(min(_CHUNK, num_bytes - read))
+            if not chunk:
+                raise ValueError(f"its part {name} is cut off")
+            view[read : read + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            read += len(chunk)
+        if stream.read(1):
+            raise ValueError(f"its part {name} is longer than it says")
+    return numbers
 
 
 def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> None:
@@ -137,22 +224,55 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
         ResultError: Their file is missing or damaged, or of another table.
     """
     file = folder / IDS_FILE
+    content = Manifest.read(folder).content(IDS_FILE)
+    num_rows = num_users + num_items
     try:
-        column = pq.ParquetFile(file).read(columns=["id"]).column("id").combine_chunks()
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file; is {folder} the folder of a search?") from None
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-    # Arrow's own to_numpy imports pandas, which takes longer than all the rest.
-    ids: NDArray[Any]
-    if pa.types.is_integer(column.type) and not column.null_count:
-        ids = np.from_dlpack(column)
-    else:
-        ids = np.empty(len(column), object)
-        ids[:] = column.to_pylist()
-    if len(ids) != num_users + num_items:
-        raise ResultError(
-            f"{file}: {len(ids):,} ids for {num_users:,} users and {num_items:,} items: they come from "
-            "different searches."
+        parquet = pq.ParquetFile(
+            pa.BufferReader(content), thrift_string_size_limit=_THRIFT, thrift_container_size_limit=_THRIFT
         )
+        found_rows = parquet.metadata.num_rows
+        if found_rows != num_rows:
+            raise ResultError(
+                f"{file}: {found_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
+                "different searches."
+            )
+        table = parquet.read(columns=["kind", "id"])
+        table.validate(full=True)
+        kinds, ids = _column(table, "kind", num_rows), _column(table, "id", num_rows)
+    except ResultError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
+        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
+    expected = np.repeat(np.array(["user", "item"], object), [num_users, num_items])
+    if not np.array_equal(kinds, expected):
+        raise ResultError(
+            f"{file}: damaged: its rows are not {num_users:,} users and then {num_items:,} items."
+        )
+    for kind, own in (("user", ids[:num_users]), ("item", ids[num_users:])):
+        if len(np.unique(own)) != len(own):
+            raise ResultError(f"{file}: damaged: two {kind}s have one id.")
     return ids[:num_users], ids[num_users:]
+
+
+def _column(table: pa.Table, name: str, length: int) -> NDArray[Any]:
+    """A column of whole numbers or of text.
+
+    Raises:
+        ValueError: It is another, or has gaps.
+    """
+    column = table.column(name).combine_chunks()
+    if column.null_count or len(column) != length:
+        raise ValueError(f"the column {name} has {len(column) - column.null_count:,} values")
+    # Arrow's own to_numpy imports pandas, which takes longer than all the rest.
+    if pa.types.is_integer(column.type):
+        numbers: NDArray[Any] = np.from_dlpack(column)
+        return numbers.astype(np.int64, casting="safe", copy=False)
+    if pa.types.is_dictionary(column.type):
+        values, places = column.dictionary.to_pylist(), np.from_dlpack(column.indices)
+    else:
+        values, places = column.to_pylist(), None
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"the column {name} is {column.type}, not text or whole numbers")
+    texts = np.empty(len(values), object)
+    texts[:] = values
+    return texts if places is None else texts[places]

@@ -10,7 +10,7 @@ from ciess_ray.figures.course import (
 )
 from ciess_ray.figures.quality import Point, draw_qualities, draw_quality
 from ciess_ray.figures.sizes import draw_deciles, draw_sizes
-from ciess_ray.figures.style import format_bytes, save_png, to_svg
+from ciess_ray.figures.style import format_bytes, save_png, to_png, to_svg
 
 __all__ = [
     "Course",
@@ -26,5 +26,6 @@ __all__ = [
     "draw_sizes",
     "format_bytes",
     "save_png",
+    "to_png",
     "to_svg",
 ]

@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ciess_ray.whole_files import whole_file
+from ciess_ray.whole_files import write_whole
 
 WIDTH_INCHES = 4.8
 INK, MUTED, GRID, PAPER = "#1d2733", "#5d6975", "#e3e7ec", "#ffffff"
@@ -172,10 +172,17 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def to_png(figure: Figure) -> bytes:
     """On white, for slides and README files."""
-    with whole_file(path) as stream, matplotlib.rc_context(_STYLE), _all_letters():
+    stream = io.BytesIO()
+    with matplotlib.rc_context(_STYLE), _all_letters():
         figure.savefig(stream, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write :func:`to_png` into a file."""
+    write_whole(path, to_png(figure))
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:

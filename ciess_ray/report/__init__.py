@@ -1,11 +1,12 @@
 """One page on searches, sweeps and comparisons, out of their folders alone; without Ray and MLflow."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ciess_ray.figures import save_png, to_svg
+from ciess_ray.figures import to_png, to_svg
 from ciess_ray.report.drawings import draw_all
 from ciess_ray.report.groups import group_cells, verdicts
 from ciess_ray.report.material import read_material
@@ -38,7 +39,8 @@ class Report:
 def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Report:
     """Tell of folders in one HTML page, with its figures as PNG files in a folder beside it.
 
-    The page needs nothing else and no network. The same folders give the same bytes.
+    The page needs nothing else and no network. The same folders give the same bytes. A process that is killed
+    leaves the old page with its figures or the new one with its own.
 
     Args:
         folders: Of searches, sweeps and comparisons, in any mixture.
@@ -49,7 +51,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         ResultError: A folder is none of these or damaged, or the page is there already.
     """
     folder = output.with_name(f"{output.stem}_figures")
-    if output.is_dir() or (folder.exists() and not folder.is_dir()):
+    if output.is_dir() or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ResultError(f"{output}: cannot be written; name an HTML file.")
     material = read_material(folders)
     if output.exists() and not overwrite:
@@ -58,15 +60,17 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     folder.mkdir(parents=True, exist_ok=True)
     pictures, written = [], []
     for number, drawing in enumerate(draw_all(groups, material.searches), 1):
-        file = folder / f"{number:02}-{drawing.name}.png"
         svg = to_svg(drawing.figure, drawing.name, drawing.alt)
-        save_png(drawing.figure, file)
+        png = to_png(drawing.figure)
+        # Another figure has another name: a page that is there keeps its own until it is replaced.
+        file = folder / f"{number:02}-{drawing.name}-{hashlib.sha256(png).hexdigest()[:8]}.png"
+        write_whole(file, png)
         pictures.append(Picture(drawing, svg, quote(f"{folder.name}/{file.name}")))
         written.append(file)
-    # A former report may have had more figures.
-    for file in sorted(folder.glob("[0-9][0-9]-*.png")):
+    write_whole(output, render(material, groups, pictures))
+    # What a former page showed, and what one that was killed had begun.
+    for file in sorted([*folder.glob("[0-9][0-9]-*.png"), *folder.glob(".[0-9][0-9]-*.partial")]):
         if file not in written:
             file.unlink()
-    write_whole(output, render(material, groups, pictures))
     found = verdicts(groups)
     return Report(output, tuple(written), folder, len(material.cells), found[0].sentence if found else "")

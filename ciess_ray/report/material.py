@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
-from ciess_ray.result import RESULT_FILE, SIZES_FILE, read_progress, read_retrained, read_summary
+from ciess_ray.result import (
+    RESULT_FILE,
+    SIZES_FILE,
+    looser_folders,
+    read_progress,
+    read_retrained,
+    read_summary,
+)
 from ciess_ray.result_names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
@@ -198,11 +205,10 @@ def kind_of(folder: Path) -> str:
 def _read_family(folder: Path, label: str) -> list[Search]:
     """A search, and what it gave for looser budgets."""
     search = _read_search(folder, label)
-    looser = (search.summary.get("looser_budgets") or {}).values()
     return [search] + [
-        _read_search(folder / name, f"{label}/{name}")
-        for name in looser
-        if (folder / name / RESULT_FILE).is_file()
+        _read_search(looser, f"{label}/{looser.name}")
+        for looser in looser_folders(folder, search.summary)
+        if (looser / RESULT_FILE).is_file()
     ]
 
 

@@ -6,7 +6,12 @@ from torch import Tensor
 
 from envs.budget import EmbeddingSizes
 from envs.recommenders.base import DotProductRecommender
-from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
+from envs.recommenders.propagation import (
+    TiledAdjacency,
+    check_num_layers,
+    mean_of_layers,
+    normalised_adjacency,
+)
 
 
 class LightGCN(DotProductRecommender):
@@ -23,6 +28,9 @@ class LightGCN(DotProductRecommender):
         l2: 1e-4 in CIESS and in LightGCN.
         init_std: Standard deviation of the table's initial values, 0.1 in LightGCN's code.
         num_layers: 3 in CIESS.
+
+    Raises:
+        ConfigError: There are too many layers.
     """
 
     def __init__(
@@ -37,6 +45,7 @@ class LightGCN(DotProductRecommender):
         num_layers: int = 3,
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, l2=l2, init_std=init_std)
+        check_num_layers("lightgcn", num_layers)
         self.num_layers = num_layers
         self.adjacency = TiledAdjacency.of(
             normalised_adjacency(train), self.num_users, self.table.width, self.device

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError
 from envs.recommenders.base import DotProductRecommender
-from envs.recommenders.propagation import SparseMatrix, dropout_factors, row_normalised_adjacency
+from envs.recommenders.propagation import (
+    SparseMatrix,
+    check_num_layers,
+    dropout_factors,
+    row_normalised_adjacency,
+)
 
 _SLOPE = 0.2
 
@@ -34,7 +39,7 @@ class NGCF(DotProductRecommender):
         message_dropout: Share of the numbers of a layer that a batch goes without; 0.1 in both.
 
     Raises:
-        ConfigError: A dropout is not below 1.
+        ConfigError: A dropout is not below 1, or there are too many layers.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class NGCF(DotProductRecommender):
         for name, rate in (("node_dropout", node_dropout), ("message_dropout", message_dropout)):
             if not 0 <= rate < 1:
                 raise ConfigError(f"the option {name} of the recommender ngcf must be below 1, not {rate:g}.")
+        check_num_layers("ngcf", num_layers)
         self.num_layers, self.node_dropout, self.message_dropout = num_layers, node_dropout, message_dropout
         self.graph = SparseMatrix.of(row_normalised_adjacency(train), self.device)
         self.dropout_generator = torch.Generator(self.device)

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from scipy.sparse import block_array, csr_array, eye_array
 from torch import Tensor
 
+from envs.errors import ConfigError
+
 #: Numbers of float32 in a vector register of AVX2.
 _REGISTER = 8
 #: Up to so many a product is not quicker for whole registers.
 _FEW_COLUMNS = 16
+#: Propagations that a recommender may have.
+MAX_LAYERS = 100
 
 
 def normalised_adjacency(train: csr_array) -> csr_array:
@@ -277,6 +281,18 @@ def dropout_factors(like: Tensor, rate: float, generator: torch.Generator) -> Te
     """
     # Half the time of bernoulli_ on a CPU.
     return torch.rand(like.shape, generator=generator, device=like.device).ge_(rate).div_(1 - rate)
+
+
+def check_num_layers(name: str, num_layers: int) -> None:
+    """Refuse a depth that no embedding survives.
+
+    Raises:
+        ConfigError: It is above :data:`MAX_LAYERS`.
+    """
+    if num_layers > MAX_LAYERS:
+        raise ConfigError(
+            f"the option num_layers of the recommender {name} must be at most {MAX_LAYERS}, not {num_layers}."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray.export import FORMATS, export
+from ciess_ray.manifest import MANIFEST_FILE
 from ciess_ray.packed import PackedTable
 from ciess_ray.serving import ServedRecommender
 from ciess_ray.serving_files import (
@@ -65,7 +67,8 @@ def test_smaller_values_make_a_smaller_table_and_their_loss_is_told(
     assert np.abs(scores_of(tmp_path / "served") - scores).max() <= tolerance * np.abs(scores).max()
     _, _, interactions = made
     for form, path in ((written.before, folder), (written.after, tmp_path / "served")):
-        served = ServedRecommender.open(path)
+        # Figures on test are of all that was not trained on; who is served has seen the test items too.
+        served = dataclasses.replace(ServedRecommender.open(path), seen=interactions.train)
         ranked = served.recommend(served.user_ids, 20).items
         found = ranking_metrics(ranked, interactions.test, (20,)).summary()["ndcg@20"]
         assert form.ndcg == pytest.approx(found, rel=2e-3)  # ties of int8 fall differently
@@ -74,6 +77,12 @@ def test_smaller_values_make_a_smaller_table_and_their_loss_is_told(
 def test_an_export_is_exported_again(folder, tmp_path):
     export(folder, tmp_path / "half", dtype="float16")
     written = export(tmp_path / "half", tmp_path / "whole")
+    assert written.notes == [] and written.before.ndcg == written.after.ndcg > 0
+    (tmp_path / "half" / TEST_FILE).unlink()
+    with pytest.raises(ResultError, match=f"{TEST_FILE}: no such file"):
+        export(tmp_path / "half", tmp_path / "third")
+    (tmp_path / "half" / MANIFEST_FILE).unlink()
+    written = export(tmp_path / "half", tmp_path / "third")
     assert written.notes == [f"N@20 was not measured: there is no {TEST_FILE} in {tmp_path / 'half'}"]
     np.testing.assert_array_equal(scores_of(tmp_path / "half"), scores_of(tmp_path / "whole"))
 
@@ -197,6 +206,7 @@ class TestRefusals:
 
     def test_interactions_of_another_search(self, lightgcn, tmp_path):
         shutil.copytree(lightgcn, tmp_path / "copy")
+        (tmp_path / "copy" / MANIFEST_FILE).unlink()
         write_interactions(tmp_path / "copy" / INTERACTIONS_FILE, csr_array((60, 41), dtype=np.float32))
         with pytest.raises(ResultError, match="60 users and 40 items, the interactions 60 and 41"):
             export(tmp_path / "copy", tmp_path / "x")
@@ -204,6 +214,26 @@ class TestRefusals:
     def test_onto_itself(self, lightgcn):
         with pytest.raises(ConfigError, match="is what is exported"):
             export(lightgcn, lightgcn, overwrite=True)
+
+    def test_a_link_in_place_of_a_folder_or_in_it_is_not_followed(self, lightgcn, tmp_path):
+        export(lightgcn, tmp_path / "served")
+        (tmp_path / "precious").write_text("precious")
+        for name in (TABLE_FILE, IDS_FILE, f".{TABLE_FILE}.partial"):
+            (tmp_path / "served" / name).unlink(missing_ok=True)
+            (tmp_path / "served" / name).symlink_to(tmp_path / "precious")
+        export(str(lightgcn), str(tmp_path / "served"), overwrite=True)
+        assert (tmp_path / "precious").read_text() == "precious"
+        assert not any(file.is_symlink() for file in (tmp_path / "served").iterdir())
+        (tmp_path / "link").symlink_to(tmp_path / "served")
+        with pytest.raises(ResultError, match="link: is a link; name the folder itself"):
+            export(lightgcn, tmp_path / "link", overwrite=True)
+
+    def test_a_table_and_companions_of_two_folders_are_seen(self, lightgcn, tmp_path):
+        export(lightgcn, tmp_path / "one")
+        export(lightgcn, tmp_path / "two", dtype="int8")
+        shutil.copy(tmp_path / "two" / TABLE_FILE, tmp_path / "one" / TABLE_FILE)
+        with pytest.raises(ResultError, match=f"{TABLE_FILE}: damaged, or of another folder"):
+            export(tmp_path / "one", tmp_path / "three")
 
     def test_names_that_are_none(self, lightgcn, tmp_path):
         with pytest.raises(UnknownNameError, match="unknown format 'parket'. Did you mean 'parquet'"):
@@ -226,6 +256,7 @@ class TestRefusals:
 
     def test_a_recommender_of_ones_own(self, lightgcn, tmp_path):
         shutil.copytree(lightgcn, tmp_path / "copy")
+        (tmp_path / "copy" / MANIFEST_FILE).unlink()
         ScorerFile("mine:Mine", {}, {}).write(tmp_path / "copy")
         written = export(tmp_path / "copy", tmp_path / "x", dtype="float16")
         assert written.notes == ["N@20 was not measured: mine:Mine is a recommender of your own"]

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 import subprocess
@@ -239,7 +240,7 @@ class TestHostileFiles:
         (tmp_path / "empty").touch()
         (tmp_path / "text").write_text("user,item\n1,2\n" * 100)
         for path in (tmp_path, tmp_path / "empty", tmp_path / "text"):
-            with pytest.raises(ResultError, match=f"{path}: damaged, or no packed table"):
+            with pytest.raises(ResultError, match=f"{path}: damaged"):
                 PackedTable.open(path)
 
     def test_one_that_was_cut_off_or_has_more_at_its_end(self, content):
@@ -375,10 +376,11 @@ class TestHostileFiles:
             num_opened += 1
             assert table.num_params == table.num_tables * int(table.row_sizes.sum())
             with np.errstate(invalid="ignore", over="ignore"):
-                table.rows(np.arange(table.num_rows), 5)
                 try:
                     table.verify()
                 except ResultError:
+                    with contextlib.suppress(ResultError):
+                        assert np.isfinite(table.rows(np.arange(table.num_rows), 5)).all()
                     continue
                 assert np.isfinite(table.unpack()).all()
         assert num_opened > 1000

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray import scorers
+from ciess_ray.manifest import MANIFEST_FILE
 from ciess_ray.packed import PackedTable
 from ciess_ray.scorers import build_scorer
 from ciess_ray.serving import ServedRecommender
@@ -49,8 +51,9 @@ def folder(made):
 
 @pytest.fixture(scope="module")
 def trained(made):
+    """The masked recommender, its name, and all that users had."""
     _, recommender, interactions, name = made
-    return recommender, name, interactions.train
+    return recommender, name, interactions.train + interactions.test
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +78,10 @@ def test_scores_are_those_of_the_masked_recommender(served, scores, num_users):
 
 
 def test_lists_are_those_of_the_masked_recommender(served, trained):
-    recommender, _, train = trained
+    recommender, _, known = trained
     everyone = np.arange(NUM_USERS)
     found = served.recommend(served.user_ids, 20)
-    expected = rank_items(recommender, train, everyone, 20)
+    expected = rank_items(recommender, known, everyone, 20)
     np.testing.assert_array_equal(found.items, expected)
     one_by_one = np.concatenate([served.recommend([user], 20).items for user in served.user_ids])
     np.testing.assert_array_equal(one_by_one, expected)
@@ -113,16 +116,23 @@ def test_somebody_new_is_the_mean_of_the_items_they_name(served, trained, scores
 
 
 def test_what_was_seen_may_come_again_where_asked_for(served, trained):
-    *_, train = trained
-    seen = set(train[[0]].indices.tolist())
+    *_, known = trained
+    seen = set(known[[0]].indices.tolist())
     assert not seen & set(served.recommend(["u00"], NUM_ITEMS).items[0].tolist())
     assert seen <= set(served.recommend(["u00"], NUM_ITEMS, include_seen=True).items[0].tolist())
 
 
+def test_what_was_held_out_for_test_is_known(served, made):
+    _, _, interactions, _ = made
+    found = served.recommend(served.user_ids, NUM_ITEMS).items
+    for user, items in enumerate(found):
+        assert not set(interactions.test[[user]].indices.tolist()) & set(items.tolist())
+
+
 def test_a_list_ends_where_no_item_is_left(served, trained):
-    *_, train = trained
+    *_, known = trained
     found = served.recommend(["u00"], 1000)
-    num_left = NUM_ITEMS - train[[0]].nnz
+    num_left = NUM_ITEMS - known[[0]].nnz
     assert found.items.shape == (1, NUM_ITEMS)
     assert (found.items[0, num_left:] == -1).all() and (found.items[0, :num_left] >= 0).all()
     assert np.isneginf(found.scores[0, num_left:]).all()
@@ -135,8 +145,8 @@ def test_ids_come_back_as_the_data_has_them(served):
 
 
 def test_ids_that_are_numbers_are_found_by_their_text(folder, tmp_path):
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / MANIFEST_FILE).unlink()
     write_ids(tmp_path / IDS_FILE, np.arange(NUM_USERS) + 100, np.arange(NUM_ITEMS) * 10)
     served = ServedRecommender.open(tmp_path)
     expected = served.recommend([103], 3)
@@ -159,6 +169,68 @@ def test_blanks_around_an_id_are_no_part_of_it(served, num_users):
     with_blanks = replace(served, user_ids=np.array(["u03 ", *served.user_ids[1:]], object))
     found = with_blanks.recommend(["u03 "] * num_users, 3).items
     np.testing.assert_array_equal(found, served.recommend([served.user_ids[0]] * num_users, 3).items)
+
+
+@pytest.fixture(scope="module")
+def numbered(make_result):
+    """Ids are numbers, the user of row r is 100 + r."""
+    ids = np.arange(NUM_USERS) + 100, np.arange(NUM_ITEMS) * 10
+    return ServedRecommender.open(str(make_result("mf", ids)[0]))
+
+
+@pytest.fixture(scope="module")
+def named(make_result):
+    users = np.array([str(user) for user in range(100, 100 + NUM_USERS)], object)
+    return ServedRecommender.open(make_result("mf", (users, np.arange(NUM_ITEMS) * 10))[0])
+
+
+class TestIds:
+    @pytest.mark.parametrize("value", [103, np.int16(103), np.uint64(103), "103", np.str_("103")])
+    def test_a_number_is_found_by_itself_and_by_its_text(self, numbered, named, value):
+        for served in (numbered, named):
+            expected = served.recommend([served.user_ids[3]], 4).items
+            np.testing.assert_array_equal(served.recommend([value], 4).items, expected)
+            np.testing.assert_array_equal(
+                served.recommend([value] * 9, 4).items, np.repeat(expected, 9, axis=0)
+            )
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            103.9, 103.0, np.float32(103), True, np.True_, None, float("nan"), float("inf"), -1, 2**63,
+            10**400, pytest.param(10**5000, id="huge"), "103.0", "+103", "1_03", "0103", "9" * 5000, "",
+            "nobody", b"103", (103,), ["103"],
+        ],
+    )  # fmt: skip
+    def test_what_only_resembles_an_id_is_nobody(self, numbered, named, value):
+        for served in (numbered, named):
+            for few_or_many in ([value], [value, *served.user_ids]):
+                with pytest.raises(DataError, match="not in the table: 1 of [0-9]+ users"):
+                    served.recommend(few_or_many)
+            with pytest.raises(DataError, match="not in the table: 1 of 1 items"):
+                served.recommend_to_new([[value]])
+
+    @pytest.mark.parametrize("ids", ["103", b"103", 103, None, {103: 1}, np.array([[103]]), np.array(103)])
+    def test_what_is_no_list_of_ids_is_said(self, numbered, ids):
+        with pytest.raises(DataError, match="no list of user ids: write"):
+            numbered.recommend(ids)
+        for named in (ids, [ids], [[10], ids]):
+            with pytest.raises(DataError, match="no list of item ids: write|not in the table"):
+                numbered.recommend_to_new(named)
+
+    @pytest.mark.parametrize("k", [0, -1, 2.5, True, "3", None, float("nan")])
+    def test_how_many_is_a_whole_number(self, numbered, k):
+        for ask in (numbered.recommend, numbered.recommend_to_new):
+            with pytest.raises(ConfigError, match="items: ask for at least one"):
+                ask([100], k)
+
+    def test_very_many_are_all(self, numbered):
+        assert numbered.recommend([100], 10**30).items.shape == (1, NUM_ITEMS)
+
+    @pytest.mark.parametrize("rows", [[0.9], [True], ["0"], [None]])
+    def test_rows_of_a_table_are_whole_numbers(self, numbered, rows):
+        with pytest.raises(IndexError, match="rows are whole numbers"):
+            numbered.table.rows(np.array(rows))
 
 
 @pytest.mark.parametrize("width", [1, 10_000])
@@ -199,8 +271,9 @@ def test_neither_ray_nor_torch_is_imported(folder):
 class TestDamage:
     @pytest.fixture
     def copy(self, folder, tmp_path):
-        for file in folder.iterdir():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+        """Without checksums: what is in the files has to give them away."""
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        (tmp_path / MANIFEST_FILE).unlink()
         return tmp_path
 
     def test_no_folder(self, tmp_path):
