@@ -41,22 +41,27 @@ PUBLISHED = {
 }
 _LEGEND = """# Comparisons
 
-Means over n seeds on test, ± the standard deviation. *Of full*: N@20 as a share of the full size's.
-*Search*: how far the search's N@20 is above the method's, paired over users, with a 95 % interval, and its
-p. *Bytes*: of the packed file, the index of scattered numbers included. *CPU s*: all that the cell needs,
-what cells share counted in each. *Published*: R@20 / N@20 of CIESS (arXiv 2304.03501) or, on Gowalla, BET
-(arXiv 2310.14884).
+Means over n seeds on test, ± the standard deviation, on so many splits of the data; figures of one split say
+nothing of others. *Of full*: N@20 as a share of the full size's. *Search*: how far the search's N@20 is above
+the method's, paired over users and splits, with a 95 % interval, and its p. *Packed*: bytes of the packed
+file, the index of scattered numbers included. *Served*: of all that answers a request that brings its own
+history; *with histories*: everybody's interactions added; empty where cells are older than these figures.
+*CPU s*: all that the cell needs, what cells share counted in each. *Published*: R@20 / N@20 of CIESS (arXiv
+2304.03501) or, on Gowalla, BET (arXiv 2310.14884).
 """
 _HEADINGS = (
     "kept",
     "method",
     "n",
+    "splits",
     "R@20",
     "N@20",
     "of full",
     "search",
     "p",
-    "bytes",
+    "packed",
+    "served",
+    "with histories",
     "user : item",
     "CPU s",
     "published",
@@ -117,16 +122,30 @@ def _row(one: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
         one["budget"],
         name,
         str(len(one["seeds"])) + ("^" if one["is_still_rising"] else ""),
+        # Of before, when all seeds had one split.
+        str(len(one.get("split_seeds", [0]))),
         _spread(figures["test/recall@20"]),
         _spread(ndcg),
-        "" if full is None else f"{ndcg['mean'] / full['figures']['test/ndcg@20']['mean']:.1%}",
+        _share(one, full),
         "" if difference is None else _interval(difference),
         "" if difference is None else f"{difference['p']:.2g}",
-        f"{figures['packed_bytes']['mean']:,.0f}",
+        *(
+            f"{figures[name]['mean']:,.0f}" if name in figures else ""
+            for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
+        ),
         f"{figures['mean_user_size']['mean']:.1f} : {figures['mean_item_size']['mean']:.1f}",
         f"{seconds:,.0f}",
         _pair(published),
     ]
+
+
+def _share(one: dict[str, Any], full: dict[str, Any] | None) -> str:
+    """Of full size's N@20 on the same split."""
+    known = one["figures"].get("share_of_full")
+    if known is None and full is not None:
+        # Of before, when all seeds had one split.
+        known = {"mean": one["figures"]["test/ndcg@20"]["mean"] / full["figures"]["test/ndcg@20"]["mean"]}
+    return "" if known is None else f"{known['mean']:.1%}"
 
 
 def _spread(spread: dict[str, float | None]) -> str:

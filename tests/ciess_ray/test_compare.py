@@ -254,3 +254,15 @@ def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
         for file in (full_size_file(config, first, True), supernet_file(config, first, [1024])):
             others = full_size_file(config, second, True), supernet_file(config, second, [1024])
             assert (file in others) == (num_splits == 1)
+
+
+def test_committed_cells_go_on_being_read():
+    from ciess_ray.cell import CellResult
+
+    folders = sorted((Path(__file__).parents[2] / "results").glob("*comparison*/cells"))
+    assert len(folders) >= 8
+    for folder in folders:
+        kept = CellResult.read(min(folder.glob("*.npz")))
+        assert kept.row["status"] == "finished" and kept.row["packed_bytes"] > 0
+        assert np.nanmean(kept.user_metrics["ndcg@20"]) == pytest.approx(kept.row["test/ndcg@20"], rel=1e-5)
+        assert len(kept.sizes["user_sizes"]) == len(kept.user_metrics["ndcg@20"])
