@@ -6,7 +6,7 @@ Arrow reads the file; only where it fails is the file gone through again, line b
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +21,8 @@ from envs.data.files import arrow_source, open_bytes, other_kind, read_content
 from envs.data.interactions import InteractionLog
 from envs.errors import DataError
 
+#: What an id may look like: an integer where all of the others are.
+_INTEGER, _TEXT = r"\s*[0-9]+\s*", r"(?s).*\S.*"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 #: Stands in for a separator of more than one character, because Arrow knows only single ones.
 _UNIT_SEPARATOR = "\x1f"
@@ -103,14 +105,28 @@ def _never_closed(path: Path, line: int) -> DataError:
 
 
 def _over_lines(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], first: int, fields: list[str]
+    path: Path,
+    form: TextFormat,
+    names: list[str],
+    positions: dict[str, int],
+    first: int,
+    fields: list[str],
+    id_patterns: Sequence[str] = (_TEXT, _TEXT),
 ) -> DataError | None:
     """What is wrong with a row that goes on over several lines; None where a title or the like may.
 
     Two stray marks are a pair to every parser: what stands between them must not look like rows.
+
+    Args:
+        path: The file.
+        form: Its format.
+        names: Of the columns.
+        positions: Of the columns that are read, by role.
+        first: The row's first line.
+        fields: The row.
+        id_patterns: What ids of users and of items match in this file.
     """
     is_whole = len(fields) == len(names)
-    ids = [positions["user"], positions["item"]]
     for position, value in enumerate(fields):
         if not _num_line_ends(value):
             continue
@@ -124,7 +140,8 @@ def _over_lines(
         rows = [text.split(form.separator) for text in _LINE_END.split(value)[1:]]
         rows[-1] += fields[position + 1 :]
         for number, row in enumerate(rows, start=line + 1):
-            if len(row) == len(names) and all(_is_alike(row[place], fields[place]) for place in ids):
+            ids = [row[positions[role]] for role in ("user", "item")] if len(row) == len(names) else []
+            if ids and all(map(re.fullmatch, id_patterns, ids)):
                 return DataError(
                     f"{path}, line {line}: {names[position]} begins here and goes on in line {number}, which "
                     "looks like a row of its own; look for a quotation mark too many, or leave that column "
@@ -133,15 +150,21 @@ def _over_lines(
     return None
 
 
-def _is_alike(one: str, other: str) -> bool:
-    """Whether two values may both be ids of one column."""
-    return one.strip() != "" and one.strip().isdecimal() == other.strip().isdecimal()
+def _is_closed(line: bytes, separator: str) -> bool:
+    """Whether no quotation mark is open at the end of a line that begins a row."""
+    try:
+        *_, last = csv.reader([line.decode(errors="surrogateescape"), _END], delimiter=separator)
+    except csv.Error:
+        return False
+    return last == [_END]
 
 
 def _check_quotes(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], num_rows: int
+    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table
 ) -> None:
-    """See that no quotation mark has swallowed rows, given how many rows Arrow has found, header included.
+    """See that no quotation mark has swallowed rows of the table that Arrow has read.
+
+    Each line that is not blank is a row, the first of them the header, unless a value goes on over several.
 
     Raises:
         DataError: One has; the message names the line where the value begins.
@@ -155,15 +178,19 @@ def _check_quotes(
             num_lines += int(is_inside[0] and was_end) + int(np.sum(is_inside[1:] & ~is_inside[:-1]))
             was_end = not is_inside[-1]
             has_marks = has_marks or b'"' in block
-            last_line = (last_line + block).rstrip(b"\r\n")
-            last_line = last_line[max(last_line.rfind(b"\n"), last_line.rfind(b"\r")) + 1 :]
-    if not has_marks:
+            last_line += block
+            until = len(last_line.rstrip(b"\r\n"))
+            last_line = last_line[max(last_line.rfind(end, 0, until) for end in (b"\n", b"\r")) + 1 :]
+    if not has_marks or (
+        num_lines == table.num_rows + 1 and _is_closed(last_line.rstrip(b"\r\n"), form.separator)
+    ):
         return
-    ends = list(csv.reader([last_line.decode(errors="surrogateescape"), _END], delimiter=form.separator))
-    if num_lines == num_rows and ends[-1] == [_END]:
-        return
+    patterns = [
+        _INTEGER if pc.all(pc.match_substring_regex(ids, f"^{_INTEGER}$")).as_py() else _TEXT
+        for ids in (table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item"))
+    ]
     for first, last, fields in _rows(path, form):
-        if first != last and (error := _over_lines(path, form, names, positions, first, fields)):
+        if first != last and (error := _over_lines(path, form, names, positions, first, fields, patterns)):
             raise error
 
 
@@ -329,7 +356,7 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
         ) from failure
     num_before = 0 if form.names else 1
     if form.has_quotes:
-        _check_quotes(path, form, names, positions, table.num_rows + num_before)
+        _check_quotes(path, form, names, positions, table)
 
     def where(row: int) -> str:
         return f"{path}, line {next(islice(_rows(path, form), row + num_before, None))[0]}"

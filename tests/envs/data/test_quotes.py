@@ -42,6 +42,7 @@ def pairs_of(path: Path) -> set[tuple[Any, Any]]:
         ('1,12,x\n"1,13,x\n2,14,x\n3,15",x,y\n4,16,x\n', 3, "begins here with '1"),
         ('1,12,x\n1,13,"x\n2,14,x\n3,15,x"\n4,16,x\n', 3, "goes on in line 4, which looks like a row"),
         ('1,12,x\n1,13,"x\n2,14,"x\n4,16,x\n', 3, "goes on in line 4, which looks like a row"),
+        ('1,12,x\n1,13,"x\n2,X4,x"\n4,16X,x\n', 3, "goes on in line 4, which looks like a row"),
         # A value begins where its mark stands, not where its row does.
         ('1,12,"a\nb"\n2,13,"a\n\nb\n5,6,c"\n', 4, "goes on in line 7, which looks like a row"),
         ('1,12,x\n2,"\n13",x\n', 3, "item_id begins here with '13'"),
@@ -80,6 +81,24 @@ def test_the_header_may_not_go_on_in_the_next_line(tmp_path: Path) -> None:
         read_interactions(path)
     path = written(tmp_path / "b.csv", 'user_id,item_id,"title\n1,2,x\n3,4,y\n')
     with pytest.raises(DataError, match=r"line 1: .*never closed"):
+        read_interactions(path)
+
+
+def test_a_long_last_row_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", 'user_id,item_id,title\n1,2,"a"\n"3",4,' + "x" * 100_000 + "\n")
+    assert pairs_of(path) == {(1, 2), (3, 4)}
+    path = written(tmp_path / "b.csv", 'user_id,item_id,title\n1,2,"a"\n"3",4,' + "x" * 200_000 + "\n")
+    with pytest.raises(DataError, match=r"line 3: .*field larger than field limit"):
+        read_interactions(path)
+
+
+def test_a_mark_at_the_beginning_of_the_last_line_of_many(tmp_path: Path) -> None:
+    # The line before ends where a block of the file does.
+    lines = "user_id,item_id\n" + "1,2\n" * ((1 << 18) - 4)
+    path = written(tmp_path / "a.csv", lines + '"3",4\n')
+    assert len(lines) == 1 << 20 and pairs_of(path) == {(1, 2), (3, 4)}
+    path = written(tmp_path / "b.csv", lines + '3,"4\n')
+    with pytest.raises(DataError, match=r"line 262142: .*never closed"):
         read_interactions(path)
 
 
