@@ -27,7 +27,7 @@ from ciess_ray.config import RunConfig
 from ciess_ray.config_file import put_override
 from ciess_ray.costs import Cost
 from ciess_ray.full_size import FullSizeFit
-from ciess_ray.mlflow_store import MlflowStore
+from ciess_ray.mlflow_store import MlflowStore, tell_problems
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
@@ -108,13 +108,18 @@ def compare(
             for cell in plan.cells:
                 if cell.name in known:
                     recorder.record(cell, known[cell.name])
+            is_over = False
             try:
                 _Driver(board, folder, known, recorder, on_change).run()
+                is_over = True
             finally:
                 results = ComparisonResults(plan, known, time.monotonic() - started)
                 figures = results.write(folder)
                 files = [folder / name for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE)]
                 results.problems += recorder.close(files, results.is_complete)
+                if not is_over:
+                    # Nobody gets to see the results.
+                    tell_problems(results.problems)
     return results, figures
 
 

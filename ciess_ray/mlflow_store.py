@@ -167,8 +167,7 @@ class MlflowStore:
 
     def close_telling(self, timeout_s: float = _CLOSE_S) -> None:
         """The same, where nobody else would tell what the store did not take."""
-        for problem in self.close(timeout_s):
-            logging.getLogger(__name__).warning(problem)
+        tell_problems(self.close(timeout_s))
 
     def _wait_for_writes(self, timeout_s: float) -> None:
         """Until everything is written, or the store has failed for so long; the lock is held."""
@@ -309,6 +308,12 @@ class MlflowStore:
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
+
+
+def tell_problems(problems: Iterable[str]) -> None:
+    """What a store did not take, where nobody else would tell it."""
+    for problem in problems:
+        logging.getLogger(__name__).warning(problem)
 
 
 class _ModelError(Exception):
