@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.candidate import Candidate, candidate_table, with_kinds
+from ciess_ray.foreign_files import parse_json, read_json, read_parquet, read_text
 from ciess_ray.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.packed import PackedTable
 from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
@@ -314,43 +315,42 @@ def read_summary(path: Path) -> dict[str, Any]:
     settle(path)
     file = path / RESULT_FILE
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file, RESULT_FORMAT, "; run the search again with --overwrite")
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; is {path} the folder of a search?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-    if not isinstance(summary, dict) or summary.get("format") != RESULT_FORMAT:
-        raise ResultError(f"{file}: not of the format {RESULT_FORMAT!r}.")
-    return summary
 
 
 def read_progress(path: Path) -> list[dict[str, Any]]:
     """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
     file = path / PROGRESS_FILE
     lines: list[dict[str, Any]] = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for text in read_text(file).splitlines() if file.exists() else ():
         # The last line of a search that was killed may be torn.
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
+        with contextlib.suppress(ValueError):
+            lines.append(parse_json(text))
     return lines
 
 
-def read_candidates(path: Path) -> pa.Table:
+def read_candidates(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """What a folder's ``candidates.parquet`` says, with ``step`` and ``kind`` as today whatever its age.
+
+    Args:
+        path: The folder.
+        columns: Which; None for all.
 
     Raises:
         ResultError: It is missing or damaged.
     """
     file = path / CANDIDATES_FILE
     try:
-        table = pq.read_table(file)
+        table = read_parquet(file, columns)
         if "kind" in table.column_names:
             return table
         searched = [line for line in read_progress(path) if line.get("phase") == "search"]
         return with_kinds(table, {line["step"]: line.get("note", "") for line in searched})
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file.") from None
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
 
 
@@ -361,8 +361,13 @@ def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any
     if old:
         # They were numbered from 0, steps and evaluations alike.
         has_steps = (path / CANDIDATES_FILE).exists()
-        known = read_candidates(path).select(["step", "kind"]).to_pylist() if has_steps else []
+        columns = ["step", "kind", "is_greedy"]
+        known = read_candidates(path, columns).select(columns[:2]).to_pylist() if has_steps else []
         for row in old:
+            if has_steps and not 0 <= row["step"] < len(known):
+                raise ResultError(
+                    f"{path / CANDIDATES_FILE}: the step {row['step']} of the retrained is missing."
+                )
             row |= known[row["step"]] if has_steps else {"step": row["step"] + 1}
     return rows
 

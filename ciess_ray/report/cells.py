@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
+from ciess_ray.report.checks import is_number
 from ciess_ray.result import NOT_SETTINGS, dataset_name
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES
 
@@ -202,11 +201,7 @@ def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """What is a finite number, not text, a section or NULL."""
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    }
+    return {name: value for name, value in values.items() if is_number(value)}
 
 
 def without_repeats(cells: Sequence[Cell]) -> list[Cell]:

@@ -1,6 +1,5 @@
 """What a report is made of: the folders of searches, sweeps and comparisons, read into plain values."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
+from ciess_ray.foreign_files import read_json, read_parquet
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
+from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
 from ciess_ray.result import (
+    PROGRESS_FILE,
     RESULT_FILE,
     SIZES_FILE,
     looser_folders,
@@ -37,18 +38,20 @@ from ciess_ray.result_names import (
 from ciess_ray.table_step import KINDS
 from envs.errors import ResultError
 
+_LARGEST_SIZE = 2**31
+
 
 @dataclass(frozen=True, eq=False)
 class Entities:
     """Users or items of a packed table: what each got.
 
     Attributes:
-        ids: As the user's own data names them, shape (n,).
+        ids: As the user's own data names them, n of them; one long id takes its place once.
         sizes: Embedding sizes, shape (n,).
         popularity: Training interactions, shape (n,).
     """
 
-    ids: NDArray[Any]
+    ids: pa.ChunkedArray
     sizes: NDArray[Any]
     popularity: NDArray[Any]
 
@@ -163,10 +166,11 @@ def read_material(folders: Sequence[Path]) -> Material:
             cells += its_cells
             found += its_searches
         else:
-            comparison = _read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT)
+            comparison = read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT)
             cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE))
             found += _read_below(folder)
-            about.append(About(name, comparison.get("config") or {}, comparison.get("versions") or {}))
+            config, versions = (_section(comparison, part, folder) for part in ("config", "versions"))
+            about.append(About(name, config, versions))
     searches = _named_apart([*given, *found])
     own = search_cells([(search.label, search.summary) for search in searches[: len(given)]])
     about += [
@@ -226,9 +230,11 @@ def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
             raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
         searches = [_read_search(file.parent, file.parts[-3]) for file in files]
         return search_cells([(search.label, search.summary) for search in searches]), searches
-    _read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
-    rows = _read_rows(folder / SWEEP_ROWS_FILE)
+    read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
+    rows = _read_rows(folder / SWEEP_ROWS_FILE, ("trial", "dataset", "recommender", "budget"))
     trials = [Path(str(row["trial"])).name for row in rows]
+    for trial in trials:
+        check_folder_name(trial, f"{folder / SWEEP_ROWS_FILE}: trial")
     searches = [
         _read_search(folder / trial / TRIAL_RESULT_FOLDER, trial)
         for trial in trials
@@ -239,24 +245,34 @@ def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
 
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
+    check_summary(folder, summary)
     entities = _read_entities(folder / SIZES_FILE)
-    return Search(label, summary, read_progress(folder), entities, read_retrained(folder, summary))
+    progress = read_progress(folder)
+    check_progress(folder / PROGRESS_FILE, progress)
+    return Search(label, summary, progress, entities, read_retrained(folder, summary))
 
 
 def _read_entities(file: Path) -> dict[str, Entities]:
     if not file.exists():
         return {}
+    names = ("kind", "id", "embedding_size", "popularity")
+    table = read_parquet(file, names, texts=("kind", "id"))
     try:
-        table = pq.read_table(file)
-        kinds, ids, sizes, popularity = (
-            table.column(name).to_numpy() for name in ("kind", "id", "embedding_size", "popularity")
-        )
-    except (pa.ArrowException, OSError, KeyError) as error:
+        kinds, ids, sizes, popularity = (table.column(name) for name in names)
+        is_whole = pa.types.is_integer(sizes.type) and pa.types.is_integer(popularity.type)
+        if not is_whole or any(column.null_count for column in (kinds, ids, sizes, popularity)):
+            raise ValueError("sizes and popularity are whole numbers, and nothing is left out")
+        kinds, sizes, popularity = (column.to_numpy() for column in (kinds, sizes, popularity))
+        if len(sizes) and (sizes.min() < 1 or sizes.max() > _LARGEST_SIZE or popularity.min() < 0):
+            raise ValueError("a size is below 1, or a popularity below 0")
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     chosen = {kind: np.asarray(kinds == kind) for kind in KINDS}
     if not all(own.any() for own in chosen.values()):
         return {}
-    return {kind: Entities(ids[own], sizes[own], popularity[own]) for kind, own in chosen.items()}
+    return {
+        kind: Entities(ids.filter(pa.array(own)), sizes[own], popularity[own]) for kind, own in chosen.items()
+    }
 
 
 def _named_apart(searches: Sequence[Search]) -> list[Search]:
@@ -270,21 +286,27 @@ def _named_apart(searches: Sequence[Search]) -> list[Search]:
     return named
 
 
-def _read_json(file: Path, known: str) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultError(f"{file}: damaged ({error}).") from error
-    if not isinstance(values, dict) or values.get("format") != known:
-        raise ResultError(f"{file}: not of the format {known!r}.")
-    return values
+def _section(values: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    section = values.get(name) or {}
+    if not isinstance(section, dict):
+        raise ResultError(f"{folder / COMPARISON_FILE}: damaged ({name} is no section).")
+    return section
 
 
-def _read_rows(file: Path) -> list[dict[str, Any]]:
+def _read_rows(file: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+        table = read_parquet(file)
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; {file.parent} is incomplete.") from None
-    except (pa.ArrowException, OSError) as error:
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        raise ResultError(f"{file}: damaged (it has no column {missing[0]!r}).")
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
+    for number, row in enumerate(rows, 1):
+        seed = row.get("seed")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise ResultError(f"{file}, row {number}: damaged (seed: {str(seed)[:50]!r} is no whole number).")
     return rows

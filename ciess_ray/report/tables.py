@@ -204,7 +204,7 @@ def largest_tables(searches: Sequence[Search]) -> list[Table]:
         for kind, own in search.entities.items():
             order = np.lexsort((-own.popularity, -own.sizes))[:_NUM_LARGEST]
             rows += [
-                (search.label, kind, own.ids[row], int(own.sizes[row]), int(own.popularity[row]))
+                (search.label, kind, own.ids[int(row)].as_py(), int(own.sizes[row]), int(own.popularity[row]))
                 for row in order
             ]
     numbers = (
@@ -294,7 +294,9 @@ def data_table(searches: Iterable[Search]) -> Table:
 def versions_table(about: Sequence[About]) -> Table:
     """Versions; where folders were made with different ones, all of them."""
     names = dict.fromkeys(name for own in about for name in own.versions)
-    rows = [(name, ", ".join(dict.fromkeys(own.versions.get(name, "?") for own in about))) for name in names]
+    rows = [
+        (name, ", ".join(dict.fromkeys(str(own.versions.get(name, "?")) for own in about))) for name in names
+    ]
     return make_table(
         "versions",
         "Versions that the figures depend on.",
