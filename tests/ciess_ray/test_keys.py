@@ -117,7 +117,8 @@ def is_in(name, names):
 def keys(make_config, tmp_path_factory):
     """By what is kept, a function that gives the key under a configuration."""
     folder = tmp_path_factory.mktemp("keys")
-    config = make_config(folder / "out")
+    # Other seeds are to be seeds of the same data.
+    config = make_config(folder / "out", dataset={"split_seed": 0})
     interactions = load_interactions(config)
     plan = parse_comparison(
         {
