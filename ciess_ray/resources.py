@@ -42,7 +42,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     else:
         # Ray's own is 15, with which the workers of a search starve beside any other work.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        with _on_loopback():
+        with _on_loopback(), _told_where_it_writes():
             ray.init(
                 "local",
                 num_cpus=num_cpus,
@@ -54,6 +54,18 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _told_where_it_writes() -> Iterator[None]:
+    """A folder that Ray cannot write is called by its name, and by what names another."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH says, "
+            "and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
+        ) from error
 
 
 @contextlib.contextmanager

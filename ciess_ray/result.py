@@ -51,7 +51,7 @@ from ciess_ray.serving_files import (
     write_ids,
     write_interactions,
 )
-from ciess_ray.whole_files import settle, whole_file, write_whole
+from ciess_ray.whole_files import check_writable, settle, whole_file, write_whole
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, options_of
@@ -182,10 +182,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse a folder that would be overwritten, before any work is done.
 
     Raises:
-        ResultError: The path is a file, or holds a result and ``overwrite`` is False.
+        ResultError: The path is a file or cannot be written, or holds a result and ``overwrite`` is False.
     """
     if path.exists() and not path.is_dir():
         raise ResultError(f"{path}: is a file; name a folder for the result.")
+    check_writable(path)
     if (path / RESULT_FILE).exists() and not overwrite:
         raise ResultError(
             f"{path}: already holds a search; name another folder, go on with --resume, or replace it with "

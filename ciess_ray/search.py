@@ -43,7 +43,7 @@ from ciess_ray.result import (
 from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.run import Budget, Run, budgets_of
 from ciess_ray.tracking import Tracker, result_metrics, track
-from ciess_ray.whole_files import copy_whole, replaced_files, sole_writer
+from ciess_ray.whole_files import check_writable, copy_whole, replaced_files, sole_writer
 from envs.data import (
     TEST_SHARE,
     Interactions,
@@ -241,6 +241,10 @@ def _begin_extension(config: RunConfig) -> None:
 @contextlib.contextmanager
 def _prepared(config: RunConfig) -> Iterator[None]:
     """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
+    try:
+        check_writable(config.kept_folder)
+    except ResultError as error:
+        raise error.within("cache") from None
     if config.tracking.mlflow:
         connect(config.tracking)
     try:

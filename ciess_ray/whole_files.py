@@ -7,6 +7,7 @@ import glob
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,23 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written; nothing is left of the attempt.
+
+    Raises:
+        ResultError: Naming what is in the way.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ResultError(
+            f"{folder}: cannot be {'written' if there == folder.absolute() else 'made'} ({there}: "
+            f"{error.strerror}); name a folder that you may write."
+        ) from error
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -49,3 +49,13 @@ def test_nothing_here_turns_tokens_off():
     told = [file for file in files if file.is_file() and file != Path(__file__)]
     assert len(told) > 100
     assert [f for f in told if "AUTH_MODE" in (text := f.read_text()) and "disabled" in text] == []
+
+
+def test_a_home_that_cannot_be_written_is_told():
+    code = "from ciess_ray.resources import ray_session\nwith ray_session(): pass"
+    told = {"HOME": os.devnull, "RAY_AUTH_MODE": "token"}
+    unset = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"}
+    own = {name: value for name, value in os.environ.items() if name not in unset} | told
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+    assert "ConfigError: Ray cannot start" in done.stderr and "/dev/null/.ray" in done.stderr
+    assert "it writes its token below HOME" in done.stderr

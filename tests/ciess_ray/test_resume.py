@@ -227,3 +227,14 @@ def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):
     assert result.summary["methods"][0] == shown[2].summary["methods"][0]
     qualities = [one.summary["methods"][2]["validation"]["quality"] for one in shown]
     assert len(set(qualities)) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({}, "^/proc/x/out: cannot be made"), ({"cache": "/proc/x"}, "^cache: /proc/x: cannot be made")],
+)
+def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, tmp_path, fields, says):
+    output = tmp_path / "out" if fields else "/proc/x/out"
+    with pytest.raises(ResultError, match=says):
+        search(make_config(output, **fields))
+    assert not (tmp_path / "out").exists()

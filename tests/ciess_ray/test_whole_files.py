@@ -14,6 +14,7 @@ from kills import content_of, is_killed
 
 from ciess_ray.storage import Storage
 from ciess_ray.whole_files import (
+    check_writable,
     copy_whole,
     read_arrays,
     read_regular,
@@ -172,3 +173,13 @@ def test_what_is_no_file_is_not_waited_for(make, tmp_path):
     make(tmp_path / "file")
     with pytest.raises(ResultError, match="no regular file|cannot be read"):
         read_regular(tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_none_is_left(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match=r"a/b: cannot be made \(.*file: Not a directory\); name a folder"):
+        check_writable(tmp_path / "file" / "a/b")
+    with pytest.raises(ResultError, match=r"/proc: cannot be written \(/proc: "):
+        check_writable(Path("/proc"))
