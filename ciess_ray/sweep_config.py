@@ -206,7 +206,7 @@ class SweepPlan:
         """Plain values that :func:`parse_sweep` makes the same plan of, wherever it runs."""
         values = self.config.model_dump(mode="json", exclude={"base", "set"}) | {"base": self.base_values}
         file = values["tracking"]["uri"].removeprefix(_SQLITE)
-        if file != values["tracking"]["uri"]:
+        if file != values["tracking"]["uri"] and not file.startswith("file:"):
             values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
         return values
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -236,3 +238,20 @@ def test_a_plan_takes_no_part_in_what_it_was_made_of(plan_of):
     assert plan.values() == before and isinstance(plan, SweepPlan)
     with pytest.raises(ConfigError, match="which is no section"):
         plan.parse({"dataset.path.x": 1})
+
+
+@pytest.mark.parametrize(
+    ("uri", "kept"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
+        (
+            "sqlite:///file:/there/mlflow.db?uri=true&token=a",
+            "sqlite:///file:/there/mlflow.db?uri=true&token=…",
+        ),
+        ("http://me:sesame@host", "http://…@host"),
+    ],
+)
+def test_a_plan_keeps_where_it_is_recorded_without_secrets(uri, kept):
+    values = {"base": {"dataset": {"path": "a.csv"}}, "space": {"seed": [0, 1]}, "tracking": {"uri": uri}}
+    plan = parse_sweep(values, "sweep.yaml", Path())
+    assert plan.values()["tracking"]["uri"] == kept.format(here=Path.cwd())
