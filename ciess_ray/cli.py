@@ -14,7 +14,7 @@ from ciess_ray.comparison_view import COMPARE_HELP, run_comparison
 from ciess_ray.credentials import without_secrets
 from ciess_ray.data_cli import data_app
 from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
-from ciess_ray.plain_text import command, percent
+from ciess_ray.plain_text import command, paragraphs, percent
 from ciess_ray.result_names import SEARCH
 from ciess_ray.serving_cli import export, recommend, verify
 from ciess_ray.terminal import TextTable, console, errors, spell_out
@@ -71,7 +71,7 @@ would not let run code on your machine.
 """
 
 
-@app.command(help=_SEARCH_HELP)
+@app.command(help=paragraphs(_SEARCH_HELP))
 def search(
     config: Annotated[str | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")] = None,
     overrides: Annotated[
@@ -162,7 +162,7 @@ machine.
 """
 
 
-@app.command(help=_SWEEP_HELP)
+@app.command(help=paragraphs(_SWEEP_HELP))
 def sweep(
     config: Annotated[
         str | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
@@ -232,7 +232,7 @@ a folder beside it.
 """
 
 
-@app.command(help=_REPORT_HELP)
+@app.command(help=paragraphs(_REPORT_HELP))
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
@@ -251,7 +251,7 @@ def report(
     console.say(where)
 
 
-@app.command(help=COMPARE_HELP)
+@app.command(help=paragraphs(COMPARE_HELP))
 def compare(
     config: Annotated[
         str | None,

@@ -20,6 +20,11 @@ def visible_line(text: str) -> str:
     return visible(text).replace("\n", r"\n")
 
 
+def paragraphs(text: str) -> str:
+    """The same with each paragraph in one line, for whoever breaks lines anew."""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+
+
 def command(*words: object) -> str:
     """A command line that a shell reads as these words, whatever is in them."""
     return " ".join(_quoted(str(word)) for word in words)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.foreign_files import read_json, read_parquet
+from ciess_ray.plain_text import command
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
 from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
 from ciess_ray.result import (
@@ -200,6 +201,13 @@ def kind_of(folder: Path) -> str:
             return kind
     within = sorted(file.parent.name for file in folder.glob(f"*/{RESULT_FILE}"))
     hint = f" Searches lie in its folders {', '.join(within[:5])}: name these." if within else ""
+    if (folder / "cells").is_dir():
+        # A comparison under way, or one of which the cells alone were kept.
+        again = command("ciess-ray", "compare", "--resume", folder)
+        known = (folder / "plan.json").is_file()
+        hint = " It holds cells of a comparison; its summary is written once these are done: " + (
+            again if known else f"run its 'ciess-ray compare' with {command('--output', folder)} again."
+        )
     raise ResultError(
         f"{folder}: neither a search, a sweep nor a comparison: it holds no {RESULT_FILE}, no "
         f"{SWEEP_SUMMARY_FILE} and no {COMPARISON_FILE}.{hint}"

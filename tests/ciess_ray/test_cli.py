@@ -120,6 +120,15 @@ class TestHelp:
         ):
             assert text in out
 
+    @pytest.mark.parametrize("command", ["search", "sweep", "compare", "report"])
+    def test_lines_are_broken_where_the_terminal_ends(self, run, command, monkeypatch):
+        monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 90)
+        status, out, _ = run(command, "--help")
+        lines = out.replace("\xa0", " ").splitlines()
+        prose = [line.strip() for line in lines if line and line[:1] == " " and "ciess-ray" not in line]
+        short = [line for line, after in zip(prose, prose[1:], strict=False) if after and 0 < len(line) < 60]
+        assert status == 0 and set(short) <= {"Examples"}
+
     def test_fields_are_all_listed(self, run):
         status, out, _ = run("fields")
         assert status == 0

@@ -483,6 +483,18 @@ class TestRefusals:
             make(tmp_path / "runs")
         assert not (tmp_path / "out").exists()
 
+    def test_cells_without_their_summary(self, make, tmp_path):
+        (tmp_path / "com pared" / "cells").mkdir(parents=True)
+        with pytest.raises(
+            ResultError, match=r"It holds cells of a comparison; .* --output '.*com pared' again"
+        ):
+            make(tmp_path / "com pared")
+        (tmp_path / "com pared" / "plan.json").write_text("{}")
+        with pytest.raises(
+            ResultError, match=r"once these are done: ciess-ray compare --resume '.*com pared'"
+        ):
+            make(tmp_path / "com pared")
+
     @pytest.mark.parametrize(
         ("file", "content", "says"),
         [
