@@ -25,6 +25,7 @@ import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -357,19 +358,28 @@ def make_folders(folders: Path) -> None:
         folder.write_result({"status": "finished", "config": config.model_dump(mode="json")})
 
 
-def run(num_cases: int, seed: int) -> list[dict[str, Any]]:
-    """Every case; where one ends its process, the next process goes on after it."""
-    rows: list[dict[str, Any]] = []
+def run(num_cases: int, seed: int, num_processes: int) -> list[dict[str, Any]]:
+    """Every case, in so many processes at a time."""
     with TemporaryDirectory(prefix="ciess-ray-") as temporary:
         make_folders(Path(temporary))
-        while len(rows) < num_cases:
-            given = ["--worker", str(len(rows)), str(num_cases), str(seed), temporary]
-            done = subprocess.run([sys.executable, __file__, *given], stdout=subprocess.PIPE, text=True)
-            rows += [json.loads(line) for line in done.stdout.splitlines()]
-            if len(rows) < num_cases:
-                outcome = "hung" if done.returncode == -signal.SIGALRM else f"died ({done.returncode})"
-                rows.append({"case": len(rows), "has_manifest": None, "file": "", "outcome": outcome})
-    return rows
+        bounds = np.linspace(0, num_cases, max(1, num_cases // 250) + 1).astype(int).tolist()
+
+        def part(first: int, last: int) -> list[dict[str, Any]]:
+            """Some cases; where one ends its process, the next process goes on after it."""
+            rows: list[dict[str, Any]] = []
+            while first + len(rows) < last:
+                given = ["--worker", str(first + len(rows)), str(last), str(seed), temporary]
+                done = subprocess.run([sys.executable, __file__, *given], stdout=subprocess.PIPE, text=True)
+                rows += [json.loads(line) for line in done.stdout.splitlines()]
+                if first + len(rows) < last:
+                    outcome = "hung" if done.returncode == -signal.SIGALRM else f"died ({done.returncode})"
+                    lost = {"case": first + len(rows), "has_manifest": None, "file": ""}
+                    rows.append(lost | {"outcome": outcome})
+            print(f"cases {first} to {last}", file=sys.stderr, flush=True)
+            return rows
+
+        with ThreadPoolExecutor(num_processes) as pool:
+            return [row for rows in pool.map(part, bounds[:-1], bounds[1:]) for row in rows]
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -393,6 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/mutations.json"))
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -402,7 +413,7 @@ def main() -> None:
         return
     from provenance import provenance
 
-    summary = summary_of(run(given.cases, given.seed))
+    summary = summary_of(run(given.cases, given.seed, given.processes))
     given.output.write_text(json.dumps(provenance() | summary, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(summary["outcomes"]))
 
