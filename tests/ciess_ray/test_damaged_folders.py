@@ -1,11 +1,11 @@
 """What is beside a packed table is checked as it is read, with a manifest and without."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,7 @@ class TestManifest:
         told = json.loads((whole / MANIFEST_FILE).read_text())
         del told["files"][IDS_FILE]
         (whole / MANIFEST_FILE).write_text(json.dumps(told))
-        refused(whole, f"{IDS_FILE}: is not in manifest.json: two folders are mixed")
+        refused(whole, f"{IDS_FILE}: is not in manifest.json: files of two folders are mixed")
 
     def test_one_that_is_too_long_is_not_read(self, whole):
         with (whole / MANIFEST_FILE).open("wb") as stream:
@@ -235,7 +235,7 @@ class TestInteractions:
         refused(folder, match)
 
     def test_a_small_file_that_claims_much_takes_no_memory(self, folder):
-        """Two header fields say 8 GB each; a limit of half a gigabyte is never met."""
+        """Two parts say 8 GB each; a limit of half a gigabyte is never met."""
         code = (
             "import resource, sys; from ciess_ray.serving_files import read_interactions_file as read\n"
             "from pathlib import Path; from envs.errors import ResultError\n"
@@ -245,19 +245,14 @@ class TestInteractions:
             "try: read(Path(sys.argv[1]))\n"
             "except ResultError as error: print(error)\n"
         )
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "<i8", "fortran_order": False, "shape": (10**9,)}
-        )
-        with np.load(folder / INTERACTIONS_FILE) as arrays:
-            parts = dict(arrays) | {"shape": np.array([10**9 - 1, 40])}
-        np.savez(folder / INTERACTIONS_FILE, **parts)
-        content = (folder / INTERACTIONS_FILE).read_bytes()
-        own = io.BytesIO()
-        np.lib.format.write_array(own, parts["indptr"])
-        start = own.getvalue()[: len(header.getvalue())]
-        assert content.count(start) >= 1
-        (folder / INTERACTIONS_FILE).write_bytes(content.replace(start, header.getvalue()))
+        described = {"descr": "<i8", "fortran_order": False, "shape": (10**9,)}
+        with zipfile.ZipFile(folder / INTERACTIONS_FILE, "w") as archive:
+            with archive.open("shape.npy", "w") as part:
+                np.lib.format.write_array(part, np.array([10**9 - 1, 40]))
+            for name in ("indptr", "indices"):
+                with archive.open(f"{name}.npy", "w") as part:
+                    np.lib.format.write_array_header_1_0(part, described)
+                    part.write(bytes(1000))
         given = [sys.executable, "-c", code, folder / INTERACTIONS_FILE]
         done = subprocess.run(given, capture_output=True, text=True)
         assert "its part indptr claims 8,000,000,000 bytes" in done.stdout, done.stdout + done.stderr
