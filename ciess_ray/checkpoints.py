@@ -79,8 +79,7 @@ class Checkpoints:
         with whole_file(self.folder / f"step-{step:08}.checkpoint") as stream:
             stream.write(json.dumps(header).encode() + b"\n")
             stream.write(payload)
-        for old in self._files()[self.num_kept :]:
-            old.unlink()
+        self.keep(self.num_kept)
         self._written = time.monotonic()
 
     def latest(self) -> Checkpoint | None:
@@ -104,6 +103,11 @@ class Checkpoints:
                 "--overwrite."
             )
         return None
+
+    def keep(self, num_kept: int) -> None:
+        """Remove all but the newest ones."""
+        for old in self._files()[num_kept:]:
+            old.unlink()
 
     def clear(self) -> None:
         """Remove what an earlier search of the same folder left: its checkpoints and kept trainings."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
 from ciess_ray.plain_text import command, paragraphs, percent
 from ciess_ray.result_names import SEARCH
 from ciess_ray.serving_cli import export, recommend, verify
+from ciess_ray.signals import EXIT_STATUS, is_terminated, terminable
 from ciess_ray.terminal import TextTable, console, errors, spell_out
 from ciess_ray.tracking_cli import TRACKING_FIELDS, track
 from envs.errors import CiessError, ConfigError
@@ -324,11 +326,12 @@ _NOTES = _Notes(logging.WARNING)
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's ends in one message and exit status 2, Ctrl-C in 130."""
+    """Entry point: a user's mistake ends in one message and exit status 2, Ctrl-C in 130, SIGTERM in 143."""
     spell_out()
     logging.getLogger("ciess_ray").addHandler(_NOTES)
     try:
-        app(prog_name="ciess-ray")
+        with terminable():
+            app(prog_name="ciess-ray")
     except CiessError as error:
         errors.say(without_secrets(error), "error:", "bold red")
         sys.exit(2)
@@ -338,10 +341,12 @@ def main() -> None:
         errors.say(f"{where}{error.strerror or error}.", "error:", "bold red")
         sys.exit(2)
     except SystemExit as exit:
-        # Typer turns Ctrl-C into this status without a word.
-        if exit.code == 130:
-            errors.say("interrupted; it goes on with --resume and the output folder in place of the file.")
-        raise
+        # Typer turns Ctrl-C into this status without a word, and Ray SIGTERM as it starts into its number.
+        is_ended = is_terminated() or exit.code == signal.SIGTERM
+        if is_ended or exit.code == 130:
+            how = "ended by SIGTERM" if is_ended else "interrupted"
+            errors.say(f"{how}; it goes on with --resume and the output folder in place of the file.")
+        sys.exit(EXIT_STATUS if is_ended else exit.code)
 
 
 def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
@@ -391,6 +396,8 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
 
 
 def _print_files(path: Path, summary: dict[str, Any]) -> None:
+    from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
+
     budget, sizes = summary["budget"], summary["bytes"]
     console.say(
         f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
@@ -406,6 +413,10 @@ def _print_files(path: Path, summary: dict[str, Any]) -> None:
             f"served: {served['served_as']} and scorer {served['served_bytes']:,} bytes for who brings a "
             f"history, {served['served_with_histories_bytes']:,} with everybody's kept"
         )
+    kept = checkpoint_bytes(path)
+    if kept:
+        folder = path / CHECKPOINT_FOLDER
+        console.say(f"checkpoints: {kept:,} bytes in {folder}, for --more-episodes alone; it may be removed")
     for hint in summary["hints"]:
         console.say(hint, "hint:", "yellow")
     console.say(f"result: {path}")

@@ -16,6 +16,7 @@ from ciess_ray.choosing import Allocation, Contest, choose, converge
 from ciess_ray.config import RunConfig
 from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.full_size import FullSizeFit, full_sizes
+from ciess_ray.hints import search_hints
 from ciess_ray.judge import Judge
 from ciess_ray.placement import place
 from ciess_ray.result import ResultFolder
@@ -173,7 +174,7 @@ def write_result(
         },
         "methods": rows,
         "retrained": finalists.retrained,
-        "hints": _hints(run.config, rows, finalists),
+        "hints": search_hints(run.config, rows, is_equal_packed=finalists.best is finalists.equal),
     }
 
 
@@ -212,35 +213,6 @@ def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) 
 
 def _title(run: Run, budget: Budget | None, name: str) -> str:
     return name if budget is None or len(run.budgets) == 1 else f"{budget.asked}: {name}"
-
-
-def _hints(config: RunConfig, rows: Sequence[dict[str, Any]], finalists: Finalists) -> list[str]:
-    """What a reader of the figures should know about how they came about."""
-    hints = []
-    full, equal, own = rows
-    if own["num_params"] == full["num_params"]:
-        hints.append("the budget has room for the full table: nothing had to shrink; ask for less.")
-    elif finalists.best is finalists.equal:
-        hints.append(
-            "equal sizes were better on validation than all that the search found, and are what was packed: "
-            "give it more steps."
-        )
-    elif own["validation"]["quality"] < equal["validation"]["quality"]:
-        hints.append(
-            "equal sizes were better on validation than all that the search found: give it more steps."
-        )
-    training = config.training
-    rising = [
-        f"{row['name']} (best at batch {row['best_batch']:,})"
-        for row in rows
-        if training.is_cut_short(row["best_batch"])
-    ]
-    if rising:
-        hints.append(
-            f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
-            "stopped rising: raise it for a fair comparison."
-        )
-    return hints
 
 
 def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ray._private import ray_constants
 
 from ciess_ray.config import RunConfig
 from ciess_ray.own_packages import refuse_foreign_envs
+from ciess_ray.signals import terminable
 from envs.errors import ConfigError
 
 
@@ -32,7 +33,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     except ImportError as error:
         raise ConfigError(str(error)) from None
     if ray.is_initialized():
-        yield
+        with terminable():
+            yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # RLlib warns at every start that its new API stack, the only one used here, is new.
@@ -51,7 +53,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
                 logging_level=logging.ERROR,
             )
     try:
-        yield
+        # After Ray's start, which puts a handler of its own in place.
+        with terminable():
+            yield
     finally:
         ray.shutdown()
 

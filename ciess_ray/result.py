@@ -60,6 +60,8 @@ RESULT_FILE = "result.json"
 SIZES_FILE = "sizes.parquet"
 CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
+#: Serves ``--resume`` and ``--more-episodes`` alone.
+CHECKPOINT_FOLDER = "checkpoints"
 FIGURE_FILES = ("sizes.png", "search.png")
 RESULT_FORMAT = "ciess-ray result 1"
 #: What of a configuration does not make two searches different.
@@ -176,6 +178,12 @@ class ResultFolder:
         }
         with whole_file(self.path / SIZES_FILE) as stream:
             pq.write_table(pa.table(columns), stream, compression="zstd")
+
+
+def checkpoint_bytes(path: Path) -> int:
+    """Bytes of all that a folder keeps for a search to go on or to be extended with."""
+    files = (path / CHECKPOINT_FOLDER).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

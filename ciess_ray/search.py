@@ -361,6 +361,8 @@ def _search(
                     its_folder.write_result(told)
                     results.append((budget, told, is_searched))
             shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
+            # More episodes need the last one alone.
+            checkpoints.keep(1)
         except BaseException as error:
             # Ctrl-C as well as a failure leaves a folder that tells how far it came.
             summary |= {

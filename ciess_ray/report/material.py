@@ -16,9 +16,11 @@ from ciess_ray.plain_text import command
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
 from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
 from ciess_ray.result import (
+    CHECKPOINT_FOLDER,
     PROGRESS_FILE,
     RESULT_FILE,
     SIZES_FILE,
+    checkpoint_bytes,
     looser_folders,
     read_progress,
     read_retrained,
@@ -254,6 +256,9 @@ def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
     check_summary(folder, summary)
+    kept = checkpoint_bytes(folder)
+    if kept:
+        summary["bytes"] = summary.get("bytes", {}) | {CHECKPOINT_FOLDER: kept}
     entities = _read_entities(folder / SIZES_FILE)
     progress = read_progress(folder)
     check_progress(folder / PROGRESS_FILE, progress)

@@ -28,6 +28,7 @@ _ROLES = {
     "progress.jsonl": "a line a step",
     "sizes.png": "figure",
     "search.png": "figure",
+    "checkpoints": "what --resume and --more-episodes need; may be removed where neither will follow",
 }
 _SCORING = ("table.safetensors", "scorer.safetensors", "interactions.npz", "ids.parquet")
 

@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -95,6 +97,17 @@ class TestMistakes:
         monkeypatch.setattr("ciess_ray.config_file.load_config", interrupt)
         status, _, err = run("search", config_file)
         assert status == 130 and err.startswith("interrupted")
+
+    def test_sigterm_is_as_ctrl_c_and_has_its_own_status(self, run, config_file, monkeypatch):
+        def end(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("ciess_ray.config_file.load_config", end)
+            status, _, err = run("search", config_file)
+        assert status == 143 and "ended by SIGTERM; it goes on with --resume" in err
+        # It is forgotten with the next command.
+        assert run("serach")[0] == 2
 
     def test_the_installed_command_shows_no_traceback(self):
         code = "from ciess_ray.cli import main; main()"

@@ -128,6 +128,17 @@ def test_one_search(quick):
     assert sections == ["quality", "tables", "sizes", "course", "retrained", "took", "about"]
 
 
+def test_bytes_of_checkpoints_are_among_the_files(without_figures, make, tmp_path):
+    folder = write_search(tmp_path / "quick")
+    assert "checkpoints" not in {row["file"] for row in make(folder)[1].rows("files")}
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-00000012.checkpoint").write_bytes(bytes(4321))
+    files = {row["file"]: row for row in make(folder, name="again.html")[1].rows("files")}
+    assert (
+        files["checkpoints"]["bytes"] == "4,321" and "--more-episodes" in files["checkpoints"]["what it is"]
+    )
+
+
 def test_figures_are_in_the_page_and_beside_it(quick):
     report, page = quick
     names = [file.name for file in report.figures]

@@ -50,6 +50,8 @@ class TestFolder:
             "checkpoints",
             "manifest.json",
         }
+        # Of the checkpoints what more episodes need.
+        assert len(list((config.output / "checkpoints").glob("step-*"))) == 1
         summary = strict_json(config.output / "result.json")
         assert summary == result.summary
         assert summary["status"] == "finished" and summary["phase"] == "done"

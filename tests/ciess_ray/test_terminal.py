@@ -25,6 +25,7 @@ from ciess_ray.sweep_monitor import SweepState, TrialState
 from ciess_ray.sweep_results import Outcome, SweepResults
 from ciess_ray.sweep_view import SweepView
 from ciess_ray.terminal import Terminal, spell_out, write_data
+from ciess_ray.whole_files import write_whole
 from envs.errors import ConfigError, ResultError
 
 #: Rich's markup and pictures, what a terminal obeys, what turns the order of letters, and what is long.
@@ -140,9 +141,12 @@ class TestNamesAreText:
         summary["methods"][1]["name"] = HOSTILE
         done = SimpleNamespace(path=tmp_path / "it's [dvd] :heart:", summary=summary, looser=lambda: [])
         monkeypatch.setattr("ciess_ray.search.search", lambda *_, **__: done)
+        write_whole(done.path / "checkpoints" / "step-00000012.checkpoint", bytes(4321))
         status, out, err = run_cli("search", config_file)
         assert status == 0, err
         check(out)
+        kept = f"checkpoints: 4,321 bytes in {done.path / 'checkpoints'}, for --more-episodes alone"
+        assert f"{kept}; it may be removed\n" in out
         told = f"look at it: {command('ciess-ray', 'report', done.path)}\n"
         assert f"result: {done.path}\n" in out and told in out
         assert f"--backend-store-uri {command(uri)}\n" in out and "it'\"'\"'s [dvd]" in out
