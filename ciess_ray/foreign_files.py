@@ -96,7 +96,9 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, texts: Sequen
         claims = f"{told.num_rows:,} rows and {swollen:,} bytes"
         if told.num_rows > max(_MAX_ROWS_A_BYTE * size, _FEW) or swollen > max(_MAX_SWELL * size, _LITTLE):
             raise ResultError(f"{file}: claims {claims}, which a file of {size:,} bytes does not hold.")
-        return pq.read_table(file, columns=columns and list(columns), read_dictionary=list(texts))
+        there = told.schema.to_arrow_schema().names
+        own = there if columns is None else [name for name in there if name in columns]
+        return pq.read_table(file, columns=own, read_dictionary=[name for name in texts if name in own])
     except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
 

@@ -553,6 +553,18 @@ def _set(values, path, value):
 _GONE = object()
 
 
+def test_a_search_of_before_whose_steps_and_evaluations_are_numbered_alike(make, tmp_path, without_figures):
+    folder = write_search(tmp_path / "quick")
+    steps = {"step": pa.array(range(12), pa.int32()), "is_greedy": [False] * 10 + [True] * 2}
+    pq.write_table(pa.table(steps | {"user_sizes": [[1]] * 12}), folder / "candidates.parquet")
+    summary = json.loads((folder / "result.json").read_text())
+    for row in summary["retrained"]:
+        row.pop("kind", None)
+    (folder / "result.json").write_text(json.dumps(summary))
+    _, page = make(folder)
+    assert [row["step"] for row in page.rows("retrained")] == ["", "9", "11"]
+
+
 class TestDamage:
     """Whatever is in a folder, a report is made or one line says which file is wrong, and where."""
 
