@@ -11,7 +11,8 @@ from filelock import FileLock
 
 from ciess_ray.config import TrackingConfig
 from ciess_ray.credentials import with_secret, without_secrets
-from envs.errors import CiessError, ConfigError
+from ciess_ray.whole_files import check_writable
+from envs.errors import CiessError, ConfigError, ResultError
 
 #: How MLflow is to behave; a user's own settings win. Its own retries last minutes; ours come between other
 #: writes and end when the store is closed. Its bars would run through whatever else is shown.
@@ -82,7 +83,7 @@ def _sole_maker(uri: str) -> Iterator[None]:
     """Of several processes that open a SQLite store at once, one makes its tables, and the others wait.
 
     Raises:
-        ConfigError: Its folder is not there.
+        ConfigError: Its folder is not there, or cannot be written.
     """
     file = uri.partition(":///")[2].partition("?")[0].removeprefix("file:")
     if not uri.startswith("sqlite") or file in ("", ":memory:"):
@@ -92,6 +93,10 @@ def _sole_maker(uri: str) -> Iterator[None]:
         raise ConfigError(
             f"tracking.uri: the folder {Path(file).parent} of the MLflow store does not exist; make it."
         )
+    try:
+        check_writable(Path(file).parent)
+    except ResultError as error:
+        raise ConfigError(f"tracking.uri: {error}") from None
     with FileLock(f"{file}.lock"):
         yield
 

@@ -10,7 +10,7 @@ from secrets_left import SECRET, holding
 
 from ciess_ray.result import SearchResult
 from ciess_ray.search import resume, search
-from envs.errors import ConfigError, ResultError
+from envs.errors import CiessError, ConfigError, ResultError
 
 EVERY_STEP = {"checkpoint_interval_s": 0.0}
 
@@ -231,10 +231,17 @@ def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "says"),
-    [({}, "^/proc/x/out: cannot be made"), ({"cache": "/proc/x"}, "^cache: /proc/x: cannot be made")],
+    [
+        ({}, "^/proc/x/out: cannot be made"),
+        ({"cache": "/proc/x"}, "^cache: /proc/x: cannot be made"),
+        (
+            {"tracking": {"mlflow": True, "uri": "sqlite:////proc/a.db"}},
+            "^tracking.uri: /proc: cannot be written",
+        ),
+    ],
 )
 def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, tmp_path, fields, says):
     output = tmp_path / "out" if fields else "/proc/x/out"
-    with pytest.raises(ResultError, match=says):
+    with pytest.raises(CiessError, match=says):
         search(make_config(output, **fields))
     assert not (tmp_path / "out").exists()
