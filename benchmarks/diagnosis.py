@@ -37,7 +37,7 @@ from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import load_config
-from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet
+from ciess_ray.full_size import FullSizeFit, Preparation, state_in
 from ciess_ray.journal import Journal
 from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
@@ -78,15 +78,20 @@ class Setting:
 def prepare(path: Path, overrides: list[str], budget: str, budgets: list[str]) -> Setting:
     config = load_config(path, [*overrides, f"budget={budget}"])
     interactions = load_interactions(config)
-    full = fit_full_size(config, interactions, keeps_state=True)
+    full_size = Preparation.full_size(config, interactions, keeps_state=True)
+    full = FullSizeFit.from_arrays(full_size.train(interactions))
     caps = [
         caps_params_of(config.model_copy(update={"budget": other}), interactions.num_entities)[0]
         for other in budgets
     ]
-    pretrained = fit_supernet(config, interactions, caps)
+    pretrained = state_in(Preparation.supernet(config, interactions, caps).train(interactions))
     cap = caps_params_of(config, interactions.num_entities)[0]
     problem = Problem(config, interactions, cap, Path(tempfile.gettempdir()), full, pretrained)
     return Setting(path, overrides, config, problem, full, pretrained)
+
+
+def rng_of(problem: Problem, *what: int) -> np.random.Generator:
+    return np.random.default_rng((problem.config.seed, *what))
 
 
 def with_halves(problem: Problem, score: NDArray[np.float64]) -> EmbeddingSizes:
@@ -96,7 +101,7 @@ def with_halves(problem: Problem, score: NDArray[np.float64]) -> EmbeddingSizes:
     large = np.argsort(-score, kind="stable")[: len(user) // 2]
     left = problem.cap_params / problem.num_tables - low * interactions.num_entities
     user[large] += left / len(large)
-    return problem.project(user, np.full(interactions.num_items, float(low)), problem.rng(1))
+    return problem.project(user, np.full(interactions.num_items, float(low)), rng_of(problem, 1))
 
 
 def shapes(problem: Problem) -> Iterator[tuple[str, EmbeddingSizes]]:
@@ -113,11 +118,11 @@ def shapes(problem: Problem) -> Iterator[tuple[str, EmbeddingSizes]]:
         user = (problem.cap_params / problem.num_tables - item.sum()) / interactions.num_users
         yield (
             f"popular items {share:g}",
-            problem.project(np.full(interactions.num_users, user), item, problem.rng(1)),
+            problem.project(np.full(interactions.num_users, user), item, rng_of(problem, 1)),
         )
     activity = interactions.user_popularity.astype(np.float64)
     popularity_of_items = (interactions.train @ interactions.item_popularity) / np.maximum(activity, 1)
-    lots = problem.rng(2).random(interactions.num_users)
+    lots = rng_of(problem, 2).random(interactions.num_users)
     for name, score in (
         ("active", activity + lots / 10),
         ("inactive", lots / 10 - activity),
@@ -136,7 +141,7 @@ def measure_noise(setting: Setting, table: Measurements, key: dict[str, Any]) ->
             continue
         found = []
         for draw in range(NUM_DRAWS):
-            rng = problem.rng(3, draw)
+            rng = rng_of(problem, 3, draw)
             user, item = (
                 sizes * np.exp(rng.normal(0, std, len(sizes))) for sizes in (plain.user, plain.item)
             )

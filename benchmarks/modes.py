@@ -38,7 +38,8 @@ from ciess_ray.candidate_search import find_candidates
 from ciess_ray.checkpoints import Checkpoints
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import load_config
-from ciess_ray.full_size import fit_full_size
+from ciess_ray.full_size import Preparation
+from ciess_ray.preparing import prepare
 from ciess_ray.resources import ray_session
 from ciess_ray.retraining import fit_to_convergence
 from ciess_ray.run import Budget, Run
@@ -93,11 +94,12 @@ def run_search(
     config: RunConfig, interactions: Interactions, num_steps: int, cap_params: int
 ) -> tuple[dict[str, Any], Candidate]:
     """The row of a cell, and the step that the search would train first."""
-    full = fit_full_size(config, interactions)
+    interactions_ref = ray.put(interactions)
+    full = prepare(Preparation.full_size(config, interactions), interactions_ref).full
     steps, candidates = Steps(), list[Candidate]()
     with TemporaryDirectory() as folder:
         budget = Budget(str(config.budget), cap_params, Path(folder))
-        run = Run(config, interactions, ray.put(interactions), [budget], steps)
+        run = Run(config, interactions, interactions_ref, [budget], steps)
         checkpoints = Checkpoints(budget.path, {}, interval_s=math.inf)
         find_candidates(run, full, None, candidates, checkpoints, None)
     # An episode of the reference is 11 steps long, and every cell counts as many.

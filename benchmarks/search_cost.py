@@ -14,15 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ray
 import torch
 from provenance import provenance
 
 from ciess_ray.baselines import METHODS, Problem
-from ciess_ray.cell import prepare_full_size, prepare_supernet
 from ciess_ray.config_file import load_config
 from ciess_ray.costs import cpu_seconds
-from ciess_ray.full_size import full_sizes
+from ciess_ray.full_size import Preparation, full_sizes
 from ciess_ray.judge import Judge
+from ciess_ray.preparing import prepare
 from ciess_ray.resources import ray_session
 from ciess_ray.run import caps_params_of
 from ciess_ray.search import load_interactions
@@ -54,15 +55,21 @@ def measure_search(file: Path, overrides: list[str], folder: Path) -> dict[str, 
     config = load_config(file, overrides)
     interactions = load_interactions(config)
     caps_params = caps_params_of(config, interactions.num_entities)
-    full, full_cost = prepare_full_size(config, interactions)
-    supernet, supernet_cost = prepare_supernet(config, interactions, caps_params)
-    work = folder / "work"
-    problem = Problem(config, interactions, caps_params[0], work, full, supernet)
     with ray_session():
+        reference = ray.put(interactions)
+        full, supernet = (
+            prepare(preparation, reference)
+            for preparation in (
+                Preparation.full_size(config, interactions, keeps_state=True),
+                Preparation.supernet(config, interactions, caps_params),
+            )
+        )
+        work = folder / "work"
+        problem = Problem(config, interactions, caps_params[0], work, full.full, supernet.state)
         started = cpu_seconds()
         METHODS["search"]().propose(problem)
         steps_s = cpu_seconds() - started
-    parts = {"full_size_fit": full_cost.cpu_s, "supernet": supernet_cost.cpu_s, "steps": steps_s}
+    parts = {"full_size_fit": full.cost.cpu_s, "supernet": supernet.cost.cpu_s, "steps": steps_s}
     return {
         "budget": str(config.budget),
         "num_steps": problem.ledger.num_steps,

@@ -47,7 +47,7 @@ def plan_of(folder: Path, num_trials: int) -> SweepPlan:
     return parse_sweep(values, "benchmark", folder)
 
 
-def report_often(config: dict[str, Any], location: str, claims_actor: str) -> None:
+def report_often(config: dict[str, Any], location: str, sweep: str, shared: dict[str, Any]) -> None:
     """A trial that only reports."""
     run = RunConfig.model_validate({"dataset": {"path": "log.parquet"}, "output": f"{location}/nothing"})
     reporter = Reporter(run)

@@ -6,8 +6,8 @@ Training to convergence, choosing and measuring are the same for every method, a
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ciess_ray.choosing import Allocation, Contest, choose
 from ciess_ray.config import RunConfig
 from ciess_ray.costs import Cost, Meter
 from ciess_ray.finalists import equal_sizes
-from ciess_ray.full_size import FullSizeFit, fit_full_size, fit_supernet, full_size_file, supernet_file
+from ciess_ray.full_size import FullSizeFit
 from ciess_ray.placement import place
 from ciess_ray.result_names import EQUAL_SIZES
 from ciess_ray.retraining import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
@@ -230,35 +230,3 @@ def _user_metrics(ranking: RankingMetrics) -> dict[str, NDArray[np.float32]]:
         for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
         for column, k in enumerate(ranking.cutoffs)
     }
-
-
-def prepare_full_size(config: RunConfig, interactions: Interactions) -> tuple[FullSizeFit, Cost]:
-    """The full-size fit with its parameters and its cost, trained now or read from the run's cache."""
-    file = full_size_file(config, interactions, True)
-    return _prepare(file, lambda: fit_full_size(config, interactions, keeps_state=True))
-
-
-def prepare_supernet(
-    config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
-) -> tuple[State, Cost]:
-    """The supernet for some budgets and its cost, trained now or read from the run's cache."""
-    file = supernet_file(config, interactions, caps_params)
-    return _prepare(file, lambda: fit_supernet(config, interactions, caps_params))
-
-
-def _prepare(file: Path, make: Callable[[], Any]) -> tuple[Any, Cost]:
-    cost_file = file.with_suffix(".cost.npz")
-    known: Mapping[str, NDArray[Any]] | None = read_arrays(cost_file)
-    if known is None:
-        # What it took is part of every figure that comes of it.
-        file.unlink(missing_ok=True)
-        meter = Meter()
-        with meter.phase("training"):
-            made = make()
-        cost = meter.cost(num_trainings=1)
-        write_arrays(cost_file, asdict(cost))
-        return made, cost
-    cost = Cost(
-        float(known["cpu_s"]), float(known["wall_s"]), int(known["peak_bytes"]), int(known["num_trainings"])
-    )
-    return make(), cost

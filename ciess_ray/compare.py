@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,28 @@ from typing import Any
 import ray
 import torch
 
-from ciess_ray.cell import CellResult, Shared, prepare_full_size, prepare_supernet, run_cell
+from ciess_ray.cell import CellResult, Shared, run_cell
 from ciess_ray.comparison_board import CELLS_FOLDER, Board, cell_file
 from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 from ciess_ray.comparison_tracking import Recorder
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import put_override
-from ciess_ray.costs import Cost
-from ciess_ray.full_size import FullSizeFit
+from ciess_ray.full_size import FULL_SIZE_FIT, SUPERNET, Preparation
 from ciess_ray.mlflow_store import MlflowStore, tell_problems
 from ciess_ray.plan_data import dataset_key
+from ciess_ray.preparing import Arrays, Prepared, file_of, start
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.result_names import COMPARISON_FILE, COMPARISON_ROWS_FILE
+from ciess_ray.streamed_tasks import Done, next_of
 from ciess_ray.trainings import num_threads
-from ciess_ray.whole_files import sole_writer, write_whole
+from ciess_ray.whole_files import read_arrays, sole_writer, write_arrays, write_whole
 from envs.data import Interactions
 from envs.errors import ResultError
-from envs.step_modes import State
 
 PLAN_FILE, CACHE_FOLDER = "plan.json", "cache"
 PLAN_FORMAT = "ciess-ray comparison plan 1"
-_FULL, _SUPERNET = "full-size fit", "supernet"
 
 
 @dataclass(frozen=True)
@@ -202,20 +201,24 @@ class _Driver:
         # Test apart: what a cell is handed holds none.
         self._visible = {key: ray.put(data.without_test()) for key, data in board.data.items()}
         self._test = {key: ray.put(data.test) for key, data in board.data.items()}
-        self._shared: dict[str, tuple[Any, Any]] = {}
+        #: By key, what was trained for several cells, and what a reader calls it.
+        self._shared: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
         self._errors: dict[str, str] = {}
-        self._running: dict[Any, str] = {}
+        self._running: dict[Any, Cell | Preparation] = {}
 
     def run(self) -> None:
         """Until every cell is finished or failed."""
         waiting = {cell.name: cell for cell in self._board.plan.cells if cell.name not in self._results}
-        fits = {fit: cell for cell in waiting.values() for fit in self._fits(cell)}
+        needed = {name: self._needed(cell) for name, cell in waiting.items()}
         try:
-            for (kind, name), cell in fits.items():
-                self._submit_fit(kind, name, cell)
+            for cell in waiting.values():
+                for preparation in needed[cell.name]:
+                    if preparation.key not in self._names:
+                        self._prepare(preparation, cell)
             while waiting or self._running:
                 for cell in list(waiting.values()):
-                    if self._start_or_fail(cell):
+                    if self._start_or_fail(cell, needed[cell.name]):
                         del waiting[cell.name]
                 if self._running:
                     self._take_one()
@@ -223,43 +226,42 @@ class _Driver:
             for reference in self._running:
                 ray.cancel(reference, force=True)
 
-    def _fits(self, cell: Cell) -> Iterator[tuple[str, str]]:
-        """Kind and name of what is trained beforehand for a cell."""
+    def _needed(self, cell: Cell) -> list[Preparation]:
+        """What is trained beforehand for a cell."""
+        board, needed = self._board, []
+        interactions = board.interactions(cell)
+        if board.needs_full(cell):
+            needed.append(Preparation.full_size(cell.config, interactions, keeps_state=True))
+        if board.needs_supernet(cell):
+            needed.append(Preparation.supernet(cell.config, interactions, board.shared_caps(cell)))
+        return needed
+
+    def _prepare(self, preparation: Preparation, cell: Cell) -> None:
         fields = ", ".join(f"{name}={value}" for name, value in json.loads(cell.group).items())
-        of = f" of {fields}" if fields else ""
-        if self._board.needs_full(cell):
-            yield _FULL, f"{_FULL}{of}"
-        if self._board.needs_supernet(cell):
-            yield _SUPERNET, f"{_SUPERNET}{of}"
-
-    def _submit_fit(self, kind: str, name: str, cell: Cell) -> None:
-        cache = (self._folder / CACHE_FOLDER).absolute()
-        config = cell.config.model_copy(update={"cache": cache})
+        name = f"{preparation.kind} of {fields}" if fields else preparation.kind
+        self._names[preparation.key] = name
+        kept = read_arrays(file_of(preparation, self._folder / CACHE_FOLDER))
+        if kept is not None:
+            self._shared[preparation.key] = ray.put(kept)
+            self._tell(name, "finished")
+            return
+        config, count = cell.config, len(self._board.plan.cells)
         data = self._visible[dataset_key(config)]
-        caps = self._board.shared_caps(cell) if kind == _SUPERNET else None
-        task: Any = _fit.options(**self._claims(config))
-        value, cost = task.remote(config, data, caps)
-        self._shared[name] = value, cost
-        # The small one tells when both are there.
-        self._running[cost] = name
+        stream = start(preparation, data, num_threads(config), num_claims=count, is_alone=True)
+        self._running[stream] = preparation
 
-    def _start_or_fail(self, cell: Cell) -> bool:
+    def _start_or_fail(self, cell: Cell, needed: Sequence[Preparation]) -> bool:
         """Whether a cell need not wait any longer."""
-        fits = dict(self._fits(cell))
-        needed = list(fits.values())
-        failed = next((name for name in needed if name in self._errors), None)
+        names = [self._names[preparation.key] for preparation in needed]
+        failed = next((name for name in names if name in self._errors), None)
         if failed is not None:
             self._fail(cell, f"it needs the {failed}, which failed: {self._errors[failed]}")
             return True
-        under_way = set(self._running.values())
-        if any(name in under_way for name in needed):
+        if any(preparation.key not in self._shared for preparation in needed):
             return False
         config = cell.config.model_copy(update={"cache": None})
         key = dataset_key(config)
-        nothing = None, None
-        (full, full_cost), (supernet, supernet_cost) = (
-            self._shared[fits[kind]] if kind in fits else nothing for kind in (_FULL, _SUPERNET)
-        )
+        shared = {preparation.kind: self._shared[preparation.key] for preparation in needed}
         reference = _cell.options(**self._claims(config)).remote(
             cell.method,
             config,
@@ -267,11 +269,10 @@ class _Driver:
             # In a list it is fetched when it is asked for, and not before.
             [self._test[key]],
             self._board.cap_params(cell),
-            full,
-            supernet,
-            [cost for cost in (full_cost, supernet_cost) if cost is not None],
+            shared.get(FULL_SIZE_FIT),
+            shared.get(SUPERNET),
         )
-        self._running[reference] = cell.name
+        self._running[reference] = cell
         return True
 
     def _claims(self, config: RunConfig) -> dict[str, float]:
@@ -284,28 +285,37 @@ class _Driver:
 
     def _take_one(self) -> None:
         (reference,), _ = ray.wait(list(self._running), num_returns=1)
-        name = self._running.pop(reference)
-        cell = next((cell for cell in self._board.plan.cells if cell.name == name), None)
+        what = self._running[reference]
+        if isinstance(what, Preparation):
+            self._follow(reference, what)
+            return
+        del self._running[reference]
         try:
-            value = ray.get(reference)
+            result = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            self._told_failure(name, cell, f"{type(cause).__name__}: {cause}")
+            self._fail(what, f"{type(cause).__name__}: {cause}")
         except ray.exceptions.RayError as error:
-            died = f"its process died ({type(error).__name__}: {error}); is there memory for it?"
-            self._told_failure(name, cell, died)
+            self._fail(what, f"its process died ({type(error).__name__}: {error}); is there memory for it?")
         else:
-            if cell is not None:
-                self._keep(cell, value)
-            else:
-                self._tell(name, "finished")
+            self._keep(what, result)
 
-    def _told_failure(self, name: str, cell: Cell | None, error: str) -> None:
-        if cell is not None:
-            self._fail(cell, error)
-        else:
-            self._errors[name] = error
-            self._tell(name, "failed", error=error)
+    def _follow(self, stream: Any, preparation: Preparation) -> None:
+        """The next news of a training."""
+        name = self._names[preparation.key]
+        try:
+            news = next_of(stream, f"the {name}")
+        except Exception as error:
+            # Cells that need it fail with it.
+            del self._running[stream]
+            self._errors[name] = f"{type(error).__name__}: {error}"
+            self._tell(name, "failed", error=self._errors[name])
+            return
+        if isinstance(news, Done):
+            del self._running[stream]
+            write_arrays(file_of(preparation, self._folder / CACHE_FOLDER), news.value)
+            self._shared[preparation.key] = ray.put(news.value)
+            self._tell(name, "finished")
 
     def _keep(self, cell: Cell, result: CellResult) -> None:
         row = {"status": "finished", "key": self._board.key(cell), **result.row}
@@ -330,17 +340,6 @@ class _Driver:
             self._on_change(News(name, status, len(self._results), num_cells, row, error))
 
 
-@ray.remote(num_returns=2, max_calls=1, max_retries=3)
-def _fit(
-    config: RunConfig, interactions: Interactions, caps_params: Sequence[int] | None
-) -> tuple[FullSizeFit | State, Cost]:
-    """The supernet for some budgets, or the full-size fit, with its cost."""
-    torch.set_num_threads(num_threads(config))
-    if caps_params is None:
-        return prepare_full_size(config, interactions)
-    return prepare_supernet(config, interactions, caps_params)
-
-
 @ray.remote(max_calls=1, max_retries=3)
 def _cell(
     method: str,
@@ -348,15 +347,16 @@ def _cell(
     interactions: Interactions,
     test: Sequence[Any],
     cap_params: int,
-    full: FullSizeFit | None,
-    supernet: State | None,
-    costs: Sequence[Any],
+    full: Arrays | None,
+    supernet: Arrays | None,
 ) -> CellResult:
     """See :func:`ciess_ray.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
+    given = [Prepared(arrays) for arrays in (full, supernet) if arrays is not None]
+    fit = None if full is None else Prepared(full).full
     is_full = config.search.steps_start_from == "full size"
-    pretrained = full.state if is_full and full is not None else supernet
-    shared = Shared(full, pretrained, ray.get(list(costs)))
+    pretrained = fit.state if is_full and fit else None if supernet is None else Prepared(supernet).state
+    shared = Shared(fit, pretrained, [one.cost for one in given])
     work = Path(tempfile.mkdtemp(prefix="ciess-ray-cell-"))
     try:
         return run_cell(method, config, interactions, lambda: ray.get(test[0]), cap_params, shared, work)

@@ -25,12 +25,12 @@ from ciess_ray.config_file import parse_config, put_override
 from ciess_ray.credentials import without_secrets
 from ciess_ray.figures import Course, draw_course, save_png
 from ciess_ray.finalists import measure, retrain, write_result
-from ciess_ray.full_size import fit_full_size, fit_supernet
+from ciess_ray.full_size import FULL_SIZE_FIT, preparations_of
 from ciess_ray.journal import Journal, Progress
-from ciess_ray.kept_files import NULL_KEEPER, Keeper
 from ciess_ray.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.mlflow_connection import connect
 from ciess_ray.plain_text import command
+from ciess_ray.preparing import prepare
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import (
     PROGRESS_FILE,
@@ -103,7 +103,7 @@ def search(
     overwrite: bool = False,
     on_progress: Watcher | None = None,
     tracker: Tracker | None = None,
-    keeper: Keeper = NULL_KEEPER,
+    shared: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Find the sizes that rank best under the budget, and leave a folder with the packed table.
 
@@ -115,7 +115,7 @@ def search(
         overwrite: Whether a result in the output folder may be replaced.
         on_progress: Called after each step of each phase.
         tracker: Records the run in place of what ``config.tracking`` says.
-        keeper: Decides who trains what other searches need too.
+        shared: What was trained ahead, see :func:`ciess_ray.preparing.prepare`.
 
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
@@ -130,7 +130,7 @@ def search(
         checkpoints.clear()
         folder = ResultFolder(config.output, overwrite=True)
         return _search(
-            config, interactions, budgets, checkpoints, None, {}, folder, on_progress, tracker, keeper
+            config, interactions, budgets, checkpoints, None, {}, folder, on_progress, tracker, shared
         )
 
 
@@ -142,7 +142,7 @@ def resume(
     config: RunConfig | None = None,
     overrides: Sequence[str] = (),
     tracker: Tracker | None = None,
-    keeper: Keeper = NULL_KEEPER,
+    shared: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Go on with a search that was killed, interrupted or failed, or extend one that is finished.
 
@@ -161,7 +161,7 @@ def resume(
         overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``; where it
             is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
         tracker: As in :func:`search`.
-        keeper: As in :func:`search`.
+        shared: As in :func:`search`.
 
     Raises:
         ResultError: There is nothing to go on with, or it belongs to something else.
@@ -191,7 +191,7 @@ def resume(
             _begin_extension(config)
         work = ResultFolder(config.output / EXTENSION_FOLDER if is_extended else config.output, resume=True)
         return _search(
-            config, interactions, budgets, checkpoints, checkpoint, before, work, on_progress, tracker, keeper
+            config, interactions, budgets, checkpoints, checkpoint, before, work, on_progress, tracker, shared
         )
 
 
@@ -273,7 +273,7 @@ def _search(
     folder: ResultFolder,
     on_progress: Watcher | None,
     tracker: Tracker | None,
-    keeper: Keeper,
+    shared: Mapping[str, Any] | None,
 ) -> SearchResult:
     seconds = dict(before.get("seconds", {}))
     candidates: list[Candidate] = []
@@ -311,19 +311,21 @@ def _search(
             with journal.phase(name, num_steps, first_step, note):
                 yield
 
-        settings = config.search
+        settings, preparations = config.search, preparations_of(config, interactions)
         try:
-            with phase("full-size fit", config.training.max_batches):
-                full = fit_full_size(config, interactions, journal.advance_to_batch, keeper)
+            with phase(FULL_SIZE_FIT, config.training.max_batches):
+                fit = prepare(
+                    preparations[0], run.interactions_ref, tell=journal.advance_to_batch, shared=shared
+                )
+            full = fit.full
             journal.full_quality = full.mean_quality
-            summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.best_batch}
+            summary["full_size_fit"] = {"is_cached": fit.is_cached, "best_batch": full.best_batch}
             pretrained = full.state
-            if settings.steps_start_from == "supernet":
-                with phase("supernet", settings.supernet_batches):
-                    caps_params = [budget.cap_params for budget in budgets]
-                    pretrained = fit_supernet(
-                        config, interactions, caps_params, journal.advance_to_loss, keeper
-                    )
+            for preparation in preparations[1:]:
+                with phase(preparation.kind, settings.supernet_batches):
+                    pretrained = prepare(
+                        preparation, run.interactions_ref, tell=journal.advance_to_loss, shared=shared
+                    ).state
             first_step = checkpoint.step if checkpoint else 0
             with phase(
                 "search", settings.num_steps + settings.num_greedy_steps, first_step, "; ".join(notes)

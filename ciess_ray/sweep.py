@@ -14,17 +14,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ciess_ray.config_file import put_override
-from ciess_ray.kept_files import CACHE_FOLDER, Claims
 from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plain_text import command
 from ciess_ray.plan_data import read_data
@@ -35,11 +32,12 @@ from ciess_ray.storage import Storage
 from ciess_ray.sweep_config import SweepPlan, Trial, parse_sweep
 from ciess_ray.sweep_monitor import Monitor, Relay, SweepState, reason_of
 from ciess_ray.sweep_results import RESULT_FILES, Outcome, SweepResults
+from ciess_ray.sweep_sharing import CACHE_FOLDER, prepare_shared
 from ciess_ray.tracking import run_tags
 from ciess_ray.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
-from ciess_ray.trial_claims import Claims as TrialClaims
-from ciess_ray.trial_claims import check_claims, told_claims
+from ciess_ray.trial_claims import Claims, check_claims, told_claims
 from ciess_ray.whole_files import sole_writer
+from envs.data import Interactions
 from envs.errors import ResultError
 
 SWEEP_FORMAT = "ciess-ray sweep 1"
@@ -85,18 +83,18 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
             f"{storage.location}: holds a sweep; name another output, replace it with --overwrite, or go on "
             f"with it: {command('ciess-ray', 'sweep', '--resume', plan.config.output)}"
         )
-    fingerprints = check_data(plan)
+    data = read_data(plan.trials, plan.source)
     state = {
         "format": SWEEP_FORMAT,
         "id": uuid.uuid4().hex[:12],
         "sweep": plan.values(),
-        "fingerprints": fingerprints,
+        "fingerprints": fingerprints_of(data),
         "versions": {name: version(name) for name in ("ciess-ray", "ray", "torch")},
     }
     with _prepared(plan, storage) as (store, claims):
         _remove_former(storage)
         storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
-        return _run(plan, storage, state, store, claims, on_change, is_resumed=False)
+        return _run(plan, data, storage, state, store, claims, on_change, is_resumed=False)
 
 
 def resume_sweep(
@@ -117,13 +115,14 @@ def resume_sweep(
     """
     storage = Storage(location)
     plan, state = read_sweep(storage, overrides)
-    if check_data(plan) != state["fingerprints"]:
+    data = read_data(plan.trials, plan.source)
+    if fingerprints_of(data) != state["fingerprints"]:
         raise ResultError(
             f"{location}: the data holds other interactions than when this sweep began; bring those back "
             "to go on."
         )
     with _prepared(plan, storage) as (store, claims):
-        return _run(plan, storage, state, store, claims, on_change, is_resumed=True)
+        return _run(plan, data, storage, state, store, claims, on_change, is_resumed=True)
 
 
 def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPlan, dict[str, Any]]:
@@ -159,7 +158,7 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
     Raises:
         CiessError: As :func:`sweep`.
     """
-    check_data(plan)
+    read_data(plan.trials, plan.source)
     build_scheduler(plan.config, plan.trials)
     build_searcher(plan.config)
     with ray_session():
@@ -171,14 +170,9 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
     ]
 
 
-def check_data(plan: SweepPlan) -> dict[str, str]:
-    """Read every data set of a sweep and see that every budget can be met.
-
-    Returns:
-        Fingerprints of the interactions, by the data set's fields.
-    """
-    read = read_data(plan.trials, plan.source)
-    return {key: interactions.fingerprint for key, interactions in read.items()}
+def fingerprints_of(data: Mapping[str, Interactions]) -> dict[str, str]:
+    """Of the interactions, by the data set's fields."""
+    return {key: interactions.fingerprint for key, interactions in data.items()}
 
 
 def _remove_former(storage: Storage) -> None:
@@ -192,7 +186,7 @@ def _remove_former(storage: Storage) -> None:
 
 
 @contextlib.contextmanager
-def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore | None, list[TrialClaims]]]:
+def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore | None, list[Claims]]]:
     """Everything that can be known to be wrong is; Ray and MLflow are there."""
     build_scheduler(plan.config, plan.trials)
     build_searcher(plan.config)
@@ -221,10 +215,11 @@ def sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
 
 def _run(
     plan: SweepPlan,
+    data: Mapping[str, Interactions],
     storage: Storage,
     state: dict[str, Any],
     store: MlflowStore | None,
-    claims: list[TrialClaims],
+    claims: list[Claims],
     on_change: Watcher | None,
     *,
     is_resumed: bool,
@@ -232,15 +227,12 @@ def _run(
     started = time.monotonic()
     tags = {"sweep": storage.location, **run_tags()}
     monitor = Monitor(plan, storage, state, store, tags, on_change)
-    claims_name = f"ciess-ray-claims-{state['id']}"
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Ends with this variable.
-    actor: Any = ray.remote(Claims).options(name=claims_name, num_cpus=0, scheduling_strategy=here).remote()
-    ray.get(actor.claim.remote("", ""))
+    work = work_folder(state["id"])
     Relay.monitor = monitor
     status: End = "KILLED"
     try:
-        tuner = _tuner(plan, storage, claims, claims_name, is_resumed)
+        shared = prepare_shared(plan, data, storage, work, monitor.prepare)
+        tuner = _tuner(plan, storage, claims, state["id"], shared, is_resumed)
         for name, fields in _finished(tuner, storage) if is_resumed else ():
             monitor.finish_earlier(name, fields)
         grid = tuner.fit()
@@ -253,7 +245,7 @@ def _run(
         raise
     finally:
         Relay.monitor = None
-        shutil.rmtree(work_folder(claims_name), ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
         if status != "FINISHED":
             if monitor.parent is not None:
                 monitor.parent.end(status)
@@ -284,10 +276,15 @@ def _run(
 
 
 def _tuner(
-    plan: SweepPlan, storage: Storage, claims: list[TrialClaims], claims_name: str, is_resumed: bool
+    plan: SweepPlan,
+    storage: Storage,
+    claims: list[Claims],
+    sweep_id: str,
+    shared: dict[str, Any],
+    is_resumed: bool,
 ) -> tune.Tuner:
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, location=storage.location, claims_actor=claims_name),
+        tune.with_parameters(run_trial, location=storage.location, sweep=sweep_id, shared=shared),
         lambda config: tune.PlacementGroupFactory(definition_of(config)["claims"]),
     )
     space = build_space(plan.config, plan.trials, claims)

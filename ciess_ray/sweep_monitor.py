@@ -24,7 +24,7 @@ from ciess_ray.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definitio
 from envs.errors import CiessError
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
-News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "resumed"]
+News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "resumed", "prepared"]
 
 #: What MLflow says of a trial that ended so.
 _ENDS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
@@ -79,6 +79,7 @@ class SweepState:
         changed: The trial that the news is about.
         what: The news.
         num_waiting: Metrics that the tracking server has not taken yet.
+        num_prepared: How many of what several trials need has been trained, or has failed, and of how many.
     """
 
     trials: dict[str, TrialState]
@@ -86,6 +87,7 @@ class SweepState:
     changed: str | None = None
     what: News | None = None
     num_waiting: int = 0
+    num_prepared: tuple[int, int] = (0, 0)
 
 
 class Monitor:
@@ -126,6 +128,11 @@ class Monitor:
             )
             self.parent = store.run(self._id, storage.name, params=shared, tags=self._tags)
             self.parent.wait()
+
+    def prepare(self, num_done: int, num_all: int) -> None:
+        """What several trials need is being trained."""
+        self.state.num_prepared = num_done, num_all
+        self._tell(None, "prepared")
 
     def start(self, name: str, fields: dict[str, Any]) -> None:
         """A trial starts, or goes on after it broke off."""

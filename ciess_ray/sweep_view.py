@@ -80,6 +80,9 @@ def _counts(state: SweepState) -> str:
     parts = [f"{done} of {len(state.trials)} trials done"]
     parts += [f"{counts['stopped']} of them stopped early"] if counts["stopped"] else []
     parts += [f"{counts[status]} {status}" for status in ("running", "pending", "failed") if counts[status]]
+    num_prepared, num_shared = state.num_prepared
+    if num_prepared < num_shared:
+        parts.append(f"trains what trials share: {num_prepared} of {num_shared}")
     parts.append(f"{duration(time.monotonic() - state.started)} so far")
     left = remaining_s(state)
     parts += [f"{duration(left)} left"] if left is not None else []

@@ -4,8 +4,6 @@ A training depends on its sizes, its seed and the run, on nothing that ran befor
 """
 
 import hashlib
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +19,10 @@ from ciess_ray.keys import NOT_TRAINING, key_of_run
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.retraining import fit_to_convergence, train_for_test
 from ciess_ray.run import Run
+from ciess_ray.streamed_tasks import Done, next_of, streamed
 from ciess_ray.whole_files import read_arrays, write_arrays
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
-from envs.errors import TrainingError
 from envs.placed_sizes import PlacedSizes
 from envs.step_modes import State, state_of
 
@@ -128,56 +126,25 @@ def train_all(run: Run, trainings: Sequence[Training]) -> list[Trained]:
         while streams:
             (stream,), _ = ray.wait(list(streams), num_returns=1)
             position = streams[stream]
-            news = _next_of(stream, trainings[position].name)
-            if news is None:
+            news = next_of(stream, trainings[position].name)
+            if isinstance(news, Done):
                 del streams[stream]
-            elif isinstance(news, str):
-                journal.tell(f"{trainings[position].name}, {news}")
+                write_arrays(files[position], news.value.to_arrays())
+                remember(position, news.value)
             else:
-                write_arrays(files[position], news.to_arrays())
-                remember(position, news)
+                journal.tell(f"{trainings[position].name}, {news}")
     finally:
         for stream in streams:
             ray.cancel(stream, force=True)
     return [trained[position] for position in range(len(trainings))]
 
 
-def _next_of(stream: Any, name: str) -> str | Trained | None:
-    try:
-        news: str | Trained = ray.get(next(stream))
-        return news
-    except StopIteration:
-        return None
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayError as error:
-        raise TrainingError(
-            f"the process that trained {name} died again and again ({type(error).__name__}: {error}); is "
-            "there memory for as many trainings at once? A larger resources.num_cpus_per_training runs fewer."
-        ) from error
-
-
 @ray.remote(num_returns="streaming", max_retries=3)
-def _train(config: RunConfig, interactions: Interactions, training: Training) -> Iterator[str | Trained]:
+def _train(config: RunConfig, interactions: Interactions, training: Training) -> Iterator[Any]:
     """How far it has come, now and then, and what came of it."""
     torch.set_num_threads(num_threads(config))
     train = _converge if training.best_batch is None else _measure
-    news: queue.SimpleQueue[str | Trained | BaseException] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            news.put(train(config, interactions, training, news.put))
-        except BaseException as error:
-            news.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        item = news.get()
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-        if isinstance(item, Trained):
-            return
+    yield from streamed(lambda tell: train(config, interactions, training, tell))
 
 
 def _converge(config: RunConfig, interactions: Interactions, training: Training, tell: Tell) -> Trained:

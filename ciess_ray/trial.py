@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import tune
 
 from ciess_ray import metric_keys
 from ciess_ray.config import RunConfig
 from ciess_ray.journal import Progress
-from ciess_ray.kept_files import SharedKeeper
 from ciess_ray.result import RESULT_FILE, read_steps
 from ciess_ray.result_names import SEARCH, SWEEP_FILE, TRIAL_RESULT_FOLDER
 from ciess_ray.search import resume, search
@@ -32,13 +30,14 @@ TRIAL_FILE = "trial.json"
 _SLOW_PHASES = ("retraining", "test")
 
 
-def run_trial(config: Mapping[str, Any], location: str, claims_actor: str) -> None:
+def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapping[str, Any]) -> None:
     """What Tune calls: a whole search, from its start or from where Tune's last checkpoint left it.
 
     Args:
         config: Of Tune; see :func:`definition_of`.
         location: Of the sweep.
-        claims_actor: Name of the sweep's :class:`Claims` actor.
+        sweep: Its id.
+        shared: What was trained ahead, see :func:`ciess_ray.preparing.prepare`.
     """
     storage, fields = Storage(location), definition_of(config)["fields"]
     plan = read_plan(storage)
@@ -48,22 +47,21 @@ def run_trial(config: Mapping[str, Any], location: str, claims_actor: str) -> No
     summary = read_summary_of(storage, name)
     if summary is None:
         # On this node's own disk, whatever the storage is.
-        work = work_folder(claims_actor) / name
+        work = work_folder(sweep) / name
         storage.write(f"{name}/{TRIAL_FILE}", json.dumps(fields, indent=2).encode() + b"\n")
         run = _trial_config(plan, fields, work, context.get_trial_resources())
         # Ray gives a process the threads of its own bundle, which here may be next to nothing.
         torch.set_num_threads(num_threads(run, list(context.get_trial_resources().bundles)))
-        keeper = SharedKeeper(storage, ray.get_actor(claims_actor))
         reporter = Reporter(run)
         checkpoint = tune.get_checkpoint()
         # A trial that was tried before on this node left its folder there.
         shutil.rmtree(work, ignore_errors=True)
         if checkpoint is None:
-            search(run, tracker=reporter, keeper=keeper, on_progress=reporter)
+            search(run, tracker=reporter, shared=shared, on_progress=reporter)
         else:
             checkpoint.to_directory(run.output)
             reporter.tell_again(run.output)
-            resume(run.output, config=run, tracker=reporter, keeper=keeper, on_progress=reporter)
+            resume(run.output, config=run, tracker=reporter, shared=shared, on_progress=reporter)
         for file in run.output.iterdir():
             # Last what says that all is there.
             if file.is_file() and file.name != RESULT_FILE:
@@ -83,9 +81,9 @@ def definition_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return definition
 
 
-def work_folder(claims_actor: str) -> Path:
+def work_folder(sweep: str) -> Path:
     """Where the trials of a sweep work on a node."""
-    return Path(tempfile.gettempdir()) / claims_actor
+    return Path(tempfile.gettempdir()) / f"ciess-ray-sweep-{sweep}"
 
 
 def read_plan(storage: Storage) -> SweepPlan:
@@ -106,8 +104,8 @@ def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resour
     values = within_claims(plan.parse(fields), list(resources.bundles))
     values |= {
         "output": str(work / TRIAL_RESULT_FOLDER),
-        # Other trials on this node find it there too.
-        "cache": str(work.parent / "cache"),
+        # What no other trial needs is part of its checkpoints.
+        "cache": None,
         # The sweep's driver records all trials.
         "tracking": {"mlflow": False},
     }

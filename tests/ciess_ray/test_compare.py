@@ -241,7 +241,6 @@ def test_full_size_is_one_cell_for_all_budgets(write):
 def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
     from ciess_ray.comparison_board import Board
     from ciess_ray.comparison_config import load_comparison
-    from ciess_ray.full_size import full_size_file, supernet_file
 
     space = {"budget": ["20%"], "seed": [0, 1]}
     for fixed, num_splits in (({}, 2), ({"set": {"dataset.split_seed": 5}}, 1)):
@@ -251,9 +250,12 @@ def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
         assert (first is second) == (num_splits == 1)
         # What is trained once for a split is kept by its split.
         config = board.plan.cells[0].config
-        for file in (full_size_file(config, first, True), supernet_file(config, first, [1024])):
-            others = full_size_file(config, second, True), supernet_file(config, second, [1024])
-            assert (file in others) == (num_splits == 1)
+        keys = [
+            (Preparation.full_size(config, data).key, Preparation.supernet(config, data, [1024]).key)
+            for data in (first, second)
+        ]
+        for one, other in zip(*keys, strict=True):
+            assert (one == other) == (num_splits == 1)
 
 
 def test_committed_cells_go_on_being_read():

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ciess_ray.comparison_board import Board
 from ciess_ray.comparison_config import parse_comparison
 from ciess_ray.config import RunConfig
-from ciess_ray.full_size import full_size_file, supernet_file
+from ciess_ray.full_size import Preparation
 from ciess_ray.run import caps_params_of
 from ciess_ray.search import _checkpoints, load_interactions
 from ciess_ray.trainings import Training, _key
@@ -138,9 +138,9 @@ def keys(make_config, tmp_path_factory):
         return lambda config: board.key(replace(cell, config=config))
 
     made = {
-        "full size": lambda config: full_size_file(config, interactions, False).name,
+        "full size": lambda config: Preparation.full_size(config, interactions, keeps_state=False).key,
         "supernet": lambda config: (
-            supernet_file(config, interactions, caps_params_of(config, interactions.num_entities)).name
+            Preparation.supernet(config, interactions, caps_params_of(config, interactions.num_entities)).key
         ),
         "training": lambda config: _key(config, interactions, training),
         "checkpoint": lambda config: _checkpoints(config, interactions).identity,
@@ -175,5 +175,5 @@ def test_other_interactions_are_another_key(keys, make_config, tmp_path, changes
         changes = {"path": tmp_path / "other.parquet"}
         pq.write_table(pq.read_table(config.dataset.path).slice(1), changes["path"])
     other = make_config(tmp_path, dataset=changes)
-    found = [full_size_file(config, load_interactions(one), False).name for one in (config, other)]
+    found = [Preparation.full_size(one, load_interactions(one)).key for one in (config, other)]
     assert found[0] != found[1]

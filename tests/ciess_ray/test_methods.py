@@ -9,9 +9,11 @@ from scipy.sparse import csr_array
 from ciess_ray import cell as cell_module
 from ciess_ray.baselines import METHODS, Ledger, Problem
 from ciess_ray.candidate import Candidate
-from ciess_ray.cell import Shared, prepare_full_size, prepare_supernet, run_cell
+from ciess_ray.cell import Shared, run_cell
 from ciess_ray.comparison_config import METHOD_NAMES
 from ciess_ray.config_file import parse_config
+from ciess_ray.costs import Cost
+from ciess_ray.full_size import FullSizeFit, Preparation, state_in
 from ciess_ray.selection import is_plain_split, select_finalists
 from envs.errors import BudgetError
 from envs.placed_sizes import PlacedSizes
@@ -51,9 +53,10 @@ def world(interactions, tmp_path_factory, ray_cluster):
                 }
             )
             visible = interactions.without_test()
-            full, full_cost = prepare_full_size(config, visible)
-            supernet, supernet_cost = prepare_supernet(config, visible, [CAP[recommender]])
-            made[recommender] = config, Shared(full, supernet, [full_cost, supernet_cost])
+            full = Preparation.full_size(config, visible, keeps_state=True).train(visible)
+            supernet = Preparation.supernet(config, visible, [CAP[recommender]]).train(visible)
+            costs = [Cost(1.0, 1.0, 1, 1)] * 2
+            made[recommender] = config, Shared(FullSizeFit.from_arrays(full), state_in(supernet), costs)
         return made[recommender]
 
     return make

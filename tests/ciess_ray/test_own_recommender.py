@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ciess_ray.config_file import parse_config
-from ciess_ray.full_size import fit_full_size
+from ciess_ray.full_size import Preparation
 from ciess_ray.result import SearchResult
 from ciess_ray.search import load_interactions
 from envs.data import generate_interactions
@@ -137,8 +137,8 @@ def test_a_fit_is_not_reused_once_the_code_is_another(make_config, importable):
         config = make_config(
             importable / "out", recommender={"name": "edited_recommender:Edited"}, **settings
         )
-        made.append(fit_full_size(config, load_interactions(config)).is_cached)
-    assert made == [False, True, False]
+        made.append(Preparation.full_size(config, load_interactions(config)).key)
+    assert made[0] == made[1] != made[2]
 
 
 class TestImportPath:

@@ -4,10 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from ciess_ray.candidate import Candidate
-from ciess_ray.full_size import fit_full_size
+from ciess_ray.full_size import preparations_of
+from ciess_ray.preparing import file_of, prepare
 from ciess_ray.resources import ray_session
 from ciess_ray.result import SearchResult
 from ciess_ray.search import load_interactions, search
@@ -19,14 +21,20 @@ from envs.recommenders.evaluation import evaluate
 NUM_STEPS = 6
 
 
+def fit_of(config, interactions):
+    return prepare(preparations_of(config, interactions)[0], ray.put(interactions))
+
+
 class TestAgain:
     def test_one_seed_gives_an_identical_result_and_reuses_the_full_size_fit(
         self, finished, make_config, tmp_path
     ):
         config, result, _ = finished
         other = make_config(tmp_path / "again")
-        assert fit_full_size(other, load_interactions(other)).is_cached
         again = search(other)
+        assert (
+            again.summary["full_size_fit"]["is_cached"] and not result.summary["full_size_fit"]["is_cached"]
+        )
         for name in ("sizes.parquet", "candidates.parquet", "ids.parquet"):
             assert pq.read_table(other.output / name).equals(pq.read_table(config.output / name)), name
         # safetensors writes metadata in any order, so that the files are equal in what they hold alone.
@@ -37,9 +45,9 @@ class TestAgain:
     def test_a_cached_fit_is_the_one_that_was_trained(self, finished, make_config, tmp_path):
         config, _, _ = finished
         interactions = load_interactions(config)
-        kept = fit_full_size(config, interactions)
-        fresh = fit_full_size(make_config(tmp_path, cache=None), interactions)
+        kept, fresh = (fit_of(one, interactions) for one in (config, make_config(tmp_path, cache=None)))
         assert kept.is_cached and not fresh.is_cached
+        kept, fresh = kept.full, fresh.full
         np.testing.assert_array_equal(kept.quality.user, fresh.quality.user)
         np.testing.assert_array_equal(kept.quality.item, fresh.quality.item)
         assert (kept.mean_quality, kept.validation, kept.best_batch) == (
@@ -59,12 +67,13 @@ class TestAgain:
     )
     def test_a_fit_of_something_else_is_not_reused(self, finished, make_config, tmp_path, changes):
         config = make_config(tmp_path, **({"training": {"max_batches": 40}} | changes))
-        assert not fit_full_size(config, load_interactions(config)).is_cached
+        (full_size, *_) = preparations_of(config, load_interactions(config))
+        assert not file_of(full_size, config.kept_folder).exists()
 
-    def test_a_damaged_cache_is_made_again(self, make_config, tmp_path):
+    def test_a_damaged_cache_is_made_again(self, make_config, tmp_path, ray_cluster):
         other = make_config(tmp_path, cache=tmp_path, training={"max_batches": 20})
         interactions = load_interactions(other)
-        expected = fit_full_size(other, interactions)
+        expected = fit_of(other, interactions).full
         (copy,) = tmp_path.glob("full-size-*.npz")
         content = copy.read_bytes()
         rng = np.random.default_rng(0)
@@ -76,8 +85,8 @@ class TestAgain:
             damaged.append(bytes(noise))
         for bad in damaged:
             copy.write_bytes(bad)
-            made = fit_full_size(other, interactions)
-            assert not made.is_cached and made.best_batch == expected.best_batch
+            made = fit_of(other, interactions)
+            assert not made.is_cached and made.full.best_batch == expected.best_batch
 
 
 class TestBreakingOff:

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 import yaml
 from ray import tune
 
-from ciess_ray.kept_files import Claims, SharedKeeper
 from ciess_ray.result import read_steps
 from ciess_ray.schedulers import build_scheduler
 from ciess_ray.storage import Storage
@@ -132,49 +130,6 @@ class TestStorage:
         (tmp_path / "file").write_text("")
         with pytest.raises(ConfigError, match="cannot be written .* name a folder that you may write"):
             Storage(tmp_path / "file" / "sweep").write("a", b"")
-
-
-class TestKeeper:
-    def test_of_many_one_makes_a_file_and_all_have_it(self, tmp_path, ray_cluster):
-        claims = ray_cluster.remote(Claims).options(num_cpus=0).remote()
-        made, read = [], []
-
-        def need(node):
-            file = tmp_path / f"node-{node}" / "fit.npz"
-            with SharedKeeper(Storage(tmp_path / "storage"), claims).once(file):
-                if not file.exists():
-                    made.append(node)
-                    time.sleep(0.5)
-                    file.parent.mkdir()
-                    file.write_bytes(b"fit")
-            read.append(file.read_bytes())
-
-        threads = [threading.Thread(target=need, args=(node,)) for node in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=30)
-        assert len(made) == 1 and read == [b"fit"] * 4
-
-    def test_one_that_fails_leaves_it_to_the_next(self, tmp_path, ray_cluster):
-        claims = ray_cluster.remote(Claims).options(num_cpus=0).remote()
-        keeper = SharedKeeper(Storage(tmp_path / "storage"), claims)
-        with pytest.raises(ValueError, match="no"), keeper.once(tmp_path / "fit.npz"):
-            raise ValueError("no")
-        with keeper.once(tmp_path / "fit.npz"):
-            (tmp_path / "fit.npz").write_bytes(b"fit")
-        assert (tmp_path / "storage" / "cache" / "fit.npz").read_bytes() == b"fit"
-
-    def test_a_claim_ends_with_who_held_it(self, monkeypatch):
-        monkeypatch.setattr("ciess_ray.kept_files._CLAIM_S", 0.1)
-        claims = Claims()
-        assert claims.claim("fit", "a") and not claims.claim("fit", "b") and claims.claim("fit", "a")
-        time.sleep(0.11)
-        assert claims.claim("fit", "b") and not claims.claim("fit", "a")
-        claims.release("fit", "a")
-        assert not claims.claim("fit", "a")
-        claims.release("fit", "b")
-        assert claims.claim("fit", "a")
 
 
 def test_rows_are_read_back_out_of_a_searchs_progress(tmp_path):
