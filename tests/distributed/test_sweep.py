@@ -108,6 +108,11 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
     log, sweep = tmp_path / "log.txt", tmp_path / "sweep"
     config = write_sweep()
     process = start("sweep", config, log=log, cwd=tmp_path)
+    # The full-size fit that all trials share is under way.
+    wait_for(lambda: "trains what trials share: 0 of 1" in log.read_text(), process, log)
+    kill(process)
+    assert not list(sweep.glob("cache/*.npz"))
+    process = start("sweep", "--resume", sweep, log=log, cwd=tmp_path)
     # One trial is finished, and another has left a checkpoint.
     wait_for(
         lambda: (
@@ -127,6 +132,9 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
 
     after = finished(sweep)
     assert len(before) < 4 and len(after) == 4
+    assert len(list(sweep.glob("cache/full-size-*.npz"))) == 1
+    for summary in sweep.glob("*/result/result.json"):
+        assert json.loads(summary.read_text())["full_size_fit"]["is_cached"]
     assert {name: after[name] for name in before} == before
     table = pq.read_table(sweep / "results.parquet")
     assert table["status"].to_pylist() == ["finished"] * 4
