@@ -112,6 +112,7 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
     wait_for(lambda: "trains what trials share: 0 of 1" in log.read_text(), process, log)
     kill(process)
     assert not list(sweep.glob("cache/*.npz"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri_of(tmp_path))
     process = start("sweep", "--resume", sweep, log=log, cwd=tmp_path)
     # One trial is finished, and another has left a checkpoint.
     wait_for(
@@ -126,7 +127,6 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
     kill(process)
     config.unlink()
     assert holding(SECRET, tmp_path) == []
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri_of(tmp_path))
     finish(start("sweep", "--resume", sweep, log=log, cwd=tmp_path), log)
     assert holding(SECRET, tmp_path) == []
 
