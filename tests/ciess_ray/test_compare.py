@@ -76,7 +76,7 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     assert all(
         "it needs the full-size fit of" in error or "it needs the supernet" in error for error in others
     )
-    assert "3 finished, 3 failed" in result.output and "tries again" in result.output
+    assert "3 finished, 3 failed" in result.output and "try again: " in result.output
     summary = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert summary["format"] == "ciess-ray comparison 1"
     assert summary["num_cells"] == {"finished": 3, "failed": 3} and set(summary["failed"]) == set(failed)
