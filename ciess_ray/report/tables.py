@@ -182,7 +182,7 @@ def files_table(searches: Sequence[Search]) -> Table:
             (
                 ("file", False, lambda file: text(file[0])),
                 ("bytes", True, lambda file: number(file[1])),
-                ("what it is", False, lambda file: text(_ROLES.get(file[0]))),
+                ("what it is", False, lambda file: text(_ROLES.get(file[0]), "long")),
             ),
             lambda file: file[0] == _SCORING[0],
         )
