@@ -165,7 +165,7 @@ class TestNamesAreText:
         for start in (f"*  {config['recommender']['name']}", "failed: ", "not recorded: ", "results: "):
             assert any(line.lstrip("* ").startswith(start.lstrip("* ")) for line in lines), start
         assert f"try again: {command('ciess-ray', 'sweep', '--resume', done.location)}" in lines
-        assert told in lines[1] and lines[2].startswith("means over") and not _OBEYED.search(out)
+        assert told in lines[1] and lines[2].startswith("R@20: Recall@20") and not _OBEYED.search(out)
 
     def test_at_the_end_of_a_comparison(self, run_cli, monkeypatch, tmp_path):
         values = {
@@ -183,7 +183,7 @@ class TestNamesAreText:
             on_change(News(HOSTILE, "failed", 1, 3, None, HOSTILE))
             return results, results.figures()
 
-        monkeypatch.setattr("ciess_ray.compare.read_plan", lambda folder: plan)
+        monkeypatch.setattr("ciess_ray.compare.read_plan", lambda folder, *_: plan)
         monkeypatch.setattr("ciess_ray.compare.compare", compare)
         status, out, err = run_cli("compare", "--resume", tmp_path)
         assert status == 1 and err == ""
