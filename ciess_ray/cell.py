@@ -83,7 +83,8 @@ class CellResult:
     @classmethod
     def read(cls, file: Path) -> "CellResult | None":
         """What :meth:`write` left; None where there is none, or it is damaged."""
-        arrays = read_arrays(file)
+        # Cells that are kept since before files had their names in them are read too.
+        arrays = read_arrays(file, is_named=False)
         if arrays is None or _ROW not in arrays:
             return None
         metrics = {name.removeprefix(_USER): arrays[name] for name in arrays if name.startswith(_USER)}

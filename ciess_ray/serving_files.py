@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.manifest import Manifest
-from ciess_ray.whole_files import unique_keys, whole_file, write_arrays, write_whole
+from ciess_ray.whole_files import DEFLATED, unique_keys, whole_file, write_whole
 from envs.errors import ResultError
 
 TABLE_FILE = "table.safetensors"
@@ -31,8 +31,6 @@ IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
 SCORER_FORMAT = "ciess-ray scorer 2"
-#: A byte of what is deflated stands for no more.
-_DEFLATED = 1032
 _CHUNK = 2**20
 #: Bytes, and entries, of one part of a Parquet file's own description.
 _THRIFT = 2**24
@@ -116,7 +114,8 @@ def _refuse(name: str) -> None:
 def write_interactions(file: Path, interactions: csr_array) -> None:
     """Write interactions, shape (num_users, num_items), in a compressed file."""
     shape = np.array(interactions.shape)
-    write_arrays(file, {"indptr": interactions.indptr, "indices": interactions.indices, "shape": shape})
+    with whole_file(file) as stream:
+        np.savez_compressed(stream, indptr=interactions.indptr, indices=interactions.indices, shape=shape)
 
 
 def read_interactions_file(file: Path, shape: tuple[int, int] | None = None) -> csr_array:
@@ -184,7 +183,7 @@ def _array(
         if dtype not in (np.dtype(np.int32), np.dtype(np.int64)) or shape != (length,):
             raise ValueError(f"its part {name} is {dtype} of shape {shape}, not {length} whole numbers")
         num_bytes = length * dtype.itemsize
-        if num_bytes > _DEFLATED * file_bytes:
+        if num_bytes > DEFLATED * file_bytes:
             raise ValueError(f"its part {name} claims {num_bytes:,} bytes")
         numbers = np.empty(length, dtype)
         view, read = numbers.view(np.uint8), 0

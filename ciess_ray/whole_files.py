@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import errno
 import glob
+import math
 import os
 import shutil
 import stat
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +21,10 @@ from numpy.typing import NDArray
 
 from envs.errors import ResultError
 
+#: A byte of what is deflated stands for no more.
+DEFLATED = 1032
+#: Under this name a file of arrays has its own.
+_NAME = "name of this file"
 #: Of renameat2: names are of this process's folder; two change places.
 _HERE, _RENAME_EXCHANGE = -100, 2
 #: Within a folder whose files are replaced together: being written, and written.
@@ -83,17 +89,48 @@ def copy_whole(source: Path, path: Path) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write named arrays, compressed, as :func:`whole_file` does; text and numbers count as arrays."""
+    named: dict[str, Any] = {_NAME: path.name, **arrays}
     with whole_file(path) as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **named)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays in a file; None where there is none, or where it is damaged and has to be made again."""
+def read_arrays(path: Path, *, is_named: bool = True) -> dict[str, NDArray[Any]] | None:
+    """The arrays that :func:`write_arrays` wrote under this name; None where there are none.
+
+    Where the file is damaged, another's, or claims more than its bytes can stand for, they have to be made
+    again.
+
+    Args:
+        path: The file.
+        is_named: Whether it must say its name, which it did not always.
+    """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            return dict(kept)
+        with open(open_regular(path), "rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            num_bytes = os.fstat(stream.fileno()).st_size
+            for entry in kept.zip.infolist():
+                _check_claim(kept.zip, entry, num_bytes)
+            arrays = dict(kept)
     except Exception:  # Damage shows in a dozen ways, of zipfile, zlib and NumPy.
         return None
+    name = arrays.pop(_NAME, None)
+    return arrays if str(name) == path.name or (name is None and not is_named) else None
+
+
+def _check_claim(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_bytes: int) -> None:
+    """Refuse an array that is longer than what is there.
+
+    Raises:
+        ValueError: It is.
+    """
+    with archive.open(entry) as stream:
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(stream)]
+        shape, _, dtype = reader(stream)
+    claimed = math.prod(shape) * dtype.itemsize
+    if not claimed <= entry.file_size <= DEFLATED * num_bytes:
+        raise ValueError(f"{entry.filename} claims {claimed:,} bytes")
 
 
 def open_regular(file: Path) -> int:

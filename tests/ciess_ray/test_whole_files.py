@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_arrays_are_read_back_and_damage_is_none(tmp_path):
     assert kept["a"].tolist() == [0, 1, 2] and str(kept["name"]) == "text"
     (tmp_path / "damaged.npz").write_bytes((tmp_path / "new" / "a.npz").read_bytes()[:-30])
     assert read_arrays(tmp_path / "damaged.npz") is None and read_arrays(tmp_path / "none.npz") is None
+
+
+def test_arrays_of_another_or_that_claim_much_have_to_be_made_again(tmp_path):
+    write_arrays(tmp_path / "a.npz", {"a": np.arange(3)})
+    shutil.copy(tmp_path / "a.npz", tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", a=np.arange(3))
+    os.mkfifo(tmp_path / "d.npz")
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive, archive.open("a.npy", "w") as part:
+        described = {"descr": "<i8", "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(part, described)
+    assert [read_arrays(tmp_path / f"{name}.npz") is None for name in "abcde"] == [False, *[True] * 4]
+    assert read_arrays(tmp_path / "c.npz", is_named=False)["a"].tolist() == [0, 1, 2]
 
 
 def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
