@@ -118,7 +118,8 @@ def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_p
         assert ("first_columns" in result.sizes) == is_placed
         assert result.row["allocation"].endswith(", 3 communities") == is_placed
         assert result.row["num_params"] == CAP["lightgcn"]
-    assert tried == [3, 4] * 2
+    # For the best, and for the best plain split where that is another; five never, since four was worse.
+    assert set(tried) == {3, 4}
 
 
 @pytest.mark.parametrize(("method", "is_search"), [("random search", True), ("split", False)])
