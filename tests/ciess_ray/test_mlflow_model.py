@@ -13,6 +13,7 @@ from ciess_ray.config_file import parse_config
 from ciess_ray.mlflow_model import can_model, save_model
 from ciess_ray.mlflow_store import MlflowStore
 from ciess_ray.result import SearchResult
+from ciess_ray.serving_files import TEST_FILE, read_interactions_file
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -56,13 +57,14 @@ def test_it_recommends_what_the_recommender_ranks_first_and_users_have_not_seen(
     recommender = result.recommender()
     with torch.no_grad():
         scores = recommender.score(recommender.encode(), torch.tensor([3]))[0].numpy().astype(float)
-    scores[result.train[[3]].indices] = -np.inf
+    known = result.train + read_interactions_file(folder / TEST_FILE)
+    scores[known[[3]].indices] = -np.inf
     assert found["item_id"][:5].tolist() == item_ids[np.argsort(-scores)[:5]].tolist()
     assert np.allclose(found["score"][:5], np.sort(scores)[::-1][:5])
     assert len(model.predict(pd.DataFrame({"user_id": user_ids[:1]}))) == 10
     # More than there are: all that are left.
     every = model.predict(pd.DataFrame({"user_id": user_ids[:1]}), params={"num_items": 1000})
-    assert len(every) == NUM_ITEMS - result.train[[0]].nnz
+    assert len(every) == NUM_ITEMS - known[[0]].nnz
 
 
 def test_an_unknown_user_is_named(model_path, folder):
