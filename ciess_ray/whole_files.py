@@ -195,11 +195,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if path.is_symlink():
         raise ResultError(f"{path}: is a link; name the folder itself.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
+    beside = f".{glob.escape(path.name)}.*"
+    for left in {
+        file.with_suffix(".partial")
+        for end in (".partial", ".lock")
+        for file in path.parent.glob(beside + end)
+    }:
+        with contextlib.suppress(Timeout), _claimed(left):
+            # A file, or a link, is left alone.
+            shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    temporary.mkdir()
+    with _claimed(temporary):
+        temporary.mkdir()
+        yield from _filled(temporary, path)
+
+
+def _filled(temporary: Path, path: Path) -> Iterator[Path]:
     try:
         yield temporary
         try:
@@ -211,6 +222,28 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         # By now what was there before.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(temporary: Path) -> Iterator[None]:
+    """Keep a folder that is being written from who clears away what killed processes left.
+
+    Raises:
+        Timeout: Another process writes it.
+    """
+    file = temporary.with_suffix(".lock")
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise
+    except OSError:  # See :func:`sole_writer`.
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+        file.unlink(missing_ok=True)
 
 
 def _exchange(new: Path, path: Path) -> None:
@@ -262,11 +295,16 @@ def settle(folder: Path) -> None:
     """Move what :func:`replaced_files` had ready when its process was killed; else nothing.
 
     Raises:
-        ResultError: The folder cannot be written.
+        ResultError: The folder cannot be written, or a link in it leads elsewhere.
     """
     ready = folder / _READY
     if not ready.is_dir() or ready.is_symlink():
         return
+    for inner in sorted(ready.rglob("*")):
+        # The folder may be a stranger's, who would have files of others replaced.
+        place = folder / inner.relative_to(ready)
+        if inner.is_dir() and place.is_symlink():
+            raise ResultError(f"{place}: is a link, through which nothing is replaced; remove {ready}.")
     try:
         for file in sorted(ready.rglob("*")):
             if not file.is_dir():

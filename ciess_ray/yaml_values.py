@@ -40,6 +40,11 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ConfigError(f"no valid YAML: {error}") from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML asks for whatever character an escape names.
+        raise ConfigError(
+            f"no valid YAML: an escape like \\U00110000 names no character ({error})."
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -63,7 +63,7 @@ def pick_columns(
         Position by role: ``user``, ``item`` and, where they are read, ``rating`` and ``timestamp``.
 
     Raises:
-        DataError: A column is missing, or two have its name.
+        DataError: A column is missing, two have its name, or it is asked for twice.
     """
     wanted = defaults if columns is None else columns
     asked: dict[str, str] = {role: name for role, name in vars(wanted).items() if name is not None}
@@ -85,6 +85,9 @@ def pick_columns(
                 f"that holds the {role}"
             )
         positions[role] = names.index(name)
+        other = next(other for other in asked if asked[other] == name)
+        if other != role:
+            raise DataError(f"{source}: {name!r} cannot be both the {other} and the {role}; name two columns")
     return positions
 
 

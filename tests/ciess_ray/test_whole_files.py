@@ -196,3 +196,26 @@ def test_a_folder_that_cannot_be_written_is_refused_and_none_is_left(tmp_path):
         check_writable(tmp_path / "file" / "a/b")
     with pytest.raises(ResultError, match=r"/proc: cannot be written \(/proc: "):
         check_writable(Path("/proc"))
+
+
+def test_two_who_replace_one_folder_do_not_meet(tmp_path):
+    with whole_folder(tmp_path / "folder") as first:
+        (first / "a").write_text("1")
+        with whole_folder(tmp_path / "folder") as second:
+            (second / "a").write_text("2")
+        assert (first / "a").read_text() == "1"
+        (first / "b").write_text("1")
+    assert {file.name: file.read_text() for file in (tmp_path / "folder").iterdir()} == {"a": "1", "b": "1"}
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_waits_in_a_folder_is_moved_through_no_link_of_it(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    (folder / ".ready" / "inner").mkdir(parents=True)
+    (folder / ".ready" / "inner" / "file").write_text("a stranger's")
+    (folder / "inner").symlink_to(outside)
+    with pytest.raises(ResultError, match=r"folder/inner: is a link, through which nothing is replaced"):
+        settle(folder)
+    assert (outside / "file").read_text() == "mine"

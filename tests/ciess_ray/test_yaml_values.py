@@ -59,6 +59,8 @@ def aliases(num_lines, num_each):
         ("- " * 5000 + "x", "line 1: more than 100 levels"),
         (aliases(5000, 1), "line 100: with its aliases written out"),
         (aliases(50, 9), "line 7: with its aliases written out it has more than 1,000,000 values"),
+        (r'a: "\U00110000"', "no valid YAML: an escape"),
+        (r'a: "\UFFFFFFFF"', "no valid YAML: an escape"),
         ("a: &a [*a]", "line 1: the alias stands within what it stands for"),
         ("# " + "-" * 1_000_000, "more than 1,000,000 characters"),
         ("a: 1\n---\nb: 2", "no valid YAML: expected a single document"),

@@ -142,6 +142,13 @@ def test_duplicate_column(tmp_path: Path) -> None:
     assert "2 columns are named 'user_id'" in refuse(path)
 
 
+def test_one_column_for_two_roles(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(DataError, match="'item_id' cannot be both the user and the item; name two columns"):
+        read_interactions(path, columns=Columns("item_id", "item_id"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line", "words"),
     [
