@@ -10,10 +10,11 @@ from envs.errors import ConfigError
 _HIDDEN = "…"
 #: A user with a password, which databases take with any character in it; or all that a web address names.
 _USER = re.compile(r"://(?:[^/?#\s:]*:\S*@|(?<=http://)[^/?#\s]*@|(?<=https://)[^/?#\s]*@)")
-#: Of a query, e.g. sslpassword, access_token, api-key; sslmode, charset and the like are no secrets.
+#: Of a query, e.g. sslpassword, access_token, api-key; sslmode, charset and the like are no secrets. All of
+#: an ODBC connection is one value, whose password is within it, written with escapes.
 _QUERY = re.compile(
-    r"([?&;](?:[^=&;#\s]*(?:token|secret|passw|pwd|credential|signature)[^=&;#\s]*"
-    r"|(?:[^=&;#\s]*[-_.])?(?:key|auth|sig)|apikey|accesskey|accountkey)=)[^&;#\s'\"]+",
+    r"([?&;#](?:[^=&;#\s]*(?:token|secret|passw|pwd|credential|signature)[^=&;#\s]*"
+    r"|(?:[^=&;#\s]*[-_.])?(?:key|auth|sig|sas|pass|jwt)|apikey|accesskey|accountkey|odbc_connect)=)[^&;#\s'\"]+",
     re.IGNORECASE,
 )
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"

@@ -11,6 +11,9 @@ HIDDEN = [
     ("https://sesame@host:5000/x", "https://…@host:5000/x"),
     ("https://host/x?access_token=sesame&page=1", "https://host/x?access_token=…&page=1"),
     ("sqlite:///file:a.db?uri=true&key=sesame", "sqlite:///file:a.db?uri=true&key=…"),
+    ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsesame&x=1", "mssql+pyodbc:///?odbc_connect=…&x=1"),
+    ("https://host/#access_token=sesame", "https://host/#access_token=…"),
+    ("https://host/?sas=sesame&pass=sesame", "https://host/?sas=…&pass=…"),
     ("API request to http://me:sesame@host/api failed", "API request to http://…@host/api failed"),
 ]
 OPEN = [
