@@ -64,6 +64,11 @@ def check_writable(folder: Path) -> None:
     Raises:
         ResultError: Naming what is in the way.
     """
+    try:
+        with contextlib.suppress(OSError):
+            os.stat(folder)
+    except ValueError as error:
+        raise ResultError(f"{str(folder)!a}: can be no folder's name ({error}); name another.") from error
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

@@ -219,3 +219,9 @@ def test_what_waits_in_a_folder_is_moved_through_no_link_of_it(tmp_path):
     with pytest.raises(ResultError, match=r"folder/inner: is a link, through which nothing is replaced"):
         settle(folder)
     assert (outside / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_what_can_be_no_name_of_a_folder_is_refused(name, tmp_path):
+    with pytest.raises(ResultError, match="can be no folder's name"):
+        check_writable(tmp_path / name)
