@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
+from report_folders import write_search
 
 from ciess_ray import scorers
 from ciess_ray.manifest import MANIFEST_FILE, Manifest, write_manifest
@@ -286,12 +287,14 @@ class TestTable:
 @pytest.mark.parametrize("name", ["../x", "..", "", "/x", "a/b", 3])
 def test_a_looser_budget_lies_in_the_folder(folder, name, run_cli):
     shutil.copytree(GOLDEN, folder.parent / "x")
-    told = json.loads((folder / RESULT_FILE).read_text())
-    (folder / RESULT_FILE).write_text(json.dumps(told | {"looser_budgets": {"20%": name}}))
+    searched = write_search(folder.parent / "searched")
+    for one in (folder, searched):
+        told = json.loads((one / RESULT_FILE).read_text())
+        (one / RESULT_FILE).write_text(json.dumps(told | {"looser_budgets": {"20%": name}}))
     with pytest.raises(ResultError, match="looser_budgets names .* which lies elsewhere"):
         SearchResult.load(folder).looser()
-    status, _, err = run_cli("report", folder, "--output", folder / "report.html")
-    assert status == 2 and "which lies elsewhere" in err
+    status, _, err = run_cli("report", searched, "--output", folder / "report.html")
+    assert status == 2 and "looser_budgets" in err
 
 
 def test_mutated_companions_are_refused_or_served_as_they_were(tmp_path):

@@ -93,7 +93,7 @@ def test_it_is_an_artifact_of_its_run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     config = parse_config({"dataset": {"path": "log.parquet"}, "tracking": {"uri": uri}})
-    store = MlflowStore(config.tracking)
+    store = MlflowStore(config.tracking, "runs/mine")
     run = store.run("key", "mine")
     run.log_model(folder)
     run.end("FINISHED")

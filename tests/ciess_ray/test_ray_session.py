@@ -22,11 +22,9 @@ else:
 
 
 def test_it_listens_on_loopback_alone(ray_cluster):
-    # A worker listens too.
-    worker = ray_cluster.remote(lambda: os.getpid()).remote()
-    assert ray_cluster.get(worker) in descendants("ray::")
+    ray_cluster.get(ray_cluster.remote(lambda: None).remote())  # a worker listens too
     addresses = listening([os.getpid(), *descendants()])
-    assert len(addresses) >= 6 and set(addresses) == {"127.0.0.1"}
+    assert len(addresses) >= 5 and set(addresses) == {"127.0.0.1"}
 
 
 def test_a_stranger_without_its_token_does_not_come_in(ray_cluster):
