@@ -119,7 +119,7 @@ def test_a_real_kill(half, tmp_path):
         "golden, *places = map(Path, sys.argv[1:])\n"
         "for number, place in enumerate(places):\n"
         "    act = partial(export, golden, place, dtype='int8', overwrite=True)\n"
-        "    print(is_really_killed(act, 1 + 4 * number))\n"
+        "    print(is_really_killed(act, 1 + 5 * number))\n"
     )
     places = [shutil.copytree(tmp_path / "old", tmp_path / f"{number}") for number in range(6)]
     done = subprocess.run(
