@@ -413,6 +413,14 @@ class TrackingConfig(Section):
     uri: str = Field("sqlite:///mlflow.db", repr=False, description="MLflow's tracking store")
     experiment: str = Field("ciess-ray", description="MLflow's experiment")
 
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str) -> str:
+        if "@" in uri and not uri.startswith(("sqlite:", "file:")) and any(map(str.isspace, uri)):
+            # Not shown: what is hidden of a URI ends at a blank.
+            raise ConfigError("tracking.uri: a URI holds no blanks; write each in it as %20.")
+        return uri
+
     @field_serializer("uri", when_used="json")
     def _hide_secrets(self, uri: str) -> str:
         """What is written anywhere is read by others."""

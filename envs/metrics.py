@@ -72,7 +72,8 @@ def ranking_metrics(
         The metrics of each user.
 
     Raises:
-        DataError: The indices of a row are not ascending, or one is there twice.
+        DataError: The indices of a row are not ascending, one is there twice, or is that of a stored zero; or a
+            list has an item twice, or what is none.
     """
     num_users, num_items = relevant.shape
     num_relevant = np.diff(relevant.indptr).astype(np.int64)
@@ -85,8 +86,16 @@ def ranking_metrics(
             f"relevant items, row {user}: its indices are not in ascending order, each once; call "
             "sum_duplicates() on the matrix"
         )
+    if not np.all(relevant.data):
+        raise DataError("relevant items: zeros are stored among them; call eliminate_zeros() on the matrix")
     depth = max(cutoffs)
     ranked = np.asarray(ranked_items[:, :depth], np.int64)
+    in_order = np.sort(ranked, axis=1)
+    is_twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
+    if is_twice.any():
+        raise DataError(f"ranked items, row {np.argmax(is_twice.any(axis=1))}: an item is there twice")
+    if ranked.size and ranked.max() >= num_items:
+        raise DataError(f"ranked items: {ranked.max()} is no item, there are {num_items:,}")
     queries = rows[:, None] * num_items + ranked
     position = np.searchsorted(keys, queries)
     is_hit = np.zeros(ranked.shape, bool)

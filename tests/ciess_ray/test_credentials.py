@@ -70,3 +70,10 @@ def test_what_is_kept_is_made_whole_by_the_environment(monkeypatch):
 @pytest.mark.parametrize("uri", [uri for uri, _ in HIDDEN[:-1]] + OPEN[:-1])
 def test_what_was_never_hidden_is_taken_as_it_is(uri):
     assert with_secret(TrackingConfig(uri=uri).uri) == uri
+
+
+def test_a_password_with_a_blank_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="tracking.uri: a URI holds no blanks.*%20") as refusal:
+        TrackingConfig(uri="postgresql://me:open sesame@db/mlflow")
+    assert "sesame" not in str(refusal.value)
+    assert TrackingConfig(uri="sqlite:///my runs @home/mlflow.db").uri

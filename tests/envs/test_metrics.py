@@ -114,3 +114,17 @@ def test_relevant_items_out_of_order_are_refused(indices):
         ranking_metrics(np.array([[0, 1], [2, 4]]), relevant)
     relevant.sum_duplicates()
     assert ranking_metrics(np.array([[0, 1], [2, 4]]), relevant).recall[1, 0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ranked", "values", "message"),
+    [
+        ([[0, 1, -1], [3, 3, -1]], [1, 1], "ranked items, row 1: an item is there twice"),
+        ([[0, 1, -1], [3, 5, -1]], [1, 1], "5 is no item, there are 5"),
+        ([[0, 1, -1], [3, 4, -1]], [1, 0], r"zeros are stored.*eliminate_zeros"),
+    ],
+)
+def test_lists_and_relevant_items_that_would_be_misread_are_refused(ranked, values, message):
+    relevant = csr_array((np.array(values, float), np.array([0, 3]), np.array([0, 1, 2])), shape=(2, 5))
+    with pytest.raises(DataError, match=message):
+        ranking_metrics(np.array(ranked), relevant)
