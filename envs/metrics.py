@@ -72,8 +72,8 @@ def ranking_metrics(
         The metrics of each user.
 
     Raises:
-        DataError: The indices of a row are not ascending, or one is there twice or of a stored zero; or a list
-            has an item twice, or what is none.
+        DataError: The indices of a row are not ascending, or one is there twice or of a stored zero; or a
+            list has an item twice, or what is none.
     """
     num_users, num_items = relevant.shape
     num_relevant = np.diff(relevant.indptr).astype(np.int64)
