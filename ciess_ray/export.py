@@ -146,7 +146,8 @@ def export(
         raise ConfigError(f"{destination}: is what is exported; name another place.")
     _check_destination(destination, overwrite)
     if not folder.is_dir():
-        raise ResultError(f"{folder}: no such folder; name that of a finished search, or of a packed export.")
+        what = "is no folder" if folder.exists() else "no such folder"
+        raise ResultError(f"{folder}: {what}; name that of a finished search, or of a packed export.")
     source = _Source.open(folder)
     return FORMATS[format](source, destination, dtype, propagated)
 

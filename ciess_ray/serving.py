@@ -80,9 +80,8 @@ class ServedRecommender:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ResultError(
-                f"{folder}: no such folder; name that of a finished search, or of a packed export."
-            )
+            what = "is no folder" if folder.exists() else "no such folder"
+            raise ResultError(f"{folder}: {what}; name that of a finished search, or of a packed export.")
         manifest = Manifest.read(folder)
         described = ScorerFile.read(folder)
         table = PackedTable.open(folder / TABLE_FILE)

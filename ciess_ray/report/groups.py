@@ -120,7 +120,8 @@ class Verdict:
         if self.equal_share is not None:
             text += f"; equal sizes keep {whole_percent(self.equal_share)}"
         if self.rival is not None:
-            text += f", and {self.rival[0]}, the best of the other methods, {whole_percent(self.rival[1])}"
+            name, share = self.rival
+            text += f", and {name}, on validation the best of the other methods, {whole_percent(share)}"
         return f"{text}."
 
     @property

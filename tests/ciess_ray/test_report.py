@@ -298,7 +298,7 @@ def test_a_comparison(make, tmp_path):
         "pruning",
     }
     # The best of the others on validation.
-    assert "and pruning, the best of the other methods, 84" in report.headline
+    assert "and pruning, on validation the best of the other methods, 84" in report.headline
     names = [name_of(file) for file in report.figures]
     assert names == ["01-quality-recall-20-1.png", "02-quality-ndcg-20-1.png"]
     label = page.attributes("svg")[0]["aria-label"]

@@ -279,6 +279,9 @@ class TestDamage:
     def test_no_folder(self, tmp_path):
         with pytest.raises(ResultError, match="no such folder"):
             ServedRecommender.open(tmp_path / "nowhere")
+        (tmp_path / "file").touch()
+        with pytest.raises(ResultError, match="file: is no folder; name that of a finished search"):
+            ServedRecommender.open(tmp_path / "file")
 
     @pytest.mark.parametrize("name", [TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE])
     def test_a_file_that_is_missing_or_cut_off(self, copy, name):
