@@ -410,8 +410,8 @@ def _print_files(path: Path, summary: dict[str, Any]) -> None:
     served = next(row for row in summary["methods"] if row["name"] == SEARCH)
     if "served_bytes" in served:
         console.say(
-            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer whoever "
-            f"brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
+            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
+            f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
         )
     kept = checkpoint_bytes(path)
     if kept:
