@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.manifest import Manifest
-from ciess_ray.whole_files import DEFLATED, unique_keys, whole_file, write_whole
+from ciess_ray.whole_files import DEFLATED, read_npy_header, unique_keys, whole_file, write_whole
 from envs.errors import ResultError
 
 TABLE_FILE = "table.safetensors"
@@ -175,11 +175,7 @@ def _array(
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"its part {name} is packed in another way")
     with archive.open(entry) as stream:
-        reader = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(stream)]
-        shape, _, dtype = reader(stream)
+        shape, dtype = read_npy_header(stream)
         if dtype not in (np.dtype(np.int32), np.dtype(np.int64)) or shape != (length,):
             raise ValueError(f"its part {name} is {dtype} of shape {shape}, not {length} whole numbers")
         num_bytes = length * dtype.itemsize

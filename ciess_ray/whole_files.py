@@ -121,6 +121,16 @@ def read_arrays(path: Path, *, is_named: bool = True) -> dict[str, NDArray[Any]]
     return arrays if str(name) == path.name or (name is None and not is_named) else None
 
 
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the array that a stream holds, which is then at its first value."""
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(stream)]
+    shape, _, dtype = reader(stream)
+    return shape, dtype
+
+
 def _check_claim(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_bytes: int) -> None:
     """Refuse an array that is longer than what is there.
 
@@ -128,11 +138,7 @@ def _check_claim(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_bytes: in
         ValueError: It is.
     """
     with archive.open(entry) as stream:
-        reader = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(stream)]
-        shape, _, dtype = reader(stream)
+        shape, dtype = read_npy_header(stream)
     claimed = math.prod(shape) * dtype.itemsize
     if not claimed <= entry.file_size <= DEFLATED * num_bytes:
         raise ValueError(f"{entry.filename} claims {claimed:,} bytes")
