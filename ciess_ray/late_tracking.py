@@ -132,7 +132,8 @@ def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[s
 
 
 def _statuses(rows: bytes) -> dict[str, Any]:
-    table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"])
+    # Without threads, see read_ids.
+    table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 

@@ -231,7 +231,8 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
                 f"{file}: {found_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
                 "different searches."
             )
-        table = parquet.read(columns=["kind", "id"])
+        # A thread of Arrow's that lets go of Python's bytes when Python has ended aborts the process.
+        table = parquet.read(columns=["kind", "id"], use_threads=False)
         table.validate(full=True)
         kinds, ids = _column(table, "kind", num_rows), _column(table, "id", num_rows)
     except ResultError:

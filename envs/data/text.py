@@ -266,7 +266,10 @@ def _arrow_table(
                 f"{path}, line {line}: it holds the control character 0x1f, which no id may; delete it"
             )
         content = content.replace(separator.encode(), _UNIT_SEPARATOR.encode())
-        source, separator = pa.BufferReader(content), _UNIT_SEPARATOR
+        # Memory of Arrow's own: one of its threads that let go of Python's after Python's end would abort.
+        held = pa.allocate_buffer(len(content))
+        memoryview(held).cast("B")[:] = content
+        source, separator = pa.BufferReader(held), _UNIT_SEPARATOR
     role_at = {position: role for role, position in positions.items()}
     text = pa.dictionary(pa.int32(), pa.string())
     types = {"user": text, "item": text, "rating": pa.float64(), "timestamp": time}

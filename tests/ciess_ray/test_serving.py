@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -340,3 +341,15 @@ def test_a_table_of_one_side_only_is_refused():
     table = PackedTable.of(np.zeros(3, np.float32), EmbeddingSizes(np.array([1]), np.array([2])))
     with pytest.raises(ResultError, match="1 users and 1 items, the interactions 2 and 1"):
         build_scorer(table, csr_array((2, 1)), ScorerFile("mf", {}, {}))
+
+
+def test_ids_are_read_by_no_thread_that_could_outlive_the_process():
+    """Seen on a busy machine: what was recommended stood there, and the process ended in an abort."""
+    folder = Path(__file__).parents[1] / "golden" / "result"
+    code = (
+        "import os, sys; from pathlib import Path; from ciess_ray.serving_files import read_ids\n"
+        "before = set(os.listdir('/proc/self/task'))\n"
+        f"read_ids(Path({str(folder)!r}), 60, 40)\n"
+        "sys.exit(len(set(os.listdir('/proc/self/task')) - before))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
