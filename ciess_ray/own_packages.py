@@ -30,9 +30,11 @@ def refuse_foreign_envs(folders: Sequence[str] | None = None) -> None:
     own = root / "envs" / "__init__.py"
     origin = None if spec is None or spec.origin is None else Path(spec.origin)
     if origin is None or origin.resolve() != own:
+        # Of a folder without __init__.py, which hides what is installed to be edited, the folder is known.
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
         raise ImportError(
             f"ciess_ray needs its own package 'envs', in {root}, and what Python finds by that name is "
-            f"{origin or 'something else'}. Start in another folder or rename that one; take it off "
+            f"{origin or next(iter(places), 'something else')}. Start in another folder or rename that one; take it off "
             "PYTHONPATH; or, where pip installed it, give ciess-ray an environment of its own.",
             name="envs",
         )

@@ -54,10 +54,22 @@ def test_a_module_and_one_that_is_imported_hide_ours_too(tmp_path):
 
 
 def test_ours_is_found_and_not_imported(tmp_path):
-    # A folder that is no package gives way to ours.
+    # A folder that is no package gives way to ours, where ours is found along a path.
     (tmp_path / "envs").mkdir()
-    done = imported(tmp_path)
+    done = imported(tmp_path, PYTHONPATH=str(Path(ciess_ray.__file__).parents[1]))
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_a_folder_that_is_no_package_is_named_where_it_hides_ours(tmp_path):
+    (tmp_path / "envs").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "from own_packages import refuse_foreign_envs; refuse_foreign_envs()"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(ciess_ray.__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert f"what Python finds by that name is {tmp_path / 'envs'}. Start in another folder" in done.stderr
 
 
 def test_workers_find_ours(foreign, monkeypatch):
