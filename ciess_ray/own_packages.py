@@ -34,8 +34,8 @@ def refuse_foreign_envs(folders: Sequence[str] | None = None) -> None:
         places = list(spec.submodule_search_locations or ()) if spec is not None else []
         raise ImportError(
             f"ciess_ray needs its own package 'envs', in {root}, and what Python finds by that name is "
-            f"{origin or next(iter(places), 'something else')}. Start in another folder or rename that one; take it off "
-            "PYTHONPATH; or, where pip installed it, give ciess-ray an environment of its own.",
+            f"{origin or next(iter(places), 'something else')}. Start in another folder or rename that one; "
+            "take it off PYTHONPATH; or, where pip installed it, give ciess-ray an environment of its own.",
             name="envs",
         )
     if _MARK not in own.read_text(encoding="utf-8", errors="replace"):
