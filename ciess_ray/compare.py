@@ -19,7 +19,7 @@ import ray
 import torch
 
 from ciess_ray.cell import CellResult, Shared, run_cell
-from ciess_ray.comparison_board import CELLS_FOLDER, Board, cell_file
+from ciess_ray.comparison_board import Board, cell_file
 from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 from ciess_ray.comparison_tracking import Recorder
@@ -85,24 +85,20 @@ def compare(
     folder = plan.config.output
     check_output(folder, overwrite=True)
     board = Board(plan)
-    known, others = board.known(folder)
-    if others and not overwrite:
-        raise ResultError(
-            f"{folder}: {len(others)} cells were finished under other settings, e.g. {others[0]}; name "
-            "another output, or compute them anew with --overwrite."
-        )
-    started = time.monotonic()
-    with ray_session():
-        for config in {trial.config.model_dump_json(): trial.config for trial in plan.grid.trials}.values():
-            check_resources(config)
-        store = MlflowStore(plan.config.tracking, folder) if plan.config.tracking.mlflow else None
-        try:
-            (folder / CELLS_FOLDER).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+    # Ray takes seconds.
+    with sole_writer(folder / CACHE_FOLDER):
+        known, others = board.known(folder)
+        if others and not overwrite:
             raise ResultError(
-                f"{folder}: cannot be made ({error}); name a folder that you may write."
-            ) from error
-        with sole_writer(folder / CACHE_FOLDER):
+                f"{folder}: {len(others)} cells were finished under other settings, e.g. {others[0]}; name "
+                "another output, or compute them anew with --overwrite."
+            )
+        started = time.monotonic()
+        with ray_session():
+            configs = {trial.config.model_dump_json(): trial.config for trial in plan.grid.trials}
+            for config in configs.values():
+                check_resources(config)
+            store = MlflowStore(plan.config.tracking, folder) if plan.config.tracking.mlflow else None
             recorder = Recorder(plan, store, _write_plan(plan, folder))
             for cell in plan.cells:
                 if cell.name in known:

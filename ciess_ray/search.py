@@ -248,10 +248,10 @@ def _prepared(config: RunConfig) -> Iterator[None]:
     if config.tracking.mlflow:
         connect(config.tracking)
     try:
-        with ray_session():
+        # Ray takes seconds.
+        with sole_writer(config.checkpoint_folder), ray_session():
             check_resources(config)
-            with sole_writer(config.checkpoint_folder):
-                yield
+            yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

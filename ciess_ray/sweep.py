@@ -196,10 +196,9 @@ def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore |
             os.environ.setdefault(name, value)
         # It tells at length of a trial that broke off, which the watcher is told in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with ray_session():
-            found = [claims for claims, _ in check_claims(plan)]
-            with sole_driver(storage):
-                yield store, found
+        # Ray takes seconds.
+        with sole_driver(storage), ray_session():
+            yield store, [claims for claims, _ in check_claims(plan)]
     finally:
         if store is not None:
             store.close_telling()

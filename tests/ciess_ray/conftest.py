@@ -133,6 +133,17 @@ def run_cli(monkeypatch, capsys):
 
 
 @pytest.fixture
+def without_ray(workplace, monkeypatch):
+    """Whoever starts Ray, or asks the one that runs, is told off."""
+
+    def told_off(*_, **__):
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", told_off)
+
+
+@pytest.fixture
 def make_algo(ray_cluster):
     """Builds TD3 on ToySizeEnv with small nets; every algorithm is stopped at the end of the test."""
     from ciess_ray.td3.algorithm import TD3Config

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ciess_ray import cli
 from ciess_ray.comparison_config import parse_comparison
+from ciess_ray.whole_files import sole_writer
 from envs.errors import CiessError, ConfigError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
@@ -184,7 +185,15 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
 def test_what_cannot_work_is_told_before_any_cell(write, fields, message, tmp_path, ray_cluster):
     with pytest.raises(CiessError, match=f"(?s){message}"):
         run(write(**fields))
-    assert not (tmp_path / "comparison").exists()
+    assert {file.name for file in (tmp_path / "comparison").rglob("*")} <= {"cache", "lock"}
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_one_that_another_process_runs_is_left_alone_before_ray_starts(write, tmp_path):
+    config = write()
+    with sole_writer(tmp_path / "comparison" / "cache"), pytest.raises(CiessError, match="another process"):
+        run(config)
+    assert [file.name for file in (tmp_path / "comparison").iterdir()] == ["cache"]
 
 
 def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):

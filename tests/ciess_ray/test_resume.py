@@ -10,6 +10,7 @@ from secrets_left import SECRET, holding
 
 from ciess_ray.result import SearchResult
 from ciess_ray.search import resume, search
+from ciess_ray.whole_files import sole_writer
 from envs.errors import CiessError, ConfigError, ResultError
 
 EVERY_STEP = {"checkpoint_interval_s": 0.0}
@@ -245,3 +246,11 @@ def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, t
     with pytest.raises(CiessError, match=says):
         search(make_config(output, **fields))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_folder_that_another_process_works_in_is_left_alone_before_ray_starts(make_config, tmp_path):
+    config = make_config(tmp_path / "out")
+    with sole_writer(config.checkpoint_folder), pytest.raises(ResultError, match="another process"):
+        search(config)
+    assert [file.name for file in config.output.rglob("*")] == ["checkpoints", "lock"]

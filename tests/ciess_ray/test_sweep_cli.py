@@ -90,7 +90,8 @@ def test_a_sweep_is_not_replaced_without_a_word(tmp_path, write):
     assert (tmp_path / "sweep" / "sweep.json").read_text() == "{}"
 
 
-def test_a_sweep_that_another_process_runs_is_left_alone(tmp_path, write):
+@pytest.mark.usefixtures("without_ray")
+def test_a_sweep_that_another_process_runs_is_left_alone_before_ray_starts(tmp_path, write):
     config = write()
     with sole_writer(tmp_path / "sweep" / "cache"), pytest.raises(CiessError, match="another process"):
         run(config)
