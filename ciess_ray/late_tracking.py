@@ -52,8 +52,8 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     if storage.has(RESULT_FILE):
         return _send_search(folder, overrides)
     raise ResultError(
-        f"{location}: there is none of {RESULT_FILE}, {SWEEP_FILE} and {PLAN_FILE} in it; name the folder of "
-        "a search, a sweep or a comparison."
+        f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE} and {PLAN_FILE} in it; name the "
+        "folder of a search, a sweep or a comparison."
     )
 
 
@@ -101,15 +101,15 @@ def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[s
     content = storage.read(SWEEP_ROWS_FILE)
     if content is None:
         raise ResultError(
-            f"{storage.location}: this sweep has not come to its end; go on with 'ciess-ray sweep --resume "
-            f"{storage.location}'."
+            f"{storage.shown}: this sweep has not come to its end; go on with 'ciess-ray sweep --resume "
+            f"{storage.shown}'."
         )
     statuses = _statuses(content)
     with sole_driver(storage):
-        store = MlflowStore(plan.config.tracking, storage.location)
+        store = MlflowStore(plan.config.tracking, storage.shown)
         try:
             monitor = Monitor(
-                plan, storage, state, store, {"sweep": storage.location, **run_tags()}, on_change=None
+                plan, storage, state, store, {"sweep": storage.shown, **run_tags()}, on_change=None
             )
             for name, status in statuses.items():
                 told = storage.read(f"{name}/{TRIAL_FILE}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from ciess_ray.credentials import without_secrets
 from ciess_ray.whole_files import copy_whole, whole_file, write_whole
 from envs.errors import ConfigError
 
@@ -18,6 +19,10 @@ class Storage:
     Args:
         location: A path, or a URI such as ``s3://bucket/folder``.
 
+    Attributes:
+        location: An absolute path, or the URI.
+        shown: The same without its secret, as it may be shown and written.
+
     Raises:
         ConfigError: The location is no such thing.
     """
@@ -26,6 +31,7 @@ class Storage:
         text = str(location)
         self.is_local = "://" not in text
         self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
+        self.shown = without_secrets(self.location)
         try:
             if self.is_local:
                 self._filesystem, self._path = pafs.LocalFileSystem(), self.location
@@ -33,8 +39,8 @@ class Storage:
                 self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
         except _ERRORS as error:
             raise ConfigError(
-                f"{text}: neither a path nor a URI that pyarrow knows ({error}); e.g. runs/sweep, "
-                "s3://bucket/sweep or gs://bucket/sweep."
+                f"{without_secrets(text)}: neither a path nor a URI that pyarrow knows "
+                f"({without_secrets(error)}); e.g. runs/sweep, s3://bucket/sweep or gs://bucket/sweep."
             ) from error
 
     @property
@@ -70,8 +76,8 @@ class Storage:
                 stream.write(content)
         except _ERRORS as error:
             raise ConfigError(
-                f"{self.location}: cannot be written ({error}); name a folder that you may write, and on a "
-                "cluster one that every node reaches."
+                f"{self.shown}: cannot be written ({without_secrets(error)}); name a folder that you may "
+                "write, and on a cluster one that every node reaches."
             ) from error
 
     def has(self, name: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 from ray import tune
 
 from ciess_ray.config_file import put_override
+from ciess_ray.credentials import without_secrets
 from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plain_text import command
 from ciess_ray.plan_data import read_data
@@ -80,8 +81,8 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
     storage = Storage(plan.config.output)
     if storage.has(SWEEP_FILE) and not overwrite:
         raise ResultError(
-            f"{storage.location}: holds a sweep; name another output, replace it with --overwrite, or go on "
-            f"with it: {command('ciess-ray', 'sweep', '--resume', plan.config.output)}"
+            f"{storage.shown}: holds a sweep; name another output, replace it with --overwrite, or go on "
+            f"with it: {command('ciess-ray', 'sweep', '--resume', without_secrets(plan.config.output))}"
         )
     data = read_data(plan.trials, plan.source)
     state = {
@@ -118,8 +119,8 @@ def resume_sweep(
     data = read_data(plan.trials, plan.source)
     if fingerprints_of(data) != state["fingerprints"]:
         raise ResultError(
-            f"{location}: the data holds other interactions than when this sweep began; bring those back "
-            "to go on."
+            f"{storage.shown}: the data holds other interactions than when this sweep began; bring those "
+            "back to go on."
         )
     with _prepared(plan, storage) as (store, claims):
         return _run(plan, data, storage, state, store, claims, on_change, is_resumed=True)
@@ -135,7 +136,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     Raises:
         CiessError: There is no sweep, or it is damaged.
     """
-    location = storage.location
+    location = storage.shown
     content = storage.read(SWEEP_FILE)
     if content is None:
         raise ResultError(f"{location}: no sweep: there is no {SWEEP_FILE} in it.")
@@ -146,7 +147,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
         raise ResultError(f"{location}/{SWEEP_FILE}: damaged ({error}).") from error
     if known != SWEEP_FORMAT:
         raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
-    values = copy.deepcopy(state["sweep"]) | {"output": location}
+    values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
     for override in overrides:
         put_override(values, override)
     return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
@@ -190,7 +191,7 @@ def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore |
     """Everything that can be known to be wrong is; Ray and MLflow are there."""
     build_scheduler(plan.config, plan.trials)
     build_searcher(plan.config)
-    store = MlflowStore(plan.config.tracking, storage.location) if plan.config.tracking.mlflow else None
+    store = MlflowStore(plan.config.tracking, storage.shown) if plan.config.tracking.mlflow else None
     try:
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -224,7 +225,7 @@ def _run(
     is_resumed: bool,
 ) -> SweepResults:
     started = time.monotonic()
-    tags = {"sweep": storage.location, **run_tags()}
+    tags = {"sweep": storage.shown, **run_tags()}
     monitor = Monitor(plan, storage, state, store, tags, on_change)
     work = work_folder(state["id"])
     Relay.monitor = monitor
@@ -263,7 +264,7 @@ def _run(
         # Whatever Tune has forgotten of them.
         missing = [trial for trial in plan.trials if trial.name not in known]
         outcomes += [_outcome(trial.name, trial.fields, None, plan, storage, monitor) for trial in missing]
-    results = SweepResults(storage.location, outcomes, time.monotonic() - started)
+    results = SweepResults(storage.shown, outcomes, time.monotonic() - started)
     results.write(storage)
     if monitor.parent is not None:
         monitor.log_results()

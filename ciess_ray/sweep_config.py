@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from ciess_ray.config import Claims, RunConfig, Section, TrackingConfig, refuse_equal_budgets
 from ciess_ray.config_file import (
@@ -29,6 +29,7 @@ from ciess_ray.config_file import (
     read_values,
     section_names,
 )
+from ciess_ray.credentials import without_secrets
 from ciess_ray.keys import digest
 from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError
@@ -121,8 +122,14 @@ class SweepConfig(ManyRuns):
     )
     output: str = Field(
         "runs/sweep",
+        repr=False,
         description="folder of the sweep: local, on a disk that all nodes share, or a URI such as s3://bucket/sweep",
     )
+
+    @field_serializer("output", when_used="json")
+    def _hide_secrets(self, uri: str) -> str:
+        """See :class:`TrackingConfig`."""
+        return without_secrets(uri)
 
     @field_validator("space")
     @classmethod

@@ -12,6 +12,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 
 from ciess_ray.config import RunConfig
+from ciess_ray.credentials import without_secrets
 from ciess_ray.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.plan_data import dataset_key
 from ciess_ray.result import read_steps, read_summary
@@ -126,7 +127,7 @@ class Monitor:
             shared = flatten(
                 {"base": plan.base_values, "sweep": plan.config.model_dump(mode="json", exclude={"base"})}
             )
-            self.parent = store.run(self._id, storage.name, params=shared, tags=self._tags)
+            self.parent = store.run(self._id, Path(storage.shown).name, params=shared, tags=self._tags)
             self.parent.wait()
 
     def prepare(self, num_done: int, num_all: int) -> None:
@@ -312,9 +313,9 @@ def _state_of(name: str, fields: dict[str, Any], config: RunConfig) -> TrialStat
 def reason_of(error: BaseException) -> str:
     """An error of another process in its own words."""
     cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines() or [""]
+    lines = without_secrets(cause).strip().splitlines() or [""]
     if isinstance(cause, CiessError):
-        return f"{type(cause).__name__}: {cause}"
+        return f"{type(cause).__name__}: {without_secrets(cause)}"
     if isinstance(cause, RayTaskError):
         # What could not be pickled is there as a traceback in colours, which ends in the error.
         return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).strip()
@@ -327,5 +328,5 @@ def _error_of(trial: Any) -> str:
     if pickled is not None and Path(pickled).exists():
         return reason_of(cloudpickle.loads(Path(pickled).read_bytes()))
     if text is not None and Path(text).exists():
-        return Path(text).read_text(encoding="utf-8").strip().splitlines()[-1]
+        return without_secrets(Path(text).read_text(encoding="utf-8").strip().splitlines()[-1])
     return ""

@@ -90,7 +90,7 @@ def read_plan(storage: Storage) -> SweepPlan:
     """The plan that a sweep left in its storage."""
     content = storage.read(SWEEP_FILE)
     assert content is not None
-    return parse_sweep(json.loads(content)["sweep"], f"{storage.location}/{SWEEP_FILE}", Path())
+    return parse_sweep(json.loads(content)["sweep"], f"{storage.shown}/{SWEEP_FILE}", Path())
 
 
 def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:

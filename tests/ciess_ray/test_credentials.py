@@ -8,6 +8,7 @@ from envs.errors import ConfigError
 HIDDEN = [
     ("postgresql://me:sesame@host/mlflow", "postgresql://…@host/mlflow"),
     ("mysql+pymysql://me:se/s@me?@host:1/db?ssl=1", "mysql+pymysql://…@host:1/db?ssl=1"),
+    ("s3://KEY:se/sa+me@bucket/sweep?region=a", "s3://…@bucket/sweep?region=a"),
     ("https://sesame@host:5000/x", "https://…@host:5000/x"),
     ("https://host/x?access_token=sesame&page=1", "https://host/x?access_token=…&page=1"),
     ("sqlite:///file:a.db?uri=true&key=sesame", "sqlite:///file:a.db?uri=true&key=…"),

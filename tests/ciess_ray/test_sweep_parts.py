@@ -10,10 +10,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from ray import tune
+from secrets_left import SECRET
 
 from ciess_ray.result import read_steps
+from ciess_ray.result_names import SWEEP_FILE
 from ciess_ray.schedulers import build_scheduler
 from ciess_ray.storage import Storage
+from ciess_ray.sweep import SWEEP_FORMAT, read_sweep
 from ciess_ray.sweep_config import TrialResources, load_sweep, parse_sweep
 from ciess_ray.sweep_monitor import SweepState, TrialState, _error_of, reason_of
 from ciess_ray.sweep_view import SweepView, remaining_s
@@ -27,7 +30,7 @@ from ciess_ray.trial_claims import (
     told_claims,
     within_claims,
 )
-from envs.errors import ConfigError, TrainingError
+from envs.errors import ConfigError, ResultError, TrainingError
 
 BASE = {"dataset": {"path": "log.parquet"}, "recommender": {"device": "cpu"}}
 
@@ -123,6 +126,27 @@ class TestStorage:
         storage.write("inner/a", b"1")
         assert (tmp_path / "there" / "inner" / "a").read_bytes() == b"1" and not storage.is_local
         assert storage.parent == f"file://{tmp_path}" and storage.name == "there"
+
+    def test_a_secret_in_its_uri_is_used_and_nowhere_shown(self):
+        uri = f"mock://key:{SECRET}@bucket/sweep"
+        storage = Storage(f"{uri}/")
+        assert (storage.location, storage.shown) == (uri, "mock://…@bucket/sweep")
+        with pytest.raises(ResultError, match=r"^mock://…@bucket/sweep: no sweep") as caught:
+            read_sweep(storage)
+        values = {"base": {"dataset": {"path": "a.csv"}}, "space": {"seed": [0, 1]}, "output": uri}
+        plan = parse_sweep(values, "sweep.yaml", Path())
+        state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
+        storage.write(SWEEP_FILE, json.dumps(state).encode())
+        again, _ = read_sweep(storage)
+        assert again.config.output == plan.config.output == uri and again.values() == plan.values()
+        told = [caught.value, state, plan.config, again.config, again.source]
+        told.append(reason_of(OSError(f"{uri}: no such bucket")))
+        told.append(reason_of(TrainingError(f"{uri}: no such bucket")))
+        for wrong in (uri.replace("mock", "nothing"), uri.replace("mock", "file")):
+            with pytest.raises(ConfigError, match="neither a path nor a URI") as refused:
+                Storage(wrong)
+            told.append(refused.value)
+        assert [one for one in told if SECRET in repr(one) or SECRET in str(one)] == []
 
     def test_what_cannot_be_is_refused(self, tmp_path):
         with pytest.raises(ConfigError, match="nothing://there: neither a path nor a URI that pyarrow knows"):
