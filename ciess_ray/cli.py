@@ -1,5 +1,6 @@
 """The command line: ``ciess-ray``."""
 
+import itertools
 import json
 import logging
 import os
@@ -330,6 +331,7 @@ def main() -> None:
     spell_out()
     logging.getLogger("ciess_ray").addHandler(_NOTES)
     try:
+        _refuse_empty(sys.argv)
         with terminable():
             app(prog_name="ciess-ray")
     except CiessError as error:
@@ -347,6 +349,15 @@ def main() -> None:
             how = "ended by SIGTERM" if is_ended else "interrupted"
             errors.say(f"{how}; it goes on with --resume and the output folder in place of the file.")
         sys.exit(EXIT_STATUS if is_ended else exit.code)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """What a variable of the shell that is not set leaves would name the folder that one stands in."""
+    for before, argument in itertools.pairwise(arguments):
+        option, separator, value = argument.partition("=")
+        if not argument or (option.startswith("--") and separator and not value):
+            place = option if argument else f"after {Path(before).name!r}"
+            raise ConfigError(f"{place}: an empty name or value; give one, or leave it out.")
 
 
 def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ciess_ray.config import RunConfig
+from ciess_ray.config import Place, RunConfig
 from ciess_ray.config_file import check_values, read_overridden, read_values
 from ciess_ray.result_names import FULL_SIZE
 from ciess_ray.sweep_config import (
@@ -16,8 +16,8 @@ from ciess_ray.sweep_config import (
     SweepConfig,
     SweepPlan,
     digest_of,
+    refuse_points_twice,
     refuse_search,
-    refuse_twice,
     slug,
 )
 from envs.errors import ConfigError, UnknownNameError
@@ -50,7 +50,7 @@ class ComparisonConfig(ManyRuns):
     )
     methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
-    output: Path = Field(
+    output: Place = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
     )
 
@@ -70,7 +70,7 @@ class ComparisonConfig(ManyRuns):
     @classmethod
     def _check_space(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for name, values in space.items():
-            refuse_twice(name, values)
+            refuse_points_twice(name, values)
         return space
 
     def sweep(self) -> SweepConfig:

@@ -4,6 +4,8 @@ Every field carries its meaning, and its default the source. What can be known t
 any work is done. ``config_file`` reads them from YAML.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from os.path import expanduser
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -18,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ciess_ray.credentials import without_secrets
 from ciess_ray.exploration import build_exploration
@@ -62,10 +66,37 @@ def refuse_equal_budgets(where: str, budgets: Iterable[str | float]) -> None:
         known[same] = budget
 
 
+def refuse_twice(where: str, values: Iterable[Any]) -> None:
+    """Refuse a list that has a value twice.
+
+    Raises:
+        ConfigError: It has one.
+    """
+    # 1 and 1.0 are one seed.
+    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    counts = Counter(json.dumps(value, sort_keys=True) for value in whole)
+    twice = sorted(value for value, count in counts.items() if count > 1)
+    if twice:
+        raise ConfigError(f"{where}: {', '.join(twice)} stands there twice; once is enough.")
+
+
+def _refuse_empty(path: Any) -> Any:
+    """To the operating system an empty name is the folder that a command was started in."""
+    if path == "":
+        raise PydanticCustomError("empty_name", "an empty name; name a file or a folder")
+    return path
+
+
+#: A field that names a file or a folder.
+Place = Annotated[Path, BeforeValidator(_refuse_empty)]
+#: One that may be a URI instead.
+Location = Annotated[str, BeforeValidator(_refuse_empty)]
+
+
 class DatasetConfig(Section):
     """Which interactions, and how they are split. Give one of ``path`` and ``sample``."""
 
-    path: Path | None = Field(
+    path: Place | None = Field(
         None,
         description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
         "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started",
@@ -175,6 +206,12 @@ class TrainingConfig(Section):
         description="further values of recommender.options.l2: what was chosen, equal sizes and the full "
         "table are trained with each of them too, and keep what is best on validation; none in CIESS",
     )
+
+    @field_validator("tried_l2")
+    @classmethod
+    def _check_tried_l2(cls, tried_l2: tuple[float, ...]) -> tuple[float, ...]:
+        refuse_twice("training.tried_l2", tried_l2)
+        return tried_l2
 
     @field_validator("loss")
     @classmethod
@@ -332,6 +369,12 @@ class SearchConfig(Section):
     )
     num_checkpoints: int = Field(2, ge=1, description="the newest checkpoints that are kept")
 
+    @field_validator("size_levels", "tried_communities")
+    @classmethod
+    def _check_lists(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        refuse_twice(f"search.{info.field_name}", values or ())
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
         if self.step_mode not in ("auto", *STEP_MODES):
@@ -445,8 +488,8 @@ class RunConfig(Section):
         le=_MAX_SEED,
         description="every draw of the run comes from it, the split of the data included",
     )
-    output: Path = Field(Path("runs/search"), description="folder of the result")
-    cache: Path | None = Field(
+    output: Place = Field(Path("runs/search"), description="folder of the result")
+    cache: Place | None = Field(
         Path(".ciess-ray/cache"),
         description="where full-size fits and supernets are kept for the next search; null: in output",
     )

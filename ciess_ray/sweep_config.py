@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
@@ -19,7 +18,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from ciess_ray.config import Claims, RunConfig, Section, TrackingConfig, refuse_equal_budgets
+from ciess_ray.config import (
+    Claims,
+    Location,
+    Place,
+    RunConfig,
+    Section,
+    TrackingConfig,
+    refuse_equal_budgets,
+    refuse_twice,
+)
 from ciess_ray.config_file import (
     check_values,
     dotted_fields,
@@ -80,7 +88,7 @@ class TrialResources(Claims):
 class ManyRuns(Section):
     """What runs share that differ in some fields."""
 
-    base: Path | dict[str, Any] = Field(
+    base: Place | dict[str, Any] = Field(
         description="configuration of a search that all of them share: a YAML file, relative to this one, or "
         "its fields"
     )
@@ -120,7 +128,7 @@ class SweepConfig(ManyRuns):
     max_failures: int = Field(
         3, ge=0, description="times that a trial is tried again, from its last checkpoint"
     )
-    output: str = Field(
+    output: Location = Field(
         "runs/sweep",
         repr=False,
         description="folder of the sweep: local, on a disk that all nodes share, or a URI such as s3://bucket/sweep",
@@ -298,23 +306,19 @@ def _with_absolute_paths(name: str, values: Any) -> Any:
 
 def absolute_path(path: str | Path) -> str:
     """A path from the root on; a relative one is of the folder that a command was started in."""
-    return str(Path(expanduser(path)).absolute())
+    # An empty one is refused with its field.
+    return str(Path(expanduser(path)).absolute()) if str(path) else ""
 
 
-def refuse_twice(name: str, values: Sequence[Any]) -> None:
-    """Refuse a grid that has a value twice; budgets are the same in any spelling.
+def refuse_points_twice(name: str, values: Sequence[Any]) -> None:
+    """Refuse a grid, or a choice, that has a value twice; budgets are the same in any spelling.
 
     Raises:
         ConfigError: It has one, or two spellings of one.
     """
     if name == "budget" and all(isinstance(value, str | float | int) for value in values):
         refuse_equal_budgets(f"space.{name}", values)
-    # 1 and 1.0 are one seed.
-    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
-    told = [json.dumps(value, sort_keys=True) for value in whole]
-    twice = sorted(value for value, count in Counter(told).items() if count > 1)
-    if twice:
-        raise ConfigError(f"space.{name}: {', '.join(twice)} stands there twice; once is enough.")
+    refuse_twice(f"space.{name}", values)
 
 
 def refuse_overlaps(where: str, names: Iterable[str]) -> None:
@@ -339,8 +343,7 @@ def _check_dimension(name: str, values: Any) -> None:
             raise ConfigError(
                 f"space.{name}: an empty {kind}; name at least one value, or leave the field out."
             )
-        if kind == "grid":
-            refuse_twice(name, given)
+        refuse_points_twice(name, given)
         return
     is_pair = isinstance(given, list) and len(given) == 2
     if not is_pair or not all(_is_number(bound) for bound in given) or not given[0] < given[1]:

@@ -44,6 +44,9 @@ class TestMistakes:
             (["search", "configs/quickstart-comparison.yaml"], "hand it to 'ciess-ray compare'"),
             (["compare", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
             (["sweep", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
+            (["search", "CONFIG", "--output", ""], "after '--output': an empty name or value"),
+            (["search", "--resume="], "--resume: an empty name or value"),
+            (["report", "", "--overwrite"], "after 'report': an empty name or value; give one, or leave it"),
         ],
     )
     def test_one_line_and_exit_status_2(self, run, config_file, tmp_path, arguments, says):

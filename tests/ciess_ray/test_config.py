@@ -139,6 +139,12 @@ def test_a_configuration_cannot_be_changed(file):
     ("override", "error", "says"),
     [
         ("sed=1", ConfigError, "unknown field 'sed'. Did you mean 'seed'"),
+        ("training.tried_l2=[0, 0.5, 0.0]", ConfigError, r"training\.tried_l2: 0 stands there twice"),
+        ("search.size_levels=[1, 1, 4]", ConfigError, r"search\.size_levels: 1 stands there twice"),
+        ("search.tried_communities=[2, 2]", ConfigError, r"tried_communities: 2 stands there twice; once"),
+        ("output=''", ConfigError, "output='': an empty name; name a file or a folder"),
+        ("cache=''", ConfigError, "cache='': an empty name"),
+        ("dataset.path=''", ConfigError, r"dataset\.path='': an empty name"),
         ("search.num_episode=1", ConfigError, "Did you mean 'search.num_episodes'"),
         ("serach.num_episodes=1", ConfigError, "unknown field 'serach'. Did you mean 'search'"),
         ("recommender.name=lightgnc", UnknownNameError, "Did you mean 'lightgcn'"),

@@ -214,6 +214,11 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"budget": ["62,000 params", "62k params"]}, {}, "62,000 params and 62k params are the same"),
         ({"seed": [0, 1, 0]}, {}, r"space\.seed: 0 stands there twice"),
         ({"seed": [1, 1.0]}, {}, r"space\.seed: 1 stands there twice"),
+        ({"agent.tau": {"choice": [0.1, 0.2, 0.1]}}, {}, r"space\.agent\.tau: 0\.1 stands there twice"),
+        ({"seed": [0]}, {"output": ""}, "output='': an empty name; name a file or a folder"),
+        ({"seed": [0]}, {"base": ""}, "base='': an empty name"),
+        ({"seed": [0]}, {"base": {"dataset": {"path": ""}}}, r"dataset\.path='': an empty name"),
+        ({"dataset.path": ["", "a"]}, {}, r"dataset\.path='': an empty name"),
         (
             {"dataset": [{"path": "a"}, {"path": "b"}], "dataset.path": ["c"]},
             {},
