@@ -41,8 +41,7 @@ from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
-_SERVING_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
-_EXPORTED_FILES = (*_SERVING_FILES, TEST_FILE)
+_EXPORTED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE)
 #: TorchRec's kernels want rows of a multiple of four.
 _SMALLEST_BUCKET = 4
 _ROWS_AT_ONCE = 2**16
@@ -62,6 +61,11 @@ class Form:
     files: dict[str, int]
     ndcg: float | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all its files."""
+        return sum(self.files.values())
+
 
 @dataclass(frozen=True, eq=False)
 class Exported:
@@ -71,7 +75,7 @@ class Exported:
         path: File or folder.
         before: What the search left.
         after: What was written.
-        notes: What was not measured, and why.
+        notes: What was not measured, and why; why a form is larger than the packed one.
     """
 
     path: Path
@@ -183,8 +187,9 @@ def _to_packed(source: _Source, destination: Path, dtype: str, propagated: bool)
         table.save(new / TABLE_FILE)
         write_manifest(new, _EXPORTED_FILES)
     notes: list[str] = []
-    before = _form(source.folder, source.table.dtype, _SERVING_FILES)
-    after = _form(destination, f"{dtype}, propagated" if propagated else dtype, _SERVING_FILES)
+    files = (*_EXPORTED_FILES, MANIFEST_FILE)
+    before = _form(source.folder, source.table.dtype, files)
+    after = _form(destination, f"{dtype}, propagated" if propagated else dtype, files)
     reason = _why_not_measured(source)
     if reason:
         notes.append(f"N@20 was not measured: {reason}")
@@ -252,7 +257,8 @@ def _to_parquet(source: _Source, destination: Path, dtype: str, propagated: bool
                 told = [column[part] for column in (*columns.values(), *places.values())]
                 writer.write_table(pa.table([*told, vectors], schema=schema))
 
-    return _written(source, destination, "parquet", write)
+    reason = "its values are plain float32 numbers, and it says of every row whose it is and how long"
+    return _written(source, destination, "parquet", (TABLE_FILE, IDS_FILE), write, reason)
 
 
 def _places(table: PackedTable) -> dict[str, pa.Array]:
@@ -312,8 +318,10 @@ def _to_torchrec(source: _Source, destination: Path, dtype: str, propagated: boo
             pq.write_table(pa.table(located), stream, compression="zstd")
         write_whole(new / weights_file, safetensors_of(weights, {"format": "ciess-ray torchrec tables 1"}))
         write_manifest(new, TORCHREC_FILES)
-    before = _form(source.folder, source.table.dtype, (TABLE_FILE,))
-    return Exported(destination, before, _form(destination, "torchrec", TORCHREC_FILES))
+    before = _form(source.folder, source.table.dtype, (TABLE_FILE, IDS_FILE))
+    after = _form(destination, "torchrec", (*TORCHREC_FILES, MANIFEST_FILE))
+    reason = "its rows are float32 numbers, with zeros up to the next power of two, and it says where each is"
+    return Exported(destination, before, after, _why_larger(before, after, reason))
 
 
 def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -> Exported:
@@ -326,7 +334,9 @@ def _to_onnx(source: _Source, destination: Path, dtype: str, propagated: bool) -
         )
     scorer = build_scorer(source.table, source.graph, source.scorer)
     model = onnx_model(scorer, source.table.num_users)
-    return _written(source, destination, "onnx", lambda stream: stream.write(model))
+    reason = "ONNX has no rows of different sizes: all are float32 numbers, as wide as what is scored"
+    held = (TABLE_FILE, SCORER_FILE)
+    return _written(source, destination, "onnx", held, lambda stream: stream.write(model), reason)
 
 
 def _new_folder(destination: Path) -> AbstractContextManager[Path]:
@@ -340,18 +350,43 @@ def _is_left(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
-def _written(source: _Source, destination: Path, name: str, write: Callable[[IO[bytes]], object]) -> Exported:
-    """One file, whole or not at all."""
+def _written(
+    source: _Source,
+    destination: Path,
+    name: str,
+    held: tuple[str, ...],
+    write: Callable[[IO[bytes]], object],
+    reason: str,
+) -> Exported:
+    """One file, whole or not at all.
+
+    Args:
+        source: What is exported.
+        destination: The file.
+        name: What a reader calls the form.
+        held: Files of the source whose content it holds.
+        write: Writes it.
+        reason: Why it may be larger than these.
+    """
     if destination.is_dir():
         raise ConfigError(f"{destination}: is a folder; name a file.")
     with whole_file(destination) as stream:
         write(stream)
-    files = {destination.name: destination.stat().st_size}
-    return Exported(destination, _form(source.folder, source.table.dtype, (TABLE_FILE,)), Form(name, files))
+    before = _form(source.folder, source.table.dtype, held)
+    after = Form(name, {destination.name: destination.stat().st_size})
+    return Exported(destination, before, after, _why_larger(before, after, reason))
 
 
 def _form(folder: Path, name: str, files: tuple[str, ...]) -> Form:
-    return Form(name, {file: (folder / file).stat().st_size for file in files})
+    """Of the files that are there."""
+    return Form(name, {file: (folder / file).stat().st_size for file in files if (folder / file).exists()})
+
+
+def _why_larger(before: Form, after: Form, reason: str) -> list[str]:
+    if after.num_bytes <= before.num_bytes:
+        return []
+    more = after.num_bytes - before.num_bytes
+    return [f"{more:,} bytes more than the packed form of the same: {reason}"]
 
 
 #: What an export can be; each function is told all options.

@@ -150,5 +150,5 @@ def _forms(written: "Exported") -> TextTable:
         for name, (file, num_bytes), ndcg in zip(names, form.files.items(), figures, strict=True):
             shown = ["" if ndcg is None else f"{ndcg:.4f}"] if is_measured else []
             table.add_row(name, file, f"{num_bytes:,}", *shown)
-        table.add_row("", "in all", f"{sum(form.files.values()):,}", *([""] if is_measured else []))
+        table.add_row("", "in all", f"{form.num_bytes:,}", *([""] if is_measured else []))
     return table

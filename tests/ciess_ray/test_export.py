@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -141,6 +142,30 @@ def test_torchrec_tables_hold_rows_of_like_size(folder, tmp_path):
             name = f"{kind}_{number}_{dim}" if table.num_tables > 1 else row["table"]
             expected = whole[position, number, : int(dim)]
             np.testing.assert_array_equal(weights[name][row["row"]].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("format", "reason"),
+    [
+        ("packed", None),
+        ("parquet", "plain float32 numbers"),
+        ("torchrec", "with zeros up to the next power of two"),
+        ("onnx", "no rows of different sizes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_file_counts_and_what_is_larger_says_why(make_result, tmp_path, format, reason, run_cli):
+    place, (mf, _, _) = tmp_path / "there", make_result("mf")
+    written = export(mf, place, format=format)
+    files = [place] if place.is_file() else list(place.iterdir())
+    assert written.after.files == {file.name: file.stat().st_size for file in files}
+    status, told, _ = run_cli("export", mf, place, "--format", format, "--overwrite")
+    assert status == 0
+    assert re.search(rf"in all +{sum(file.stat().st_size for file in files):,}\s", told)
+    assert ("bytes more than the packed form of the same" in told) == (reason is not None)
+    assert reason is None or reason in told
+    if format == "packed":
+        assert {TEST_FILE, MANIFEST_FILE} < set(written.before.files) == set(written.after.files)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
