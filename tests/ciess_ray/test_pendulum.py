@@ -50,8 +50,8 @@ def test_td3_learns_to_swing_pendula_up(algo):
     seeds = (1000, 1001)
     untrained = greedy_returns(algo, seeds).mean()
     assert untrained < -900.0
-    for num_episodes in (1, 2, 3):
-        while algo.num_table_steps < 200 * num_episodes:
+    for num_steps in range(200, 601, 50):
+        while algo.num_table_steps < num_steps:
             algo.train()
         returns = greedy_returns(algo, seeds)
         if returns.mean() > ON_ITS_WAY:

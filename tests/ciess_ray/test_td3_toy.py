@@ -144,7 +144,7 @@ def test_metrics_of_learning_are_those_of_the_last_update(make_algo):
 
 def test_dual_ascent_brings_the_mean_size_of_the_actors_onto_the_target(make_algo):
     target = 0.1
-    algo = make_algo(target_ratio=target, memory_weight=0.0, gamma=0.0, updates_per_step=20, hiddens=(64, 64))
+    algo = make_algo(target_ratio=target, memory_weight=0.0, gamma=0.0, updates_per_step=10)
     ratios = []
     for _ in range(110):
         algo.train()

@@ -64,10 +64,15 @@ def num_steps_told(folder):
     return sum('"search"' in line for line in lines)
 
 
-def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(write_config, tmp_path):
+def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(
+    write_config, tmp_path, ray_cluster
+):
+    from ciess_ray.config_file import load_config
+    from ciess_ray.search import search
+
     log = tmp_path / "log.txt"
     config, whole = write_config("whole")
-    finish(start("search", config, log=log), log)
+    search(load_config(config))
 
     config, killed = write_config("killed")
     rng = random.Random(0)

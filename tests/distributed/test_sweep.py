@@ -12,7 +12,10 @@ import yaml
 from processes import PATIENCE_S, finish, kill, start, wait_for
 from secrets_left import SECRET, holding
 
+from ciess_ray import sweep as sweeps
+from ciess_ray.sweep_config import load_sweep
 from envs.data import generate_interactions
+from envs.errors import CiessError
 
 NUM_STEPS = 13
 BUDGETS = ["20%", "30%", "40%", "50%"]
@@ -105,8 +108,9 @@ def check_mlflow(uri, num_trials, num_steps=NUM_STEPS):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_path, monkeypatch):
+    space = {"budget": BUDGETS[:3], "seed": [0]}
     log, sweep = tmp_path / "log.txt", tmp_path / "sweep"
-    config = write_sweep()
+    config = write_sweep(space=space)
     process = start("sweep", config, log=log, cwd=tmp_path)
     # The full-size fit that all trials share is under way.
     wait_for(lambda: "trains what trials share: 0 of 1" in log.read_text(), process, log)
@@ -131,20 +135,20 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(write_sweep, tmp_p
     assert holding(SECRET, tmp_path) == []
 
     after = finished(sweep)
-    assert len(before) < 4 and len(after) == 4
+    assert len(before) < 3 and len(after) == 3
     assert len(list(sweep.glob("cache/full-size-*.npz"))) == 1
     for summary in sweep.glob("*/result/result.json"):
         assert json.loads(summary.read_text())["full_size_fit"]["is_cached"]
     assert {name: after[name] for name in before} == before
     table = pq.read_table(sweep / "results.parquet")
-    assert table["status"].to_pylist() == ["finished"] * 4
-    assert sorted(table["budget"].to_pylist()) == BUDGETS
+    assert table["status"].to_pylist() == ["finished"] * 3
+    assert sorted(table["budget"].to_pylist()) == BUDGETS[:3]
     for row in table.to_pylist():
         assert row["search/num_params"] <= row["cap_params"]
-    check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 4)
-    assert "4 finished" in log.read_text()
-    finish(start("sweep", write_sweep(), log=log, cwd=tmp_path), log, status=2)
-    assert "holds a sweep" in log.read_text()
+    check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 3)
+    assert "3 finished" in log.read_text()
+    with pytest.raises(CiessError, match="holds a sweep"):
+        sweeps.sweep(load_sweep(write_sweep(space=space)))
 
 
 def free_port():
@@ -189,16 +193,16 @@ def test_a_tracking_server_that_is_gone_while_a_trial_ends_misses_nothing(write_
     port = free_port()
     server = start_server(port, tmp_path, server_log)
     try:
-        config = write_sweep(uri=f"http://127.0.0.1:{port}", space={"budget": BUDGETS[:2], "seed": [0]})
+        config = write_sweep(60, f"http://127.0.0.1:{port}", space={"budget": BUDGETS[:1], "seed": [0]})
         process = start("sweep", config, log=log, cwd=tmp_path)
         wait_for(lambda: list(sweep.glob("*/checkpoint_*")), process, log)
         stop_server(server)
-        before = finished(sweep).keys()
-        wait_for(lambda: finished(sweep).keys() - before, process, log)
+        assert not finished(sweep)
+        wait_for(lambda: finished(sweep), process, log)
         server = start_server(port, tmp_path, server_log)
         finish(process, log)
         assert "not recorded" not in log.read_text()
-        check_mlflow(f"sqlite:///{tmp_path}/server.db", 2)
+        check_mlflow(f"sqlite:///{tmp_path}/server.db", 1)
     finally:
         stop_server(server)
 
