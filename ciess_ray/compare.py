@@ -48,7 +48,7 @@ class News:
 
     Attributes:
         name: Its own.
-        status: ``finished`` or ``failed``.
+        status: ``finished``, ``failed``, or ``found in the cache``.
         num_done: Cells that are finished or failed by now.
         num_cells: Cells in all.
         row: Figures of a cell that is finished.
@@ -239,7 +239,7 @@ class _Driver:
         kept = read_arrays(file_of(preparation, self._folder / CACHE_FOLDER))
         if kept is not None:
             self._shared[preparation.key] = ray.put(kept)
-            self._tell(name, "finished")
+            self._tell(name, "found in the cache")
             return
         config, count = cell.config, len(self._board.plan.cells)
         data = self._visible[dataset_key(config)]

@@ -19,11 +19,13 @@ from ciess_ray.bootstrap import Difference, paired_bootstrap
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import Cell, ComparisonPlan
 from ciess_ray.credentials import without_secrets
+from ciess_ray.hints import rank_hints, training_hints
 from ciess_ray.result import dataset_name, versions
 from ciess_ray.result_names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
     COMPARISON_ROWS_FILE,
+    EQUAL_SIZES,
     FULL_SIZE,
     SEARCH,
 )
@@ -239,6 +241,43 @@ class ComparisonResults:
             if self.status(cell) == "finished"
         }
 
+    def hints(self) -> list[str]:
+        """What a search says of its figures, said of all cells; what holds of a seed is told of once."""
+        by_point: dict[str, dict[str, list[Cell]]] = {}
+        for cell in self.plan.cells:
+            fields = {name: value for name, value in cell.fields.items() if name not in _OWN_FIELDS}
+            point = ", ".join(f"{name}={value}" for name, value in fields.items())
+            by_point.setdefault(point, {}).setdefault(cell.group, []).append(cell)
+        has_budgets = len({budget_of(cell) for cell in self.plan.cells if cell.method != FULL_SIZE}) > 1
+        told: list[str] = []
+        for point, groups in by_point.items():
+            rows: list[dict[str, Any]] = []
+            hints: list[str] = []
+            for cells in groups.values():
+                own = {(cell.method, budget_of(cell)): self._hint_row(cell, has_budgets) for cell in cells}
+                known = {key: row for key, row in own.items() if row is not None}
+                rows += known.values()
+                full = known.get((FULL_SIZE, "100%"))
+                for (method, budget), row in known.items():
+                    equal = known.get((EQUAL_SIZES, budget))
+                    if method == SEARCH and equal is not None:
+                        at = f"{budget}: " if has_budgets else ""
+                        is_packed = row["allocation"] == EQUAL_SIZES
+                        found = rank_hints(full, equal, row, is_equal_packed=is_packed)
+                        hints += [at + hint for hint in found]
+            config = next(iter(groups.values()))[0].config
+            hints += training_hints(config, rows)
+            told += [f"{point}: {hint}" if len(by_point) > 1 else hint for hint in dict.fromkeys(hints)]
+        return told
+
+    def _hint_row(self, cell: Cell, has_budgets: bool) -> dict[str, Any] | None:
+        """A finished cell as hints want it; None of one that is not, or that says too little."""
+        row = self.row(cell)
+        if row["status"] != "finished" or "best_batch" not in row:
+            return None
+        at = f" at {row['budget']}" if has_budgets and cell.method != FULL_SIZE else ""
+        return row | {"name": cell.method + at, "validation": {"quality": row["validation/quality"]}}
+
     def write(self, folder: Path) -> list[MethodFigures]:
         """Leave ``comparison.json`` and ``comparison.parquet`` in a folder.
 
@@ -261,6 +300,7 @@ class ComparisonResults:
             },
             "num_cells": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
             "failed": {row["cell"]: row["error"] for row in rows if row["status"] == "failed"},
+            "hints": self.hints(),
             "cells": [_finite(one.to_values()) for one in figures],
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"

@@ -131,6 +131,8 @@ def _print_results(
     for cell in cells:
         if results.status(cell) == "failed":
             console.say(f"{cell.name}: {results.error(cell)}", "failed:", "red")
+    for hint in results.hints():
+        console.say(hint, "hint:", "yellow")
     for problem in results.problems:
         console.say(problem, "not recorded:", "yellow")
     folder = results.plan.config.output

@@ -18,17 +18,33 @@ def search_hints(config: RunConfig, rows: Sequence[Row], *, is_equal_packed: boo
         rows: What was measured of full size, equal sizes and the search, in this order.
         is_equal_packed: Whether the search handed over equal sizes.
     """
+    return [*rank_hints(*rows, is_equal_packed=is_equal_packed), *training_hints(config, rows)]
+
+
+def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+    """Of :func:`search_hints` those on how the tables were trained, whichever they are.
+
+    Args:
+        config: The run, or one of many that are trained alike.
+        rows: What was measured; those of one name are told of once.
+    """
     return [
-        *_of_rank(rows, is_equal_packed),
         *_of_first_validation(config, rows),
         *_of_last_validation(config, rows),
         *_of_weight(config, rows),
     ]
 
 
-def _of_rank(rows: Sequence[Row], is_equal_packed: bool) -> list[str]:
-    full, equal, own = rows
-    if own["num_params"] == full["num_params"]:
+def rank_hints(full: Row | None, equal: Row, own: Row, *, is_equal_packed: bool) -> list[str]:
+    """Of :func:`search_hints` those on what the search is worth.
+
+    Args:
+        full: What was measured of full size; None where nothing was.
+        equal: Of equal sizes.
+        own: Of the search.
+        is_equal_packed: Whether the search handed over equal sizes.
+    """
+    if full is not None and own["num_params"] == full["num_params"]:
         return ["the budget has room for the full table: nothing had to shrink; ask for less."]
     if is_equal_packed:
         return [
@@ -43,9 +59,9 @@ def _of_rank(rows: Sequence[Row], is_equal_packed: bool) -> list[str]:
 def _of_first_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
     """A yardstick that only ever fell makes everything beside it look good."""
     training = config.training
-    fell = [
+    fell = dict.fromkeys(
         row["name"] for row in rows if row["best_batch"] <= training.evaluate_every < training.max_batches
-    ]
+    )
     if not fell:
         return []
     return [
@@ -57,16 +73,16 @@ def _of_first_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
 
 def _of_last_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
     training = config.training
-    rising = [
-        f"{row['name']} (best at batch {row['best_batch']:,})"
-        for row in rows
-        if training.is_cut_short(row["best_batch"])
-    ]
-    if not rising:
+    last: dict[str, int] = {}
+    for row in rows:
+        if training.is_cut_short(row["best_batch"]):
+            last[row["name"]] = max(row["best_batch"], last.get(row["name"], 0))
+    if not last:
         return []
+    rising = ", ".join(f"{name} (best at batch {batch:,})" for name, batch in last.items())
     return [
-        f"training ended at training.max_batches={training.max_batches:,} before {', '.join(rising)} had "
-        "stopped rising: raise it for a fair comparison."
+        f"training ended at training.max_batches={training.max_batches:,} before {rising} had stopped "
+        "rising: raise it for a fair comparison."
     ]
 
 
@@ -79,7 +95,7 @@ def _of_weight(config: RunConfig, rows: Sequence[Row]) -> list[str]:
         return []
     tried = [configured, *config.training.tried_l2]
     ends = {
-        words: [row["name"] for row in rows if row.get("l2") == end != configured]
+        words: dict.fromkeys(row["name"] for row in rows if row.get("l2") == end != configured)
         for words, end in ((("larger", "largest"), max(tried)), (("smaller", "smallest"), min(tried)))
     }
     return [

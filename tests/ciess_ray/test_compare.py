@@ -1,5 +1,6 @@
 """The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
 
+import io
 import json
 import shutil
 import sys
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from ciess_ray import cli
 from ciess_ray.comparison_config import parse_comparison
-from ciess_ray.whole_files import sole_writer
+from ciess_ray.terminal import Terminal
+from ciess_ray.whole_files import sole_writer, write_arrays
 from envs.errors import CiessError, ConfigError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
@@ -221,6 +223,23 @@ def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_c
     (visible,) = ray_cluster.get(list(_Driver(board, tmp_path, {}, None, None)._visible.values()))
     assert whole.test.nnz > 0 and visible.test.nnz == 0
     assert visible.fingerprint == whole.fingerprint and visible.train.nnz == whole.train.nnz
+
+
+def test_what_comes_from_the_cache_is_said_to(write, tmp_path, ray_cluster):
+    from ciess_ray.compare import _Driver
+    from ciess_ray.comparison_board import Board
+    from ciess_ray.comparison_config import load_comparison
+    from ciess_ray.comparison_view import _Lines
+    from ciess_ray.preparing import file_of
+
+    board, stream = Board(load_comparison(Path(write(methods=["search"])))), io.StringIO()
+    driver = _Driver(board, tmp_path, {}, None, _Lines(Terminal(file=stream)))
+    (cell,) = board.plan.cells
+    for preparation in driver._needed(cell):
+        write_arrays(file_of(preparation, tmp_path / "cache"), {"best_batch": 1})
+        driver._prepare(preparation, cell)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2 and all(line.startswith("0/1  found in the cache  ") for line in lines)
 
 
 def test_every_data_set_has_full_size_cells_of_its_own_however_long_its_name():

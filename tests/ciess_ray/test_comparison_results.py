@@ -1,5 +1,6 @@
 """From cells to tables: means over seeds, and differences paired over users."""
 
+import io
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from ciess_ray.bootstrap import paired_bootstrap
 from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import parse_comparison
-from ciess_ray.comparison_results import ComparisonResults, to_rich
+from ciess_ray.comparison_results import ComparisonResults, budget_of, to_rich
+from ciess_ray.comparison_view import _print_results
 from ciess_ray.sweep_results import Spread
 from ciess_ray.terminal import Terminal
 
@@ -62,6 +64,43 @@ def make_results(tmp_path, **dataset):
 @pytest.fixture
 def results(tmp_path):
     return make_results(tmp_path)
+
+
+def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path):
+    values = make_results(tmp_path).plan.values() | {"methods": ["full size", "equal sizes", "search"]}
+    values["base"]["training"] = {"evaluate_every": 20, "max_batches": 400, "patience": 5, "tried_l2": [1e-2]}
+    plan = parse_comparison(values, "comparison.yaml", tmp_path)
+    best = {"full size": 20, "equal sizes": 200, "search": 380}
+    qualities = {"full size": 0.4, "equal sizes": 0.3, "search": 0.2}
+    cells = {}
+    one = result("split", 0)
+    for cell in plan.cells:
+        row = one.row | {
+            "best_batch": best[cell.method] - cell.config.seed,
+            "l2": 1e-2 if cell.method == "search" and cell.config.seed else None,
+            "allocation": "equal sizes" if budget_of(cell) == "5%" else "step 7",
+            "validation/quality": qualities[cell.method],
+        }
+        cells[cell.name] = CellResult(row, one.user_metrics)
+    told = ComparisonResults(plan, cells, 1.0)
+    packed, better, first, last, weight = told.hints()
+    assert packed == "5%: the budget has room for the full table: nothing had to shrink; ask for less."
+    assert better == packed.replace("5%", "10%", 1)
+    assert first.startswith("full size: best at the first validation, batch 20")
+    assert "before search at 5% (best at batch 380), search at 10% (best at batch 380) had stopped" in last
+    assert weight.startswith("search at 5%, search at 10%: better with the largest weight of L2")
+    for name, found in cells.items():
+        if "full-size" not in name:
+            found.row["num_params"] = 100
+    packed, better, *_ = told.hints()
+    assert packed.startswith("5%: equal sizes were better on validation than all that the search found, and")
+    assert better.startswith("10%: equal sizes were better on validation") and "were what" not in better
+    told.write(tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text())["hints"] == told.hints()
+    stream = io.StringIO()
+    _print_results(Terminal(file=stream), told, told.figures())
+    shown = [line for line in stream.getvalue().splitlines() if line.startswith("hint: ")]
+    assert shown == [f"hint: {hint}" for hint in told.hints()]
 
 
 def test_a_row_a_cell(results, tmp_path):
