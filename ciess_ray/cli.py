@@ -159,9 +159,9 @@ The YAML file names the configuration that all searches share ([bold]base[/bold]
 
 The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder for
 each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
-finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again. Its
-state and checkpoints are pickles: resume no sweep of somebody whom you would not let run code on your
-machine.
+finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again; with
+[bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles: resume no
+sweep of somebody whom you would not let run code on your machine.
 """
 
 
@@ -363,11 +363,11 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
     """The fields that may be said beside --resume, the first of which stands where CONFIG would."""
     given = [*([] if config is None else [config]), *(overrides or [])]
-    others = [one for one in given if not one.startswith(TRACKING_FIELDS)]
+    others = [one for one in given if not one.startswith(("dataset.", TRACKING_FIELDS))]
     if others:
         raise ConfigError(
             f"--resume goes on with {what} as it was configured; {others[0]!r} cannot be said beside it, "
-            f"only where it is recorded: {TRACKING_FIELDS}uri=..."
+            "only dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
         )
     return given
 

@@ -24,10 +24,9 @@ from ciess_ray.comparison_config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparison_results import ComparisonResults, MethodFigures
 from ciess_ray.comparison_tracking import Recorder
 from ciess_ray.config import RunConfig
-from ciess_ray.config_file import put_override
 from ciess_ray.full_size import FULL_SIZE_FIT, SUPERNET, Preparation
 from ciess_ray.mlflow_store import MlflowStore, tell_problems
-from ciess_ray.plan_data import dataset_key
+from ciess_ray.plan_data import dataset_key, put_resumed
 from ciess_ray.preparing import Arrays, Prepared, file_of, start
 from ciess_ray.resources import check_resources, gpus_of_each, ray_session
 from ciess_ray.result import check_output
@@ -90,8 +89,8 @@ def compare(
         known, others = board.known(folder)
         if others and not overwrite:
             raise ResultError(
-                f"{folder}: {len(others)} cells were finished under other settings, e.g. {others[0]}; name "
-                "another output, or compute them anew with --overwrite."
+                f"{folder}: {len(others)} cells were finished under other settings or on other interactions, "
+                f"e.g. {others[0]}; name another output, or compute them anew with --overwrite."
             )
         started = time.monotonic()
         with ray_session():
@@ -123,7 +122,8 @@ def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
 
     Args:
         folder: Of the comparison.
-        overrides: Where it is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
+        overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``; where it
+            is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
 
     Raises:
         ResultError: There is none, or it is damaged.
@@ -141,8 +141,7 @@ def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
     # Of before, when a random search had seconds or steps of its own.
     values.pop("random_search", None)
     values |= {"output": str(folder)}
-    for override in overrides:
-        put_override(values, override)
+    put_resumed(values, overrides)
     return parse_comparison(values, str(file), Path())
 
 

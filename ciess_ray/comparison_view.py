@@ -29,6 +29,8 @@ Compare the search with what one would do by hand, and with other methods, at th
 
   ciess-ray compare --resume runs/quickstart-comparison --dry-run
 
+  ciess-ray compare --resume runs/quickstart-comparison dataset.path=moved/ratings.dat
+
 The YAML file names the configuration that all cells share ([bold]base[/bold]), the fields that differ
 ([bold]space[/bold]) and the [bold]methods[/bold]; [bold]ciess-ray fields --comparison[/bold] lists the rest.
 
@@ -73,10 +75,12 @@ def run_comparison(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray import compare as comparisons
+    from ciess_ray.plan_data import check_places
 
     if plan is None:
         assert resume is not None
         plan = comparisons.read_plan(resume, overrides)
+        check_places(plan.grid.trials, "compare", str(resume))
     if dry_run:
         table = TextTable("cell", "state")
         for cell, state in comparisons.check(plan):

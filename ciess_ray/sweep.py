@@ -21,11 +21,10 @@ from typing import Any
 
 from ray import tune
 
-from ciess_ray.config_file import put_override
 from ciess_ray.credentials import without_secrets
 from ciess_ray.mlflow_store import End, MlflowStore
 from ciess_ray.plain_text import command
-from ciess_ray.plan_data import read_data
+from ciess_ray.plan_data import check_places, put_resumed, read_data
 from ciess_ray.resources import ray_session
 from ciess_ray.result_names import SWEEP_FILE
 from ciess_ray.schedulers import build_scheduler, build_searcher, build_space
@@ -94,7 +93,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
     }
     with _prepared(plan, storage) as (store, claims):
         _remove_former(storage)
-        storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
+        _keep(storage, state)
         return _run(plan, data, storage, state, store, claims, on_change, is_resumed=False)
 
 
@@ -108,7 +107,8 @@ def resume_sweep(
 
     Args:
         location: Folder or URI of the sweep.
-        overrides: Where it is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
+        overrides: Where the same interactions lie now, e.g. ``dataset.path=elsewhere/log.csv``; where it
+            is recorded, e.g. ``tracking.uri=...`` whose password no folder keeps.
         on_change: Called with every piece of news.
 
     Raises:
@@ -116,13 +116,18 @@ def resume_sweep(
     """
     storage = Storage(location)
     plan, state = read_sweep(storage, overrides)
+    check_places(plan.trials, "sweep", storage.shown)
     data = read_data(plan.trials, plan.source)
-    if fingerprints_of(data) != state["fingerprints"]:
+    fingerprints = fingerprints_of(data)
+    if list(fingerprints.values()) != list(state["fingerprints"].values()):
         raise ResultError(
             f"{storage.shown}: the data holds other interactions than when this sweep began; bring those "
-            "back to go on."
+            "back to go on, or name their file by dataset.path=FILE."
         )
+    # Trials read it to know where the data lie.
+    state |= {"fingerprints": fingerprints, "sweep": state["sweep"] | {"base": plan.base_values}}
     with _prepared(plan, storage) as (store, claims):
+        _keep(storage, state)
         return _run(plan, data, storage, state, store, claims, on_change, is_resumed=True)
 
 
@@ -131,7 +136,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
 
     Args:
         storage: The folder.
-        overrides: Fields of the sweep to change.
+        overrides: See :func:`resume_sweep`.
 
     Raises:
         CiessError: There is no sweep, or it is damaged.
@@ -148,8 +153,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     if known != SWEEP_FORMAT:
         raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
     values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
-    for override in overrides:
-        put_override(values, override)
+    put_resumed(values, overrides)
     return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
 
 
@@ -169,6 +173,10 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
         (trial, told_claims(own), min(room, limit))
         for trial, (own, room) in zip(plan.trials, claims, strict=True)
     ]
+
+
+def _keep(storage: Storage, state: Mapping[str, Any]) -> None:
+    storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
 
 
 def fingerprints_of(data: Mapping[str, Interactions]) -> dict[str, str]:

@@ -14,10 +14,11 @@ from secrets_left import SECRET, holding
 from typer.testing import CliRunner
 
 from ciess_ray import cli
+from ciess_ray.cell import CellResult
 from ciess_ray.comparison_config import parse_comparison
 from ciess_ray.terminal import Terminal
 from ciess_ray.whole_files import sole_writer, write_arrays
-from envs.errors import CiessError, ConfigError
+from envs.errors import CiessError, ConfigError, ResultError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
 
@@ -97,7 +98,7 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     assert drawn["num_params"] == searched["num_params"] == 1024
 
     # Other settings are not overwritten without a word, further methods are added.
-    with pytest.raises(CiessError, match="3 cells were finished under other settings, e.g"):
+    with pytest.raises(CiessError, match="3 cells were finished under other settings or on other .*, e.g"):
         run(
             write(space, {"recommender": {"max_embedding_size": 16, "device": "cpu", "options": {"l2": 0.1}}})
         )
@@ -207,10 +208,34 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="only where it is recorded: tracking.uri="):
+    with pytest.raises(CiessError, match="only dataset.path=FILE where its data have moved, and tracking"):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()
+
+
+def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path):
+    from ciess_ray.compare import _write_plan
+    from ciess_ray.comparison_board import Board, cell_file
+    from ciess_ray.comparison_config import load_comparison
+
+    log, folder = tmp_path / "log.parquet", tmp_path / "comparison"
+    shutil.copy(workplace / "log.parquet", log)
+    plan = load_comparison(Path(write(base={"dataset": {"path": "log.parquet"}}, methods=["full size"])))
+    _write_plan(plan, folder)
+    board, (cell,) = Board(plan), plan.cells
+    CellResult({"status": "finished", "key": board.key(cell)}).write(cell_file(folder, cell))
+    moved = log.rename(tmp_path / "moved.parquet")
+    pq.write_table(pq.read_table(moved)[:-9], tmp_path / "fewer.parquet")
+    with pytest.raises(ResultError, match=r"its data, .*log\.parquet, are not there; .* dataset\.path=FILE"):
+        run("--resume", str(folder), "--dry-run")
+    shown = [
+        run("--resume", str(folder), f"dataset.path={name}.parquet", "--dry-run").output.split()[-1]
+        for name in ("moved", "fewer")
+    ]
+    assert shown == ["finished", "settings"]
+    with pytest.raises(ResultError, match="1 cells were finished under other settings or on other interact"):
+        run("--resume", str(folder), "dataset.path=fewer.parquet")
 
 
 def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster):

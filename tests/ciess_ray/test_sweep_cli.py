@@ -1,12 +1,21 @@
 """What is wrong is told before any trial starts, and a dry run starts none."""
 
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from ciess_ray import cli
+from ciess_ray.plan_data import read_data
+from ciess_ray.storage import Storage
+from ciess_ray.sweep import SWEEP_FORMAT, fingerprints_of, read_sweep, resume_sweep, sweep
+from ciess_ray.sweep_config import load_sweep
 from ciess_ray.whole_files import sole_writer
-from envs.errors import CiessError
+from envs.errors import CiessError, ConfigError, ResultError
 
 BASE = {
     "dataset": {},
@@ -76,10 +85,50 @@ def test_what_is_no_sweep_cannot_be_resumed(tmp_path, write):
     (tmp_path / "sweep.json").write_text('{"format": "another"}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="only where it is recorded: tracking.uri="):
+    with pytest.raises(CiessError, match="only dataset.path=FILE where its data have moved, and tracking"):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()
+
+
+def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path):
+    class Seen(Exception):
+        pass
+
+    def see(state):
+        raise Seen
+
+    log = tmp_path / "log.parquet"
+    shutil.copy(workplace / "log.parquet", log)
+    # Both need one full-size fit, of whose beginning one is told.
+    config = write({"agent.gamma": [0, 0.5]}, {"dataset": {"path": "log.parquet"}})
+    with pytest.raises(Seen):
+        sweep(load_sweep(Path(config)), on_change=see)
+    folder = tmp_path / "sweep"
+    moved = log.rename(tmp_path / "moved.parquet")
+    pq.write_table(pq.read_table(moved)[:-9], tmp_path / "fewer.parquet")
+    before = (folder / "sweep.json").read_text()
+    with pytest.raises(ResultError, match=r"its data, .*log\.parquet, are not there; .* dataset\.path=FILE"):
+        run("--resume", str(folder))
+    with pytest.raises(ResultError, match="other interactions than when this sweep began; .*by dataset.path"):
+        run("--resume", str(folder), "dataset.path=fewer.parquet")
+    assert (folder / "sweep.json").read_text() == before
+    with pytest.raises(Seen):
+        resume_sweep(str(folder), overrides=["dataset.path=moved.parquet"], on_change=see)
+    # Its trials find them where they lie now, and so does whoever resumes it next.
+    plan, state = read_sweep(Storage(folder))
+    assert {trial.config.dataset.path for trial in plan.trials} == {moved}
+    assert state["fingerprints"] == fingerprints_of(read_data(plan.trials, plan.source))
+    assert list(state["fingerprints"].values()) == list(json.loads(before)["fingerprints"].values())
+
+
+def test_data_that_the_space_names_are_not_moved(write, workplace, tmp_path):
+    paths = [str(workplace / "log.parquet"), str(tmp_path / "other.parquet")]
+    plan = load_sweep(Path(write({"dataset.path": paths})))
+    state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
+    Storage(tmp_path / "sweep").write("sweep.json", json.dumps(state).encode())
+    with pytest.raises(ConfigError, match=r"'dataset\.path=a': here the space names the data; bring"):
+        run("--resume", str(tmp_path / "sweep"), "dataset.path=a")
 
 
 def test_a_sweep_is_not_replaced_without_a_word(tmp_path, write):
