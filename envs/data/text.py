@@ -19,6 +19,7 @@ import pyarrow.csv as pacsv
 from envs.data.columns import NUMBER, Columns, Where, build_log, pick_columns, shown
 from envs.data.files import arrow_source, open_bytes, other_kind, read_content
 from envs.data.interactions import InteractionLog
+from envs.data.quotation_marks import END, Marks, check_behind_marks, is_closed
 from envs.errors import DataError
 
 #: What an id may look like: an integer where all of the others are.
@@ -26,8 +27,6 @@ _INTEGER, _TEXT = r"\s*[0-9]+\s*", r"(?s).*\S.*"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 #: Stands in for a separator of more than one character, because Arrow knows only single ones.
 _UNIT_SEPARATOR = "\x1f"
-#: A row of this follows the last one, unless a quotation mark is still open; no file decodes to it.
-_END = "\ud800"
 _BLOCK_BYTES = 1 << 20
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "::": "two colons"}
 
@@ -77,13 +76,13 @@ def _rows(path: Path, form: TextFormat) -> Iterator[tuple[int, int, list[str]]]:
                 if row := text.rstrip("\n"):
                     yield line, line, row.split(form.separator)
             return
-        reader = csv.reader(chain(file, [_END]), delimiter=form.separator)
+        reader = csv.reader(chain(file, [END]), delimiter=form.separator)
         last = 0
         try:
             for fields in reader:
                 first, last = last + 1, reader.line_num
-                if fields and fields[-1].endswith(_END):
-                    if fields != [_END]:
+                if fields and fields[-1].endswith(END):
+                    if fields != [END]:
                         raise _never_closed(path, first + _num_line_ends("".join(fields[:-1])))
                 elif fields:
                     yield first, last, fields
@@ -150,19 +149,10 @@ def _over_lines(
     return None
 
 
-def _is_closed(line: bytes, separator: str) -> bool:
-    """Whether no quotation mark is open at the end of a line that begins a row."""
-    try:
-        *_, last = csv.reader([line.decode(errors="surrogateescape"), _END], delimiter=separator)
-    except csv.Error:
-        return False
-    return last == [_END]
-
-
 def _check_quotes(
     path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table
 ) -> None:
-    """See that no quotation mark has swallowed rows of the table that Arrow has read.
+    """See that no quotation mark has swallowed rows, or text, of the table that Arrow has read.
 
     Each line that is not blank is a row, the first of them the header, unless a value goes on over several.
 
@@ -170,6 +160,7 @@ def _check_quotes(
         DataError: One has; the message names the line where the value begins.
     """
     num_lines, last_line, has_marks = 0, b"", False
+    marks, seen = Marks(form.separator), b""
     was_end = True
     with open_bytes(path) as file:
         while block := file.read(_BLOCK_BYTES):
@@ -178,13 +169,27 @@ def _check_quotes(
             num_lines += int(is_inside[0] and was_end) + int(np.sum(is_inside[1:] & ~is_inside[:-1]))
             was_end = not is_inside[-1]
             has_marks = has_marks or b'"' in block
+            if has_marks and not marks.are_suspicious:
+                seen += block
+                until = max(seen.rfind(b"\n"), seen.rfind(b"\r")) + 1
+                marks.see(seen[:until])
+                seen = seen[until:]
             last_line += block
             until = len(last_line.rstrip(b"\r\n"))
             last_line = last_line[max(last_line.rfind(end, 0, until) for end in (b"\n", b"\r")) + 1 :]
-    if not has_marks or (
-        num_lines == table.num_rows + 1 and _is_closed(last_line.rstrip(b"\r\n"), form.separator)
+    marks.see(seen)
+    if has_marks and not (
+        num_lines == table.num_rows + 1 and is_closed(last_line.rstrip(b"\r\n"), form.separator)
     ):
-        return
+        _check_long_rows(path, form, names, positions, table)
+    if marks.are_suspicious:
+        check_behind_marks(path, form.separator, names, positions)
+
+
+def _check_long_rows(
+    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table
+) -> None:
+    """See that rows which go on over several lines have not swallowed others."""
     patterns = [
         _INTEGER if pc.all(pc.match_substring_regex(ids, f"^{_INTEGER}$")).as_py() else _TEXT
         for ids in (table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item"))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.data import read_interactions
+from envs.data.quotation_marks import Marks
 from envs.errors import DataError
 
 
@@ -60,6 +61,57 @@ def test_a_stray_mark_is_refused_with_the_line_of_its_value(
         read_interactions(path)
     message = str(raised.value)
     assert message.startswith(f"{path}, line {line}: ") and words in message
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("rows", "line", "what"),
+    [
+        ('1,5,x,3\n1,"5"6,x,3\n', 3, "item_id"),
+        ('1,5,"x, ""y""",3\n\n"1"2,5,"x",3\n', 4, "user_id"),
+        ('1,""5,x,3\n', 2, "item_id"),
+        ('1,5,x,"3"0\n', 2, "rating"),
+        # It could be anything.
+        ('1,5,"x\ny"z,3\n', 3, "a value"),
+        ('1,5,"x"y"z,3\n1,"5"6,"x",3\n', 3, "item_id"),
+        # After a title as it may be.
+        ('1,5,"x"y,3\n1,7,"""x"" y"z,3\n2,"5"6,x,3\n', 4, "item_id"),
+    ],
+)
+def test_text_behind_the_mark_that_closes_a_value_is_refused(
+    name: str, rows: str, line: int, what: str, tmp_path: Path
+) -> None:
+    content = "user_id,item_id,title,rating\n" + rows
+    path = written(tmp_path / name, content.replace(",", "\t") if name == "a.tsv" else content)
+    with pytest.raises(DataError, match="text behind the quotation mark that closes") as raised:
+        read_interactions(path)
+    assert str(raised.value).startswith(f"{path}, line {line}: ") and f"closes {what}; " in str(raised.value)
+
+
+def test_text_behind_a_mark_may_stay_in_a_column_that_is_not_read(tmp_path: Path) -> None:
+    rows = '1,5,"Weird Al" Yankovic\n2,6,12" vinyl\n"3","7","a, ""b"", c"\n4,8,""\n5,"9",""""\n6,10,"a,"b\n'
+    path = written(tmp_path / "a.csv", "user_id,item_id,title\n" + rows)
+    assert pairs_of(path) == {(1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (6, 10)}
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=st.text(st.sampled_from('a,"\n'), max_size=24), cut=st.integers(0, 24))
+def test_marks_that_are_not_suspicious_have_no_text_behind_them(content: str, cut: int) -> None:
+    marks = Marks(",")
+    cut = content.rfind("\n", 0, cut) + 1
+    for part in (content[:cut], content[cut:]):
+        marks.see(part.encode())
+    try:
+        list(csv.reader(io.StringIO(content, newline=""), strict=True))
+    except csv.Error as error:
+        assert marks.are_suspicious or "expected after" not in str(error)
+
+
+def test_what_is_quoted_by_the_book_is_not_suspicious() -> None:
+    marks = Marks(",")
+    for lines in (b'a,b\n1,"2"\n', b'"1",""\n', b'1,"a, ""b"", c\n', b'd"\n2,"""x"" y"'):
+        marks.see(lines)
+    assert not marks.are_suspicious
 
 
 def test_a_mark_among_many_rows_is_found(tmp_path: Path) -> None:
