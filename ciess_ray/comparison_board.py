@@ -40,7 +40,9 @@ class Board:
 
     def __init__(self, plan: ComparisonPlan) -> None:
         self.plan = plan
-        self.data = read_data(plan.grid.trials, plan.source)
+        methods = [METHODS[name] for name in plan.config.methods]
+        trains_full = FULL_SIZE in plan.config.methods or any(m.needs_full or m.is_judging for m in methods)
+        self.data = read_data(plan.grid.trials, plan.source, trains_full=trains_full)
         caps: dict[str, set[int]] = {}
         for cell in plan.cells:
             caps.setdefault(cell.group, set()).update(self._budget_caps(cell))

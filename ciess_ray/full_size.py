@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.config import RunConfig
 from ciess_ray.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
+from ciess_ray.memory import check_training_memory
 from ciess_ray.retraining import fit_to_convergence, recipe_of
 from ciess_ray.run import caps_params_of
 from ciess_ray.streams import Stream, key_of, rng_of
@@ -129,7 +130,11 @@ class Preparation:
 
         Returns:
             Arrays by name, with which :meth:`FullSizeFit.from_arrays` and :func:`state_in` begin.
+
+        Raises:
+            ConfigError: This machine has no memory for it.
         """
+        check_training_memory(self.config, interactions.num_entities)
         config, full = self.config, full_sizes(self.config, interactions)
         if self.kept_ratios is not None:
             supernet = train_supernet(

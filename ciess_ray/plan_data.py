@@ -6,6 +6,7 @@ from typing import Any
 
 from ciess_ray.config import RunConfig
 from ciess_ray.config_file import put_override
+from ciess_ray.memory import check_memory_here
 from ciess_ray.plain_text import command
 from ciess_ray.run import caps_params_of, check_communities
 from ciess_ray.search import load_interactions
@@ -55,12 +56,13 @@ def check_places(trials: Iterable[Trial], what: str, location: str) -> None:
             )
 
 
-def read_data(trials: Iterable[Trial], source: str) -> dict[str, Interactions]:
+def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True) -> dict[str, Interactions]:
     """Read every data set of some trials and see that every budget can be met.
 
     Args:
         trials: Those.
         source: What messages call their plan.
+        trains_full: Whether full tables are trained, for which there must be memory.
 
     Returns:
         Interactions by :func:`dataset_key`.
@@ -76,6 +78,8 @@ def read_data(trials: Iterable[Trial], source: str) -> dict[str, Interactions]:
         try:
             caps_params_of(trial.config, read[key].num_entities)
             check_communities(trial.config, read[key])
+            if trains_full:
+                check_memory_here(trial.config, read[key].num_entities)
         except CiessError as error:
             raise error.within(f"{source}: the trial {trial.name}") from error
     return read

@@ -6,6 +6,7 @@ from typing import Any
 
 from ciess_ray.config import RunConfig
 from ciess_ray.journal import Journal
+from ciess_ray.memory import check_memory_here
 from ciess_ray.result import check_output
 from envs.communities import most_communities
 from envs.data import Interactions
@@ -101,12 +102,14 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
 
     Raises:
         BudgetError: One cannot be met.
-        ConfigError: One that should be looser is not, or there are too few users or items for communities.
+        ConfigError: One that should be looser is not, there are too few users or items for communities, or
+            the full table is too large for this machine.
         ResultError: A result would be overwritten.
     """
     budgets: list[Budget] = []
     caps_params = caps_params_of(config, interactions.num_entities)
     check_communities(config, interactions)
+    check_memory_here(config, interactions.num_entities)
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         name = f"at-{asked}".replace("%", "-percent").replace(" ", "-")
         budget = Budget(str(asked), cap_params, config.output / name if budgets else config.output)

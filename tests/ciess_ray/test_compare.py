@@ -199,6 +199,19 @@ def test_one_that_another_process_runs_is_left_alone_before_ray_starts(write, tm
     assert [file.name for file in (tmp_path / "comparison").iterdir()] == ["cache"]
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_what_memory_has_no_room_for_is_known_before_any_cell(write):
+    values = {"recommender": {"max_embedding_size": 10**8, "device": "cpu"}}
+    config = write({"budget": ["3000 params"]}, values)
+    with pytest.raises(
+        CiessError, match="the trial 0_budget-3000-params: recommender.max_embedding_size=10000"
+    ):
+        run(config, "--dry-run")
+    # Nobody trains a full table.
+    config = write({"budget": ["3000 params"]}, values, methods=["equal sizes"])
+    assert run(config, "--dry-run").exit_code == 0
+
+
 def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     with pytest.raises(CiessError, match=r"no comparison: there is no plan\.json in it"):
         run("--resume", str(tmp_path))

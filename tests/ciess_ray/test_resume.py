@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from secrets_left import SECRET, holding
 
+from ciess_ray.full_size import Preparation
 from ciess_ray.result import SearchResult
-from ciess_ray.search import resume, search
+from ciess_ray.search import load_interactions, resume, search
 from ciess_ray.whole_files import sole_writer
 from envs.errors import CiessError, ConfigError, ResultError
 
@@ -246,6 +247,30 @@ def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, t
     with pytest.raises(CiessError, match=says):
         search(make_config(output, **fields))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"recommender": {"max_embedding_size": 10**8}, "budget": "3000 params"},
+            "recommender.max_embedding",
+        ),
+        ({"training": {"batch_size": 10**10}}, "training.batch_size=10000000000"),
+        ({"training": {"batch_size": 10**10, "loss": "softmax"}}, "training.batch_size=10000000000"),
+    ],
+)
+def test_what_memory_has_no_room_for_is_known_before_any_work(make_config, tmp_path, fields, says):
+    config = make_config(tmp_path / "out", **fields)
+    with pytest.raises(
+        ConfigError, match=rf"^{says}.*: .* takes at least [0-9,]+ bytes .* has [0-9,]+ bytes"
+    ):
+        search(config)
+    assert not (tmp_path / "out").exists()
+    interactions = load_interactions(config)
+    with pytest.raises(ConfigError, match=f"^{says}.*this machine has"):
+        Preparation.full_size(config, interactions).train(interactions)
 
 
 @pytest.mark.usefixtures("without_ray")
