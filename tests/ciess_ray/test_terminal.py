@@ -168,8 +168,12 @@ class TestNamesAreText:
         assert told in lines[1] and lines[2].startswith("R@20: Recall@20") and not _OBEYED.search(out)
 
     def test_at_the_end_of_a_comparison(self, run_cli, monkeypatch, tmp_path):
+        # What is longer no name of a file may be.
+        file = tmp_path.joinpath(*(name.replace("/", "|")[:99] for name in NAMES))
+        file.parent.mkdir(parents=True)
+        file.touch()
         values = {
-            "base": {"dataset": {"path": f"data/{HOSTILE.replace('/', '|')}"}},
+            "base": {"dataset": {"path": str(file)}},
             "space": {"budget": ["5%"], "agent.gamma": [0.5, 0.25]},
             "methods": ["full size", "search"],
             "output": str(tmp_path / "[dvd] it's :heart:"),
