@@ -30,11 +30,11 @@ from provenance import provenance
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.tune.registry import register_env
 
-from ciess_ray.env_runner import KINDS, TableEnvRunner
-from ciess_ray.exploration import SizeGraph, seeded_generator
 from ciess_ray.resources import ray_session
 from ciess_ray.td3 import losses
 from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3Config
+from ciess_ray.td3.env_runner import KINDS, TableEnvRunner
+from ciess_ray.td3.exploration import SizeGraph, seeded_generator
 from ciess_ray.td3.replay import EntityReplayBuffer
 from envs import TOY_SIZE_ENV_ID
 

@@ -29,22 +29,22 @@ from measurements import Measurements
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from ciess_ray.baselines.method import Problem
-from ciess_ray.baselines.popularity import by_popularity
-from ciess_ray.baselines.shapes import head, proportional
 from ciess_ray.candidate import EVALUATION, GREEDY, Candidate
-from ciess_ray.candidate_search import find_candidates
-from ciess_ray.checkpoints import Checkpoints
-from ciess_ray.config import RunConfig
-from ciess_ray.config_file import load_config
-from ciess_ray.full_size import FullSizeFit, Preparation, state_in
-from ciess_ray.journal import Journal
+from ciess_ray.compare.methods.method import Problem
+from ciess_ray.compare.methods.popularity import by_popularity
+from ciess_ray.compare.methods.shapes import head, proportional
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
-from ciess_ray.retraining import fit_to_convergence
-from ciess_ray.run import Budget, Run, caps_params_of
-from ciess_ray.search import load_interactions
-from ciess_ray.tracking import NullTracker
+from ciess_ray.search.candidates import find_candidates
+from ciess_ray.search.checkpoints import Checkpoints
+from ciess_ray.search.driver import load_interactions
+from ciess_ray.search.journal import Journal
+from ciess_ray.search.run import Budget, Run, caps_params_of
+from ciess_ray.tracking.tracker import NullTracker
+from ciess_ray.training.convergence import fit_to_convergence
+from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
 from envs.budget import EmbeddingSizes
 from envs.step_modes import State
 

@@ -35,9 +35,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from ciess_ray.manifest import MANIFEST_FILE, Manifest
-from ciess_ray.serving import ServedRecommender
-from ciess_ray.serving_files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE
+from ciess_ray.files.manifest import MANIFEST_FILE, Manifest
+from ciess_ray.serving.files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE
+from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import CiessError
 
 NAMES = ("mf", "lightgcn", "ngcf", "ncf")
@@ -336,7 +336,7 @@ def make_folders(folders: Path) -> None:
 
     import torch
 
-    from ciess_ray.config_file import parse_config
+    from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.result import ResultFolder
     from envs.budget import EmbeddingSizes
     from envs.data import generate_interactions, split_interactions

@@ -25,13 +25,13 @@ import torch
 from provenance import provenance
 from torch import nn
 
-from ciess_ray.config_file import parse_config
-from ciess_ray.export import export
-from ciess_ray.packed import PackedTable
-from ciess_ray.packed_embedding import PackedEmbedding
-from ciess_ray.packed_values import VALUE_TYPES
+from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.packed.embedding import PackedEmbedding
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.packed.values import VALUE_TYPES
 from ciess_ray.result import ResultFolder
-from ciess_ray.serving_files import PROPAGATING, TABLE_FILE
+from ciess_ray.serving.export import export
+from ciess_ray.serving.files import PROPAGATING, TABLE_FILE
 from envs.budget import EmbeddingSizes, MemoryBudget
 from envs.data import generate_interactions, read_interactions, split_interactions
 from envs.recommenders import RECOMMENDERS, build_recommender
@@ -43,7 +43,7 @@ _MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from ciess_ray.packed import PackedTable
+from ciess_ray.packed.table import PackedTable
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
 before = resident()
@@ -163,7 +163,7 @@ def cold(folder: Path, user: str, repeats: int) -> dict[str, Any]:
         subprocess.run(command, capture_output=True, check=True)
         seconds.append(time.perf_counter() - started)
     code = (
-        f"import sys; from ciess_ray.cli import app; app({[str(part) for part in command[1:]]!r}, "
+        f"import sys; from ciess_ray.cli.main import app; app({[str(part) for part in command[1:]]!r}, "
         "standalone_mode=False); print({n.split('.')[0] for n in sys.modules} & {'ray', 'torch'})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,15 +18,15 @@ import ray
 import torch
 from provenance import provenance
 
-from ciess_ray.baselines import METHODS, Problem
-from ciess_ray.config_file import load_config
-from ciess_ray.costs import cpu_seconds
-from ciess_ray.full_size import Preparation, full_sizes
-from ciess_ray.judge import Judge
-from ciess_ray.preparing import prepare
+from ciess_ray.compare.methods import METHODS, Problem
+from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
-from ciess_ray.run import caps_params_of
-from ciess_ray.search import load_interactions
+from ciess_ray.search.driver import load_interactions
+from ciess_ray.search.run import caps_params_of
+from ciess_ray.training.costs import cpu_seconds
+from ciess_ray.training.judge import Judge
+from ciess_ray.training.preparing import prepare
+from ciess_ray.training.pretrained import Preparation, full_sizes
 
 NUM_FRESH_STEPS = 300
 

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/toy_convergence.py
 
-Ten thousand entities, half of them users; every noise of ``ciess_ray.exploration``, with the random walk and
-without, several seeds. After each table step the actors take an episode alone. The optimum counts as reached
+Ten thousand entities, half of them users; every noise of ``td3.exploration``, with the walk and without,
+several seeds. After each table step the actors take an episode alone. The optimum counts as reached
 at the first of five such episodes in a row whose sizes are within 2 of it, the mean over all entities, users
 and items, and over the episode. A row is appended to the .jsonl file as soon as a run is done and none is run
 twice, so the command can be broken off and resumed.
@@ -22,9 +22,9 @@ import torch
 from measurements import Measurements
 from provenance import provenance
 
-from ciess_ray.exploration import NOISES
 from ciess_ray.resources import ray_session
 from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.exploration import NOISES
 from envs import TOY_SIZE_ENV_ID, mdp
 
 KINDS = ("user", "item")

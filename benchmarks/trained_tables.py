@@ -23,18 +23,18 @@ from measurements import Measurements
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
-from ciess_ray.config import RunConfig
-from ciess_ray.config_file import load_config
-from ciess_ray.placement import place
-from ciess_ray.retraining import fit_to_convergence
-from ciess_ray.run import caps_params_of
-from ciess_ray.search import load_interactions
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_file import load_config
+from ciess_ray.search.driver import load_interactions
+from ciess_ray.search.run import caps_params_of
+from ciess_ray.training.communities import place
+from ciess_ray.training.convergence import fit_to_convergence
 from envs.budget import EmbeddingSizes
 from envs.communities import find_communities
 from envs.data import Interactions
-from envs.placed_sizes import PlacedSizes
 from envs.recommenders.propagation import symmetric_weights
-from envs.scattered_sizes import ScatteredSizes
+from envs.sizes.placed import PlacedSizes
+from envs.sizes.scattered import ScatteredSizes
 
 _SEED = 22
 _NUM_LOTS = 32

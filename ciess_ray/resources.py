@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import ray
 from ray._private import ray_constants
 
-from ciess_ray.config import RunConfig
+from ciess_ray.config.run import RunConfig
 from ciess_ray.own_packages import refuse_foreign_envs
 from ciess_ray.signals import terminable
 from envs.errors import ConfigError

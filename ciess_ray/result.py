@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.candidate import Candidate, candidate_table, with_kinds
-from ciess_ray.foreign_files import parse_json, read_json, read_parquet, read_text
-from ciess_ray.manifest import MANIFEST_FILE, write_manifest
-from ciess_ray.packed import PackedTable
-from ciess_ray.packed_embedding import pack_recommender, unpack_recommender
+from ciess_ray.files.foreign import parse_json, read_json, read_parquet, read_text
+from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
+from ciess_ray.files.whole import check_writable, settle, whole_file, write_whole
+from ciess_ray.packed.embedding import pack_recommender, unpack_recommender
+from ciess_ray.packed.table import PackedTable
 from ciess_ray.plain_text import command
-from ciess_ray.scorers import SCORERS, check_parts
-from ciess_ray.serving_files import (
+from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
     SCORER_FILE,
@@ -51,7 +51,7 @@ from ciess_ray.serving_files import (
     write_ids,
     write_interactions,
 )
-from ciess_ray.whole_files import check_writable, settle, whole_file, write_whole
+from ciess_ray.serving.scorers import SCORERS, check_parts
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, options_of

@@ -2,8 +2,8 @@
 
 A table of N rows of at most d_max numbers is *full* at N · d_max parameters, and a recommender of several
 tables, whose rows share one size, at so many times as many. A budget caps the parameters that are kept, or
-the bytes of the packed file (see :mod:`ciess_ray.packed`), and :func:`project_sizes` is the exact Euclidean
-projection of any proposed sizes onto that cap.
+the bytes of the packed file (see :mod:`ciess_ray.packed.table`), and :func:`project_sizes` is the exact
+Euclidean projection of any proposed sizes onto that cap.
 """
 
 import math

@@ -10,8 +10,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
 from envs.errors import EmbeddingSizeError
-from envs.placed_sizes import COLUMN_TYPE
 from envs.recommenders.propagation import symmetric_weights
+from envs.sizes.placed import COLUMN_TYPE
 
 #: One less than the columns at which a row may begin: the first is left to the items.
 MAX_COMMUNITIES = int(np.iinfo(COLUMN_TYPE).max)

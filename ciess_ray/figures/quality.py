@@ -20,7 +20,7 @@ from ciess_ray.figures.style import (
     series_style,
     styled,
 )
-from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.spread import Spread
 
 _MAX_TICKS = 6

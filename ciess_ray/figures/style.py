@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ciess_ray.whole_files import write_whole
+from ciess_ray.files.whole import write_whole
 
 WIDTH_INCHES = 4.8
 INK, MUTED, GRID, PAPER = "#1d2733", "#5d6975", "#e3e7ec", "#ffffff"

@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ciess_ray.figures import to_png, to_svg
+from ciess_ray.files.whole import write_whole
 from ciess_ray.report.drawings import draw_all
 from ciess_ray.report.groups import group_cells, verdicts
 from ciess_ray.report.material import read_material
 from ciess_ray.report.page import Picture, render
-from ciess_ray.whole_files import write_whole
 from envs.errors import ResultError
 
 __all__ = ["Report", "write_report"]

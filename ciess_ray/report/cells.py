@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES
 from ciess_ray.report.checks import is_number
 from ciess_ray.result import NOT_SETTINGS, dataset_name
-from ciess_ray.result_names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES
 
 #: Fields that have a column of their own, or whose names in a sweep do not tell trials apart.
 _OWN_COLUMNS = ("budget", "seed", "dataset.path", "dataset.sample", "recommender.name")

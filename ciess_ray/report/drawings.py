@@ -19,10 +19,10 @@ from ciess_ray.figures import (
     draw_sizes,
     format_bytes,
 )
+from ciess_ray.names import FULL_SIZE, SEARCH
 from ciess_ray.report.groups import Group
 from ciess_ray.report.material import Search
-from ciess_ray.result_names import FULL_SIZE, SEARCH
-from ciess_ray.table_step import KINDS
+from ciess_ray.td3.rollout import KINDS
 
 #: Of more searches than these the figures of single searches would be too many, and lines alike.
 MAX_SEARCHES = 6

@@ -11,7 +11,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
-from ciess_ray.foreign_files import read_json, read_parquet
+from ciess_ray.files.foreign import read_json, read_parquet
+from ciess_ray.names import (
+    COMPARISON_FILE,
+    COMPARISON_FORMAT,
+    COMPARISON_ROWS_FILE,
+    FULL_SIZE,
+    SEARCH,
+    SWEEP_FILE,
+    SWEEP_RESULTS_FORMAT,
+    SWEEP_ROWS_FILE,
+    SWEEP_SUMMARY_FILE,
+    TRIAL_RESULT_FOLDER,
+)
 from ciess_ray.plain_text import command
 from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
 from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
@@ -26,19 +38,7 @@ from ciess_ray.result import (
     read_retrained,
     read_summary,
 )
-from ciess_ray.result_names import (
-    COMPARISON_FILE,
-    COMPARISON_FORMAT,
-    COMPARISON_ROWS_FILE,
-    FULL_SIZE,
-    SEARCH,
-    SWEEP_FILE,
-    SWEEP_RESULTS_FORMAT,
-    SWEEP_ROWS_FILE,
-    SWEEP_SUMMARY_FILE,
-    TRIAL_RESULT_FOLDER,
-)
-from ciess_ray.table_step import KINDS
+from ciess_ray.td3.rollout import KINDS
 from envs.errors import ResultError
 
 _LARGEST_SIZE = 2**31

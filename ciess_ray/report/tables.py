@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ciess_ray.credentials import without_secrets
+from ciess_ray.config.credentials import without_secrets
+from ciess_ray.names import EQUAL_SIZES, SEARCH
 from ciess_ray.plain_text import percent
 from ciess_ray.report.cells import Cell, flatten
 from ciess_ray.report.groups import Group
 from ciess_ray.report.material import About, Search
 from ciess_ray.report.table import Table, Value, make_table, number, text
-from ciess_ray.result_names import EQUAL_SIZES, SEARCH
 from ciess_ray.spread import Spread
-from ciess_ray.table_step import KINDS
+from ciess_ray.td3.rollout import KINDS
 
 _NUM_LARGEST = 5
 

@@ -25,17 +25,17 @@ from ray.rllib.utils.metrics import (
 )
 
 from ciess_ray import metric_keys
-from ciess_ray.env_runner import TableEnvRunner
-from ciess_ray.exploration import build_exploration
 from ciess_ray.streams import Stream, seed_of
-from ciess_ray.table_step import KINDS, TableRollout, TableStep
+from ciess_ray.td3.config import rules
+from ciess_ray.td3.env_runner import TableEnvRunner
 from ciess_ray.td3.evaluation import evaluate_greedily, rollouts_of
+from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.imitation import BestTable
 from ciess_ray.td3.learner import TD3TorchLearner, learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from ciess_ray.td3.rules import rules
-from ciess_ray.warmup import WarmUp
+from ciess_ray.td3.rollout import KINDS, TableRollout, TableStep
+from ciess_ray.td3.warmup import WarmUp
 from envs.errors import ConfigError
 from envs.mdp import MAX_MEMORY_WEIGHT
 
@@ -94,9 +94,9 @@ class TD3Config(AlgorithmConfig):
             none.
 
     Exploration:
-        exploration_spec: See :func:`ciess_ray.exploration.build_exploration`.
+        exploration_spec: See :func:`ciess_ray.td3.exploration.build_exploration`.
         num_warmup_steps: Table steps, over all env runners, with policies of a whole table instead of the
-            actors, at first random, then near the best: one :class:`ciess_ray.warmup.WarmUp` for all of
+            actors, at first random, then near the best: one :class:`ciess_ray.td3.warmup.WarmUp` for all of
             them. None in the paper.
 
     Memory:

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EVALUATION_RESULTS
 
-from ciess_ray.table_step import StepFailure, TableRollout
+from ciess_ray.td3.rollout import StepFailure, TableRollout
 from envs.errors import ConfigError, TrainingError
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ciess_ray.table_step import KINDS, TableRollout
+from ciess_ray.td3.rollout import KINDS, TableRollout
 
 IMITATED_OBS, IMITATED_ACTION = "imitated_obs", "imitated_action"
 

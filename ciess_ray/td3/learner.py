@@ -10,10 +10,10 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.utils import update_target_network
 from torch import Tensor
 
-from ciess_ray.exploration import seeded_generator
 from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.td3 import losses
+from ciess_ray.td3.exploration import seeded_generator
 from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS
 from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
 from envs.errors import TrainingError

@@ -10,7 +10,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
-from ciess_ray.exploration import Exploration, build_exploration
+from ciess_ray.td3.exploration import Exploration, build_exploration
 from envs import mdp
 
 #: What the actor itself would do, beside the action that exploration made of it.

@@ -15,8 +15,8 @@ KINDS = ("user", "item")
 #: By two processes at once, so that it is seen that they may.
 MAKE_A_STORE = """
 import sys
-from ciess_ray.config import TrackingConfig
-from ciess_ray.mlflow_connection import connect
+from ciess_ray.config.run import TrackingConfig
+from ciess_ray.tracking.mlflow_connection import connect
 import mlflow
 print("ready", flush=True)
 sys.stdin.readline()
@@ -38,7 +38,7 @@ def workplace(ray_cluster, tmp_path_factory):
 @pytest.fixture(scope="session")
 def make_config(workplace):
     """Makes the configuration of a search that takes seconds."""
-    from ciess_ray.config_file import parse_config
+    from ciess_ray.config.yaml_file import parse_config
 
     def make(output, **sections):
         values = {
@@ -70,7 +70,7 @@ def make_config(workplace):
 @pytest.fixture(scope="session")
 def finished(workplace, make_config):
     """The configuration and the result of one search, with what it said on its way."""
-    from ciess_ray.search import search
+    from ciess_ray.search.driver import search
 
     config = make_config(workplace / "finished")
     news = []
@@ -82,7 +82,7 @@ def make_result(make_interactions, tmp_path_factory):
     """Makes the folder of a finished search without a search, of a recommender that was trained a little."""
     import dataclasses
 
-    from ciess_ray.config_file import parse_config
+    from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.result import ResultFolder
     from envs.budget import EmbeddingSizes
     from envs.recommenders import RECOMMENDERS, build_recommender
@@ -118,7 +118,7 @@ def make_result(make_interactions, tmp_path_factory):
 @pytest.fixture
 def run_cli(monkeypatch, capsys):
     """Runs the command line as ``main`` does; gives exit status, output and complaints."""
-    from ciess_ray import cli
+    from ciess_ray.cli import main as cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ciess-ray", *map(str, arguments)])

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ciess_ray.comparison_config import ComparisonConfig
-from ciess_ray.config import RunConfig
-from ciess_ray.config_file import field_table, load_config
-from ciess_ray.sweep_config import SweepConfig, load_sweep
+from ciess_ray.compare.config import ComparisonConfig
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_file import field_table, load_config
+from ciess_ray.sweep.config import SweepConfig, load_sweep
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
@@ -37,9 +37,9 @@ NOT_RUN = {
 OUTPUTS = ("kept    R@20",)
 #: What begins the work of a command, and takes minutes.
 WORK = {
-    "ciess_ray.search": ("search", "resume"),
-    "ciess_ray.sweep": ("sweep", "resume_sweep", "check"),
-    "ciess_ray.compare": ("compare", "read_plan"),
+    "ciess_ray.search.driver": ("search", "resume"),
+    "ciess_ray.sweep.driver": ("sweep", "resume_sweep", "check"),
+    "ciess_ray.compare.driver": ("compare", "read_plan"),
     "ciess_ray.report": ("write_report",),
 }
 #: What a reader fills in.
@@ -200,7 +200,7 @@ def test_every_field_that_is_named_is_one(document):
 def test_every_option_that_is_named_is_one(document):
     from typer.main import get_command
 
-    from ciess_ray.cli import app
+    from ciess_ray.cli.main import app
 
     known = get_command(app)
     for span in spans(TEXTS[document]):

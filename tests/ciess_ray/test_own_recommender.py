@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from ciess_ray.config_file import parse_config
-from ciess_ray.full_size import Preparation
+from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import SearchResult
-from ciess_ray.search import load_interactions
+from ciess_ray.search.driver import load_interactions
+from ciess_ray.training.pretrained import Preparation
 from envs.data import generate_interactions
 from envs.errors import ConfigError, RecommenderProtocolError, ResultError, UnknownNameError
 from envs.recommenders import MF, check_recommender
@@ -67,7 +67,7 @@ def folder(block, tmp_path_factory):
     program, *arguments = block("").split()
     assert program == "ciess-ray"
     # Like the installed script, -P leaves the working directory out of Python's path.
-    command = [sys.executable, "-P", "-c", "from ciess_ray.cli import main; main()", *arguments, *TINY]
+    command = [sys.executable, "-P", "-c", "from ciess_ray.cli.main import main; main()", *arguments, *TINY]
     done = subprocess.run(
         command,
         cwd=folder,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ciess_ray.packed import PackedTable
+from ciess_ray.packed.table import PackedTable
 from envs.budget import EmbeddingSizes, MemoryBudget, packed_bytes, project_sizes
 from envs.errors import BudgetError, EmbeddingSizeError
 

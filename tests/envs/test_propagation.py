@@ -6,9 +6,9 @@ import torch
 from scipy.sparse import csr_array
 
 from envs.budget import EmbeddingSizes
-from envs.placed_sizes import PlacedSizes
 from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
-from envs.scattered_sizes import ScatteredSizes
+from envs.sizes.placed import PlacedSizes
+from envs.sizes.scattered import ScatteredSizes
 
 NUM_USERS, NUM_ITEMS = 7, 5
 

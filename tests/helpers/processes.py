@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CLI = "from ciess_ray.cli import main; main()"
+CLI = "from ciess_ray.cli.main import main; main()"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 #: What happens at all happens sooner, on a busy machine too; only what hangs is given up.

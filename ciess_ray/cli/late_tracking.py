@@ -1,0 +1,155 @@
+"""What a folder holds, sent to MLflow afterwards: for whom no store was there, or not for long enough.
+
+Runs that the store knows are gone on with and get only what they lack, so that a folder may be sent twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ciess_ray.compare.board import cell_file
+from ciess_ray.compare.cell import CellResult
+from ciess_ray.compare.driver import PLAN_FILE, read_id, read_plan
+from ciess_ray.compare.recorder import Recorder
+from ciess_ray.config.run import TrackingConfig
+from ciess_ray.config.yaml_file import check_values, put_override
+from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE, SWEEP_FILE, SWEEP_ROWS_FILE
+from ciess_ray.result import RESULT_FILE, read_steps, read_summary
+from ciess_ray.sweep.driver import read_sweep, sole_driver
+from ciess_ray.sweep.monitor import Monitor
+from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweep.trial import TRIAL_FILE, read_summary_of
+from ciess_ray.tracking.mlflow_store import End, MlflowStore
+from ciess_ray.tracking.tracker import flatten, result_metrics, run_tags
+from envs.errors import ResultError
+
+_ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Record the folder of a search, a sweep or a comparison that is over.
+
+    Args:
+        location: The folder; for a sweep it may be a URI.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: The folder holds nothing that is over, or MLflow cannot record there.
+    """
+    storage, folder = Storage(location), Path(location)
+    if storage.has(SWEEP_FILE):
+        return _send_sweep(storage, overrides)
+    if storage.has(PLAN_FILE):
+        return _send_comparison(folder, overrides)
+    if storage.has(RESULT_FILE):
+        return _send_search(folder, overrides)
+    raise ResultError(
+        f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE} and {PLAN_FILE} in it; name the "
+        "folder of a search, a sweep or a comparison."
+    )
+
+
+def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    summary = read_summary(folder)
+    status = _ENDS.get(summary["status"])
+    if status is None:
+        raise ResultError(
+            f"{folder}: this search is {summary['status']!r}: wait for it, or where it was killed go on with "
+            f"'ciess-ray search --resume {folder}'."
+        )
+    values = {"tracking": dict(summary["config"]["tracking"])}
+    for override in overrides:
+        put_override(values, override)
+    tracking = check_values(TrackingConfig, values["tracking"], f"{folder / RESULT_FILE}: tracking")
+    store = MlflowStore(tracking, folder)
+    try:
+        run = store.run(
+            # A store that knows no run by its id is given one, and knows it by this the next time.
+            hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
+            folder.absolute().name,
+            params=flatten(summary["config"]),
+            tags={
+                "dataset.fingerprint": summary["dataset"]["fingerprint"],
+                **{f"{name}.version": summary["versions"][name] for name in ("ciess-ray", "ray", "torch")},
+            },
+            run_id=summary.get("mlflow_run_id"),
+        )
+        for row in read_steps(folder):
+            run.log_metrics(row["metrics"], row["step"], row["time_ms"])
+        if status == "FINISHED":
+            for name in ("", *summary["looser_budgets"].values()):
+                its = read_summary(folder / name)
+                run.log_metrics(result_metrics(its["methods"], name), its["num_steps"])
+            run.log_folder(folder)
+            run.log_model(folder)
+        run.end(status)
+    finally:
+        problems = store.close()
+    return store.uri, problems
+
+
+def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    plan, state = read_sweep(storage, overrides)
+    content = storage.read(SWEEP_ROWS_FILE)
+    if content is None:
+        raise ResultError(
+            f"{storage.shown}: this sweep has not come to its end; go on with 'ciess-ray sweep --resume "
+            f"{storage.shown}'."
+        )
+    statuses = _statuses(content)
+    with sole_driver(storage):
+        store = MlflowStore(plan.config.tracking, storage.shown)
+        try:
+            monitor = Monitor(
+                plan, storage, state, store, {"sweep": storage.shown, **run_tags()}, on_change=None
+            )
+            for name, status in statuses.items():
+                told = storage.read(f"{name}/{TRIAL_FILE}")
+                if told is None:
+                    continue
+                if read_summary_of(storage, name) is not None:
+                    monitor.finish_earlier(name, json.loads(told))
+                elif status in ("stopped", "failed"):
+                    monitor.end_earlier(
+                        name, json.loads(told), "stopped" if status == "stopped" else "failed"
+                    )
+            monitor.log_results()
+            assert monitor.parent is not None
+            is_complete = set(statuses.values()) <= {"finished", "stopped"}
+            monitor.parent.end("FINISHED" if is_complete else "FAILED")
+        finally:
+            problems = store.close()
+        monitor.close()
+    return store.uri, problems
+
+
+def _statuses(rows: bytes) -> dict[str, Any]:
+    # Without threads, see read_ids.
+    table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    plan = read_plan(folder, overrides)
+    store = MlflowStore(plan.config.tracking, folder)
+    problems: list[str] = []
+    try:
+        recorder = Recorder(plan, store, read_id(folder))
+        results = [CellResult.read(cell_file(folder, cell)) for cell in plan.cells]
+        for cell, result in zip(plan.cells, results, strict=True):
+            if result is not None:
+                recorder.record(cell, result)
+        files = [folder / name for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE)]
+        is_complete = all(result is not None and result.row["status"] == "finished" for result in results)
+        problems = recorder.close([file for file in files if file.exists()], is_complete)
+    finally:
+        problems += store.close()
+    return store.uri, problems

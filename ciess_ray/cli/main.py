@@ -1,0 +1,470 @@
+"""The command line: ``ciess-ray``."""
+
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ciess_ray.cli.comparison import COMPARE_HELP, run_comparison
+from ciess_ray.cli.data import data_app
+from ciess_ray.cli.serving import export, recommend, verify
+from ciess_ray.cli.tracking import TRACKING_FIELDS, track
+from ciess_ray.config.credentials import without_secrets
+from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
+from ciess_ray.names import SEARCH
+from ciess_ray.plain_text import command, paragraphs, percent
+from ciess_ray.signals import EXIT_STATUS, is_terminated, terminable
+from ciess_ray.terminal import TextTable, console, errors, spell_out
+from envs.errors import CiessError, ConfigError
+
+if TYPE_CHECKING:
+    from ciess_ray.sweep.config import Trial
+    from ciess_ray.sweep.results import SweepResults
+
+app = typer.Typer(
+    name="ciess-ray",
+    help="Find the embedding size that each user and item deserves under a memory budget.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+app.command()(recommend)
+app.command()(export)
+app.command()(verify)
+app.command()(track)
+
+_FIELDS_WIDTH = 160
+
+_SEARCH_HELP = """
+Search embedding sizes for one configuration and budget.
+
+[bold]Examples[/bold]
+
+  ciess-ray search configs/quickstart.yaml
+
+  ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
+
+  ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
+
+  ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
+
+  ciess-ray search --resume runs/small
+
+  ciess-ray search --resume runs/small --more-episodes 10
+
+Whatever the YAML file says can be said here too, as [bold]section.field=value[/bold];
+[bold]ciess-ray fields[/bold] lists every field with its default and meaning.
+
+The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
+budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
+searched, and each further one gets a folder of its own in the output folder.
+
+A search that was killed, interrupted or out of disk goes on from its last checkpoint with
+[bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished is
+extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom you
+would not let run code on your machine.
+"""
+
+
+@app.command(help=paragraphs(_SEARCH_HELP))
+def search(
+    config: Annotated[str | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="0.1, 10%, '62000 params', or 64MB of packed file; may be given again, for looser ones.",
+            metavar="BUDGET",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a search to go on with; takes the place of CONFIG.")
+    ] = None,
+    more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
+) -> None:
+    """See ``_SEARCH_HELP``."""
+    given = {
+        "budget": budget[0] if budget else None,
+        "looser_budgets": budget[1:] if budget and len(budget) > 1 else None,
+        "output": output,
+        "seed": seed,
+        "recommender.device": device,
+    }
+    options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
+    _find_own_modules()
+    changes = [*([] if config is None else [config]), *(overrides or [])]
+    if resume is not None and (options or overwrite or not all("=" in change for change in changes)):
+        raise ConfigError(
+            "--resume goes on with a search as it was configured; of the rest give --more-episodes, "
+            "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
+        )
+    _check_folder(resume)
+    if resume is None and (config is None or more_episodes):
+        missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
+        raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
+    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
+    from ciess_ray.config.yaml_file import load_config
+
+    run = None
+    if resume is None and config is not None:
+        run = load_config(Path(config), [*(overrides or []), *options])
+
+    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray.cli.live import LiveView
+    from ciess_ray.search import driver as searches
+
+    with LiveView(console) as view:
+        if resume is not None:
+            result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
+        else:
+            assert run is not None
+            result = searches.search(run, overwrite=overwrite, on_progress=view)
+    for shown in (result, *result.looser()):
+        console.show(_comparison(shown.summary))
+        if shown is result:
+            console.say(RANKING_NOTE)
+        _print_files(shown.path, shown.summary)
+    _print_run(result.path, result.summary)
+
+
+_SWEEP_HELP = """
+Run many searches that differ in some fields, side by side, and compare them.
+
+[bold]Examples[/bold]
+
+  ciess-ray sweep configs/quickstart-sweep.yaml
+
+  ciess-ray sweep configs/quickstart-sweep.yaml --dry-run
+
+  ciess-ray sweep configs/quickstart-sweep.yaml --output s3://bucket/sweep max_failures=5
+
+  ciess-ray sweep --resume runs/quickstart-sweep
+
+The YAML file names the configuration that all searches share ([bold]base[/bold]) and the fields that differ
+([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
+
+The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder for
+each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
+finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again; with
+[bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles: resume no
+sweep of somebody whom you would not let run code on your machine.
+"""
+
+
+@app.command(help=paragraphs(_SWEEP_HELP))
+def sweep(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the sweep to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder or URI of the sweep.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the trials, what each claims, and how many run at once.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sweep in the folder.")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="Folder or URI of a sweep to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See ``_SWEEP_HELP``."""
+    options = [] if output is None else [f"output={_as_yaml(output)}"]
+    changes = [] if resume is None else _resumed_fields("a sweep", config, overrides)
+    if resume is not None and (options or overwrite or dry_run):
+        raise ConfigError("--resume goes on with a sweep as it was configured; give nothing beside it.")
+    _check_folder(None if resume is None or "://" in resume else Path(resume))
+    if resume is None and config is None:
+        raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray sweep --help' has examples.")
+    _find_own_modules()
+    from ciess_ray.sweep.config import load_sweep
+
+    plan = None
+    if resume is None and config is not None:
+        plan = load_sweep(Path(config), [*(overrides or []), *options])
+
+    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray.cli.sweep import SweepView
+    from ciess_ray.sweep import driver as sweeps
+
+    if plan is not None and dry_run:
+        console.show(_trials(sweeps.check(plan)))
+        return
+    with SweepView(console) as view:
+        if plan is not None:
+            results = sweeps.sweep(plan, overwrite=overwrite, on_change=view)
+        else:
+            assert resume is not None
+            results = sweeps.resume_sweep(resume, overrides=changes, on_change=view)
+    console.show(results.to_rich())
+    _print_sweep(results)
+    if not results.is_complete:
+        raise typer.Exit(1)
+
+
+_REPORT_HELP = """
+Tell of searches, sweeps and comparisons in one HTML page.
+
+[bold]Examples[/bold]
+
+  ciess-ray report runs/quickstart
+
+  ciess-ray report runs/quickstart-sweep --output sweep.html
+
+  ciess-ray report runs/small runs/quickstart --output both.html --overwrite
+
+A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says what
+the tables cost against full size and against every other method, who got which size, how the search went, and
+where time and bytes went. It needs no network and can be sent as it is; its figures also lie as PNG files in
+a folder beside it.
+"""
+
+
+@app.command(help=paragraphs(_REPORT_HELP))
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
+    ],
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+) -> None:
+    """See ``_REPORT_HELP``."""
+    from ciess_ray.report import write_report
+
+    written = write_report(folders, output, overwrite=overwrite)
+    where = f"report: {written.page}, {len(written.figures)} figures in {written.figures_folder}"
+    if written.headline:
+        console.say(written.headline)
+        console.say(f"R@20 is {RANKING_TERMS['R@20']}, a mean over users.")
+    console.say(where)
+
+
+@app.command(help=paragraphs(COMPARE_HELP))
+def compare(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the comparison to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what is done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Compute cells of other settings in the folder anew.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See ``COMPARE_HELP``."""
+    options = [] if output is None else [f"output={_as_yaml(output)}"]
+    changes = [] if resume is None else _resumed_fields("a comparison", config, overrides)
+    if resume is not None and (options or overwrite):
+        raise ConfigError(
+            "--resume goes on with a comparison as it was configured; give nothing but --dry-run beside it."
+        )
+    _check_folder(resume)
+    _find_own_modules()
+    is_complete = run_comparison(
+        console,
+        Path(config) if config is not None and resume is None else None,
+        changes or [*(overrides or []), *options],
+        dry_run=dry_run,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    if not is_complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fields(
+    of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
+    of_comparison: Annotated[
+        bool, typer.Option("--comparison", help="Those of a comparison's file instead.")
+    ] = False,
+) -> None:
+    """List every field of a configuration with its default and meaning."""
+    from ciess_ray.compare.config import ComparisonConfig
+    from ciess_ray.config.run import RunConfig
+    from ciess_ray.config.yaml_file import field_table
+    from ciess_ray.sweep.config import SweepConfig
+
+    model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
+    table = TextTable("field", "default", "meaning")
+    table.columns[0].no_wrap = True
+    for row in field_table(model):
+        table.add_row(*row)
+    # A pipe has no width.
+    console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
+
+
+class _Notes(logging.Handler):
+    """Shows what the library logs as the commands show everything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        errors.say(without_secrets(record.getMessage()), "note:", "yellow")
+
+
+_NOTES = _Notes(logging.WARNING)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one message and exit status 2, Ctrl-C in 130, SIGTERM in 143."""
+    spell_out()
+    logging.getLogger("ciess_ray").addHandler(_NOTES)
+    try:
+        _refuse_empty(sys.argv)
+        with terminable():
+            app(prog_name="ciess-ray")
+    except CiessError as error:
+        errors.say(without_secrets(error), "error:", "bold red")
+        sys.exit(2)
+    except OSError as error:
+        # A name that is too long, a folder that may not be read, a full disk: nothing of ours.
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        errors.say(f"{where}{error.strerror or error}.", "error:", "bold red")
+        sys.exit(2)
+    except SystemExit as exit:
+        # Typer turns Ctrl-C into this status without a word, and Ray SIGTERM as it starts into its number.
+        is_ended = is_terminated() or exit.code == signal.SIGTERM
+        if is_ended or exit.code == 130:
+            how = "ended by SIGTERM" if is_ended else "interrupted"
+            errors.say(f"{how}; it goes on with --resume and the output folder in place of the file.")
+        sys.exit(EXIT_STATUS if is_ended else exit.code)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """What a variable of the shell that is not set leaves would name the folder that one stands in."""
+    for before, argument in itertools.pairwise(arguments):
+        option, separator, value = argument.partition("=")
+        if not argument or (option.startswith("--") and separator and not value):
+            place = option if argument else f"after {Path(before).name!r}"
+            raise ConfigError(f"{place}: an empty name or value; give one, or leave it out.")
+
+
+def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
+    """The fields that may be said beside --resume, the first of which stands where CONFIG would."""
+    given = [*([] if config is None else [config]), *(overrides or [])]
+    others = [one for one in given if not one.startswith(("dataset.", TRACKING_FIELDS))]
+    if others:
+        raise ConfigError(
+            f"--resume goes on with {what} as it was configured; {others[0]!r} cannot be said beside it, "
+            "only dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
+        )
+    return given
+
+
+def _check_folder(resumed: Path | None) -> None:
+    """Before the imports that take seconds: is there a folder to go on with?"""
+    if resumed is not None and not resumed.is_dir():
+        raise ConfigError(f"--resume {resumed}: no such folder.")
+
+
+def _find_own_modules() -> None:
+    """Recommenders of one's own, in Ray's actors too; last, where the folder hides no installed module."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def _as_yaml(value: object) -> str:
+    """A value as an override has it: JSON is YAML, and in quotation marks a text stays one."""
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _comparison(summary: dict[str, Any]) -> TextTable:
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
+    table = TextTable(*headings, first_number=1)
+    for row in summary["methods"]:
+        table.add_row(
+            row["name"],
+            percent(100 * row["kept_ratio"], 2),
+            f"{row['test']['recall@20']:.4f}",
+            f"{row['test']['ndcg@20']:.4f}",
+            f"{row['num_params']:,}",
+            f"{row['packed_bytes']:,}",
+            f"{row['served_bytes']:,}" if "served_bytes" in row else "",
+            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
+        )
+    return table
+
+
+def _print_files(path: Path, summary: dict[str, Any]) -> None:
+    from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
+
+    budget, sizes = summary["budget"], summary["bytes"]
+    console.say(
+        f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
+        f"{budget['num_params']:,} kept"
+    )
+    beside = ", ".join(
+        f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
+    )
+    console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
+    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    if "served_bytes" in served:
+        console.say(
+            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
+            f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
+        )
+    kept = checkpoint_bytes(path)
+    if kept:
+        folder = path / CHECKPOINT_FOLDER
+        console.say(f"checkpoints: {kept:,} bytes in {folder}, for --more-episodes alone; it may be removed")
+    for hint in summary["hints"]:
+        console.say(hint, "hint:", "yellow")
+    console.say(f"result: {path}")
+
+
+def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> TextTable:
+    table = TextTable("trial", "claims", "at once")
+    for trial, claims, num_at_once in checked:
+        table.add_row(trial.name, claims, str(num_at_once))
+    return table
+
+
+def _print_sweep(results: "SweepResults") -> None:
+    console.say(RANKING_NOTE)
+    console.say("means over n seeds; *: none of its recommender is as small and as good on validation")
+    statuses = [outcome.status for outcome in results.outcomes]
+    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    console.say(f"trials: {told}; {results.seconds:.0f} s")
+    for outcome in results.outcomes:
+        if outcome.status == "failed":
+            console.say(f"{outcome.name}: {outcome.error}", "failed:", "red")
+    for problem in results.problems:
+        console.say(problem, "not recorded:", "yellow")
+    console.say(f"results: {results.location}")
+    if "://" not in results.location:
+        console.say(f"look at them: {command('ciess-ray', 'report', results.location)}")
+    if not results.is_complete:
+        console.say(f"try again: {command('ciess-ray', 'sweep', '--resume', results.location)}")
+
+
+def _print_run(path: Path, summary: dict[str, Any]) -> None:
+    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
+    console.say(f"time: {seconds}")
+    console.say(f"look at it: {command('ciess-ray', 'report', path)}")
+    tracking = summary["config"]["tracking"]
+    if tracking["mlflow"]:
+        # A server has the page itself.
+        uri = tracking["uri"]
+        at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
+        console.say(f"compare runs: {at}")

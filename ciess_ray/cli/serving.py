@@ -1,0 +1,154 @@
+"""The commands on finished results: ``recommend``, ``export``, ``verify``.
+
+None of them imports Ray; ``recommend`` and ``verify`` do without PyTorch too.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ciess_ray.terminal import TextTable, console, write_data
+from envs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ciess_ray.serving.export import Exported
+
+_FORMATS = ("table", "csv", "json")
+
+
+def recommend(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+    user: Annotated[
+        list[str] | None, typer.Option(help="Id of a user, as the data has it; may be given again.")
+    ] = None,
+    item: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of an item that somebody new likes, instead of --user; may be given again."),
+    ] = None,
+    num_items: Annotated[int, typer.Option("--num-items", "-k", min=1, help="Items each.")] = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Recommend what a user already had, too.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="table, csv or json, with all digits.")] = "table",
+) -> None:
+    """Recommend items from a packed table.
+
+    To users of the data by their ids, or to somebody new by the items that they like:
+
+      ciess-ray recommend runs/quickstart --user 17 -k 20
+
+      ciess-ray recommend runs/quickstart --item 50 --item 296
+    """
+    if bool(user) == bool(item):
+        raise ConfigError("give either --user, of a user in the data, or --item, liked by somebody new.")
+    if item and include_seen:
+        raise ConfigError("--include-seen is for --user: the items that somebody new likes are left out.")
+    if format not in _FORMATS:
+        raise ConfigError(f"--format {format}: one of {', '.join(_FORMATS)}.")
+    from ciess_ray.serving.recommender import ServedRecommender
+
+    served = ServedRecommender.open(folder)
+    if user:
+        found = served.recommend(user, num_items, include_seen=include_seen)
+    else:
+        found = served.recommend_to_new([item or []], num_items)
+    rows: list[tuple[str | None, int, Any, float]] = []
+    names: Sequence[str | None] = user or [None]
+    for name, items, scores in zip(names, found.items, found.scores, strict=True):
+        is_there = items >= 0
+        ids = served.ids_of(items[is_there]).tolist()
+        rows += [(name, rank, *pair) for rank, pair in enumerate(zip(ids, scores.tolist(), strict=False), 1)]
+    columns = ("user_id", "rank", "item_id", "score")
+    if format == "json":
+        write_data(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) + "\n")
+    elif format == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        write_data(text.getvalue())
+    else:
+        first = 0 if user and len(user) > 1 else 1
+        table = TextTable(*columns[first:])
+        for row in rows:
+            table.add_row(*(str(value) for value in (*row[:3], f"{row[3]:.4f}")[first:]))
+        console.show(table)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+    destination: Annotated[Path, typer.Argument(help="Folder or file to write.")],
+    format: Annotated[str, typer.Option(help="packed, parquet, torchrec or onnx.")] = "packed",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, bfloat16, or int8 with a scale a row.")
+    ] = "float32",
+    propagated: Annotated[
+        bool,
+        typer.Option("--propagated", help="Store rows as the graph propagates them: larger, but no graph."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a packed table in another form, and say what that costs.
+
+    A smaller type of value, with N@20 on test before and after:
+
+      ciess-ray export runs/quickstart served --dtype int8
+
+    Rows as LightGCN or NGCF propagate them, so that scoring is an inner product:
+
+      ciess-ray export runs/quickstart served --propagated
+
+    What others read:
+
+      ciess-ray export runs/quickstart table.parquet --format parquet
+
+      ciess-ray export runs/quickstart tables --format torchrec
+
+      ciess-ray export runs/quickstart scorer.onnx --format onnx
+    """
+    # PyTorch takes seconds to import.
+    from ciess_ray.serving.export import export as write
+
+    written = write(
+        folder, destination, format=format, dtype=dtype, propagated=propagated, overwrite=overwrite
+    )
+    console.show(_forms(written))
+    for note in written.notes:
+        console.say(note)
+    console.say(f"exported: {written.path}")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+) -> None:
+    """Read a packed table to its end, and see that it and what belongs to it are whole."""
+    from ciess_ray.files.manifest import Manifest
+    from ciess_ray.serving.recommender import ServedRecommender
+
+    served = ServedRecommender.open(folder)
+    table = served.table
+    table.verify()
+    Manifest.read(folder).verify()
+    console.say(
+        f"{folder}: {table.num_rows:,} rows, {table.num_params:,} parameters in {table.dtype}, "
+        f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} beside the values "
+        "(sizes, scales, header): all is well"
+    )
+
+
+def _forms(written: "Exported") -> TextTable:
+    is_measured = written.before.ndcg is not None
+    table = TextTable("", "file", "bytes", *(["N@20"] if is_measured else []), first_number=2)
+    for form in (written.before, written.after):
+        names = [form.name, *[""] * (len(form.files) - 1)]
+        figures = [form.ndcg, *[None] * (len(form.files) - 1)]
+        for name, (file, num_bytes), ndcg in zip(names, form.files.items(), figures, strict=True):
+            shown = ["" if ndcg is None else f"{ndcg:.4f}"] if is_measured else []
+            table.add_row(name, file, f"{num_bytes:,}", *shown)
+        table.add_row("", "in all", f"{form.num_bytes:,}", *([""] if is_measured else []))
+    return table

@@ -1,0 +1,240 @@
+"""YAML in, a checked configuration out.
+
+An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
+"""
+
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from ciess_ray.config.credentials import without_secrets
+from ciess_ray.config.presets import PRESETS
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
+from envs.errors import CiessError, ConfigError, UnknownNameError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and put ``section.field=value`` over it.
+
+    Args:
+        path: The file.
+        overrides: E.g. ``training.batch_size=2048``; values are read as YAML.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
+    """
+    return parse_config(read_overridden(path, overrides), str(path))
+
+
+def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a YAML file with ``section.field=value`` put over them.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, or an override is unreadable.
+    """
+    values = read_values(path)
+    for override in overrides:
+        put_override(values, override)
+    return values
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping.
+    """
+    try:
+        # What is no file, such as a pipe, may never end, or never begin.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path}: cannot be read as text (it is no file).")
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration; the ones that come along lie in configs/."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
+    try:
+        values = read_yaml(text)
+    except ConfigError as error:
+        raise error.within(str(path)) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
+    return values
+
+
+def put_override(values: dict[str, Any], override: str) -> None:
+    """Put ``section.field=value`` over plain values; the value is read as YAML.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
+    try:
+        value = read_yaml(text)
+    except ConfigError as error:
+        raise error.within(f"cannot read the value of the override {override[:80]!r}") from None
+    try:
+        put_field(values, key, value)
+    except ConfigError as error:
+        raise error.within(f"the override {override!r}") from None
+
+
+def put_field(values: dict[str, Any], name: str, value: Any) -> None:
+    """Put one field, by its dotted name, over plain values, which may have it by that name or nested.
+
+    Raises:
+        ConfigError: The name goes into something that is no section, or a part of it is empty.
+    """
+    if not all(name.split(".")):
+        raise ConfigError(f"the field {name!r} has an empty name in it; write section.field.")
+    rest = name
+    while "." in rest and rest not in values:
+        section, _, rest = rest.partition(".")
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"the field {name!r} goes into {section!r}, which is no section.")
+        values = inner
+    values[rest] = value
+
+
+def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = None) -> dict[str, Any]:
+    """Fields by their dotted names, so that one put over others leaves its neighbours as they are.
+
+    Args:
+        fields: By dotted names, or nested: ``{a: {b: 1}}`` for ``{a.b: 1}``.
+        sections: Names whose mappings are fields; None for all. Other mappings are values.
+
+    Raises:
+        ConfigError: A field stands there both ways.
+    """
+    dotted: dict[str, Any] = {}
+    for name, value in fields.items():
+        inner = {name: value}
+        if isinstance(value, Mapping) and value and (sections is None or name in sections):
+            inner = dotted_fields({f"{name}.{field}": one for field, one in value.items()}, sections)
+        twice = sorted(inner.keys() & dotted.keys())
+        if twice:
+            raise ConfigError(
+                f"{', '.join(twice)} stands there twice, by its dotted name and nested; keep one."
+            )
+        dotted |= inner
+    return dotted
+
+
+def section_names() -> set[str]:
+    """The sections of a configuration: dataset, training, ..."""
+    return {name.partition(".")[0] for name, _, _ in field_table() if "." in name}
+
+
+def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:
+    """The checked model of plain values; see :func:`check_values`.
+
+    Raises:
+        ConfigError: As there; or they are those of a sweep or a comparison.
+    """
+    if "space" in values:
+        which = "compare" if "methods" in values else "sweep' or 'ciess-ray compare"
+        raise ConfigError(f"{source}: it has a space, as many searches have; hand it to 'ciess-ray {which}'.")
+    return check_values(RunConfig, values, source)
+
+
+def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """Plain values as a model.
+
+    Raises:
+        ConfigError: A field is unknown, missing or wrong; each is named with its remedy.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        by_field: dict[str, list[Any]] = {}
+        for problem in error.errors():
+            by_field.setdefault(_field_of(model, problem["loc"]), []).append(problem)
+        lines = (
+            _explain(model, source, where, problems)
+            for where, problems in by_field.items()
+            # A list without an item that is wrong may be too short; the item says enough.
+            if not any(other.startswith(f"{where}.") for other in by_field)
+        )
+        raise ConfigError(without_secrets("\n".join(lines))) from error
+    except CiessError as error:
+        raise error.within(source) from error
+
+
+def field_table(model: type[BaseModel] = RunConfig) -> Iterator[tuple[str, str, str]]:
+    """Every field as its dotted name, its default and its meaning."""
+    yield from _fields(model, "")
+
+
+def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _fields(section, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = "required" if field.is_required() else _shown(default)
+            yield f"{prefix}{name}", shown + _in_modes(f"{prefix}{name}", shown), field.description or ""
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _in_modes(name: str, default: str) -> str:
+    """What the modes set instead of a default, e.g. `` (paper: 0.4; reference: 0.01)``."""
+    modes: dict[str, list[str]] = {}
+    for mode, preset in PRESETS.items():
+        if name in preset and _shown(preset[name]) != default:
+            modes.setdefault(_shown(preset[name]), []).append(mode)
+    told = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
+    return f" ({told})" if told else ""
+
+
+def _field_of(model: Any, place: Sequence[str | int]) -> str:
+    """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
+    for depth, part in enumerate(place[:-1]):
+        field = getattr(model, "model_fields", {}).get(part)
+        model = None if field is None else field.annotation
+        if get_origin(model) in (Union, UnionType):
+            return ".".join(map(str, place[: depth + 1 if _is_choice(model) else None]))
+    return ".".join(map(str, place))
+
+
+def _is_choice(annotation: Any) -> bool:
+    """Whether a value may be of several kinds, null aside; each tells of its own problem with a value."""
+    return sum(kind is not NoneType for kind in get_args(annotation)) > 1
+
+
+def _explain(model: type[BaseModel], source: str, where: str, problems: Sequence[Any]) -> str:
+    problem = problems[0]
+    known = {name: meaning for name, _, meaning in field_table(model)}
+    if problem["type"] == "extra_forbidden":
+        sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
+        return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
+    if problem["type"] == "missing":
+        return (
+            f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field, with "
+            "--sweep or --comparison those of such a file."
+        )
+    given = f"{source}: {where}={problem['input']!r}"
+    if problem["type"] == "model_type":
+        example = next(name for name in known if name.startswith(f"{where}."))
+        return f"{given}: {where} is a section; write its fields, e.g. {example}=..., or none of it."
+    # Of a field of several kinds, the kind that the value has knows what is wrong with it.
+    of_its_kind = [p for p in problems if not p["type"].endswith(("_type", "_parsing", "literal_error"))]
+    if len(problems) > 1 and not of_its_kind:
+        return f"{given}: expected {known[where]}."
+    return f"{given}: {(of_its_kind or problems)[0]['msg']}."

@@ -1,0 +1,20 @@
+"""Names that results on disk use, each once: methods, files, formats."""
+
+#: What a reader calls the tables that every search measures side by side.
+FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
+
+#: What rows say of all that serves a table; see :mod:`ciess_ray.serving.served_bytes`.
+SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "ids_bytes")
+
+#: By method, how the columns of a sweep's rows begin.
+SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
+
+#: What a sweep leaves: its plan, a row a trial, means over seeds, a figure; a trial's result is in a folder.
+SWEEP_FILE = "sweep.json"
+SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE = "results.parquet", "results.json", "pareto.png"
+SWEEP_RESULTS_FORMAT = "ciess-ray sweep results 1"
+TRIAL_RESULT_FOLDER = "result"
+
+#: What a comparison leaves: what it was, and a row a cell.
+COMPARISON_FILE, COMPARISON_ROWS_FILE = "comparison.json", "comparison.parquet"
+COMPARISON_FORMAT = "ciess-ray comparison 1"

@@ -1,0 +1,1 @@
+"""Tables whose rows have sizes of their own, as they lie on disk and in memory."""

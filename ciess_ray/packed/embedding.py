@@ -1,0 +1,188 @@
+"""The packed table in PyTorch: rows on demand, and recommenders taken apart and put together again."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from ciess_ray.packed.table import DAMAGED, PackedTable
+from ciess_ray.packed.values import MAX_PREFIX_WIDTH
+from envs.errors import ResultError
+from envs.recommenders import BaseRecommender, build_recommender
+
+_BITS: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+#: Where a row begins in its block is kept as a signed number of 16 bits.
+_BIAS = 2**15
+
+
+class PackedEmbedding(nn.Module):
+    """Looks rows of a packed table up, as ``nn.Embedding`` does those of a dense one.
+
+    A row is one copy of neighbouring values, of which those beyond its size are cleared; where rows do not
+    all begin at the first column, a second copy puts it there. On the CPU the values stay where the table has
+    them, in a mapped file; ``to`` moves all to another device.
+
+    Args:
+        table: The packed table.
+        width: Columns of one table, by default up to the last in use; a row that is longer is cut.
+
+    Attributes:
+        embedding_dim: Numbers a row, ``num_tables * width``.
+    """
+
+    values: Tensor
+    row_sizes: Tensor
+    block_starts: Tensor
+    in_block: Tensor
+    prefix: Tensor | None
+    scales: Tensor | None
+    first_columns: Tensor | None
+
+    def __init__(self, table: PackedTable, width: int | None = None) -> None:
+        super().__init__()
+        self.width = table.width if width is None else width
+        if self.width < 1:
+            raise ValueError(f"a width of {self.width}: ask for at least one column")
+        self.num_tables, self.block_bits = table.num_tables, table.block_bits
+        self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
+        #: Numbers that are copied of a row.
+        self.num_copied = self.width if table.first_columns is None else table.largest_size
+        self.num_scattered = max(self.width, table.width + self.num_copied)
+        values = _tensor(table.values)
+        if table.dtype == "bfloat16":
+            values = values.view(torch.bfloat16)
+        if len(values) < self.num_copied:
+            values = torch.cat([values, values.new_zeros(self.num_copied)])
+        # PyTorch indexes with no unsigned numbers of more than 8 bits.
+        sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
+        block_starts, in_block = table.starts
+        prefix = None
+        if self.num_copied <= MAX_PREFIX_WIDTH:
+            is_kept = torch.arange(self.num_copied) < torch.arange(self.num_copied + 1)[:, None]
+            prefix = -is_kept.to(_BITS[values.itemsize])
+        for name, buffer in (
+            ("values", values),
+            ("row_sizes", _tensor(sizes)),
+            ("block_starts", torch.from_numpy(block_starts + _BIAS)),
+            ("in_block", torch.from_numpy((in_block.astype(np.int32) - _BIAS).astype(np.int16))),
+            ("prefix", prefix),
+            ("scales", None if table.scales is None else _tensor(table.scales)),
+            ("first_columns", None if table.first_columns is None else _tensor(table.first_columns)),
+        ):
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows of the masked table, zeros where they keep nothing.
+
+        Args:
+            rows: Row numbers, users first, any shape, int64.
+
+        Returns:
+            Shape (*rows.shape, num_tables * width), float32.
+
+        Raises:
+            ResultError: On the CPU, that a row holds NaN or infinity.
+        """
+        flat, num_copied = rows.reshape(-1), self.num_copied
+        sizes = self.row_sizes.index_select(0, flat).long()
+        starts = self.block_starts.index_select(0, flat >> self.block_bits)
+        starts += self.in_block.index_select(0, flat)
+        if self.num_tables > 1:
+            each = torch.arange(self.num_tables, device=starts.device)
+            starts = (starts[:, None] + each * sizes[:, None]).reshape(-1)
+            sizes = sizes.repeat_interleave(self.num_tables)
+        last = len(self.values) - num_copied
+        window = self.values.as_strided((last + 1, num_copied), (1, 1))
+        found = window.index_select(0, starts.clamp(max=last))
+        late = torch.nonzero(starts > last).squeeze(1)
+        if len(late):
+            tail = torch.cat([self.values[last:], self.values.new_zeros(num_copied)])
+            found[late] = tail.as_strided((len(tail) - num_copied + 1, num_copied), (1, 1))[
+                starts[late] - last
+            ]
+        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
+        bits = found.view(_BITS[found.itemsize])
+        if self.prefix is None:
+            is_kept = torch.arange(num_copied, device=bits.device) < sizes[:, None]
+            bits.bitwise_and_(-is_kept.to(bits.dtype))
+        else:
+            bits.bitwise_and_(self.prefix.index_select(0, sizes.clamp(max=num_copied)))
+        numbers = found.float()
+        if self.scales is not None:
+            scales = self.scales.index_select(0, flat).float()
+            numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])
+        # Elsewhere than on the CPU a look at the numbers would wait for the device.
+        if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
+            if not torch.isfinite(numbers).all():
+                raise ResultError(f"a row holds what is no finite number: {DAMAGED}.")
+        if self.first_columns is not None:
+            first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
+            columns = first[:, None] + torch.arange(num_copied, device=first.device)
+            # What a row keeps lies within the table's columns; the zeros after it need not.
+            placed = numbers.new_zeros(len(numbers), self.num_scattered)
+            numbers = placed.scatter_(1, columns, numbers)[:, : self.width].contiguous()
+        return numbers.view(*rows.shape, self.embedding_dim)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, num_params={len(self.values)}"
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor on the array's memory, which nothing here writes to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def pack_recommender(recommender: BaseRecommender, name: str | None = None) -> PackedTable:
+    """The packed table of a trained recommender.
+
+    Args:
+        recommender: Trained.
+        name: What its configuration calls it.
+    """
+    values = recommender.table.packed_values().numpy()
+    return PackedTable.of(values, recommender.sizes, recommender=name)
+
+
+def unpack_recommender(
+    table: PackedTable,
+    train: csr_array,
+    name: str | type[BaseRecommender],
+    options: dict[str, Any],
+    scorer_state: dict[str, NDArray[Any]],
+) -> BaseRecommender:
+    """A recommender that scores as the one that was packed, on the CPU.
+
+    Args:
+        table: Its packed table.
+        train: The interactions that it was trained on, shape (num_users, num_items).
+        name: Its name in ``envs.recommenders.RECOMMENDERS``, or its class.
+        options: Its options.
+        scorer_state: Its other parameters, by name.
+
+    Raises:
+        ResultError: The parameters are not those of this recommender.
+    """
+    sizes = table.sizes
+    if train.shape != (len(sizes.user), len(sizes.item)):
+        raise ResultError(
+            f"the table has {len(sizes.user)} users and {len(sizes.item)} items, "
+            f"the interactions {train.shape[0]} and {train.shape[1]}: they come from different searches."
+        )
+    recommender = build_recommender(name, train, sizes, generator=torch.Generator(), options=options)
+    recommender.table.load_packed_values(torch.from_numpy(table.decoded()))
+    state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
+    label = name if isinstance(name, str) else name.__name__
+    try:
+        missing = recommender.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ResultError(f"the scorer's weights are not those of {label}: {error}.") from error
+    if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
+        raise ResultError(f"the scorer's weights are not those of {label}: {missing}.")
+    return recommender.eval()

@@ -1,0 +1,416 @@
+"""The packed table: one flat buffer of values, one size a row, nothing else.
+
+A row's values are d_n neighbouring numbers (of each table, where a recommender has several), so no index a
+weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it),
+1 more a row where rows do not all begin at the first column, 2 more for the scale of int8 values, and a
+header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it needs NumPy
+alone and executes nothing.
+
+A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
+begins is derived from the sizes: the first value of a block of rows in 8 bytes, the row's distance from it
+in 2.
+"""
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.files.whole import open_regular, whole_file
+from ciess_ray.packed.file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
+from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
+from envs.budget import EmbeddingSizes, index_bytes_per_row
+from envs.errors import ResultError
+from envs.sizes.placed import PlacedSizes
+from envs.sizes.scattered import ScatteredSizes
+
+_MAX_NAME = 200
+#: What is told of a number that is none.
+DAMAGED = "the table is damaged, or its training went wrong; write it again"
+_MAX_BLOCK_BITS = 8
+#: Values of a block of rows at most, so that 16 bits tell where in it a row begins.
+_BLOCK_VALUES = 2**16
+#: Values, or rows, that are looked at in one go.
+_CHUNK = 2**17
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTable:
+    """A table of sized rows without its zeros.
+
+    Attributes:
+        values: The numbers kept, row after row, users first, shape (num_params,), of the type that
+            :data:`VALUE_TYPES` says for ``dtype``.
+        row_sizes: One embedding size a row, users first, shape (num_rows,), unsigned.
+        num_users: Rows that are users.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        num_tables: Tables in which every row has its size; their values of a row follow one another.
+        dtype: A key of :data:`VALUE_TYPES`.
+        scales: What the int8 values of each row are to be multiplied by, shape (num_rows,), float16.
+        recommender: Name of the recommender that the table was trained in.
+        first_columns: Where each row begins, shape (num_rows,), uint8; None for the first column.
+    """
+
+    values: NDArray[Any]
+    row_sizes: NDArray[Any]
+    num_users: int
+    min_embedding_size: int
+    max_embedding_size: int
+    num_tables: int = 1
+    dtype: str = "float32"
+    scales: NDArray[np.float16] | None = None
+    recommender: str | None = None
+    first_columns: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.row_sizes):
+            raise ResultError("it has no rows")
+        least, most = int(self.row_sizes.min()), int(self.row_sizes.max())
+        if not 1 <= self.min_embedding_size <= least <= most <= self.max_embedding_size:
+            raise ResultError(
+                f"sizes between {least} and {most} lie outside "
+                f"[{self.min_embedding_size}, {self.max_embedding_size}]"
+            )
+        num_params = self.num_tables * int(self.row_sizes.sum(dtype=np.int64))
+        if self.values.shape != (num_params,):
+            raise ResultError(
+                f"sizes of {num_params} parameters in all cannot hold values of shape {self.values.shape}"
+            )
+        if not 0 <= self.num_users <= len(self.row_sizes):
+            raise ResultError(f"{self.num_users} of {len(self.row_sizes)} rows cannot be users")
+        if (self.scales is None) == (self.dtype == "int8"):
+            raise ResultError(f"{self.dtype} values {'lack their' if self.scales is None else 'have'} scales")
+        for name, array in (("scales", self.scales), ("first columns", self.first_columns)):
+            if array is not None and array.shape != self.row_sizes.shape:
+                raise ResultError(f"{len(array)} {name} do not belong to {len(self.row_sizes)} rows")
+
+    @classmethod
+    def pack(
+        cls,
+        table: NDArray[np.float32],
+        sizes: EmbeddingSizes,
+        *,
+        dtype: str = "float32",
+        recommender: str | None = None,
+    ) -> "PackedTable":
+        """Keep of each row its d_n numbers, in each table.
+
+        Args:
+            table: Users, then items, shape (num_users + num_items, num_tables * width), float32; the tables
+                stand side by side, each at least as wide as the sizes are.
+            sizes: One embedding size a row.
+            dtype: A key of :data:`VALUE_TYPES`.
+            recommender: Name of the recommender.
+
+        Raises:
+            ResultError: A number is not finite in this type.
+        """
+        mask = sizes.mask(table.shape[1] // sizes.num_tables)
+        return cls.of(table[mask], sizes, dtype=dtype, recommender=recommender)
+
+    @classmethod
+    def of(
+        cls,
+        values: NDArray[np.float32],
+        sizes: EmbeddingSizes,
+        *,
+        dtype: str = "float32",
+        recommender: str | None = None,
+    ) -> "PackedTable":
+        """Of the values that are kept, row after row, shape (num_params,), float32; see :meth:`pack`."""
+        if isinstance(sizes, ScatteredSizes):
+            raise ResultError(
+                "a packed table keeps the first numbers of each row: scattered ones have no file."
+            )
+        size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
+        row_sizes = np.concatenate([sizes.user, sizes.item]).astype(size_type)
+        stored, scales = encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
+        return cls(
+            stored,
+            row_sizes,
+            len(sizes.user),
+            sizes.min_embedding_size,
+            sizes.max_embedding_size,
+            sizes.num_tables,
+            dtype,
+            scales,
+            recommender,
+            sizes.first_columns.astype(np.uint8) if isinstance(sizes, PlacedSizes) else None,
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PackedTable":
+        """Map a file into memory; of the values nothing is read.
+
+        Raises:
+            ResultError: There is no such file, it is no packed table, or its parts contradict each other.
+        """
+        path = Path(path)
+        try:
+            with open(open_regular(path), "rb") as file:
+                # Private: what somebody writes into the arrays stays in this process.
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from error
+        try:
+            return cls.from_buffer(content)
+        except ResultError as error:
+            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from None
+
+    @classmethod
+    def from_buffer(cls, content: Any) -> "PackedTable":
+        """The table that the bytes of a file hold, without a copy of them.
+
+        Args:
+            content: Bytes, or what has the buffer protocol.
+
+        Raises:
+            ResultError: They are no packed table, or contradict each other.
+        """
+        arrays, types, metadata = parse(memoryview(content))
+        dtype = next(name for name, (stored, _) in VALUE_TYPES.items() if stored == types["values"])
+        numbers = {
+            key: number_of(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
+        }
+        num_tables = number_of(metadata, "num_tables")
+        size_type = SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
+        if types["sizes"] != size_type:
+            raise ResultError(f"its sizes are {types['sizes']}, not {size_type}")
+        if num_tables < 1:
+            raise ResultError("it has no table")
+        return cls(
+            arrays["values"],
+            arrays["sizes"],
+            **numbers,
+            num_tables=num_tables,
+            dtype=dtype,
+            scales=arrays.get("scales"),
+            recommender=metadata.get("recommender"),
+            first_columns=arrays.get("first_columns"),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Users and items together."""
+        return len(self.row_sizes)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters kept, in all tables together."""
+        return len(self.values)
+
+    @cached_property
+    def largest_size(self) -> int:
+        """The largest size in use."""
+        return int(self.row_sizes.max())
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of one table up to the last that is in use: the largest size, where no row is placed."""
+        if self.first_columns is None:
+            return self.largest_size
+        return int((self.row_sizes.astype(np.int64) + self.first_columns).max())
+
+    @property
+    def sizes(self) -> EmbeddingSizes:
+        """The sizes of users and of items, as the rest of the project takes them."""
+        row_sizes = self.row_sizes.astype(np.int32)
+        bounds = self.min_embedding_size, self.max_embedding_size
+        sizes = EmbeddingSizes(
+            row_sizes[: self.num_users], row_sizes[self.num_users :], *bounds, self.num_tables
+        )
+        return sizes if self.first_columns is None else PlacedSizes.of(sizes, self.first_columns)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the file, to the last."""
+        return len(self._header()) + sum(array.nbytes for *_, array in self._tensors())
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the file that are no values: sizes, first columns, scales, header."""
+        return self.num_bytes - self.values.nbytes
+
+    @cached_property
+    def block_bits(self) -> int:
+        """Rows r with one r >> block_bits are a block."""
+        in_a_row = self.max_embedding_size * self.num_tables
+        return min(max(_BLOCK_VALUES // in_a_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
+
+    @cached_property
+    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+        """Where a row's values begin: its block's first value, and its own distance from that.
+
+        Shapes (number of blocks,) and (num_rows,).
+        """
+        in_block = np.empty(self.num_rows, np.uint16)
+        block_starts = np.empty(-(-self.num_rows >> self.block_bits), np.int64)
+        start = 0
+        # Whole blocks at a time.
+        for first in range(0, self.num_rows, _CHUNK):
+            sizes = self.row_sizes[first : first + _CHUNK]
+            ends = start + self.num_tables * np.cumsum(sizes, dtype=np.int64)
+            row_starts = np.concatenate([[start], ends[:-1]])
+            of_blocks = row_starts[:: 1 << self.block_bits]
+            first_block = first >> self.block_bits
+            block_starts[first_block : first_block + len(of_blocks)] = of_blocks
+            in_block[first : first + len(sizes)] = (
+                row_starts - np.repeat(of_blocks, 1 << self.block_bits)[: len(sizes)]
+            )
+            start = int(ends[-1])
+        return block_starts, in_block
+
+    def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
+        """Rows of the masked table, zeros where they keep nothing.
+
+        Args:
+            rows: Row numbers, users first, shape (n,).
+            width: Columns of one table, by default up to the last in use; a row that is longer is cut.
+
+        Returns:
+            Shape (n, num_tables * width), float32.
+
+        Raises:
+            IndexError: A row number is negative, beyond the last row, or no whole number.
+            ResultError: What a row keeps is NaN or infinite.
+        """
+        width = self.width if width is None else width
+        if width < 1:
+            raise ValueError(f"a width of {width}: ask for at least one column")
+        if self.first_columns is None:
+            return self.kept(rows, width)
+        longest = self.largest_size
+        kept = self.kept(rows, longest).reshape(-1, longest)
+        first = np.repeat(self.first_columns[rows].astype(np.int64), self.num_tables)
+        # What a row keeps lies within the table's columns; the zeros after it need not.
+        placed = np.zeros((len(kept), max(width, self.width + longest)), np.float32)
+        np.put_along_axis(placed, first[:, None] + np.arange(longest), kept, axis=1)
+        return np.ascontiguousarray(placed[:, :width]).reshape(len(rows), self.num_tables * width)
+
+    def kept(self, rows: NDArray[np.integer], width: int) -> NDArray[np.float32]:
+        """What rows keep from its first number on, whichever column that stands in.
+
+        Args:
+            rows: Row numbers, users first, shape (n,).
+            width: Numbers of one table; zeros follow what a row keeps, and a row that is longer is cut.
+
+        Returns:
+            Shape (n, num_tables * width), float32.
+
+        Raises:
+            IndexError: As :meth:`rows`.
+            ResultError: As :meth:`rows`.
+        """
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"rows are whole numbers, not {rows.dtype}")
+        rows = rows.astype(np.int64, copy=False)
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
+            raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
+        block_starts, in_block = self.starts
+        sizes = self.row_sizes[rows].astype(np.int64)
+        starts = block_starts[rows >> self.block_bits] + in_block[rows]
+        starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
+        found = windows(self.values, starts, width)
+        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
+        bits = found.view(f"i{found.itemsize}")
+        bits &= prefix_bits(np.repeat(sizes, self.num_tables), width, bits.dtype)
+        decoded = decode(found, self.dtype)
+        if self.scales is not None:
+            decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
+        if not np.isfinite(decoded).all():
+            row = rows[int(np.argmin(np.isfinite(decoded).all(axis=1))) // self.num_tables]
+            raise ResultError(f"row {row:,} of {self.num_rows:,} holds what is no finite number: {DAMAGED}.")
+        return decoded.reshape(len(rows), self.num_tables * width)
+
+    def unpack(self, width: int | None = None) -> NDArray[np.float32]:
+        """The masked table, shape (num_users + num_items, num_tables * width), float32.
+
+        Args:
+            width: Columns of one table; by default up to the last in use.
+        """
+        return self.rows(np.arange(self.num_rows), width)
+
+    def decoded(self) -> NDArray[np.float32]:
+        """The values as numbers, shape (num_params,), float32; the array itself where it is of that type.
+
+        Raises:
+            ResultError: As :meth:`verify`.
+        """
+        self.verify()
+        values = decode(self.values, self.dtype)
+        if self.scales is not None:
+            values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
+        return values
+
+    def astype(self, dtype: str) -> "PackedTable":
+        """The same table in another type of value.
+
+        Raises:
+            ResultError: A number is not finite in this type.
+        """
+        return PackedTable.of(self.decoded(), self.sizes, dtype=dtype, recommender=self.recommender)
+
+    def verify(self) -> None:
+        """Read every value once and see that it is a number.
+
+        Raises:
+            ResultError: A value or a scale is NaN or infinite, or a scale is negative.
+        """
+        for first in range(0, self.num_params, _CHUNK):
+            is_finite = np.isfinite(decode(self.values[first : first + _CHUNK], self.dtype))
+            if not is_finite.all():
+                at = first + int(np.argmin(is_finite))
+                raise ResultError(f"value {at:,} of {self.num_params:,} is no finite number: {DAMAGED}.")
+        if self.scales is not None and not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
+            raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
+
+    def save(self, path: str | Path) -> int:
+        """Write the file, as a whole or not at all.
+
+        Returns:
+            Its bytes.
+        """
+        with whole_file(Path(path)) as stream:
+            stream.writelines(self._parts())
+        return self.num_bytes
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes."""
+        return b"".join(self._parts())
+
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        yield self._header()
+        for *_, array in self._tensors():
+            yield array.data.cast("B")
+
+    def _tensors(self) -> list[tuple[str, str, NDArray[Any]]]:
+        """Names, types in the file and arrays as they follow each other: the widest first, all aligned."""
+        index_type = SIZE_TYPES[self.row_sizes.itemsize][0]
+        named = [
+            ("values", VALUE_TYPES[self.dtype][0], self.values),
+            ("sizes", index_type, self.row_sizes),
+            ("scales", SCALE_TYPE, self.scales),
+            ("first_columns", COLUMN_TYPE, self.first_columns),
+        ]
+        there = [(name, stored, array) for name, stored, array in named if array is not None]
+        return sorted(there, key=lambda entry: -entry[2].itemsize)
+
+    def _header(self) -> bytes:
+        metadata = {"version": version("ciess-ray")}
+        numbers = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
+        metadata |= {name: str(getattr(self, name)) for name in numbers}
+        if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
+            metadata["recommender"] = self.recommender
+        return header_of(self._tensors(), metadata)
+
+    def _values_a_row(self) -> NDArray[np.int64]:
+        return self.row_sizes.astype(np.int64) * self.num_tables

@@ -1,0 +1,1 @@
+"""One search: its driver, candidates, finalists, journal and checkpoints."""

@@ -1,0 +1,107 @@
+"""What a reader of a search's figures should know about how they came about."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ciess_ray.config.run import RunConfig
+from envs.recommenders import find_recommender
+
+Row = Mapping[str, Any]
+
+
+def search_hints(config: RunConfig, rows: Sequence[Row], *, is_equal_packed: bool) -> list[str]:
+    """Sentences, each with what to do.
+
+    Args:
+        config: The run.
+        rows: What was measured of full size, equal sizes and the search, in this order.
+        is_equal_packed: Whether the search handed over equal sizes.
+    """
+    return [*rank_hints(*rows, is_equal_packed=is_equal_packed), *training_hints(config, rows)]
+
+
+def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+    """Of :func:`search_hints` those on how the tables were trained, whichever they are.
+
+    Args:
+        config: The run, or one of many that are trained alike.
+        rows: What was measured; those of one name are told of once.
+    """
+    return [
+        *_of_first_validation(config, rows),
+        *_of_last_validation(config, rows),
+        *_of_weight(config, rows),
+    ]
+
+
+def rank_hints(full: Row | None, equal: Row, own: Row, *, is_equal_packed: bool) -> list[str]:
+    """Of :func:`search_hints` those on what the search is worth.
+
+    Args:
+        full: What was measured of full size; None where nothing was.
+        equal: Of equal sizes.
+        own: Of the search.
+        is_equal_packed: Whether the search handed over equal sizes.
+    """
+    if full is not None and own["num_params"] == full["num_params"]:
+        return ["the budget has room for the full table: nothing had to shrink; ask for less."]
+    if is_equal_packed:
+        return [
+            "equal sizes were better on validation than all that the search found, and are what was packed: "
+            "give it more steps."
+        ]
+    if own["validation"]["quality"] < equal["validation"]["quality"]:
+        return ["equal sizes were better on validation than all that the search found: give it more steps."]
+    return []
+
+
+def _of_first_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+    """A yardstick that only ever fell makes everything beside it look good."""
+    training = config.training
+    fell = dict.fromkeys(
+        row["name"] for row in rows if row["best_batch"] <= training.evaluate_every < training.max_batches
+    )
+    if not fell:
+        return []
+    return [
+        f"{', '.join(fell)}: best at the first validation, batch {training.evaluate_every:,}, and worse from "
+        "there on: what is measured against it says little. Try larger weights of L2 (training.tried_l2), a "
+        "lower training.learning_rate, or a smaller training.evaluate_every."
+    ]
+
+
+def _of_last_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+    training = config.training
+    last: dict[str, int] = {}
+    for row in rows:
+        if training.is_cut_short(row["best_batch"]):
+            last[row["name"]] = max(row["best_batch"], last.get(row["name"], 0))
+    if not last:
+        return []
+    rising = ", ".join(f"{name} (best at batch {batch:,})" for name, batch in last.items())
+    return [
+        f"training ended at training.max_batches={training.max_batches:,} before {rising} had stopped "
+        "rising: raise it for a fair comparison."
+    ]
+
+
+def _of_weight(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+    """What another weight of L2 is better for, when no further one was tried."""
+    recommender = config.recommender
+    default = inspect.signature(find_recommender(recommender.name)).parameters.get("l2")
+    configured = recommender.options.get("l2", None if default is None else default.default)
+    if not isinstance(configured, int | float):
+        return []
+    tried = [configured, *config.training.tried_l2]
+    ends = {
+        words: dict.fromkeys(row["name"] for row in rows if row.get("l2") == end != configured)
+        for words, end in ((("larger", "largest"), max(tried)), (("smaller", "smallest"), min(tried)))
+    }
+    return [
+        f"{', '.join(names)}: better with the {superlative} weight of L2 that was tried than with "
+        f"recommender.options.l2={configured:g}, and measured with it; a {what} one in training.tried_l2 may "
+        "be better still."
+        for (what, superlative), names in ends.items()
+        if names
+    ]

@@ -1,0 +1,1 @@
+"""What answers requests, and other forms of it."""

@@ -1,0 +1,95 @@
+"""What a server has to keep of a recommender, to the byte: the packed table is not all of it.
+
+A request that brings its own history, the items that somebody likes, is answered with the table, its index
+and scales, and the recommender's other weights. LightGCN and NGCF need everybody's interactions besides, over
+which they propagate, or in place of table and interactions the rows that come out of that
+(``ciess-ray export --propagated``), whichever is smaller. A server that answers known users by their name
+keeps the histories too, whatever the recommender.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ciess_ray.packed.embedding import pack_recommender
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.serving.files import (
+    IDS_FILE,
+    INTERACTIONS_FILE,
+    PROPAGATING,
+    SCORER_FILE,
+    ScorerFile,
+    write_ids,
+    write_interactions,
+)
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.recommenders import RECOMMENDERS, BaseRecommender, options_of
+from envs.sizes.scattered import ScatteredSizes
+
+TABLE, GRAPH, ROWS = "table", "table and graph", "propagated rows"
+
+
+@dataclass(frozen=True)
+class ServedBytes:
+    """Bytes of what serves a recommender.
+
+    Attributes:
+        packed_bytes: Of the table's file, index, scales and header included. Scattered numbers have no such
+            file: an upper bound of one, with the cheaper of two indices.
+        served_bytes: Of all that answers a request that brings its own history.
+        served_as: What that is, beside the recommender's other weights: ``table``, ``table and graph`` or
+            ``propagated rows``.
+        served_with_histories_bytes: Of the same with everybody's interactions, once.
+        ids_bytes: Of the user's own ids, which none of these hold.
+    """
+
+    packed_bytes: int
+    served_bytes: int
+    served_as: str
+    served_with_histories_bytes: int
+    ids_bytes: int
+
+
+def served_bytes(recommender: BaseRecommender, interactions: Interactions, name: str) -> ServedBytes:
+    """Bytes of the files that a result's folder has of a recommender, or would have.
+
+    Args:
+        recommender: Trained on ``interactions.train``.
+        interactions: What it was trained on.
+        name: What the configuration calls it.
+    """
+    sizes = recommender.sizes
+    is_scattered = isinstance(sizes, ScatteredSizes)
+    packed = sizes.packed_bytes if is_scattered else pack_recommender(recommender, name).num_bytes
+    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
+    with tempfile.TemporaryDirectory(prefix="ciess-ray-bytes-") as temporary:
+        folder = Path(temporary)
+        ScorerFile(name, options_of(recommender), state).write(folder)
+        write_interactions(folder / INTERACTIONS_FILE, interactions.train)
+        write_ids(folder / IDS_FILE, interactions.user_ids, interactions.item_ids)
+        scorer, histories, ids = (
+            (folder / file).stat().st_size for file in (SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
+        )
+        alone = packed + scorer
+        # A recommender of one's own is made of its training graph, whatever it does with it.
+        forms = (
+            {TABLE: alone} if name in RECOMMENDERS and name not in PROPAGATING else {GRAPH: alone + histories}
+        )
+        with_histories = alone + histories
+        if name in PROPAGATING:
+            ScorerFile("mf", {}, {}, origin=name).write(folder)
+            forms[ROWS] = _propagated(recommender).num_bytes + (folder / SCORER_FILE).stat().st_size
+            with_histories = min(with_histories, forms[ROWS] + histories)
+    served_as = min(forms, key=lambda form: forms[form])
+    return ServedBytes(packed, forms[served_as], served_as, with_histories, ids)
+
+
+def _propagated(recommender: BaseRecommender) -> PackedTable:
+    """The representations of a recommender that propagates, as the table of one that does not."""
+    with torch.no_grad():
+        rows = torch.cat(recommender.eval().encode()).cpu().numpy()
+    sizes = EmbeddingSizes.full(recommender.num_users, recommender.num_items, rows.shape[1])
+    return PackedTable.of(rows.ravel(), sizes, recommender="mf")

@@ -1,0 +1,135 @@
+"""A folder on any of pyarrow's filesystems: a local disk, one that all nodes share, S3, GCS, HDFS."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from ciess_ray.config.credentials import without_secrets
+from ciess_ray.files.whole import copy_whole, whole_file, write_whole
+from envs.errors import ConfigError
+
+_ERRORS = (OSError, pa.ArrowException, ValueError)
+
+
+class Storage:
+    """Reads and writes files by their names within one folder.
+
+    Args:
+        location: A path, or a URI such as ``s3://bucket/folder``.
+
+    Attributes:
+        location: An absolute path, or the URI.
+        shown: The same without its secret, as it may be shown and written.
+
+    Raises:
+        ConfigError: The location is no such thing.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        text = str(location)
+        self.is_local = "://" not in text
+        self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
+        self.shown = without_secrets(self.location)
+        try:
+            if self.is_local:
+                self._filesystem, self._path = pafs.LocalFileSystem(), self.location
+            else:
+                self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+        except _ERRORS as error:
+            raise ConfigError(
+                f"{without_secrets(text)}: neither a path nor a URI that pyarrow knows "
+                f"({without_secrets(error)}); e.g. runs/sweep, s3://bucket/sweep or gs://bucket/sweep."
+            ) from error
+
+    @property
+    def parent(self) -> str:
+        """Where the folder lies."""
+        return self.location.rpartition("/")[0] or "/"
+
+    @property
+    def name(self) -> str:
+        """What the folder is called there."""
+        return self.location.rpartition("/")[2]
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file; None where it is not there."""
+        if not self.has(name):
+            return None
+        with self._filesystem.open_input_stream(self._place(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file: all of it or, on filesystems that can rename, nothing.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        place = self._place(name)
+        try:
+            if self.is_local:
+                write_whole(Path(place), content)
+                return
+            self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+            with self._filesystem.open_output_stream(place) as stream:
+                stream.write(content)
+        except _ERRORS as error:
+            raise ConfigError(
+                f"{self.shown}: cannot be written ({without_secrets(error)}); name a folder that you may "
+                "write, and on a cluster one that every node reaches."
+            ) from error
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._filesystem.get_file_info(self._place(name)).type != pafs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Names of the files and folders directly in this one."""
+        selector = pafs.FileSelector(self._path, allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).type == pafs.FileType.Directory:
+            self._filesystem.delete_dir(place)
+        else:
+            self._filesystem.delete_file(place)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file or folder here; files that are here already are replaced, each as a whole."""
+        if path.is_dir():
+            for file in path.rglob("*"):
+                if file.is_file():
+                    self.upload(file, f"{name}/{file.relative_to(path).as_posix()}")
+            return
+        place = self._place(name)
+        if self.is_local:
+            copy_whole(path, Path(place))
+            return
+        self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+        pafs.copy_files(
+            str(path),
+            place,
+            source_filesystem=pafs.LocalFileSystem(),
+            destination_filesystem=self._filesystem,
+        )
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file or folder from here; a file is there whole or not at all."""
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).type != pafs.FileType.Directory:
+            with self._filesystem.open_input_stream(place) as source, whole_file(path) as stream:
+                shutil.copyfileobj(source, stream)
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        pafs.copy_files(
+            place,
+            str(path),
+            source_filesystem=self._filesystem,
+            destination_filesystem=pafs.LocalFileSystem(),
+        )
+
+    def _place(self, name: str) -> str:
+        return f"{self._path}/{name}"

@@ -1,0 +1,85 @@
+"""A finished search as an MLflow model, which recommends without Ray.
+
+The model is code that MLflow runs and files that it reads: nothing is pickled.
+"""
+
+import shutil
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.files.manifest import write_manifest
+from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
+from ciess_ray.serving.files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE, TEST_FILE
+
+_FILES = (RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE)
+_CODE = Path(__file__).with_name("mlflow_recommender.py")
+_NUM_EXAMPLES = 3
+
+
+def can_model(folder: Path) -> bool:
+    """Whether a result folder has all that a model needs: a recommender of one's own is elsewhere."""
+    return ":" not in read_summary(folder)["config"]["recommender"]["name"]
+
+
+def save_model(folder: Path, destination: Path) -> None:
+    """Write the model of a finished search.
+
+    Its input is a table with a column ``user_id``, as the search's own data names users; its parameter
+    ``num_items`` says how many items to recommend each. Its output is a table of ``user_id, rank, item_id,
+    score`` with a row for each of them, the best first, and none that the user has interacted with.
+
+    Args:
+        folder: Of the search.
+        destination: Of the model; must not be there.
+
+    Raises:
+        ResultError: The search is not finished or its files are damaged.
+    """
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        # MLflow warns of its own type hints as it is imported.
+        warnings.simplefilter("ignore", UserWarning)
+        import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    user_ids, item_ids = SearchResult.load(folder).ids()
+
+    def type_of(ids: NDArray[Any]) -> DataType:
+        return DataType.long if np.issubdtype(ids.dtype, np.integer) else DataType.string
+
+    signature = ModelSignature(
+        Schema([ColSpec(type_of(user_ids), "user_id")]),
+        Schema(
+            [
+                ColSpec(type_of(user_ids), "user_id"),
+                ColSpec(DataType.long, "rank"),
+                ColSpec(type_of(item_ids), "item_id"),
+                ColSpec(DataType.double, "score"),
+            ]
+        ),
+        ParamSchema([ParamSpec("num_items", DataType.integer, 10)]),
+    )
+    with TemporaryDirectory(prefix="ciess-ray-") as temporary:
+        for name in _FILES:
+            # An older folder may have none of these.
+            if name != TEST_FILE or (folder / name).exists():
+                shutil.copy(folder / name, temporary)
+        write_manifest(Path(temporary), _FILES)
+        mlflow.pyfunc.save_model(
+            str(destination),
+            python_model=str(_CODE),
+            artifacts={"result": temporary},
+            signature=signature,
+            input_example=pd.DataFrame({"user_id": user_ids[:_NUM_EXAMPLES]}),
+            pip_requirements=[
+                f"{name}=={version(name)}" for name in ("ciess-ray", "numpy", "pandas", "pyarrow", "scipy")
+            ],
+        )

@@ -1,0 +1,1 @@
+"""Recommenders that are trained for a search: full size, the supernet, candidates."""

@@ -1,0 +1,149 @@
+"""Allocations, and which of them validation chooses: the same for a search and for a cell of a comparison.
+
+First those that were proposed are trained to convergence. Then the best of them, and the best plain split
+among them, are trained with their users in communities, each in more and more until that is no better; then
+the best of all under other weights of L2. The plain split too, because tables of varied sizes that are better
+on validation are not always as much better on test.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ciess_ray.candidate import Candidate
+from ciess_ray.search.trainings import Trained
+from ciess_ray.training.selection import is_plain_split
+from envs.budget import EmbeddingSizes
+from envs.step_modes import State
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Parameters that training starts from, in place of drawn ones.
+
+    Attributes:
+        state: By name, of a recommender as wide as the full table.
+        full_batches: Batches after which the full-size table had them. The training for test then starts
+            from a full-size table that was trained so long on training and validation interactions; None
+            starts it from the same parameters.
+    """
+
+    state: State
+    full_batches: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A table that someone proposes.
+
+    Attributes:
+        name: What sets it apart from others.
+        sizes: Which numbers it keeps.
+        step_quality: Validation quality in the search's step mode; NaN where it was not judged.
+        candidate: Of a search, whose sizes these are; None where it is none.
+        start: Where its training starts; None for drawn parameters.
+        l2: One of ``training.tried_l2``; None for the configured weight.
+        trained: Where it has been trained to convergence already, what came of it.
+    """
+
+    name: str
+    sizes: EmbeddingSizes
+    step_quality: float = float("nan")
+    candidate: Candidate | None = None
+    start: Start | None = None
+    l2: float | None = None
+    trained: Trained | None = None
+
+    @property
+    def outcome(self) -> Trained:
+        """What came of its training, which is over."""
+        assert self.trained is not None
+        return self.trained
+
+    @property
+    def quality(self) -> float:
+        """Validation quality once trained."""
+        return self.outcome.quality
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Allocations of which one is to be chosen.
+
+    Attributes:
+        proposed: At least one.
+        place: The sizes with users in so many communities, as :func:`ciess_ray.training.communities.place`;
+            None where all rows begin at the first column.
+    """
+
+    proposed: Sequence[Allocation]
+    place: Callable[[EmbeddingSizes, int], EmbeddingSizes] | None = None
+
+
+#: Trains allocations, each told with the position of its contest.
+Train = Callable[[Sequence[tuple[int, Allocation]]], Sequence[Trained]]
+
+
+def choose(
+    contests: Sequence[Contest], train: Train, tried_communities: Sequence[int], tried_l2: Sequence[float]
+) -> list[Allocation]:
+    """Train and compare, stage after stage, all contests in step.
+
+    Args:
+        contests: What is proposed.
+        train: Is asked for everything that a stage needs at once.
+        tried_communities: Numbers of communities, in turn until one is no better than the same table had
+            been by then.
+        tried_l2: Weights of L2 beside the configured one.
+
+    Returns:
+        For each contest the allocation that is best on validation, with its training.
+    """
+    converged = converge([contest.proposed for contest in contests], train)
+    # Each in communities by itself: the position of its contest, itself, and its best form by now.
+    bases = [
+        (position, first, first)
+        for position, contest in enumerate(contests)
+        if contest.place
+        for first in _firsts(converged[position])
+    ]
+    best = [[_best(own)] for own in converged]
+    for num_communities in tried_communities:
+        if not bases:
+            break
+        placed = [_placed(contests[position], first, num_communities) for position, first, _ in bases]
+        outcomes = train([(position, one) for (position, *_), one in zip(bases, placed, strict=True)])
+        forms = [replace(one, trained=outcome) for one, outcome in zip(placed, outcomes, strict=True)]
+        bases = [
+            (position, first, form)
+            for (position, first, before), form in zip(bases, forms, strict=True)
+            if form.quality > before.quality
+        ]
+        for position, _, form in bases:
+            best[position].append(form)
+    chosen = [_best(own) for own in best]
+    rivals = [[one, *(replace(one, l2=l2, trained=None) for l2 in tried_l2)] for one in chosen]
+    return [_best(own) for own in converge(rivals, train)]
+
+
+def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:
+    """What is tried in communities: the best, and the best plain split unless that is the same."""
+    best, splits = _best(proposed), [one for one in proposed if is_plain_split(one.sizes)]
+    return [best] if best in splits or not splits else [best, _best(splits)]
+
+
+def _placed(contest: Contest, first: Allocation, num_communities: int) -> Allocation:
+    assert contest.place is not None
+    name, sizes = f"{first.name}, {num_communities} communities", contest.place(first.sizes, num_communities)
+    return replace(first, name=name, sizes=sizes, trained=None)
+
+
+def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
+    """The same, trained; what has been trained already is left as it is."""
+    asked = [(position, one) for position, own in enumerate(rivals) for one in own if one.trained is None]
+    outcomes = iter(train(asked) if asked else ())
+    return [[one if one.trained else replace(one, trained=next(outcomes)) for one in own] for own in rivals]
+
+
+def _best(own: Sequence[Allocation]) -> Allocation:
+    """The best on validation; the first of those that are alike."""
+    return max(own, key=lambda one: one.quality)

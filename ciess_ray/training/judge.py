@@ -1,0 +1,45 @@
+"""What a step of the search would say of given sizes."""
+
+from dataclasses import replace
+
+from ciess_ray.config.run import RunConfig
+from ciess_ray.streams import Stream, rng_of
+from ciess_ray.training.convergence import recipe_of
+from ciess_ray.training.pretrained import full_sizes
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.recommenders.evaluation import evaluate
+from envs.step_modes import STEP_MODES, State
+
+
+class Judge:
+    """Validation quality of sizes in the configured step mode; with ``supernet`` it costs one evaluation.
+
+    Args:
+        config: The run.
+        interactions: The splits; test is not looked at.
+        pretrained: What the step mode starts from; None where it needs nothing.
+
+    Attributes:
+        num_steps: Allocations judged so far.
+        trains: Whether a step trains a recommender.
+    """
+
+    def __init__(self, config: RunConfig, interactions: Interactions, pretrained: State | None) -> None:
+        settings, recipe = config.search, recipe_of(config, interactions)
+        learning_rate = settings.step_learning_rate or recipe.settings.learning_rate
+        recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
+        epochs = settings.epochs_per_step * interactions.train.nnz / config.training.batch_size
+        num_batches = settings.batches_per_step or max(1, round(epochs))
+        mode = STEP_MODES[settings.resolved_step_mode]
+        self._mode = mode(recipe, num_batches, full_sizes(config, interactions), pretrained)
+        self._interactions, self._seed = interactions, config.seed
+        self.num_steps = 0
+        self.trains = mode.trains
+
+    def __call__(self, sizes: EmbeddingSizes) -> float:
+        """Mean ranking metric on validation."""
+        rng = rng_of(self._seed, Stream.JUDGEMENT, self.num_steps)
+        self.num_steps += 1
+        recommender = self._mode.recommender(sizes, rng)
+        return evaluate(recommender, self._interactions.train, self._interactions.validation).quality

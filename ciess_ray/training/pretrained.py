@@ -1,0 +1,186 @@
+"""What is trained once before the steps: the full-size table, and the supernet where steps share one.
+
+Every quality is measured against the full-size table. Both are known by the hash of what they depend on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.config.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
+from ciess_ray.config.memory import check_training_memory
+from ciess_ray.config.run import RunConfig
+from ciess_ray.search.run import caps_params_of
+from ciess_ray.streams import Stream, key_of, rng_of
+from ciess_ray.training.convergence import fit_to_convergence, recipe_of
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.metrics import EntityQuality, entity_quality
+from envs.step_modes import State, state_of, train_supernet
+
+FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"
+_STATE = "state/"
+
+#: Is called with the batches trained, and the quality or the loss.
+Tell = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FullSizeFit:
+    """What is kept of the full-size recommender.
+
+    Attributes:
+        quality: Validation quality of every entity.
+        mean_quality: Their mean over the users that have one.
+        validation: Validation metrics by name.
+        best_batch: Batches after which validation quality was best.
+        state: Its parameters, where steps are finetuned from them.
+    """
+
+    quality: EntityQuality
+    mean_quality: float
+    validation: dict[str, float]
+    best_batch: int
+    state: State | None = None
+
+    def to_arrays(self) -> dict[str, Any]:
+        """What :meth:`from_arrays` reads."""
+        return {
+            "user": self.quality.user,
+            "item": self.quality.item,
+            "mean_quality": self.mean_quality,
+            "best_batch": self.best_batch,
+            "metric_names": np.array(list(self.validation)),
+            "metric_values": np.array(list(self.validation.values())),
+            **{_STATE + name: value for name, value in (self.state or {}).items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "FullSizeFit":
+        """What :meth:`to_arrays` made."""
+        return cls(
+            EntityQuality(arrays["user"], arrays["item"]),
+            float(arrays["mean_quality"]),
+            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
+            int(arrays["best_batch"]),
+            state_in(arrays) or None,
+        )
+
+
+def state_in(arrays: Mapping[str, NDArray[Any]]) -> State:
+    """The parameters among the arrays of a fit, or of a supernet."""
+    return {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)}
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What is to be trained once: the full-size table to convergence, or a supernet.
+
+    Attributes:
+        kind: :data:`FULL_SIZE_FIT` or :data:`SUPERNET`.
+        key: Ends in the hash of all that it depends on: the split interactions, recommender, training recipe,
+            seed, and the versions of this package and of PyTorch.
+        config: The run.
+        keeps_state: Whether the parameters of the full-size table are kept too.
+        kept_ratios: The least and the greatest that a supernet is trained on.
+    """
+
+    kind: str
+    key: str
+    config: RunConfig
+    keeps_state: bool = True
+    kept_ratios: tuple[float, float] | None = None
+
+    @classmethod
+    def full_size(
+        cls, config: RunConfig, interactions: Interactions, *, keeps_state: bool | None = None
+    ) -> "Preparation":
+        """The full-size fit of a run.
+
+        Args:
+            config: The run.
+            interactions: The splits.
+            keeps_state: See the class; None where steps are finetuned from them.
+        """
+        if keeps_state is None:
+            keeps_state = config.search.steps_start_from == "full size"
+        key = key_of_run(config, interactions, "full size", keeps_state, ignores=NOT_TRAINING)
+        return cls(FULL_SIZE_FIT, f"full-size-{key}", config, keeps_state)
+
+    @classmethod
+    def supernet(
+        cls, config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+    ) -> "Preparation":
+        """The supernet of a run.
+
+        Args:
+            config: The run.
+            interactions: The splits.
+            caps_params: The budgets, near which its prefixes are drawn where nothing else is configured.
+        """
+        kept_ratios = kept_ratios_of(config, full_sizes(config, interactions), caps_params)
+        key = key_of_run(config, interactions, "supernet", kept_ratios, ignores=NOT_SUPERNET)
+        return cls(SUPERNET, f"supernet-{key}", config, kept_ratios=kept_ratios)
+
+    def train(self, interactions: Interactions, tell: Tell | None = None) -> dict[str, Any]:
+        """Train it in this process.
+
+        Returns:
+            Arrays by name, with which :meth:`FullSizeFit.from_arrays` and :func:`state_in` begin.
+
+        Raises:
+            ConfigError: This machine has no memory for it.
+        """
+        check_training_memory(self.config, interactions.num_entities)
+        config, full = self.config, full_sizes(self.config, interactions)
+        if self.kept_ratios is not None:
+            supernet = train_supernet(
+                recipe_of(config, interactions),
+                interactions,
+                full,
+                self.kept_ratios,
+                config.search.supernet_batches,
+                rng_of(config.seed, Stream.SUPERNET),
+                tell,
+            )
+            return {_STATE + name: value for name, value in state_of(supernet).items()}
+        seed = key_of(config.seed, Stream.FULL_SIZE)
+        recommender, report = fit_to_convergence(config, interactions, full, seed, tell)
+        return FullSizeFit(
+            entity_quality(report.best, interactions.train),
+            report.best.quality,
+            report.best.summary(),
+            report.best_batch,
+            state_of(recommender) if self.keeps_state else None,
+        ).to_arrays()
+
+
+def preparations_of(config: RunConfig, interactions: Interactions) -> list[Preparation]:
+    """The full-size fit of a search, and its supernet where it has one."""
+    preparations = [Preparation.full_size(config, interactions)]
+    if config.search.steps_start_from == "supernet":
+        caps_params = caps_params_of(config, interactions.num_entities)
+        preparations.append(Preparation.supernet(config, interactions, caps_params))
+    return preparations
+
+
+def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
+    """Every entity at d_max."""
+    return EmbeddingSizes.full(
+        interactions.num_users,
+        interactions.num_items,
+        config.recommender.max_embedding_size,
+        config.recommender.min_embedding_size,
+        config.recommender.num_tables,
+    )
+
+
+def kept_ratios_of(
+    config: RunConfig, full: EmbeddingSizes, caps_params: Sequence[int]
+) -> tuple[float, float]:
+    """The least and the greatest kept ratio that a supernet for these budgets is trained on."""
+    ratios = [cap_params / full.num_params for cap_params in caps_params]
+    return config.search.supernet_kept_ratios or (min(ratios) * 2 / 3, min(1.0, max(ratios) * 4 / 3))

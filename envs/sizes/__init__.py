@@ -1,0 +1,1 @@
+"""Sizes of all rows, and the ways they are laid out in a table."""

@@ -1,0 +1,179 @@
+"""A key changes with every field that can change the result, and with no other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+from ciess_ray.compare.board import Board
+from ciess_ray.compare.config import parse_comparison
+from ciess_ray.config.run import RunConfig
+from ciess_ray.search.driver import _checkpoints, load_interactions
+from ciess_ray.search.run import caps_params_of
+from ciess_ray.search.trainings import Training, _key
+from ciess_ray.training.pretrained import Preparation
+from envs.budget import EmbeddingSizes
+
+#: How it is done, and where.
+NEVER = ("output", "cache", "resources", "tracking", "search.checkpoint_interval_s", "search.num_checkpoints")
+BUDGETS = ("budget", "looser_budgets")
+STEPS = ("search.step_mode", "search.epochs_per_step", "search.batches_per_step", "search.step_learning_rate")
+SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
+CHOSEN = ("search.num_candidates", "search.tried_communities")
+RANDOM = tuple(
+    f"search.{name}"
+    for name in (
+        "num_warmup_steps",
+        "memory_weight",
+        "num_episodes",
+        "episode_length",
+        "evaluation_interval",
+        "num_greedy_steps",
+    )
+)
+#: By what is kept, the fields that do not matter to it, or whole sections.
+IGNORED = {
+    "full size": ("agent", "search", "training.tried_l2", "recommender.min_embedding_size", *BUDGETS),
+    "training": ("agent", "search", "training.tried_l2", "recommender.min_embedding_size", *BUDGETS),
+    "checkpoint": ("search.num_episodes", "search.num_greedy_steps", "search.num_candidates"),
+    # Budgets and kept ratios are looked at below.
+    "supernet": ("agent", "search", "training.tried_l2", *BUDGETS),
+    "cell full size": ("agent", "search", "recommender.min_embedding_size", *BUDGETS),
+    "cell equal sizes": ("agent", "search", "looser_budgets"),
+    "cell split": ("agent", "search", "looser_budgets"),
+    "cell random search": ("agent", "search", "looser_budgets"),
+    "cell search": ("search.supernet_kept_ratios", "looser_budgets"),
+}
+#: Of what is ignored above, the fields that matter all the same.
+COUNTED = {
+    "supernet": SUPERNET,
+    "cell equal sizes": ("search.num_candidates",),
+    "cell split": (*STEPS, *SUPERNET, "search.num_candidates"),
+    "cell random search": (
+        *STEPS,
+        *SUPERNET,
+        *CHOSEN,
+        *RANDOM,
+    ),
+    "cell search": ("search.supernet_kept_ratios",),
+}
+#: Another value where its type does not say one.
+OTHERS = {
+    "budget": "30%",
+    "looser_budgets": ("80%",),
+    "recommender.name": "mf",
+    "recommender.min_embedding_size": 2,
+    "recommender.max_embedding_size": 17,
+    "recommender.device": "auto",
+    "training.positives": "interaction",
+    "search.mode": "paper",
+    "search.step_mode": "fresh",
+    "search.size_levels": (3,),
+    "search.memory_weight": 0.5,
+    "search.supernet_kept_ratios": (0.1, 0.9),
+}
+
+
+def fields_of(model=RunConfig, prefix=""):
+    """Every field of a configuration by its dotted name."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from fields_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def other_than(value):
+    match value:
+        case bool():
+            return not value
+        case dict():
+            return value | {"another": 1}
+        case tuple():
+            return (*value, 3)
+        case None:
+            return 3
+        case str() | Path():
+            return type(value)(f"{value}-another")
+    return value + 1
+
+
+def changed(config, name):
+    section, _, field = name.rpartition(".")
+    inner = getattr(config, section) if section else config
+    value = OTHERS.get(name, other_than(getattr(inner, field)))
+    inner = inner.model_copy(update={field: value})
+    return config.model_copy(update={section: inner}) if section else inner
+
+
+def is_in(name, names):
+    return any(name == one or name.startswith(f"{one}.") for one in names)
+
+
+@pytest.fixture(scope="module")
+def keys(make_config, tmp_path_factory):
+    """By what is kept, a function that gives the key under a configuration."""
+    folder = tmp_path_factory.mktemp("keys")
+    # Other seeds are to be seeds of the same data.
+    config = make_config(folder / "out", dataset={"split_seed": 0})
+    interactions = load_interactions(config)
+    plan = parse_comparison(
+        {
+            "base": config.model_dump(mode="json"),
+            "space": {"budget": ["20%"]},
+            "methods": ["full size", "equal sizes", "split", "random search", "search"],
+            "output": str(folder / "comparison"),
+        },
+        "comparison",
+        folder,
+    )
+    board = Board(plan)
+    rows = np.full(interactions.num_users, 2), np.full(interactions.num_items, 2)
+    training = Training("2", EmbeddingSizes(*rows, 1, 16), (0, 9))
+
+    def in_cell(cell):
+        return lambda config: board.key(replace(cell, config=config))
+
+    made = {
+        "full size": lambda config: Preparation.full_size(config, interactions, keeps_state=False).key,
+        "supernet": lambda config: (
+            Preparation.supernet(config, interactions, caps_params_of(config, interactions.num_entities)).key
+        ),
+        "training": lambda config: _key(config, interactions, training),
+        "checkpoint": lambda config: _checkpoints(config, interactions).identity,
+    }
+    return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}
+
+
+@pytest.mark.parametrize("what", IGNORED)
+def test_a_key_changes_with_what_matters_and_with_nothing_else(keys, what):
+    config, made = keys
+    before, wrong = made[what](config), []
+    for name in fields_of():
+        # Of data the interactions count, see below.
+        if name.startswith("dataset."):
+            continue
+        matters = not is_in(name, (*NEVER, *IGNORED[what])) or name in COUNTED.get(what, ())
+        # Each budget is one of the supernet's.
+        matters |= what == "supernet" and name in BUDGETS
+        if (made[what](changed(config, name)) != before) != matters:
+            wrong.append(name)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"split_seed": 1}, {"validation_share": 0.1}, {"k_core": 10}, {"path": "other.parquet"}]
+)
+def test_other_interactions_are_another_key(keys, make_config, tmp_path, changes):
+    import pyarrow.parquet as pq
+
+    config, _ = keys
+    if "path" in changes:
+        changes = {"path": tmp_path / "other.parquet"}
+        pq.write_table(pq.read_table(config.dataset.path).slice(1), changes["path"])
+    other = make_config(tmp_path, dataset=changes)
+    found = [Preparation.full_size(one, load_interactions(one)).key for one in (config, other)]
+    assert found[0] != found[1]

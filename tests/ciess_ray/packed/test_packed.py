@@ -1,0 +1,422 @@
+import contextlib
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from ciess_ray.packed.embedding import PackedEmbedding, pack_recommender, unpack_recommender
+from ciess_ray.packed.file import FORMAT
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.packed.values import VALUE_TYPES
+from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
+from envs.errors import ResultError
+from envs.recommenders import RECOMMENDERS, build_recommender
+from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.placed import PlacedSizes
+
+#: How far from a value its stored form may be, as a share of the value, and of the largest of its row.
+CLOSE = {"float32": (0.0, 0.0), "float16": (2**-11, 1e-7), "bfloat16": (2**-8, 0.0), "int8": (0.0, 0.0045)}
+
+
+@st.composite
+def tables(draw):
+    """A table with sizes, and the same with zeros beyond them, its two tables side by side."""
+    d_max = draw(st.sampled_from([1, 2, 7, 255, 256, 65_535, 65_536, 70_000]))
+    d_min = draw(st.integers(1, min(d_max, 3)))
+    num_users = draw(st.integers(1, 20 if d_max < 300 else 3))
+    num_items = draw(st.integers(1, 20 if d_max < 300 else 3))
+    # Hypothesis likes the ends: a row of d_max beside one of d_min.
+    row_sizes = np.array([draw(st.integers(d_min, d_max)) for _ in range(num_users + num_items)])
+    num_tables = draw(st.integers(1, 2))
+    sizes = EmbeddingSizes(row_sizes[:num_users], row_sizes[num_users:], d_min, d_max, num_tables)
+    first = np.zeros(len(row_sizes), int)
+    if draw(st.booleans()):
+        first = np.array([draw(st.integers(0, 255)) for _ in row_sizes])
+        sizes = PlacedSizes.of(sizes, first)
+    width = draw(st.integers(sizes.width, sizes.width + 3))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    tables = rng.standard_normal((num_users + num_items, num_tables, width), np.float32)
+    place = np.arange(width) - first[:, None, None]
+    masked = np.where((place >= 0) & (place < row_sizes[:, None, None]), tables, np.float32(0))
+    return *(part.reshape(len(row_sizes), -1) for part in (tables, masked)), sizes
+
+
+@given(tables(), st.sampled_from(list(VALUE_TYPES)))
+def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_factory, case, dtype):
+    table, masked, sizes = case
+    path = tmp_path_factory.getbasetemp() / "table.safetensors"
+    packed = PackedTable.pack(table, sizes, dtype=dtype, recommender="mf")
+    num_bytes = packed.save(path)
+    a_row = index_bytes_per_row(sizes.max_embedding_size) + (2 if dtype == "int8" else 0)
+    a_row += isinstance(sizes, PlacedSizes)
+    a_value = packed.values.itemsize
+    assert num_bytes == path.stat().st_size == packed.num_bytes == len(packed.to_bytes())
+    assert num_bytes <= a_value * sizes.num_params + a_row * sizes.num_rows + HEADER_BYTES
+    if dtype == "float32":
+        assert num_bytes <= sizes.packed_bytes
+    loaded = PackedTable.open(path)
+    loaded.verify()
+    unpacked = loaded.unpack(table.shape[1] // sizes.num_tables)
+    relative, of_largest = CLOSE[dtype]
+    bound = relative * np.abs(masked) + of_largest * np.abs(masked).max(axis=1, keepdims=True) + 1e-30
+    assert (np.abs(unpacked - masked) <= bound).all()
+    assert (unpacked[masked == 0] == 0).all()
+    assert loaded.unpack().shape == (sizes.num_rows, sizes.num_tables * sizes.width)
+    np.testing.assert_array_equal(loaded.sizes.user, sizes.user)
+    np.testing.assert_array_equal(loaded.sizes.item, sizes.item)
+    np.testing.assert_array_equal(loaded.sizes.mask(), sizes.mask())
+    assert (loaded.dtype, loaded.recommender) == (dtype, "mf")
+    for name in ("min_embedding_size", "max_embedding_size", "num_tables"):
+        assert getattr(loaded.sizes, name) == getattr(sizes, name)
+
+
+@given(tables(), st.sampled_from(list(VALUE_TYPES)), st.integers(1, 40), st.integers(0, 99))
+def test_rows_are_those_of_the_unpacked_table_at_any_width(case, dtype, width, seed):
+    table, _, sizes = case
+    packed = PackedTable.pack(table, sizes, dtype=dtype)
+    whole = packed.unpack(max(width, sizes.width)).reshape(sizes.num_rows, sizes.num_tables, -1)
+    rows = np.random.default_rng(seed).integers(0, sizes.num_rows, 11)
+    expected = whole[rows, :, :width].reshape(11, -1)
+    np.testing.assert_array_equal(packed.rows(rows, width), expected)
+    embedding = PackedEmbedding(packed, width)
+    np.testing.assert_array_equal(embedding(torch.from_numpy(rows)).numpy(), expected)
+
+
+def test_the_starts_of_many_blocks_are_sums_of_the_sizes():
+    rng = np.random.default_rng(0)
+    for d_max, num_tables in ((9, 1), (255, 2), (60_000, 1)):
+        row_sizes = rng.integers(1, min(d_max, 20) + 1, 3_000)
+        row_sizes[-1] = d_max
+        sizes = EmbeddingSizes(row_sizes[:1000], row_sizes[1000:], 1, d_max, num_tables)
+        packed = PackedTable.of(np.zeros(sizes.num_params, np.float32), sizes)
+        block_starts, in_block = packed.starts
+        starts = block_starts[np.arange(3_000) >> packed.block_bits] + in_block
+        assert starts.tolist() == (np.cumsum(num_tables * row_sizes) - num_tables * row_sizes).tolist()
+
+
+class TestEmbedding:
+    @pytest.fixture
+    def table(self):
+        sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
+        return PackedTable.of(np.arange(1, 11, dtype=np.float32), sizes)
+
+    def test_any_shape_of_rows(self, table):
+        embedding = PackedEmbedding(table)
+        rows = torch.tensor([[[3, 0]], [[1, 1]]])
+        assert embedding(rows).shape == (2, 1, 2, 4)
+        assert embedding(rows)[0, 0].tolist() == [[7, 8, 9, 10], [1, 0, 0, 0]]
+        assert embedding(torch.empty(0, dtype=torch.int64)).shape == (0, 4)
+
+    def test_it_says_what_it_is_and_keeps_nothing_in_a_state(self, table):
+        embedding = PackedEmbedding(table, 6)
+        assert "4, 6, num_params=10" in repr(embedding)
+        assert not embedding.state_dict()
+
+    def test_what_lies_beyond_a_row_does_not_show_even_where_it_is_no_number(self):
+        sizes = EmbeddingSizes(np.array([1]), np.array([2]), 1, 4)
+        table = PackedTable.of(np.array([5, 6, 7], np.float32), sizes)
+        table.values[1] = np.nan
+        assert table.rows(np.array([0]), 3).tolist() == [[5, 0, 0]]
+        assert PackedEmbedding(table, 3)(torch.tensor([0])).tolist() == [[5, 0, 0]]
+
+    @pytest.mark.parametrize("rows", [[4], [-1]])
+    def test_rows_that_are_not_there(self, table, rows):
+        with pytest.raises(IndexError):
+            table.rows(np.array(rows))
+        with pytest.raises((IndexError, RuntimeError)):
+            PackedEmbedding(table)(torch.tensor(rows))
+
+    def test_no_width(self, table):
+        for make in (lambda: table.rows(np.array([0]), 0), lambda: PackedEmbedding(table, 0)):
+            with pytest.raises(ValueError, match="a width of 0"):
+                make()
+
+
+def test_numpy_is_enough_to_read_a_table(tmp_path):
+    table = PackedTable.of(np.arange(3, dtype=np.float32), EmbeddingSizes(np.array([1]), np.array([2])))
+    table.save(tmp_path / "table")
+    code = (
+        "import sys; from pathlib import Path; from ciess_ray.packed.table import PackedTable\n"
+        f"print(PackedTable.open(Path({str(tmp_path / 'table')!r})).unpack().tolist())\n"
+        "found = {name.split('.')[0] for name in sys.modules}\n"
+        "print(found & {'torch', 'ray', 'scipy', 'pandas', 'pyarrow'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[[0.0, 0.0], [1.0, 2.0]]\nset()\n", done.stderr
+
+
+def test_it_is_a_safetensors_file(tmp_path):
+    sizes = EmbeddingSizes(np.array([1]), np.array([2]), 1, 300)
+    table = PackedTable.of(np.arange(3, dtype=np.float32), sizes, recommender="lightgcn")
+    table.save(tmp_path / "table")
+    with safetensors.safe_open(tmp_path / "table", framework="numpy") as file:
+        assert file.metadata()["recommender"] == "lightgcn" and file.metadata()["format"] == FORMAT
+        assert file.get_tensor("values").tolist() == [0, 1, 2]
+        assert file.get_tensor("sizes").dtype == np.uint16
+
+
+def test_a_very_long_name_does_not_cost_the_budget():
+    sizes = EmbeddingSizes(np.array([1]), np.array([2]))
+    table = PackedTable.of(np.zeros(3, np.float32), sizes, recommender="x" * 2000)
+    assert table.num_bytes <= sizes.packed_bytes
+    assert PackedTable.from_buffer(table.to_bytes()).recommender is None
+
+
+def test_numbers_that_a_type_cannot_hold_are_refused():
+    sizes = EmbeddingSizes(np.array([1]), np.array([2]))
+    PackedTable.of(np.array([1, 2, 1e5], np.float32), sizes, dtype="int8").verify()
+    for dtype, number in (("float16", 1e5), ("bfloat16", 3.4e38), ("int8", 1e9), ("float32", np.nan)):
+        with pytest.raises(ResultError, match=f"not finite in {dtype}"):
+            PackedTable.of(np.array([1, 2, number], np.float32), sizes, dtype=dtype)
+    with pytest.raises(ResultError, match="unknown type of value 'float8'; known: float32, "):
+        PackedTable.of(np.zeros(3, np.float32), sizes, dtype="float8")
+
+
+def test_a_row_of_zeros_and_one_of_tiny_numbers_survive_int8():
+    sizes = EmbeddingSizes(np.array([2]), np.array([2]))
+    table = PackedTable.of(np.array([0, 0, 1e-6, -2e-6], np.float32), sizes, dtype="int8")
+    assert table.decoded()[:2].tolist() == [0, 0]
+    assert table.decoded()[2:] == pytest.approx([1e-6, -2e-6], abs=6e-8)
+
+
+@pytest.mark.parametrize(("d_max", "num_bytes"), [(255, 1), (256, 2), (65_535, 2), (65_536, 4)])
+def test_a_row_costs_no_more_index_than_its_largest_size_asks_for(d_max, num_bytes):
+    sizes = EmbeddingSizes(np.ones(5000, np.int32), np.ones(1, np.int32), 1, d_max)
+    table = PackedTable.pack(np.ones((5001, 1), np.float32), sizes)
+    assert 5001 * num_bytes < table.index_bytes <= 5001 * num_bytes + HEADER_BYTES
+
+
+def test_values_that_do_not_belong_to_the_sizes_are_refused():
+    sizes = EmbeddingSizes(np.array([1]), np.array([2]))
+    with pytest.raises(ResultError, match="sizes of 3 parameters in all cannot hold values of shape"):
+        PackedTable.of(np.zeros(4, np.float32), sizes)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    sizes = EmbeddingSizes(np.array([1]), np.array([2]))
+    PackedTable.of(np.zeros(3, np.float32), sizes).save(tmp_path / "table")
+    before = (tmp_path / "table").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        PackedTable.of(np.ones(3, np.float32), sizes).save(tmp_path / "table")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
+
+
+def header_and_data(content):
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def with_header(header, data):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+class TestHostileFiles:
+    @pytest.fixture(params=["float32", "int8"])
+    def content(self, request):
+        sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
+        values = np.arange(1, 11, dtype=np.float32)
+        return PackedTable.of(values, sizes, dtype=request.param).to_bytes()
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(ResultError, match="nowhere: no such file"):
+            PackedTable.open(tmp_path / "nowhere")
+
+    def test_a_folder_an_empty_file_and_text(self, tmp_path):
+        (tmp_path / "empty").touch()
+        (tmp_path / "text").write_text("user,item\n1,2\n" * 100)
+        for path in (tmp_path, tmp_path / "empty", tmp_path / "text"):
+            with pytest.raises(ResultError, match=f"{path}: damaged"):
+                PackedTable.open(path)
+
+    def test_one_that_was_cut_off_or_has_more_at_its_end(self, content):
+        for length in range(len(content)):
+            with pytest.raises(ResultError):
+                PackedTable.from_buffer(content[:length])
+        with pytest.raises(ResultError, match="do not fill"):
+            PackedTable.from_buffer(content + b"\0")
+
+    def test_another_format(self):
+        other = safetensors.numpy.save({"values": np.zeros(3, np.float32)})
+        with pytest.raises(ResultError, match="its format is None, not 'ciess-ray packed table 2'"):
+            PackedTable.from_buffer(other)
+
+    @pytest.mark.parametrize("missing", ["values", "sizes", "num_users", "max_embedding_size"])
+    def test_a_part_that_is_missing(self, content, missing):
+        header, data = header_and_data(content)
+        header.pop(missing, None)
+        header["__metadata__"].pop(missing, None)
+        with pytest.raises(ResultError):
+            PackedTable.from_buffer(with_header(header, data))
+
+    @pytest.mark.parametrize(
+        ("part", "change", "message"),
+        [
+            ("values", {"shape": [2**40]}, "does not lie where its header says"),
+            ("values", {"shape": [-1]}, "has no shape or place"),
+            ("values", {"shape": [5, 2]}, "has no shape or place"),
+            ("values", {"shape": [True]}, "has no shape or place"),
+            ("values", {"dtype": "F64"}, "is of the type 'F64'"),
+            ("values", {"dtype": "U8"}, "does not lie where|its values are of the type"),
+            ("values", {"dtype": ["F32"]}, "is of the type"),
+            ("values", {"data_offsets": [-4, 36]}, "has no shape or place"),
+            ("values", {"data_offsets": [2**61, 2**61 + 40]}, "does not lie where its header says"),
+            ("sizes", {"data_offsets": [0, 4]}, "do not fill"),
+            ("sizes", {"dtype": "I8"}, "its sizes are I8, not U8"),
+            ("sizes", {"extra": 1}, "is not described as one"),
+            ("__metadata__", {"num_users": "5"}, "5 of 4 rows cannot be users"),
+            ("__metadata__", {"num_users": "-1"}, "its num_users is '-1'"),
+            ("__metadata__", {"num_users": "9" * 400}, "its num_users is"),
+            ("__metadata__", {"max_embedding_size": "3"}, "sizes between 1 and 4 lie outside"),
+            ("__metadata__", {"min_embedding_size": "2"}, "sizes between 1 and 4 lie outside"),
+            ("__metadata__", {"max_embedding_size": "300"}, "its sizes are U8, not U16"),
+            ("__metadata__", {"num_tables": "2"}, "sizes of 20 parameters in all"),
+            ("__metadata__", {"num_tables": "0"}, "it has no table"),
+            ("__metadata__", {"recommender": 3}, "its metadata is not all text"),
+        ],
+    )
+    def test_a_header_that_lies(self, content, part, change, message):
+        header, data = header_and_data(content)
+        if part == "values" and header["values"]["dtype"] == "I8" and "U8" in str(change):
+            message = "it has the parts|its values are of the type"
+        header[part] |= change
+        with pytest.raises(ResultError, match=message):
+            PackedTable.from_buffer(with_header(header, data))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"[]",
+            b"{",
+            b'{"__metadata__": []}',
+            b'{"values": 1, "values": 2}',
+            b"[" * 900,
+            b"\xff\xfe" * 10,
+            b"NaN",
+        ],
+    )
+    def test_a_header_that_is_none(self, text):
+        with pytest.raises(ResultError):
+            PackedTable.from_buffer(len(text).to_bytes(8, "little") + text + b"\0" * 100)
+
+    def test_a_header_longer_than_any_that_is_written(self):
+        with pytest.raises(ResultError, match="its header says it has 1,025 bytes"):
+            PackedTable.from_buffer((1025).to_bytes(8, "little") + b" " * 4000)
+
+    @pytest.mark.parametrize(("row", "size"), [(0, 9), (0, 0), (2, 4)])
+    def test_sizes_that_were_changed(self, content, row, size):
+        header, data = header_and_data(content)
+        changed = bytearray(data)
+        changed[header["sizes"]["data_offsets"][0] + row] = size
+        with pytest.raises(ResultError):
+            PackedTable.from_buffer(with_header(header, bytes(changed)))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    def test_values_that_are_no_numbers_are_found_by_verify(self, dtype):
+        sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
+        table = PackedTable.of(np.ones(10, np.float32), sizes, dtype=dtype)
+        table.values[7] = {"float32": np.nan, "float16": np.inf, "bfloat16": 0x7FC0}[dtype]
+        opened = PackedTable.from_buffer(table.to_bytes())
+        with pytest.raises(ResultError, match="value 7 of 10 is no finite number"):
+            opened.verify()
+
+    @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0])
+    def test_scales_that_are_none_are_found_by_verify(self, scale):
+        sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
+        table = PackedTable.of(np.ones(10, np.float32), sizes, dtype="int8")
+        table.scales[2] = scale
+        with pytest.raises(ResultError, match="a scale of the table"):
+            PackedTable.from_buffer(table.to_bytes()).verify()
+
+    def test_any_bytes_are_refused_or_read_within_their_bounds(self):
+        """Bytes flipped, cut out, put in, copied: what opens has all of its rows, or verify refuses it."""
+        rng = random.Random(0)
+        seeds = []
+        for dtype in VALUE_TYPES:
+            for num_tables, d_max in ((1, 4), (2, 300)):
+                sizes = EmbeddingSizes(1 + np.arange(90) % 4, np.array([2, 4]), 1, d_max, num_tables)
+                values = np.arange(1, 1 + sizes.num_params, dtype=np.float32)
+                table = PackedTable.of(values, sizes, dtype=dtype, recommender="mf")
+                seeds.append(table.to_bytes())
+        num_opened = 0
+        for _ in range(20_000):
+            content = bytearray(rng.choice(seeds))
+            for _ in range(rng.randint(1, 4)):
+                at, kind = rng.randrange(len(content)), rng.randrange(5)
+                if kind == 0:
+                    content[at] = rng.randrange(256)
+                elif kind == 1:
+                    content[at] ^= 1 << rng.randrange(8)
+                elif kind == 2:
+                    del content[at : at + rng.randint(1, 9)]
+                elif kind == 3:
+                    content[at:at] = rng.randbytes(rng.randint(1, 9))
+                else:
+                    # Digits and names elsewhere in the header are what lies best.
+                    start = rng.randrange(len(content))
+                    content[at : at + 4] = content[start : start + 4]
+            try:
+                table = PackedTable.from_buffer(bytes(content))
+            except ResultError:
+                continue
+            num_opened += 1
+            assert table.num_params == table.num_tables * int(table.row_sizes.sum())
+            with np.errstate(invalid="ignore", over="ignore"):
+                try:
+                    table.verify()
+                except ResultError:
+                    with contextlib.suppress(ResultError):
+                        assert np.isfinite(table.rows(np.arange(table.num_rows), 5)).all()
+                    continue
+                assert np.isfinite(table.unpack()).all()
+        assert num_opened > 1000
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+class TestRecommender:
+    @pytest.fixture
+    def trained(self, name, make_interactions):
+        train = make_interactions().train
+        rng = np.random.default_rng(0)
+        num_tables = RECOMMENDERS[name].num_tables
+        sizes = EmbeddingSizes(rng.integers(1, 8, 60), rng.integers(1, 6, 40), 1, 16, num_tables)
+        recommender = build_recommender(name, train, sizes, generator=torch.Generator().manual_seed(0))
+        Trainer(recommender, train, TrainingSettings(batch_size=128), rng).train(10)
+        return recommender.eval(), train
+
+    def test_scores_as_the_one_that_was_packed(self, name, trained, tmp_path):
+        recommender, train = trained
+        pack_recommender(recommender).save(tmp_path / "table")
+        scorer = {key: value.numpy() for key, value in recommender.scorer_state().items()}
+        unpacked = unpack_recommender(PackedTable.open(tmp_path / "table"), train, name, {}, scorer)
+        users = torch.arange(60)
+        with torch.no_grad():
+            expected = recommender.score(recommender.encode(), users)
+            got = unpacked.score(unpacked.encode(), users)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+    def test_other_interactions_are_refused(self, name, trained):
+        recommender, _ = trained
+        with pytest.raises(ResultError, match="60 users and 40 items, the interactions 60 and 41"):
+            unpack_recommender(pack_recommender(recommender), csr_array((60, 41)), name, {}, {})
+
+    def test_another_recommenders_weights_are_refused(self, name, trained):
+        recommender, train = trained
+        with pytest.raises(ResultError, match=f"the scorer's weights are not those of {name}.*other"):
+            unpack_recommender(
+                pack_recommender(recommender), train, name, {}, {"other": np.zeros(1, np.float32)}
+            )
