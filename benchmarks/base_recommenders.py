@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from measurements import Measurements
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions

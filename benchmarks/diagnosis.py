@@ -33,15 +33,15 @@ from ciess_ray.candidate import EVALUATION, GREEDY, Candidate
 from ciess_ray.compare.methods.method import Problem
 from ciess_ray.compare.methods.popularity import by_popularity
 from ciess_ray.compare.methods.shapes import head, proportional
+from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
 from ciess_ray.search.candidates import find_candidates
 from ciess_ray.search.checkpoints import Checkpoints
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.search.journal import Journal
-from ciess_ray.search.run import Budget, Run, caps_params_of
+from ciess_ray.search.run import Budget, Run
 from ciess_ray.tracking.tracker import NullTracker
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in

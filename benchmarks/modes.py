@@ -34,12 +34,12 @@ from provenance import provenance
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.search.candidates import find_candidates
 from ciess_ray.search.checkpoints import Checkpoints
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.search.run import Budget, Run
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.preparing import prepare

@@ -19,10 +19,9 @@ import torch
 from provenance import provenance
 
 from ciess_ray.compare.methods import METHODS, Problem
+from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
-from ciess_ray.search.driver import load_interactions
-from ciess_ray.search.run import caps_params_of
 from ciess_ray.training.costs import cpu_seconds
 from ciess_ray.training.judge import Judge
 from ciess_ray.training.preparing import prepare

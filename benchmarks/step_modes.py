@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from measurements import Measurements
 from scipy.stats import spearmanr
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import load_config
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.pretrained import full_sizes
 from envs.budget import EmbeddingSizes

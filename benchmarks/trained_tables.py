@@ -23,10 +23,9 @@ from measurements import Measurements
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
+from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
-from ciess_ray.search.driver import load_interactions
-from ciess_ray.search.run import caps_params_of
 from ciess_ray.training.communities import place
 from ciess_ray.training.convergence import fit_to_convergence
 from envs.budget import EmbeddingSizes

@@ -153,3 +153,8 @@ def _check(asked: str, kind: str, count: int, num_cpus: float, num_gpus: float) 
         f"ever. Please {remedy}lower resources.num_cpus_per_{kind}"
         + (f" or resources.num_gpus_per_{kind}." if num_gpus else ".")
     )
+
+
+def num_threads(config: RunConfig) -> int:
+    """Threads of a training; a trial leaves a hundredth of its CPUs to the process that waits for it."""
+    return max(round(config.resources.num_cpus_per_training), 1)

@@ -1,12 +1,35 @@
-"""Whether one method beats another: a paired bootstrap over users, and over splits of the data."""
+"""Mean and spread over seeds; whether one method beats another: a paired bootstrap over users and splits."""
 
+import json
+import math
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 #: Numbers of a block of resamples; 64 MB.
 _BLOCK = 16_000_000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the latter None for a single one."""
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Of at least one value."""
+        known = list(values)
+        return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + ("" if self.sd is None else f"±{self.sd:.4f}")
 
 
 @dataclass(frozen=True)
@@ -122,3 +145,16 @@ def _drawn(
 
 def _share(value: float, base: float) -> float:
     return float(value) / float(base) if base else 0.0
+
+
+def column_of(values: list[Any]) -> pa.Array:
+    """A column of values that may be None; text where values are of several kinds, or lists and sections."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
+        numbers = [
+            None if isinstance(value, float) and not math.isfinite(value) else value for value in values
+        ]
+        return pa.array(numbers, pa.float64()) if kinds == {int, float} else pa.array(numbers)
+    return pa.array(
+        [None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values], pa.string()
+    )

@@ -25,7 +25,7 @@ from ciess_ray.terminal import TextTable, console, errors, spell_out
 from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
-    from ciess_ray.sweep.config import Trial
+    from ciess_ray.config.grid import Trial
     from ciess_ray.sweep.results import SweepResults
 
 app = typer.Typer(

@@ -6,10 +6,9 @@ from typing import Any
 from ciess_ray.compare.cell import CellResult
 from ciess_ray.compare.config import RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.compare.methods import METHODS
-from ciess_ray.config.data import dataset_key, read_data
+from ciess_ray.config.data import caps_params_of, dataset_key, read_data
 from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
 from ciess_ray.names import FULL_SIZE, SEARCH
-from ciess_ray.search.run import caps_params_of
 from ciess_ray.training.pretrained import full_sizes, kept_ratios_of
 from envs.data import Interactions
 

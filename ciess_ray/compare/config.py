@@ -8,18 +8,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from ciess_ray.config.grid import Grid, ManyRuns, digest_of, refuse_search, slug
 from ciess_ray.config.run import Place, RunConfig
 from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
 from ciess_ray.names import FULL_SIZE
-from ciess_ray.sweep.config import (
-    ManyRuns,
-    SweepConfig,
-    SweepPlan,
-    digest_of,
-    refuse_points_twice,
-    refuse_search,
-    slug,
-)
 from envs.errors import ConfigError, UnknownNameError
 
 #: Names of ``ciess_ray.compare.methods.METHODS``, which takes seconds to import, in the order of tables.
@@ -66,18 +58,6 @@ class ComparisonConfig(ManyRuns):
             raise ConfigError(f"methods: {what}; name each method once: {', '.join(METHOD_NAMES)}.")
         return methods
 
-    @field_validator("space")
-    @classmethod
-    def _check_space(cls, space: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for name, values in space.items():
-            refuse_points_twice(name, values)
-        return space
-
-    def sweep(self) -> SweepConfig:
-        """The grid alone, as a sweep has it."""
-        shared = {"base": self.base, "set": self.set, "space": self.space, "tracking": self.tracking}
-        return SweepConfig.model_validate(shared)
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -107,7 +87,7 @@ class ComparisonPlan:
         source: What messages call the comparison's file.
 
     Attributes:
-        grid: The points of the grid, as the trials of a sweep.
+        grid: The points of the grid.
         cells: Every cell; the full size once for all budgets.
 
     Raises:
@@ -116,7 +96,7 @@ class ComparisonPlan:
 
     def __init__(self, config: ComparisonConfig, base_values: Mapping[str, Any], source: str) -> None:
         self.config, self.source = config, source
-        self.grid = SweepPlan(config.sweep(), base_values, source)
+        self.grid = Grid(config, base_values, source)
         for trial in self.grid.trials:
             self._check(trial.config)
         self.cells = self._cells()
@@ -124,7 +104,7 @@ class ComparisonPlan:
     def values(self) -> dict[str, Any]:
         """Plain values that :func:`parse_comparison` makes the same plan of."""
         values = self.config.model_dump(mode="json", exclude={"base", "set"})
-        return values | {name: self.grid.values()[name] for name in ("base", "space", "tracking")}
+        return values | self.grid.values()
 
     def _check(self, config: RunConfig) -> None:
         settings = config.search

@@ -27,9 +27,8 @@ from ciess_ray.config.data import dataset_key, put_resumed
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, sole_writer, write_arrays, write_whole
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE
-from ciess_ray.resources import check_resources, gpus_of_each, ray_session
+from ciess_ray.resources import check_resources, gpus_of_each, num_threads, ray_session
 from ciess_ray.result import check_output
-from ciess_ray.search.trainings import num_threads
 from ciess_ray.tracking.mlflow_store import MlflowStore, tell_problems
 from ciess_ray.training.preparing import Arrays, Prepared, file_of, start
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, SUPERNET, Preparation

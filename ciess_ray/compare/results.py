@@ -29,10 +29,8 @@ from ciess_ray.names import (
 )
 from ciess_ray.result import dataset_name, versions
 from ciess_ray.search.hints import rank_hints, training_hints
-from ciess_ray.spread import Spread
-from ciess_ray.statistics import Difference, paired_bootstrap
+from ciess_ray.statistics import Difference, Spread, column_of, paired_bootstrap
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.sweep.results import column_of
 from ciess_ray.terminal import TextTable
 from ciess_ray.tracking.tracker import run_tags
 

@@ -1,18 +1,103 @@
-"""The data of many runs, each set read once, and whether their budgets can be met."""
+"""The interactions that a configuration names, and whether budgets can be met on them."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ciess_ray.config.grid import Trial
 from ciess_ray.config.memory import check_memory_here
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import put_override
 from ciess_ray.plain_text import command
-from ciess_ray.search.driver import load_interactions
-from ciess_ray.search.run import caps_params_of, check_communities
-from ciess_ray.sweep.config import Trial
-from envs.data import Interactions
-from envs.errors import CiessError, ConfigError, ResultError
+from envs.communities import most_communities
+from envs.data import (
+    TEST_SHARE,
+    Interactions,
+    k_core,
+    read_interactions,
+    read_sample,
+    split_interactions,
+    told_left_out,
+)
+from envs.errors import BudgetError, CiessError, ConfigError, ResultError
+from envs.sizes.placed import column_params
+
+logger = logging.getLogger(__name__)
+
+
+def load_interactions(config: RunConfig) -> Interactions:
+    """Read and split what the configuration names, and log what a user may not expect of it.
+
+    Raises:
+        DataError: The file cannot be read, or holds too little to split.
+    """
+    dataset = config.dataset
+    if dataset.sample is not None:
+        log = read_sample(dataset.sample)
+    else:
+        assert dataset.path is not None
+        log = read_interactions(dataset.path, format=dataset.format, columns=dataset.named_columns())
+    if dataset.k_core is not None:
+        whole, log = log, k_core(log, dataset.k_core)
+        if log.num_rows < whole.num_rows:
+            left_out = told_left_out(whole, log)
+            logger.warning("%s: the %d-core leaves out %s.", log.source, dataset.k_core, left_out)
+    interactions = split_interactions(
+        log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
+    )
+    if interactions.num_untrained_items:
+        logger.warning(
+            "%s: %s of %s items have no interaction in training, so that nothing is learnt of them.",
+            log.source,
+            f"{interactions.num_untrained_items:,}",
+            f"{interactions.num_items:,}",
+        )
+    return interactions
+
+
+def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
+    """Parameters that each budget of a run allows.
+
+    Raises:
+        BudgetError: One cannot be met.
+    """
+    recommender = config.recommender
+    return [
+        asked.cap_params(
+            num_entities,
+            recommender.min_embedding_size,
+            recommender.max_embedding_size,
+            recommender.num_tables,
+        )
+        for asked in config.memory_budgets
+    ]
+
+
+def check_communities(config: RunConfig, interactions: Interactions) -> None:
+    """Refuse more communities than users and items allow, or than a budget in bytes pays for.
+
+    Raises:
+        ConfigError: Naming how many are possible.
+        BudgetError: A budget in bytes has no room for the columns at which rows begin.
+    """
+    if not config.search.tried_communities:
+        return
+    most = most_communities(interactions.num_users, interactions.num_items)
+    too_many = [number for number in config.search.tried_communities if number > most]
+    if too_many:
+        raise ConfigError(
+            f"search.tried_communities: {', '.join(map(str, too_many))} communities of "
+            f"{interactions.num_users:,} users and {interactions.num_items:,} items; ask for 2 to {most}."
+        )
+    recommender, num_rows = config.recommender, interactions.num_entities
+    least = num_rows * recommender.min_embedding_size * recommender.num_tables
+    for asked, cap_params in zip(config.memory_budgets, caps_params_of(config, num_rows), strict=True):
+        if asked.unit == "bytes" and cap_params - column_params(num_rows) < least:
+            raise BudgetError(
+                f"the memory budget {asked} has no room for a byte a row, which search.tried_communities "
+                f"takes of a budget in bytes: leave it out, or ask for {num_rows:,} bytes more."
+            )
 
 
 def dataset_key(config: RunConfig) -> str:

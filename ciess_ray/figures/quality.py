@@ -21,7 +21,7 @@ from ciess_ray.figures.style import (
     styled,
 )
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.spread import Spread
+from ciess_ray.statistics import Spread
 
 _MAX_TICKS = 6
 _HEIGHT_INCHES = 3.5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.plain_text import percent
 from ciess_ray.report.cells import Cell
-from ciess_ray.spread import Spread
+from ciess_ray.statistics import Spread
 
 #: What the headline is about.
 HEADLINE_METRIC = "recall@20"

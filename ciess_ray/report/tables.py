@@ -12,7 +12,7 @@ from ciess_ray.report.cells import Cell, flatten
 from ciess_ray.report.groups import Group
 from ciess_ray.report.material import About, Search
 from ciess_ray.report.table import Table, Value, make_table, number, text
-from ciess_ray.spread import Spread
+from ciess_ray.statistics import Spread
 from ciess_ray.td3.rollout import KINDS
 
 _NUM_LARGEST = 5

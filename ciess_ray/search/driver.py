@@ -19,6 +19,7 @@ import ray
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.credentials import without_secrets
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_override
@@ -45,18 +46,12 @@ from ciess_ray.tracking.tracker import Tracker, result_metrics, track
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, preparations_of
 from envs.data import (
-    TEST_SHARE,
     Interactions,
-    k_core,
-    read_interactions,
-    read_sample,
-    split_interactions,
-    told_left_out,
 )
 from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source, resolve_device
 
-__all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "load_interactions", "resume", "search"]
+__all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "resume", "search"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,36 +60,6 @@ logger = logging.getLogger(__name__)
 EXTENSION_FOLDER = "checkpoints/extension"
 
 Watcher = Callable[[Progress], None]
-
-
-def load_interactions(config: RunConfig) -> Interactions:
-    """Read and split what the configuration names, and log what a user may not expect of it.
-
-    Raises:
-        DataError: The file cannot be read, or holds too little to split.
-    """
-    dataset = config.dataset
-    if dataset.sample is not None:
-        log = read_sample(dataset.sample)
-    else:
-        assert dataset.path is not None
-        log = read_interactions(dataset.path, format=dataset.format, columns=dataset.named_columns())
-    if dataset.k_core is not None:
-        whole, log = log, k_core(log, dataset.k_core)
-        if log.num_rows < whole.num_rows:
-            left_out = told_left_out(whole, log)
-            logger.warning("%s: the %d-core leaves out %s.", log.source, dataset.k_core, left_out)
-    interactions = split_interactions(
-        log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
-    )
-    if interactions.num_untrained_items:
-        logger.warning(
-            "%s: %s of %s items have no interaction in training, so that nothing is learnt of them.",
-            log.source,
-            f"{interactions.num_untrained_items:,}",
-            f"{interactions.num_items:,}",
-        )
-    return interactions
 
 
 def search(

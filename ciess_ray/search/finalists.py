@@ -18,11 +18,11 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.result import ResultFolder
 from ciess_ray.search.hints import search_hints
 from ciess_ray.search.run import Budget, Run
-from ciess_ray.search.trainings import Trained, Training, train_all
+from ciess_ray.search.trainings import Training, train_all
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.communities import place
-from ciess_ray.training.contest import Allocation, Contest, choose, converge
+from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ciess_ray.config.data import caps_params_of, check_communities
 from ciess_ray.config.memory import check_memory_here
 from ciess_ray.config.run import RunConfig
 from ciess_ray.result import check_output
 from ciess_ray.search.journal import Journal
-from envs.communities import most_communities
 from envs.data import Interactions
-from envs.errors import BudgetError, ConfigError
-from envs.sizes.placed import column_params
+from envs.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,50 +50,6 @@ class Run:
     def searched(self) -> Budget:
         """The budget that the steps meet."""
         return self.budgets[0]
-
-
-def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
-    """Parameters that each budget of a run allows.
-
-    Raises:
-        BudgetError: One cannot be met.
-    """
-    recommender = config.recommender
-    return [
-        asked.cap_params(
-            num_entities,
-            recommender.min_embedding_size,
-            recommender.max_embedding_size,
-            recommender.num_tables,
-        )
-        for asked in config.memory_budgets
-    ]
-
-
-def check_communities(config: RunConfig, interactions: Interactions) -> None:
-    """Refuse more communities than users and items allow, or than a budget in bytes pays for.
-
-    Raises:
-        ConfigError: Naming how many are possible.
-        BudgetError: A budget in bytes has no room for the columns at which rows begin.
-    """
-    if not config.search.tried_communities:
-        return
-    most = most_communities(interactions.num_users, interactions.num_items)
-    too_many = [number for number in config.search.tried_communities if number > most]
-    if too_many:
-        raise ConfigError(
-            f"search.tried_communities: {', '.join(map(str, too_many))} communities of "
-            f"{interactions.num_users:,} users and {interactions.num_items:,} items; ask for 2 to {most}."
-        )
-    recommender, num_rows = config.recommender, interactions.num_entities
-    least = num_rows * recommender.min_embedding_size * recommender.num_tables
-    for asked, cap_params in zip(config.memory_budgets, caps_params_of(config, num_rows), strict=True):
-        if asked.unit == "bytes" and cap_params - column_params(num_rows) < least:
-            raise BudgetError(
-                f"the memory budget {asked} has no room for a byte a row, which search.tried_communities "
-                f"takes of a budget in bytes: leave it out, or ask for {num_rows:,} bytes more."
-            )
 
 
 def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:

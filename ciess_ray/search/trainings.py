@@ -5,30 +5,27 @@ A training depends on its sizes, its seed and the run, on nothing that ran befor
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
-from ciess_ray.resources import gpus_of_each
+from ciess_ray.resources import gpus_of_each, num_threads
 from ciess_ray.search.run import Run
+from ciess_ray.training.contest import Trained
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
 from ciess_ray.training.streamed_tasks import Done, next_of, streamed
 from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.sizes.placed import PlacedSizes
-from envs.step_modes import State, state_of
+from envs.step_modes import state_of
 
 Tell = Callable[[str], None]
-
-_STATE = "state/"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,43 +46,6 @@ class Training:
     seed: tuple[int, ...]
     best_batch: int | None = None
     l2: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What came of it.
-
-    Attributes:
-        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
-        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
-        num_batches: Batches after which validation was best, or trained for test.
-        state: Parameters of a recommender that was measured on test; empty otherwise.
-    """
-
-    metrics: dict[str, float]
-    quality: float
-    num_batches: int
-    state: State = field(default_factory=dict)
-
-    def to_arrays(self) -> dict[str, Any]:
-        """What :meth:`from_arrays` reads."""
-        return {
-            "metric_names": np.array(list(self.metrics)),
-            "metric_values": np.array(list(self.metrics.values())),
-            "quality": self.quality,
-            "num_batches": self.num_batches,
-            **{_STATE + name: value for name, value in self.state.items()},
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Trained":
-        """What :meth:`to_arrays` made."""
-        return cls(
-            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
-            float(arrays["quality"]),
-            int(arrays["num_batches"]),
-            {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)},
-        )
 
 
 def train_all(run: Run, trainings: Sequence[Training]) -> list[Trained]:
@@ -169,11 +129,6 @@ def _measure(config: RunConfig, interactions: Interactions, training: Training, 
         lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
     )
     return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
-
-
-def num_threads(config: RunConfig) -> int:
-    """Threads of a training; a trial leaves a hundredth of its CPUs to the process that waits for it."""
-    return max(round(config.resources.num_cpus_per_training), 1)
 
 
 def _key(config: RunConfig, interactions: Interactions, training: Training) -> str:

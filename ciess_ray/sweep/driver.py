@@ -23,12 +23,13 @@ from ray import tune
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import check_places, put_resumed, read_data
+from ciess_ray.config.grid import Trial
 from ciess_ray.files.whole import sole_writer
 from ciess_ray.names import SWEEP_FILE
 from ciess_ray.plain_text import command
 from ciess_ray.resources import ray_session
 from ciess_ray.sweep.claims import Claims, check_claims, told_claims
-from ciess_ray.sweep.config import SweepPlan, Trial, parse_sweep
+from ciess_ray.sweep.config import SweepPlan, parse_sweep
 from ciess_ray.sweep.monitor import Monitor, Relay, SweepState, reason_of
 from ciess_ray.sweep.results import RESULT_FILES, Outcome, SweepResults
 from ciess_ray.sweep.schedulers import build_scheduler, build_searcher, build_space

@@ -1,7 +1,6 @@
 """What a sweep leaves: a row a trial, means over seeds, and which tables no other beats."""
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from ciess_ray.names import (
     TRIAL_RESULT_FOLDER,
 )
 from ciess_ray.result import NOT_SETTINGS, dataset_name, versions
-from ciess_ray.spread import Spread
+from ciess_ray.statistics import Spread, column_of
 from ciess_ray.sweep.storage import Storage
 from ciess_ray.terminal import TextTable
 
@@ -289,16 +288,3 @@ def _beats(other: Group, group: Group) -> bool:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def column_of(values: list[Any]) -> pa.Array:
-    """A column of values that may be None; text where values are of several kinds, or lists and sections."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
-        numbers = [
-            None if isinstance(value, float) and not math.isfinite(value) else value for value in values
-        ]
-        return pa.array(numbers, pa.float64()) if kinds == {int, float} else pa.array(numbers)
-    return pa.array(
-        [None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values], pa.string()
-    )

@@ -8,8 +8,9 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from ciess_ray.config.grid import Trial
 from ciess_ray.sweep.claims import Claims, total_cpus
-from ciess_ray.sweep.config import SweepConfig, Trial
+from ciess_ray.sweep.config import SweepConfig
 from ciess_ray.sweep.trial import OBJECTIVE, STEP, definition_of
 from envs.errors import ConfigError
 

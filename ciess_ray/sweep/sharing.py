@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from ciess_ray.config.data import dataset_key
-from ciess_ray.search.trainings import num_threads
+from ciess_ray.resources import num_threads
 from ciess_ray.sweep.config import SweepPlan
 from ciess_ray.sweep.storage import Storage
 from ciess_ray.sweep.trial import read_summary_of

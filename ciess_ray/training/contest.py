@@ -7,13 +7,55 @@ on validation are not always as much better on test.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
-from ciess_ray.search.trainings import Trained
 from ciess_ray.training.selection import is_plain_split
 from envs.budget import EmbeddingSizes
 from envs.step_modes import State
+
+_STATE = "state/"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
+        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
+        num_batches: Batches after which validation was best, or trained for test.
+        state: Parameters of a recommender that was measured on test; empty otherwise.
+    """
+
+    metrics: dict[str, float]
+    quality: float
+    num_batches: int
+    state: State = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """What :meth:`from_arrays` reads."""
+        return {
+            "metric_names": np.array(list(self.metrics)),
+            "metric_values": np.array(list(self.metrics.values())),
+            "quality": self.quality,
+            "num_batches": self.num_batches,
+            **{_STATE + name: value for name, value in self.state.items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Trained":
+        """What :meth:`to_arrays` made."""
+        return cls(
+            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
+            float(arrays["quality"]),
+            int(arrays["num_batches"]),
+            {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)},
+        )
 
 
 @dataclass(frozen=True, eq=False)

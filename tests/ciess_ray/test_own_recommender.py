@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import SearchResult
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.training.pretrained import Preparation
 from envs.data import generate_interactions
 from envs.errors import ConfigError, RecommenderProtocolError, ResultError, UnknownNameError

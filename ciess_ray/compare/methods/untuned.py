@@ -4,9 +4,8 @@ import numpy as np
 
 from ciess_ray.compare.methods.method import Method, Problem
 from ciess_ray.search.finalists import equal_sizes
-from ciess_ray.search.trainings import Trained
 from ciess_ray.streams import Stream
-from ciess_ray.training.contest import Allocation
+from ciess_ray.training.contest import Allocation, Trained
 
 
 class FullSize(Method):

@@ -11,8 +11,7 @@ from ciess_ray.cli.comparison import _print_results
 from ciess_ray.compare.cell import CellResult
 from ciess_ray.compare.config import parse_comparison
 from ciess_ray.compare.results import ComparisonResults, budget_of, to_rich
-from ciess_ray.statistics import paired_bootstrap
-from ciess_ray.sweep.results import Spread
+from ciess_ray.statistics import Spread, paired_bootstrap
 from ciess_ray.terminal import Terminal
 
 NUM_USERS = 200

@@ -4,8 +4,7 @@ import pytest
 import yaml
 
 from ciess_ray.compare.config import parse_comparison
-from ciess_ray.config.data import read_data
-from ciess_ray.search.driver import load_interactions
+from ciess_ray.config.data import load_interactions, read_data
 from ciess_ray.search.run import budgets_of
 from ciess_ray.sweep.config import SweepPlan, load_sweep, parse_sweep
 from envs.errors import CiessError, ConfigError

@@ -25,7 +25,7 @@ from ciess_ray.figures import Point, draw_quality, format_bytes, to_svg
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report import write_report
 from ciess_ray.report.groups import whole_percent
-from ciess_ray.spread import Spread
+from ciess_ray.statistics import Spread
 from envs.errors import ResultError
 
 HOSTILE = '</td></script><script>alert("x")</script><img src=x onerror=alert(1)>'

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from secrets_left import SECRET, holding
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.files.whole import sole_writer
 from ciess_ray.result import SearchResult
-from ciess_ray.search.driver import load_interactions, resume, search
+from ciess_ray.search.driver import resume, search
 from ciess_ray.training.pretrained import Preparation
 from envs.errors import CiessError, ConfigError, ResultError
 

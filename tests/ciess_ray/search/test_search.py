@@ -8,9 +8,10 @@ import ray
 import torch
 
 from ciess_ray.candidate import Candidate
+from ciess_ray.config.data import load_interactions
 from ciess_ray.resources import ray_session
 from ciess_ray.result import SearchResult
-from ciess_ray.search.driver import load_interactions, search
+from ciess_ray.search.driver import search
 from ciess_ray.training.preparing import file_of, prepare
 from ciess_ray.training.pretrained import preparations_of
 from ciess_ray.training.selection import distance, reshape_candidates, select_candidates, select_finalists

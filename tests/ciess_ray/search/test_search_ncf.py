@@ -4,9 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import SearchResult
-from ciess_ray.search.driver import load_interactions, search
+from ciess_ray.search.driver import search
 from envs.data import generate_interactions
 from envs.recommenders import NCF
 from envs.recommenders.evaluation import evaluate

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import ray
 
+from ciess_ray.config.data import load_interactions
 from ciess_ray.result import ResultFolder
-from ciess_ray.search.driver import load_interactions
 from ciess_ray.search.journal import Journal
 from ciess_ray.search.run import Run, budgets_of
 from ciess_ray.search.trainings import Training, train_all

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ciess_ray.search.trainings import Trained
-from ciess_ray.training.contest import Allocation, Contest, choose
+from ciess_ray.training.contest import Allocation, Contest, Trained, choose
 from envs.budget import EmbeddingSizes
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import ray
 
-from ciess_ray.search.driver import load_interactions
+from ciess_ray.config.data import load_interactions
 from ciess_ray.sweep.config import parse_sweep
 from ciess_ray.sweep.sharing import prepare_shared
 from ciess_ray.sweep.storage import Storage
