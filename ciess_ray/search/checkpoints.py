@@ -17,7 +17,8 @@ from typing import Any
 from ciess_ray.files.whole import whole_file
 from envs.errors import ResultError
 
-CHECKPOINT_FORMAT = "ciess-ray checkpoint 2"
+#: 3: the classes in the pickles have moved since 2.
+CHECKPOINT_FORMAT = "ciess-ray checkpoint 3"
 _PATTERN = "step-*.checkpoint"
 
 

@@ -28,6 +28,7 @@ from ciess_ray.files.whole import sole_writer
 from ciess_ray.names import SWEEP_FILE
 from ciess_ray.plain_text import command
 from ciess_ray.resources import ray_session
+from ciess_ray.search.checkpoints import CHECKPOINT_FORMAT
 from ciess_ray.sweep.claims import Claims, check_claims, told_claims
 from ciess_ray.sweep.config import SweepPlan, parse_sweep
 from ciess_ray.sweep.monitor import Monitor, Relay, SweepState, reason_of
@@ -87,6 +88,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
     data = read_data(plan.trials, plan.source)
     state = {
         "format": SWEEP_FORMAT,
+        "checkpoints": CHECKPOINT_FORMAT,
         "id": uuid.uuid4().hex[:12],
         "sweep": plan.values(),
         "fingerprints": fingerprints_of(data),
@@ -117,6 +119,7 @@ def resume_sweep(
     """
     storage = Storage(location)
     plan, state = read_sweep(storage, overrides)
+    _check_checkpoints(state, storage.shown)
     check_places(plan.trials, "sweep", storage.shown)
     data = read_data(plan.trials, plan.source)
     fingerprints = fingerprints_of(data)
@@ -156,6 +159,17 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
     put_resumed(values, overrides)
     return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
+
+
+def _check_checkpoints(state: Mapping[str, Any], location: str) -> None:
+    """Refuse a sweep whose state another version pickled, of classes that lie elsewhere now."""
+    known = state.get("checkpoints", "ciess-ray checkpoint 2")
+    if known != CHECKPOINT_FORMAT:
+        raise ResultError(
+            f"{location}: its checkpoints are of the format {known!r}, not {CHECKPOINT_FORMAT!r}; go on with "
+            "the version of ciess-ray that wrote them, or start anew with --overwrite. 'ciess-ray report' "
+            "and 'ciess-ray track' read what is finished."
+        )
 
 
 def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:

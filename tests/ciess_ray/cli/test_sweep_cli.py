@@ -131,6 +131,16 @@ def test_data_that_the_space_names_are_not_moved(write, workplace, tmp_path):
         run("--resume", str(tmp_path / "sweep"), "dataset.path=a")
 
 
+def test_a_sweep_whose_checkpoints_are_of_another_layout_is_refused(write, tmp_path):
+    plan = load_sweep(Path(write({"seed": [0]})))
+    state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
+    Storage(tmp_path / "sweep").write("sweep.json", json.dumps(state).encode())
+    with pytest.raises(ResultError, match="checkpoint 2.* go on with the version .* that wrote them"):
+        run("--resume", str(tmp_path / "sweep"))
+    # What is finished is read.
+    assert read_sweep(Storage(tmp_path / "sweep"))[0].values() == plan.values()
+
+
 def test_a_sweep_is_not_replaced_without_a_word(tmp_path, write):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text("{}")
