@@ -17,7 +17,7 @@ import torch
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.figures import Point, draw_quality, save_png
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
-from ciess_ray.search.driver import search
+from ciess_ray.searches.driver import search
 from ciess_ray.statistics import Spread
 
 

@@ -30,18 +30,18 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from ciess_ray.candidate import EVALUATION, GREEDY, Candidate
-from ciess_ray.compare.methods.method import Problem
-from ciess_ray.compare.methods.popularity import by_popularity
-from ciess_ray.compare.methods.shapes import head, proportional
+from ciess_ray.comparisons.methods.method import Problem
+from ciess_ray.comparisons.methods.popularity import by_popularity
+from ciess_ray.comparisons.methods.shapes import head, proportional
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
-from ciess_ray.search.candidates import find_candidates
-from ciess_ray.search.checkpoints import Checkpoints
-from ciess_ray.search.journal import Journal
-from ciess_ray.search.run import Budget, Run
+from ciess_ray.searches.candidates import find_candidates
+from ciess_ray.searches.checkpoints import Checkpoints
+from ciess_ray.searches.journal import Journal
+from ciess_ray.searches.run import Budget, Run
 from ciess_ray.tracking.tracker import NullTracker
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in

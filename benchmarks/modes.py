@@ -38,9 +38,9 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
-from ciess_ray.search.candidates import find_candidates
-from ciess_ray.search.checkpoints import Checkpoints
-from ciess_ray.search.run import Budget, Run
+from ciess_ray.searches.candidates import find_candidates
+from ciess_ray.searches.checkpoints import Checkpoints
+from ciess_ray.searches.run import Budget, Run
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import Preparation

@@ -18,7 +18,7 @@ import ray
 import torch
 from provenance import provenance
 
-from ciess_ray.compare.methods import METHODS, Problem
+from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session

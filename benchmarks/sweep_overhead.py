@@ -22,10 +22,10 @@ from ray import tune
 
 from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
-from ciess_ray.sweep import driver as sweeps
-from ciess_ray.sweep.config import SweepPlan, parse_sweep
-from ciess_ray.sweep.monitor import SweepState
-from ciess_ray.sweep.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, Reporter
+from ciess_ray.sweeps import driver as sweeps
+from ciess_ray.sweeps.config import SweepPlan, parse_sweep
+from ciess_ray.sweeps.monitor import SweepState
+from ciess_ray.sweeps.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, Reporter
 from envs.data import generate_interactions
 
 NUM_REPORTS = 300

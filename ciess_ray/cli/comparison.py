@@ -11,8 +11,8 @@ from ciess_ray.terminal import Terminal, TextTable
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ciess_ray.compare.driver import News
-    from ciess_ray.compare.results import ComparisonResults, MethodFigures
+    from ciess_ray.comparisons.driver import News
+    from ciess_ray.comparisons.results import ComparisonResults, MethodFigures
 
 COMPARE_HELP = """
 Compare the search with what one would do by hand, and with other methods, at the same budgets.
@@ -69,12 +69,12 @@ def run_comparison(
     if resume is None and config is None:
         raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray compare --help' has examples.")
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
-    from ciess_ray.compare.config import load_comparison
+    from ciess_ray.comparisons.config import load_comparison
 
     plan = None if config is None else load_comparison(config, overrides)
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
-    from ciess_ray.compare import driver as comparisons
+    from ciess_ray.comparisons import driver as comparisons
     from ciess_ray.config.data import check_places
 
     if plan is None:
@@ -114,7 +114,7 @@ class _Lines:
 def _print_results(
     console: Terminal, results: "ComparisonResults", figures: "Sequence[MethodFigures]"
 ) -> None:
-    from ciess_ray.compare.results import to_rich
+    from ciess_ray.comparisons.results import to_rich
 
     console.show(to_rich(figures))
     console.say(RANKING_NOTE)

@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ciess_ray.compare.board import cell_file
-from ciess_ray.compare.cell import CellResult
-from ciess_ray.compare.driver import PLAN_FILE, read_id, read_plan
-from ciess_ray.compare.recorder import Recorder
+from ciess_ray.comparisons.board import cell_file
+from ciess_ray.comparisons.cell import CellResult
+from ciess_ray.comparisons.driver import PLAN_FILE, read_id, read_plan
+from ciess_ray.comparisons.recorder import Recorder
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.config.yaml_file import check_values, put_override
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE, SWEEP_FILE, SWEEP_ROWS_FILE
 from ciess_ray.result import RESULT_FILE, read_steps, read_summary
-from ciess_ray.sweep.driver import read_sweep, sole_driver
-from ciess_ray.sweep.monitor import Monitor
-from ciess_ray.sweep.storage import Storage
-from ciess_ray.sweep.trial import TRIAL_FILE, read_summary_of
+from ciess_ray.sweeps.driver import read_sweep, sole_driver
+from ciess_ray.sweeps.monitor import Monitor
+from ciess_ray.sweeps.storage import Storage
+from ciess_ray.sweeps.trial import TRIAL_FILE, read_summary_of
 from ciess_ray.tracking.mlflow_store import End, MlflowStore
 from ciess_ray.tracking.tracker import flatten, result_metrics, run_tags
 from envs.errors import ResultError

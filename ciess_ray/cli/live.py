@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.live import Live
 
 from ciess_ray.plain_text import percent
-from ciess_ray.search.journal import Progress
+from ciess_ray.searches.journal import Progress
 from ciess_ray.terminal import Terminal, TextTable
 
 #: Plain lines tell of news from within a step only after so long a silence.

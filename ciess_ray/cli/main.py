@@ -26,7 +26,7 @@ from envs.errors import CiessError, ConfigError
 
 if TYPE_CHECKING:
     from ciess_ray.config.grid import Trial
-    from ciess_ray.sweep.results import SweepResults
+    from ciess_ray.sweeps.results import SweepResults
 
 app = typer.Typer(
     name="ciess-ray",
@@ -125,7 +125,7 @@ def search(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.cli.live import LiveView
-    from ciess_ray.search import driver as searches
+    from ciess_ray.searches import driver as searches
 
     with LiveView(console) as view:
         if resume is not None:
@@ -192,7 +192,7 @@ def sweep(
     if resume is None and config is None:
         raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray sweep --help' has examples.")
     _find_own_modules()
-    from ciess_ray.sweep.config import load_sweep
+    from ciess_ray.sweeps.config import load_sweep
 
     plan = None
     if resume is None and config is not None:
@@ -200,7 +200,7 @@ def sweep(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.cli.sweep import SweepView
-    from ciess_ray.sweep import driver as sweeps
+    from ciess_ray.sweeps import driver as sweeps
 
     if plan is not None and dry_run:
         console.show(_trials(sweeps.check(plan)))
@@ -302,10 +302,10 @@ def fields(
     ] = False,
 ) -> None:
     """List every field of a configuration with its default and meaning."""
-    from ciess_ray.compare.config import ComparisonConfig
+    from ciess_ray.comparisons.config import ComparisonConfig
     from ciess_ray.config.run import RunConfig
     from ciess_ray.config.yaml_file import field_table
-    from ciess_ray.sweep.config import SweepConfig
+    from ciess_ray.sweeps.config import SweepConfig
 
     model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
     table = TextTable("field", "default", "meaning")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ciess_ray.cli.live import duration
 from ciess_ray.plain_text import visible_line
-from ciess_ray.sweep.monitor import SweepState, TrialState
+from ciess_ray.sweeps.monitor import SweepState, TrialState
 from ciess_ray.terminal import Terminal, TextTable
 
 #: Seconds between two drawings, and between two plain lines on how far the sweep is.

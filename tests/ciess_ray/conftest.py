@@ -70,7 +70,7 @@ def make_config(workplace):
 @pytest.fixture(scope="session")
 def finished(workplace, make_config):
     """The configuration and the result of one search, with what it said on its way."""
-    from ciess_ray.search.driver import search
+    from ciess_ray.searches.driver import search
 
     config = make_config(workplace / "finished")
     news = []

@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.job.cli import job_cli_group
 from ray.scripts.scripts import cli as ray_cli
 
-from ciess_ray.sweep.config import load_sweep, parse_sweep
+from ciess_ray.sweeps.config import load_sweep, parse_sweep
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ciess_ray.compare.config import ComparisonConfig
+from ciess_ray.comparisons.config import ComparisonConfig
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import field_table, load_config
-from ciess_ray.sweep.config import SweepConfig, load_sweep
+from ciess_ray.sweeps.config import SweepConfig, load_sweep
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
@@ -37,9 +37,9 @@ NOT_RUN = {
 OUTPUTS = ("kept    R@20",)
 #: What begins the work of a command, and takes minutes.
 WORK = {
-    "ciess_ray.search.driver": ("search", "resume"),
-    "ciess_ray.sweep.driver": ("sweep", "resume_sweep", "check"),
-    "ciess_ray.compare.driver": ("compare", "read_plan"),
+    "ciess_ray.searches.driver": ("search", "resume"),
+    "ciess_ray.sweeps.driver": ("sweep", "resume_sweep", "check"),
+    "ciess_ray.comparisons.driver": ("compare", "read_plan"),
     "ciess_ray.report": ("write_report",),
 }
 #: What a reader fills in.

@@ -16,7 +16,7 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import ResultFolder, SearchResult, read_candidates, read_retrained
-from ciess_ray.search.driver import search
+from ciess_ray.searches.driver import search
 from envs.budget import EmbeddingSizes
 from envs.errors import ResultError
 from envs.recommenders.evaluation import evaluate

@@ -16,15 +16,15 @@ from report_folders import config_of, summary_of, write_search
 
 from ciess_ray.cli.live import LiveView
 from ciess_ray.cli.sweep import SweepView
-from ciess_ray.compare.cell import CellResult
-from ciess_ray.compare.config import parse_comparison
-from ciess_ray.compare.driver import News
-from ciess_ray.compare.results import ComparisonResults
+from ciess_ray.comparisons.cell import CellResult
+from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.driver import News
+from ciess_ray.comparisons.results import ComparisonResults
 from ciess_ray.files.whole import write_whole
 from ciess_ray.plain_text import command, visible, visible_line
-from ciess_ray.search.journal import Progress
-from ciess_ray.sweep.monitor import SweepState, TrialState
-from ciess_ray.sweep.results import Outcome, SweepResults
+from ciess_ray.searches.journal import Progress
+from ciess_ray.sweeps.monitor import SweepState, TrialState
+from ciess_ray.sweeps.results import Outcome, SweepResults
 from ciess_ray.terminal import Terminal, spell_out, write_data
 from envs.errors import ConfigError, ResultError
 
@@ -140,7 +140,7 @@ class TestNamesAreText:
         summary |= {"bytes": dict.fromkeys(files, 1)}
         summary["methods"][1]["name"] = HOSTILE
         done = SimpleNamespace(path=tmp_path / "it's [dvd] :heart:", summary=summary, looser=lambda: [])
-        monkeypatch.setattr("ciess_ray.search.driver.search", lambda *_, **__: done)
+        monkeypatch.setattr("ciess_ray.searches.driver.search", lambda *_, **__: done)
         write_whole(done.path / "checkpoints" / "step-00000012.checkpoint", bytes(4321))
         status, out, err = run_cli("search", config_file)
         assert status == 0, err
@@ -157,7 +157,7 @@ class TestNamesAreText:
         failed = Outcome(HOSTILE, "failed", fields, config, None, None, 3, 4, HOSTILE)
         outcomes = [Outcome(HOSTILE, "finished", fields, config, summary_of(config), 0.1, 12), failed]
         done = SweepResults(f"{tmp_path}/{HOSTILE}", outcomes, 60.0, [HOSTILE])
-        monkeypatch.setattr("ciess_ray.sweep.driver.resume_sweep", lambda *_, **__: done)
+        monkeypatch.setattr("ciess_ray.sweeps.driver.resume_sweep", lambda *_, **__: done)
         status, out, err = run_cli("sweep", "--resume", tmp_path)
         assert status == 1 and err == ""
         lines = out.splitlines()
@@ -187,8 +187,8 @@ class TestNamesAreText:
             on_change(News(HOSTILE, "failed", 1, 3, None, HOSTILE))
             return results, results.figures()
 
-        monkeypatch.setattr("ciess_ray.compare.driver.read_plan", lambda folder, *_: plan)
-        monkeypatch.setattr("ciess_ray.compare.driver.compare", compare)
+        monkeypatch.setattr("ciess_ray.comparisons.driver.read_plan", lambda folder, *_: plan)
+        monkeypatch.setattr("ciess_ray.comparisons.driver.compare", compare)
         status, out, err = run_cli("compare", "--resume", tmp_path)
         assert status == 1 and err == ""
         check(out)

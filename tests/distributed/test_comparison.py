@@ -57,8 +57,8 @@ def rows_of(folder):
 
 
 def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path, ray_cluster):
-    from ciess_ray.compare.config import load_comparison
-    from ciess_ray.compare.driver import compare
+    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.driver import compare
 
     log, config, folder = tmp_path / "log.txt", write("killed"), tmp_path / "killed"
     process = start("compare", config, log=log)

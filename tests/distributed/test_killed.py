@@ -68,7 +68,7 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(
     write_config, tmp_path, ray_cluster
 ):
     from ciess_ray.config.yaml_file import load_config
-    from ciess_ray.search.driver import search
+    from ciess_ray.searches.driver import search
 
     log = tmp_path / "log.txt"
     config, whole = write_config("whole")
@@ -208,7 +208,7 @@ def test_of_an_env_runner_killed_in_mid_step_exactly_that_step_is_lost(gated_alg
 
 def test_a_search_whose_env_runner_is_killed_takes_all_its_steps(write_config, ray_cluster):
     from ciess_ray.config.yaml_file import load_config
-    from ciess_ray.search.driver import search
+    from ciess_ray.searches.driver import search
 
     file, folder = write_config("runner_killed", num_env_runners=2)
     killed = []

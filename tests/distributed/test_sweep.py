@@ -12,8 +12,8 @@ import yaml
 from processes import PATIENCE_S, finish, kill, start, wait_for
 from secrets_left import SECRET, holding
 
-from ciess_ray.sweep import driver as sweeps
-from ciess_ray.sweep.config import load_sweep
+from ciess_ray.sweeps import driver as sweeps
+from ciess_ray.sweeps.config import load_sweep
 from envs.data import generate_interactions
 from envs.errors import CiessError
 
@@ -215,8 +215,8 @@ os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from ciess_ray.sweep.driver import sweep
-from ciess_ray.sweep.config import load_sweep
+from ciess_ray.sweeps.driver import sweep
+from ciess_ray.sweeps.config import load_sweep
 
 def follow(state):
     running = [trial for trial in state.trials.values() if trial.status == "running"]

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import ResultFolder
-from ciess_ray.sweep.results import Outcome, SweepResults
-from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.sweeps.storage import Storage
 
 FULL_BYTES, FULL_PARAMS, NUM_USERS, NUM_ITEMS = 100_000, 25_000, 60, 140
 BYTES = {"5%": 6_000, "10%": 11_000, "20%": 21_000}

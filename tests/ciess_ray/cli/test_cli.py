@@ -10,7 +10,7 @@ import pytest
 
 from ciess_ray.cli.live import LiveView
 from ciess_ray.config.yaml_file import field_table
-from ciess_ray.search.journal import Progress
+from ciess_ray.searches.journal import Progress
 from ciess_ray.terminal import Terminal
 from envs.data import read_interactions, split_interactions
 

@@ -9,14 +9,14 @@ import pytest
 from report_folders import config_of, summary_of, write_search
 
 from ciess_ray.cli.late_tracking import send
-from ciess_ray.compare.cell import CellResult
-from ciess_ray.compare.config import parse_comparison
-from ciess_ray.compare.driver import _write_plan, cell_file
+from ciess_ray.comparisons.cell import CellResult
+from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.driver import _write_plan, cell_file
 from ciess_ray.result import RESULT_FILE, ResultFolder
-from ciess_ray.sweep.config import parse_sweep
-from ciess_ray.sweep.driver import SWEEP_FORMAT
-from ciess_ray.sweep.results import Outcome, SweepResults
-from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweeps.config import parse_sweep
+from ciess_ray.sweeps.driver import SWEEP_FORMAT
+from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.sweeps.storage import Storage
 from envs.errors import ResultError
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated; it says so when the store is first opened.

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from ciess_ray.cli import main as cli
 from ciess_ray.config.data import read_data
 from ciess_ray.files.whole import sole_writer
-from ciess_ray.sweep.config import load_sweep
-from ciess_ray.sweep.driver import SWEEP_FORMAT, fingerprints_of, read_sweep, resume_sweep, sweep
-from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweeps.config import load_sweep
+from ciess_ray.sweeps.driver import SWEEP_FORMAT, fingerprints_of, read_sweep, resume_sweep, sweep
+from ciess_ray.sweeps.storage import Storage
 from envs.errors import CiessError, ConfigError, ResultError
 
 BASE = {

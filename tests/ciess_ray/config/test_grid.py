@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ciess_ray.compare.config import parse_comparison
+from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.config.data import load_interactions, read_data
-from ciess_ray.search.run import budgets_of
-from ciess_ray.sweep.config import SweepPlan, load_sweep, parse_sweep
+from ciess_ray.searches.run import budgets_of
+from ciess_ray.sweeps.config import SweepPlan, load_sweep, parse_sweep
 from envs.errors import CiessError, ConfigError
 
 BASE = {"dataset": {"path": "log.parquet"}, "search": {"num_episodes": 2}}

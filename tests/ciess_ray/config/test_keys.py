@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from ciess_ray.compare.board import Board
-from ciess_ray.compare.config import parse_comparison
+from ciess_ray.comparisons.board import Board
+from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
-from ciess_ray.search.driver import _checkpoints
-from ciess_ray.search.trainings import Training, _key
+from ciess_ray.searches.driver import _checkpoints
+from ciess_ray.searches.trainings import Training, _key
 from ciess_ray.training.pretrained import Preparation
 from envs.budget import EmbeddingSizes
 

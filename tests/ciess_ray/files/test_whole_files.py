@@ -26,7 +26,7 @@ from ciess_ray.files.whole import (
     write_arrays,
     write_whole,
 )
-from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweeps.storage import Storage
 from envs.errors import ResultError
 
 WRITERS = {

@@ -117,7 +117,7 @@ def test_a_recommender_of_ones_own_is_served_with_its_graph(make_interactions):
 
 
 def test_a_search_and_its_sweep_say_what_is_served(finished):
-    from ciess_ray.sweep.results import Outcome, SweepResults
+    from ciess_ray.sweeps.results import Outcome, SweepResults
 
     _, result, _ = finished
     rows = {row["name"]: row for row in result.summary["methods"]}

@@ -1,6 +1,6 @@
 import pytest
 
-from ciess_ray.search.candidates import scaled_exploration
+from ciess_ray.searches.candidates import scaled_exploration
 from ciess_ray.td3.exploration import build_exploration
 
 

@@ -8,9 +8,9 @@ import pytest
 import ray
 
 from ciess_ray.config.data import load_interactions
-from ciess_ray.sweep.config import parse_sweep
-from ciess_ray.sweep.sharing import prepare_shared
-from ciess_ray.sweep.storage import Storage
+from ciess_ray.sweeps.config import parse_sweep
+from ciess_ray.sweeps.sharing import prepare_shared
+from ciess_ray.sweeps.storage import Storage
 from ciess_ray.training.preparing import file_of, prepare, prepare_all
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, Preparation, preparations_of
 from envs.errors import TrainingError

@@ -1,0 +1,232 @@
+"""One cell of a comparison: a method proposes, validation chooses, test measures once.
+
+Training to convergence, choosing and measuring are the same for every method, and those of
+``ciess-ray search``, draws included.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ciess_ray.comparisons.methods import METHODS, Problem
+from ciess_ray.config.run import RunConfig
+from ciess_ray.files.whole import read_arrays, write_arrays
+from ciess_ray.names import EQUAL_SIZES
+from ciess_ray.searches.finalists import equal_sizes
+from ciess_ray.serving.served_bytes import served_bytes
+from ciess_ray.streams import Stream, key_of
+from ciess_ray.training.communities import place
+from ciess_ray.training.contest import Allocation, Contest, Trained, choose
+from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.training.costs import Cost, Meter
+from ciess_ray.training.pretrained import FullSizeFit
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.errors import BudgetError
+from envs.metrics import RankingMetrics
+from envs.recommenders import resolve_device
+from envs.sizes.placed import PlacedSizes
+from envs.step_modes import State, state_of
+
+#: What a method may miss the budget by.
+TOLERANCE = 1e-3
+_ROW = "row"
+_USER = "user/"
+_SIZES = ("user_sizes", "item_sizes", "first_columns")
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What is trained once for all cells of a data set, recommender and seed.
+
+    Attributes:
+        full: The full-size fit, with its parameters; None where the method needs none.
+        pretrained: What the search's step mode starts from; None likewise.
+        costs: What each took that the method needs.
+    """
+
+    full: FullSizeFit | None = None
+    pretrained: State | None = None
+    costs: Sequence[Cost] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """What a cell came to.
+
+    Attributes:
+        row: Its figures, by the names of the columns of ``comparison.parquet``.
+        user_metrics: Test metrics of each user by name, shape (num_users,), float32; NaN where it has no test
+            items.
+        sizes: The sizes of users and of items that were measured, by ``user_sizes`` and ``item_sizes``, and
+            by ``first_columns`` where their rows begin, if not at the first column.
+    """
+
+    row: dict[str, Any]
+    user_metrics: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    sizes: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def write(self, file: Path) -> None:
+        """Leave it in a file that is there whole or not at all."""
+        metrics = {_USER + name: values for name, values in self.user_metrics.items()}
+        write_arrays(file, {_ROW: json.dumps(self.row), **metrics, **self.sizes})
+
+    @classmethod
+    def read(cls, file: Path) -> "CellResult | None":
+        """What :meth:`write` left; None where there is none, or it is damaged."""
+        # Cells that are kept since before files had their names in them are read too.
+        arrays = read_arrays(file, is_named=False)
+        if arrays is None or _ROW not in arrays:
+            return None
+        metrics = {name.removeprefix(_USER): arrays[name] for name in arrays if name.startswith(_USER)}
+        sizes: dict[str, NDArray[Any]] = {name: arrays[name] for name in _SIZES if name in arrays}
+        return cls(json.loads(str(arrays[_ROW])), metrics, sizes)
+
+
+def run_cell(
+    method: str,
+    config: RunConfig,
+    interactions: Interactions,
+    reveal_test: Callable[[], csr_array],
+    cap_params: int,
+    shared: Shared,
+    work: Path,
+) -> CellResult:
+    """Let a method propose, train its best allocations, and measure the best on validation on test.
+
+    Args:
+        method: A name in :data:`ciess_ray.comparisons.methods.METHODS`.
+        config: The run.
+        interactions: Training and validation; its test split is empty.
+        reveal_test: Gives the test interactions; called once, when everything is chosen.
+        cap_params: Parameters that the table has.
+        shared: What the method needs of what was trained beforehand.
+        work: An empty folder.
+
+    Raises:
+        BudgetError: The method proposed a table that misses the budget.
+        TrainingError: A loss is NaN or infinite.
+    """
+    meter = Meter()
+    problem = Problem(config, interactions, cap_params, work, shared.full, shared.pretrained)
+    ledger = problem.ledger
+    with meter.phase("choosing"):
+        proposed = METHODS[method]().propose(problem)[: config.search.num_candidates]
+    for allocation in proposed:
+        if abs(allocation.sizes.num_params - cap_params) > TOLERANCE * cap_params:
+            raise BudgetError(
+                f"{method}: {allocation.name} keeps {allocation.sizes.num_params:,} parameters where the "
+                f"budget has {cap_params:,}."
+            )
+    with meter.phase("training"):
+        chosen = _best_trained(problem, proposed, METHODS[method].is_search)
+    with meter.phase("test"):
+        final = _measure(problem, chosen, reveal_test)
+    own = meter.cost(ledger.num_trainings)
+    sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.ranking
+    both = interactions.merge_validation_into_training()
+    row = {
+        "num_params": sizes.num_params,
+        **vars(served_bytes(final.recommender, both, config.recommender.name)),
+        "kept_ratio": sizes.kept_ratio,
+        "mean_user_size": float(sizes.user.mean()),
+        "mean_item_size": float(sizes.item.mean()),
+        "allocation": chosen.name,
+        "step_quality": chosen.step_quality,
+        "num_columns": sizes.width,
+        "l2": config.with_l2(chosen.l2).recommender.options.get("l2"),
+        "best_batch": outcome.num_batches,
+        "is_still_rising": config.training.is_cut_short(outcome.num_batches),
+        "num_test_batches": final.num_batches,
+        "num_steps": ledger.num_steps,
+        "num_candidates": len(proposed),
+        "num_trainings": own.num_trainings + sum(cost.num_trainings for cost in shared.costs),
+        "cpu_s": own.cpu_s + sum(cost.cpu_s for cost in shared.costs),
+        "wall_s": own.wall_s,
+        "peak_bytes": max([own.peak_bytes, *(cost.peak_bytes for cost in shared.costs)]),
+        "device": _device_name(config),
+        "torch": str(torch.__version__),
+        "cpu_s/shared": sum(cost.cpu_s for cost in shared.costs),
+        **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
+        "validation/quality": outcome.quality,
+        **{f"validation/{name}": value for name, value in outcome.metrics.items()},
+        "test/quality": ranking.quality,
+        **{f"test/{name}": value for name, value in ranking.summary().items()},
+    }
+    kept: dict[str, NDArray[Any]] = {"user_sizes": sizes.user, "item_sizes": sizes.item}
+    if isinstance(sizes, PlacedSizes):
+        kept["first_columns"] = sizes.first_columns
+    return CellResult(row, _user_metrics(ranking), kept)
+
+
+def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: bool) -> Allocation:
+    """What is best on validation, with its training."""
+    config = problem.config
+
+    def placed(sizes: EmbeddingSizes, num_communities: int) -> PlacedSizes:
+        return place(sizes, num_communities, config.memory_budgets[0], config, problem.interactions)
+
+    def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
+        return [_converge(problem, allocation) for _, allocation in asked]
+
+    contests = [Contest(proposed, placed if is_search else None)]
+    if is_search:
+        equal = equal_sizes(config, problem.interactions, problem.cap_params)
+        contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
+    best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
+    return max(best, key=lambda one: one.quality)
+
+
+def _converge(problem: Problem, allocation: Allocation) -> Trained:
+    _, report = fit_to_convergence(
+        problem.config.with_l2(allocation.l2),
+        problem.interactions,
+        allocation.sizes,
+        # One seed for all: tables are compared, not draws.
+        key_of(problem.config.seed, Stream.RETRAINING),
+        initial=None if allocation.start is None else allocation.start.state,
+    )
+    problem.ledger.num_trainings += 1
+    return Trained(report.best.summary(), report.best.quality, report.best_batch)
+
+
+def _measure(
+    problem: Problem,
+    chosen: Allocation,
+    reveal_test: Callable[[], csr_array],
+) -> FinalRecommender:
+    """What is measured on test."""
+    config, seed, start = problem.config, key_of(problem.config.seed, Stream.TEST), chosen.start
+    initial = None if start is None else start.state
+    if start is not None and start.full_batches is not None:
+        recommender, _ = train_on_both(
+            config, problem.interactions, problem.full_sizes, start.full_batches, seed
+        )
+        initial = state_of(recommender)
+        problem.ledger.num_trainings += 1
+    problem.ledger.num_trainings += 1
+    revealed = problem.interactions.with_test(reveal_test())
+    return train_for_test(
+        config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial
+    )
+
+
+def _device_name(config: RunConfig) -> str:
+    device = resolve_device(config.recommender.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
+
+
+def _user_metrics(ranking: RankingMetrics) -> dict[str, NDArray[np.float32]]:
+    return {
+        f"{name}@{k}": values[:, column].astype(np.float32)
+        for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
+        for column, k in enumerate(ranking.cutoffs)
+    }

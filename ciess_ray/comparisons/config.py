@@ -1,0 +1,168 @@
+"""What a comparison is told: a base configuration, a grid of fields, and methods."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from ciess_ray.config.grid import Grid, ManyRuns, digest_of, refuse_search, slug
+from ciess_ray.config.run import Place, RunConfig
+from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
+from ciess_ray.names import FULL_SIZE
+from envs.errors import ConfigError, UnknownNameError
+
+#: Names of ``ciess_ray.comparisons.methods.METHODS``, which takes seconds to import, in the order of tables.
+METHOD_NAMES = (
+    "full size",
+    "equal sizes",
+    "mixed random",
+    "split",
+    "split in communities",
+    "popularity",
+    "popular items",
+    "random search",
+    "magnitude pruning",
+    "pep",
+    "dnis",
+    "discrete",
+    "search",
+)
+RANDOM_SEARCH = "random search"
+
+
+class ComparisonConfig(ManyRuns):
+    """Methods side by side, in every cell of a grid."""
+
+    space: dict[str, list[Any]] = Field(
+        description="fields that differ, by dotted name, each with the list of its values: budget, "
+        "recommender.name, dataset, seed, ..."
+    )
+    methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
+    num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
+    output: Place = Field(
+        Path("runs/comparison"), description="folder of the comparison, which every node must reach"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for method in methods:
+            if method not in METHOD_NAMES:
+                raise UnknownNameError("method", method, METHOD_NAMES)
+        twice = sorted({method for method in methods if methods.count(method) > 1})
+        if twice or not methods:
+            what = f"{', '.join(twice)} stands there twice" if twice else "names none"
+            raise ConfigError(f"methods: {what}; name each method once: {', '.join(METHOD_NAMES)}.")
+        return methods
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One method at one point of the grid.
+
+    Attributes:
+        name: Of its file, and what people call it.
+        method: A name in :data:`METHOD_NAMES`.
+        fields: What its run has that others have not, by dotted name; without a budget for the full size.
+        config: The whole configuration of its run.
+        group: What the cells have in common that share their full-size fit: all fields but the budget.
+    """
+
+    name: str
+    method: str
+    fields: dict[str, Any]
+    config: RunConfig
+    group: str
+
+
+class ComparisonPlan:
+    """A comparison that has been checked, cell by cell.
+
+    Args:
+        config: The comparison.
+        base_values: Plain values of what all cells share.
+        source: What messages call the comparison's file.
+
+    Attributes:
+        grid: The points of the grid.
+        cells: Every cell; the full size once for all budgets.
+
+    Raises:
+        ConfigError: A point of the grid is wrong, or no method could be compared fairly there.
+    """
+
+    def __init__(self, config: ComparisonConfig, base_values: Mapping[str, Any], source: str) -> None:
+        self.config, self.source = config, source
+        self.grid = Grid(config, base_values, source)
+        for trial in self.grid.trials:
+            self._check(trial.config)
+        self.cells = self._cells()
+
+    def values(self) -> dict[str, Any]:
+        """Plain values that :func:`parse_comparison` makes the same plan of."""
+        values = self.config.model_dump(mode="json", exclude={"base", "set"})
+        return values | self.grid.values()
+
+    def _check(self, config: RunConfig) -> None:
+        settings = config.search
+        if settings.mode != "projected":
+            raise ConfigError(
+                f"{self.source}: search.mode={settings.mode} leaves it to λ whether the budget is met, and "
+                "methods are compared at one budget: set search.mode=projected."
+            )
+        if settings.num_env_runners or settings.num_evaluation_env_runners:
+            raise ConfigError(
+                f"{self.source}: CPU seconds are those of a cell's own process: set search.num_env_runners "
+                "and search.num_evaluation_env_runners to 0; cells run side by side."
+            )
+
+    def _cells(self) -> list[Cell]:
+        cells: dict[str, Cell] = {}
+        full: set[str] = set()
+        for trial in self.grid.trials:
+            shared = {name: value for name, value in trial.fields.items() if name != "budget"}
+            group = json.dumps(shared, sort_keys=True)
+            for method in self.config.methods:
+                is_full = method == FULL_SIZE
+                fields = shared if is_full else trial.fields
+                # A full table is the same at every budget.
+                if is_full and group in full:
+                    continue
+                if is_full:
+                    full.add(group)
+                parts = slug(fields), method.replace(" ", "-")
+                name = "_".join(filter(None, parts))
+                if name in cells:
+                    name = "_".join(filter(None, (parts[0], digest_of(fields), parts[1])))
+                cells[name] = Cell(name, method, fields, trial.config, group)
+        return list(cells.values())
+
+
+def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
+    """Read a comparison and check every cell of it.
+
+    Args:
+        path: YAML file.
+        overrides: Fields of the comparison to change, e.g. ``num_resamples=1000``.
+
+    Raises:
+        ConfigError: The file or its base is missing, or a field is wrong.
+    """
+    return parse_comparison(read_overridden(path, overrides), str(path), path.parent)
+
+
+def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> ComparisonPlan:
+    """The plan of plain values.
+
+    Args:
+        values: As in the file.
+        source: What messages call them.
+        folder: What ``base`` is relative to.
+    """
+    refuse_search(values, source)
+    config = check_values(ComparisonConfig, values, source)
+    base = config.base
+    return ComparisonPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)

@@ -1,0 +1,129 @@
+"""What a method of a comparison is told, and what it answers.
+
+A method proposes allocations, best first, from training and validation interactions alone. What comes after,
+training to convergence, choosing on validation and the test figure, is the same for all: see
+``ciess_ray.comparisons.cell``.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.config.run import RunConfig
+from ciess_ray.streams import Stream, rng_of
+from ciess_ray.training.contest import Allocation
+from ciess_ray.training.judge import Judge
+from ciess_ray.training.pretrained import FullSizeFit, full_sizes
+from envs.budget import EmbeddingSizes
+from envs.data import Interactions
+from envs.sizes.scattered import ScatteredSizes
+from envs.step_modes import State
+
+
+@dataclass(eq=False)
+class Ledger:
+    """What a method has done so far.
+
+    Attributes:
+        num_trainings: Recommenders trained.
+        num_steps: Allocations judged as a step of the search judges them.
+    """
+
+    num_trainings: int = 0
+    num_steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that a method may look at.
+
+    Attributes:
+        config: The run; ``budget`` and ``seed`` are the cell's.
+        interactions: Without test.
+        cap_params: Parameters that the table has.
+        work: An empty folder.
+        full: The full-size fit with its parameters, for a method that needs it.
+        pretrained: What the search's step mode starts from, for a method that judges allocations.
+        ledger: Is told what was done.
+    """
+
+    config: RunConfig
+    interactions: Interactions
+    cap_params: int
+    work: Path
+    full: FullSizeFit | None = None
+    pretrained: State | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def rng(self, stream: Stream) -> np.random.Generator:
+        """Draws that depend on the run's seed and on nothing else."""
+        return rng_of(self.config.seed, stream)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest size."""
+        recommender = self.config.recommender
+        return recommender.min_embedding_size, recommender.max_embedding_size
+
+    @property
+    def num_tables(self) -> int:
+        """Tables in which every row has its size."""
+        return self.config.recommender.num_tables
+
+    def project(
+        self, user: NDArray[np.float64], item: NDArray[np.float64], rng: np.random.Generator
+    ) -> EmbeddingSizes:
+        """The sizes nearest to a proposal that use up the budget exactly."""
+        return EmbeddingSizes.from_proposal(
+            user, item, self.cap_params, *self.bounds, rng, fill=True, num_tables=self.num_tables
+        )
+
+    def scatter(self, kept: NDArray[np.bool_]) -> ScatteredSizes:
+        """A mask as sizes; its shape is that of the full table, users first."""
+        return ScatteredSizes.of(kept, self.interactions.num_users, *self.bounds, self.num_tables)
+
+    @cached_property
+    def full_sizes(self) -> EmbeddingSizes:
+        """Every entity at d_max."""
+        return full_sizes(self.config, self.interactions)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self.config, self.interactions, self.pretrained)
+
+    def judge(self, sizes: EmbeddingSizes) -> float:
+        """Validation quality as a step of the search finds it."""
+        quality = self._judge(sizes)
+        self.ledger.num_steps += 1
+        self.ledger.num_trainings += self._judge.trains
+        return quality
+
+
+class Method(ABC):
+    """One way to spend a budget.
+
+    Attributes:
+        name: What it is called in configurations and tables.
+        needs_full: Whether it looks at the full-size fit.
+        is_judging: Whether it judges allocations as the search's steps do.
+        is_search: Whether it is treated as a search: the rows of what is best may begin at other columns,
+            ``search.tried_communities``, and where equal sizes are better it ends with those.
+    """
+
+    name: ClassVar[str]
+    needs_full: ClassVar[bool] = False
+    is_judging: ClassVar[bool] = False
+    is_search: ClassVar[bool] = False
+
+    @abstractmethod
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """At least one allocation that uses up the budget, best first.
+
+        As many of them as ``search.num_candidates`` are trained to convergence, and the best on validation is
+        what the method is measured by. Called once.
+        """

@@ -1,0 +1,243 @@
+"""The candidates of a search: TD3 sets the sizes of a whole table, step after step."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import ray
+
+from ciess_ray import metric_keys
+from ciess_ray.candidate import EVALUATION, EXPLORED, GREEDY, WARM_UP, Candidate
+from ciess_ray.config.run import Exploration, RunConfig
+from ciess_ray.resources import gpus_of_each
+from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
+from ciess_ray.searches.journal import Journal
+from ciess_ray.searches.run import Run
+from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.evaluation import rollouts_of
+from ciess_ray.td3.rollout import TableStep
+from ciess_ray.training.pretrained import FullSizeFit
+from envs import EMBEDDING_SIZE_ENV_ID
+from envs.budget import EmbeddingSizes, MemoryBudget
+from envs.errors import TrainingError
+from envs.step_modes import State
+
+#: Iterations in which no env runner took a step, after which none is waited for.
+_MAX_IDLE_ITERATIONS = 30
+#: Noise of exploration, and longest step of its walk, as a share of the budget's mean size.
+_REACH = 0.25
+
+
+def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Config:
+    config, cap_params = run.config, run.searched.cap_params
+    recommender, agent, settings = config.recommender, config.agent, config.search
+    is_auto = settings.memory_weight == "auto"
+    is_reference = settings.mode == "reference"
+    full_params = run.interactions.num_entities * recommender.max_embedding_size * recommender.num_tables
+    target_ratio = cap_params / full_params
+    env_config = {
+        # In the object store once, and mapped by every runner instead of copied.
+        "interactions": run.interactions_ref,
+        # The authors' code measures no full-size table; the fit is the yardstick of the report alone.
+        "full_quality": None if is_reference else ray.put(full.quality),
+        "recommender": recommender.name,
+        "recommender_options": recommender.options,
+        "training": replace(
+            config.training.settings(),
+            learning_rate=settings.step_learning_rate or config.training.learning_rate,
+        ),
+        "step_mode": settings.resolved_step_mode,
+        "pretrained": None if pretrained is None else ray.put(pretrained),
+        "epochs_per_step": settings.epochs_per_step,
+        "batches_per_step": settings.batches_per_step,
+        "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,
+        "min_embedding_size": recommender.min_embedding_size,
+        "max_embedding_size": recommender.max_embedding_size,
+        "size_levels": settings.size_levels,
+        "episode_length": settings.episode_length,
+        "form": "reference" if is_reference else "paper",
+        "quality_ceiling": settings.quality_ceiling,
+        "shows_quality": settings.shows_quality,
+        "device": recommender.device,
+    }
+    td3 = TD3Config()
+    td3.environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
+    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
+    td3.env_runners(
+        num_env_runners=settings.num_env_runners,
+        # A fraction is as good, whatever RLlib declares.
+        num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
+        num_gpus_per_env_runner=gpus_of_each(config, config.resources.num_gpus_per_env_runner, num_runners),
+    )
+    if settings.evaluation_interval:
+        td3.evaluation(
+            evaluation_interval=max(
+                1, round(settings.evaluation_interval / max(1, settings.num_env_runners))
+            ),
+            evaluation_num_env_runners=settings.num_evaluation_env_runners,
+            evaluation_duration=1,
+            evaluation_duration_unit="timesteps",
+        )
+    td3.debugging(seed=config.seed, log_level="ERROR")
+    td3.training(
+        hiddens=agent.hiddens,
+        actor_lr=agent.actor_lr,
+        critic_lr=agent.critic_lr,
+        gamma=agent.gamma,
+        tau=agent.tau,
+        train_batch_size_per_learner=agent.batch_size,
+        updates_per_step=agent.updates_per_step,
+        imitation_weight=agent.imitation_weight,
+        replay_buffer_capacity=agent.replay_buffer_capacity,
+        exploration_spec=agent.exploration
+        if settings.mode != "projected"
+        else scaled_exploration(agent.exploration, target_ratio * recommender.max_embedding_size),
+        num_warmup_steps=settings.num_warmup_steps,
+        memory_weight=settings.initial_memory_weight if is_auto else settings.memory_weight,
+        target_ratio=target_ratio if is_auto else None,
+        memory_weight_lr=settings.memory_weight_lr,
+    )
+    return td3
+
+
+def scaled_exploration(spec: Exploration, mean_size: float) -> Exploration:
+    """An exploration whose reach, where it leaves that open, suits tables of a mean size.
+
+    CIESS's noise of 6 sizes and steps of 5 are a quarter of the mean size of 26 that its largest budget has.
+    At a mean of 6 they make tables that rank far worse than those of the actors alone, since differences
+    between rows cost quality in themselves (results/diagnosis.jsonl).
+
+    Args:
+        spec: See :func:`ciess_ray.td3.exploration.build_exploration`.
+        mean_size: Of the budget.
+    """
+    reach = _REACH * mean_size
+    noise = spec.get("noise", "gaussian")
+    noise = {"name": noise} if isinstance(noise, str) else dict(noise)
+    if noise.get("name", "gaussian") == "gaussian":
+        noise.setdefault("sigma", min(6.0, reach))
+    scaled = {**spec, "noise": noise}
+    if scaled.get("name", "random_walk") == "random_walk":
+        scaled.setdefault("max_step", max(1, min(5, round(reach))))
+    return scaled
+
+
+def find_candidates(
+    run: Run,
+    full: FullSizeFit,
+    pretrained: State | None,
+    candidates: list[Candidate],
+    checkpoints: Checkpoints,
+    resumed: Checkpoint | None,
+) -> None:
+    """Take every step of the search.
+
+    Args:
+        run: The search.
+        full: What qualities are measured against.
+        pretrained: What the step mode starts from.
+        candidates: Grows as steps are taken; holds those of ``resumed`` already.
+        checkpoints: Where the search's state is left now and then, and once all steps are taken.
+        resumed: The state to go on from; None for a new search.
+    """
+    config, settings, journal = run.config, run.config.search, run.journal
+    algorithm = cast(TD3, _td3_config(run, full, pretrained).build_algo())
+    num_steps = resumed.step if resumed else 0
+    try:
+        if resumed:
+            algorithm.set_state(resumed.state["algorithm"])
+        num_idle = 0
+        while num_steps < settings.num_steps:
+            outcome = algorithm.train()  # type: ignore[no-untyped-call]
+            steps = algorithm.last_steps[: settings.num_steps - num_steps]
+            num_idle = 0 if steps else num_idle + 1
+            if num_idle > _MAX_IDLE_ITERATIONS:
+                raise TrainingError(
+                    f"none of {settings.num_env_runners} env runners took a step in {num_idle} attempts: "
+                    "they die as they start; is there memory for as many? Ray's logs tell more."
+                )
+            iteration = {key: value for key, value in outcome.items() if key.startswith("td3/")}
+            iteration |= _evaluation_metrics(algorithm.last_evaluation_steps)
+            for step in steps:
+                num_steps += 1
+                _remember(config, step, candidates, journal, num_steps, iteration)
+            for step in algorithm.last_evaluation_steps:
+                candidates.append(_candidate(config, step, num_steps, EVALUATION))
+            if steps and (checkpoints.is_due or num_steps == settings.num_steps):
+                checkpoints.write(
+                    num_steps,
+                    {
+                        "algorithm": algorithm.get_state(),
+                        "candidates": list(candidates),
+                        "elapsed_s": journal.elapsed_s,
+                    },
+                )
+        for step in _greedy_steps(algorithm, settings.num_greedy_steps):
+            num_steps += 1
+            _remember(config, step, candidates, journal, num_steps, {}, GREEDY)
+    finally:
+        algorithm.stop()  # type: ignore[no-untyped-call]
+
+
+def _evaluation_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
+    """Means of what is told of the greedy steps of an iteration, if there were any."""
+    told = [step.metrics() for step in steps]
+    return {
+        key.replace("search/", "evaluation/"): sum(metrics[key] for metrics in told) / len(told)
+        for key in ((metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD) if told else ())
+    }
+
+
+def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:
+    """Steps of a new episode that the actors take alone, on one env runner."""
+    group = algorithm.env_runner_group
+    is_local = group.num_remote_workers() == 0
+    for _ in range(_MAX_IDLE_ITERATIONS if num_steps else 0):
+        sampled = group.foreach_env_runner(
+            lambda runner: runner.sample(num_timesteps=num_steps, explore=False, force_reset=True),
+            local_env_runner=is_local,
+            remote_worker_ids=None if is_local else group.healthy_worker_ids()[:1],
+            timeout_seconds=None,
+        )
+        if sampled:
+            return [rollout.step for rollout in rollouts_of(sampled)]
+        algorithm.restore_env_runners(group)
+    return []
+
+
+def _candidate(config: RunConfig, step: TableStep, number: int, kind: str) -> Candidate:
+    recommender = config.recommender
+    sizes, proposed = (
+        EmbeddingSizes(
+            taken["user"],
+            taken["item"],
+            recommender.min_embedding_size,
+            recommender.max_embedding_size,
+            recommender.num_tables,
+        )
+        for taken in (step.embedding_sizes, step.proposed_sizes)
+    )
+    return Candidate(number, sizes, proposed, step.info["quality"], kind)
+
+
+def _remember(
+    config: RunConfig,
+    step: TableStep,
+    candidates: list[Candidate],
+    journal: Journal,
+    num_steps: int,
+    iteration: dict[str, float],
+    kind: str | None = None,
+) -> None:
+    kind = kind or (WARM_UP if step.is_warmup else EXPLORED)
+    candidates.append(_candidate(config, step, num_steps, kind))
+    journal.advance(
+        num_steps,
+        {
+            **iteration,
+            **step.metrics(),
+            metric_keys.MEMORY_WEIGHT: step.memory_weight,
+            **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
+        },
+        note="" if kind == EXPLORED else kind,
+    )

@@ -1,0 +1,80 @@
+"""What every phase of a search works on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ciess_ray.config.data import caps_params_of, check_communities
+from ciess_ray.config.memory import check_memory_here
+from ciess_ray.config.run import RunConfig
+from ciess_ray.result import check_output
+from ciess_ray.searches.journal import Journal
+from envs.data import Interactions
+from envs.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget that a search serves.
+
+    Attributes:
+        asked: As it was asked for, e.g. ``10%``.
+        cap_params: Parameters that its table may have.
+        path: Folder of its result.
+    """
+
+    asked: str
+    cap_params: int
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One search.
+
+    Attributes:
+        config: What it was told.
+        interactions: The splits.
+        interactions_ref: The same in the object store, once for all processes.
+        budgets: The one that is searched, then the looser ones.
+        journal: Is told of every step.
+    """
+
+    config: RunConfig
+    interactions: Interactions
+    interactions_ref: Any
+    budgets: list[Budget]
+    journal: Journal
+
+    @property
+    def searched(self) -> Budget:
+        """The budget that the steps meet."""
+        return self.budgets[0]
+
+
+def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
+    """The budgets of a run, in parameters.
+
+    Raises:
+        BudgetError: One cannot be met.
+        ConfigError: One that should be looser is not, there are too few users or items for communities, or
+            the full table is too large for this machine.
+        ResultError: A result would be overwritten.
+    """
+    budgets: list[Budget] = []
+    caps_params = caps_params_of(config, interactions.num_entities)
+    check_communities(config, interactions)
+    check_memory_here(config, interactions.num_entities)
+    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
+        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-")
+        budget = Budget(str(asked), cap_params, config.output / name if budgets else config.output)
+        check_output(budget.path, overwrite=overwrite)
+        budgets.append(budget)
+    searched = budgets[0]
+    for budget in budgets[1:]:
+        if budget.cap_params <= searched.cap_params:
+            raise ConfigError(
+                f"looser_budgets: {budget.asked} ({budget.cap_params:,} parameters) is not looser than "
+                f"budget={searched.asked} ({searched.cap_params:,}): make the tightest one the budget."
+            )
+    return budgets

@@ -1,0 +1,130 @@
+"""Which trials run and which are stopped: Tune's schedulers and searchers, as a sweep needs them."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ciess_ray.config.grid import Trial
+from ciess_ray.sweeps.claims import Claims, total_cpus
+from ciess_ray.sweeps.config import SweepConfig
+from ciess_ray.sweeps.trial import OBJECTIVE, STEP, definition_of
+from envs.errors import ConfigError
+
+#: Trials that differ in these, or in a field of these, are not rivals: a tighter budget is worse by nature.
+_RIVALS_SHARE = ("budget", "recommender", "dataset", "training")
+
+
+class ByGroup(FIFOScheduler):
+    """A scheduler of its own for the trials of each group, started in the order they came.
+
+    Args:
+        make: What to call for each new group's scheduler.
+        shared_fields: Fields and sections that are the same for all trials of a group.
+    """
+
+    def __init__(self, make: Callable[[], TrialScheduler], shared_fields: Sequence[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._make, self._shared_fields = make, tuple(shared_fields)
+        self._schedulers: dict[str, TrialScheduler] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """The schedulers know their metric already."""
+        return True
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        fields = definition_of(trial.config)["fields"]
+        shared = {name: value for name, value in fields.items() if name.split(".")[0] in self._shared_fields}
+        group = json.dumps(shared, sort_keys=True)
+        if group not in self._schedulers:
+            self._schedulers[group] = self._make()
+        return self._schedulers[group]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial is there."""
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on."""
+        return self._of(trial).on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial is over."""
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial failed."""
+        self._of(trial).on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial is taken away."""
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+    def debug_string(self) -> str:
+        """What Tune shows."""
+        return f"{len(self._schedulers)} groups"
+
+
+def build_scheduler(config: SweepConfig, trials: Sequence[Trial]) -> TrialScheduler:
+    """The scheduler that a sweep asks for."""
+    settings = config.scheduler
+    if settings.name == "asha":
+        max_steps = max(trial.config.search.num_steps for trial in trials)
+        if settings.grace_steps >= max_steps:
+            raise ConfigError(
+                f"scheduler.grace_steps={settings.grace_steps}: trials take {max_steps} steps, so that none "
+                "could be stopped; lower it."
+            )
+        return ByGroup(
+            lambda: AsyncHyperBandScheduler(
+                time_attr=STEP,
+                metric=OBJECTIVE,
+                mode="max",
+                grace_period=settings.grace_steps,
+                reduction_factor=settings.reduction_factor,
+                # There Tune would stop a trial before its retraining.
+                max_t=max_steps * 100,
+                stop_last_trials=False,
+            ),
+            _RIVALS_SHARE,
+        )
+    return FIFOScheduler()
+
+
+def build_searcher(config: SweepConfig) -> Searcher | None:
+    """The searcher that a sweep asks for; None where trials are drawn beforehand."""
+    if config.searcher == "random":
+        return None
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric=OBJECTIVE, mode="max", seed=config.seed)
+    except (ImportError, AssertionError) as error:
+        raise ConfigError(
+            "searcher=optuna: Optuna is not installed; pip install 'ciess-ray[optuna]', or take "
+            "searcher=random."
+        ) from error
+
+
+def build_space(config: SweepConfig, trials: Sequence[Trial], claims: Sequence[Claims]) -> dict[str, Any]:
+    """The trials as Tune takes them, each with what it claims; for a searcher, what it draws from."""
+    if config.searcher != "random":
+        return {"trial": {"fields": _dimensions(config), "claims": max(claims, key=total_cpus)}}
+    # As text, because Tune copies all trials for each trial.
+    definitions = [
+        json.dumps({"name": trial.name, "fields": trial.fields, "claims": own})
+        for trial, own in zip(trials, claims, strict=True)
+    ]
+    return {"trial": tune.grid_search(definitions)}
+
+
+def _dimensions(config: SweepConfig) -> dict[str, Any]:
+    kinds: dict[str, Any] = {"choice": tune.choice, "uniform": tune.uniform, "loguniform": tune.loguniform}
+    dimensions: dict[str, Any] = {}
+    for name, values in config.space.items():
+        ((kind, given),) = values.items()
+        dimensions[name] = kinds[kind](given) if kind == "choice" else kinds[kind](*given)
+    return dimensions

@@ -1,0 +1,68 @@
+import pytest
+
+from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.searches.hints import search_hints
+
+NAMES = ("full size", "equal sizes", "search")
+
+
+@pytest.fixture
+def hints_of():
+    """Makes the hints of a search whose tables were best at these batches, with these weights of L2."""
+
+    def make(
+        best_batches=(200, 200, 200), weights=(None, None, None), qualities=(0.3, 0.2, 0.25), **training
+    ):
+        settings = {"evaluate_every": 20, "patience": 5, "max_batches": 1000} | training
+        recommender = {"name": "lightgcn", "options": settings.pop("options", {})}
+        dataset = {"path": "log.csv"}
+        config = parse_config({"dataset": dataset, "training": settings, "recommender": recommender})
+        rows = [
+            {
+                "name": name,
+                "best_batch": batch,
+                "l2": weight,
+                "validation": {"quality": quality},
+                "num_params": 900 if name == "full size" else 90,
+            }
+            for name, batch, weight, quality in zip(NAMES, best_batches, weights, qualities, strict=True)
+        ]
+        return search_hints(config, rows, is_equal_packed=False)
+
+    return make
+
+
+def test_nothing_is_said_of_what_is_as_it_should_be(hints_of):
+    assert hints_of() == []
+    # All batches are trained, and the learning rate has decayed by then.
+    assert hints_of((1000,) * 3, patience=None) == []
+
+
+def test_a_yardstick_that_was_best_at_its_first_validation_is_named(hints_of):
+    (hint,) = hints_of((20, 200, 20))
+    assert hint.startswith(
+        "full size, search: best at the first validation, batch 20, and worse from there on"
+    )
+    assert "training.tried_l2" in hint and "training.evaluate_every" in hint
+    # There was no other.
+    assert not any("first" in hint for hint in hints_of((20, 20, 20), max_batches=20))
+
+
+def test_a_yardstick_that_was_still_rising_is_named(hints_of):
+    (hint,) = hints_of((1000, 200, 200))
+    assert "before full size (best at batch 1,000) had stopped rising: raise it" in hint
+
+
+def test_a_weight_of_l2_beyond_which_none_was_tried_is_named(hints_of):
+    (hint,) = hints_of(weights=(1e-3, 1e-3, None), tried_l2=[1e-3])
+    assert hint.startswith("full size, equal sizes: better with the largest weight of L2 that was tried")
+    assert "recommender.options.l2=0.0001" in hint and "a larger one" in hint
+    (hint,) = hints_of(weights=(None, 1e-5, None), tried_l2=[1e-3, 1e-5])
+    assert hint.startswith("equal sizes: better with the smallest weight") and "a smaller one" in hint
+    assert hints_of(weights=(1e-3,) * 3, tried_l2=[1e-3, 1e-2]) == []
+    assert hints_of(weights=(1e-3,) * 3, options={"l2": 1e-3}, tried_l2=[1e-4]) == []
+
+
+def test_a_search_that_loses_to_equal_sizes_is_told(hints_of):
+    (hint,) = hints_of(qualities=(0.3, 0.26, 0.25))
+    assert hint.startswith("equal sizes were better on validation")
