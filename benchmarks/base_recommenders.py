@@ -21,8 +21,8 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Recall@20 and NDCG@20 of equal sizes ("ES") on MovieLens-1M: CIESS (arXiv 2304.03501), table 1.
 PUBLISHED = {

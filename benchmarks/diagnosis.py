@@ -45,7 +45,7 @@ from ciess_ray.searches.run import Budget, Run
 from ciess_ray.tracking.tracker import NullTracker
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
 
 NOISE_STDS = (0.0, 0.03, 0.05, 0.1, 0.2)

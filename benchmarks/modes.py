@@ -45,8 +45,8 @@ from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import Preparation
 from ciess_ray.training.selection import project_smallest, select_candidates
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODES = ("reference", "paper")

@@ -338,9 +338,9 @@ def make_folders(folders: Path) -> None:
 
     from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.result import ResultFolder
-    from envs.budget import EmbeddingSizes
     from envs.data import generate_interactions, split_interactions
     from envs.recommenders import RECOMMENDERS, build_recommender
+    from envs.sizes.embedding_sizes import EmbeddingSizes
 
     interactions = split_interactions(generate_interactions(60, 40, 900, seed=0, rank=4), seed=0)
     for name in NAMES:

@@ -32,10 +32,11 @@ from ciess_ray.packed.values import VALUE_TYPES
 from ciess_ray.result import ResultFolder
 from ciess_ray.serving.export import export
 from ciess_ray.serving.files import PROPAGATING, TABLE_FILE
-from envs.budget import EmbeddingSizes, MemoryBudget
+from envs.budget import MemoryBudget
 from envs.data import generate_interactions, read_interactions, split_interactions
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_ROWS, MEAN_SIZE, MAX_SIZE, NUM_LOOKUPS = 1_000_000, 8, 128, 100_000
 #: Resident kilobytes of a process before it opens a table, with it open, after lookups, after verify().

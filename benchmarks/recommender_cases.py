@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from machine import baseline_bytes, batch_cost, describe_machine, measure_limits, peak_bytes, repeat, summary
 from scipy.sparse import csr_array, csr_matrix
 
-from envs.budget import EmbeddingSizes
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.propagation import normalised_adjacency
 from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 BATCH_SIZE = 10_000
 MAX_EMBEDDING_SIZE = 128

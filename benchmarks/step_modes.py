@@ -30,11 +30,11 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.pretrained import full_sizes
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe
 from envs.sizes.by_popularity import allocation_sampler
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, StepMode, state_of, train_supernet
 
 BUDGETS = (0.05, 0.1, 0.2)

@@ -28,10 +28,10 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.training.communities import place
 from ciess_ray.training.convergence import fit_to_convergence
-from envs.budget import EmbeddingSizes
 from envs.communities import find_communities
 from envs.data import Interactions
 from envs.recommenders.propagation import symmetric_weights
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.sizes.scattered import ScatteredSizes
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: What a candidate was: a policy of the whole table, a step of the actors with and without exploration, or
 #: an evaluation of the actors between two steps. The first three are notes in ``progress.jsonl``.

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.budget import EmbeddingSizes, MemoryBudget, check_bounds
+from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.errors import ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import (
@@ -28,6 +28,8 @@ from envs.metrics import EntityQuality, entity_quality
 from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.sizes.projection import check_bounds
 from envs.step_modes import STEP_MODES, State
 
 Observation = dict[str, NDArray[np.float32]]

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import ConfigError
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import Recipe, Trainer
 from envs.sizes.by_popularity import allocation_sampler
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: The parameters of a recommender, by name.
 State = dict[str, NDArray[np.float32]]

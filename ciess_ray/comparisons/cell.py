@@ -28,11 +28,11 @@ from ciess_ray.training.contest import Allocation, Contest, Trained, choose
 from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.training.costs import Cost, Meter
 from ciess_ray.training.pretrained import FullSizeFit
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
 from envs.recommenders import resolve_device
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.step_modes import State, state_of
 

@@ -26,13 +26,14 @@ from pydantic_core import PydanticCustomError
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.presets import with_preset
 from ciess_ray.td3.exploration import build_exploration
-from envs.budget import MemoryBudget, check_bounds
+from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE, Columns
 from envs.errors import BudgetError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import MAX_MEMORY_WEIGHT
 from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
+from envs.sizes.projection import check_bounds
 from envs.step_modes import STEP_MODES
 
 Exploration = dict[str, Any]

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from ciess_ray.files.whole import open_regular, whole_file
 from ciess_ray.packed.file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
 from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
-from envs.budget import EmbeddingSizes, index_bytes_per_row
+from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.sizes.scattered import ScatteredSizes
 

@@ -18,8 +18,9 @@ from ciess_ray.td3.evaluation import rollouts_of
 from ciess_ray.td3.rollout import TableStep
 from ciess_ray.training.pretrained import FullSizeFit
 from envs import EMBEDDING_SIZE_ENV_ID
-from envs.budget import EmbeddingSizes, MemoryBudget
+from envs.budget import MemoryBudget
 from envs.errors import TrainingError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
 
 #: Iterations in which no env runner took a step, after which none is waited for.

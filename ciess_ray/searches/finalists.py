@@ -27,9 +27,10 @@ from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
 from ciess_ray.training.selection import project_smallest, reshape_candidates, select_finalists
-from envs.budget import EmbeddingSizes, MemoryBudget
+from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, State, load_state
 
 

@@ -20,8 +20,8 @@ from ciess_ray.searches.run import Run
 from ciess_ray.training.contest import Trained
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
 from ciess_ray.training.streamed_tasks import Done, next_of, streamed
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.step_modes import state_of
 

@@ -35,10 +35,10 @@ from ciess_ray.serving.files import (
     safetensors_of,
 )
 from ciess_ray.serving.scorers import SCORERS, DotProductScorer, LightGCNScorer, build_scorer, check_parts
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 _EXPORTED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE)

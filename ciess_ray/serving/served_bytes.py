@@ -24,9 +24,9 @@ from ciess_ray.serving.files import (
     write_ids,
     write_interactions,
 )
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.recommenders import RECOMMENDERS, BaseRecommender, options_of
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.scattered import ScatteredSizes
 
 TABLE, GRAPH, ROWS = "table", "table and graph", "propagated rows"

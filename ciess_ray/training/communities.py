@@ -4,9 +4,10 @@ import numpy as np
 
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
-from envs.budget import EmbeddingSizes, MemoryBudget
+from envs.budget import MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import COLUMN_TYPE, PlacedSizes, column_params
 
 

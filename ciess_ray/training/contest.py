@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
-from ciess_ray.training.selection import is_plain_split
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, is_plain_split
 from envs.step_modes import State
 
 _STATE = "state/"

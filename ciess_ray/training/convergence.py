@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ciess_ray.config.run import RunConfig
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, load_state
 
 

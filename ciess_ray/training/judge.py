@@ -6,9 +6,9 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.pretrained import full_sizes
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, State
 
 

@@ -16,9 +16,9 @@ from ciess_ray.config.memory import check_training_memory
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.convergence import fit_to_convergence, recipe_of
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
 from envs.metrics import EntityQuality, entity_quality
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, state_of, train_supernet
 
 FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"

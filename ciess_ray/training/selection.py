@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ciess_ray.candidate import Candidate
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, distance, is_plain_split
 
 #: What finalists differ by, at least. Nearer tables differ less than two trainings of one table do, half a
 #: percent of quality: to train both would be to draw twice.
@@ -62,17 +62,6 @@ def select_finalists(candidates: Sequence[Candidate], cap_params: int, num_best:
     if not splits:
         return chosen
     return sorted([*chosen[: num_best - 1], *splits], key=lambda c: c.quality, reverse=True)
-
-
-def is_plain_split(sizes: EmbeddingSizes) -> bool:
-    """Whether users have one size and items have one, but for what rounding leaves."""
-    return all(np.ptp(one) <= 1 for one in (sizes.user, sizes.item))
-
-
-def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:
-    """How far two tables are apart: the numbers that change hands, as a share of the smaller one."""
-    one, other = (np.concatenate([sizes.user, sizes.item]).astype(np.int64) for sizes in (first, second))
-    return float(np.abs(one - other).sum() / (2 * min(one.sum(), other.sum())))
 
 
 def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:

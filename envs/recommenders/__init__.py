@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from scipy.sparse import csr_array
 
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, UnknownNameError
 from envs.recommenders.base import BaseRecommender, DotProductRecommender
 from envs.recommenders.lightgcn import LightGCN
@@ -17,6 +16,7 @@ from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
 from envs.recommenders.ngcf import NGCF
 from envs.recommenders.protocol import GIVEN, check_constructor, check_protocol, check_signature
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
 

@@ -8,9 +8,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from envs.budget import EmbeddingSizes
 from envs.errors import EmbeddingSizeError
 from envs.recommenders.sized_embedding import SizedEmbedding
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Encoded = tuple[Tensor, Tensor]
 

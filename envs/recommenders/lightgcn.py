@@ -4,7 +4,6 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.budget import EmbeddingSizes
 from envs.recommenders.base import DotProductRecommender
 from envs.recommenders.propagation import (
     TiledAdjacency,
@@ -12,6 +11,7 @@ from envs.recommenders.propagation import (
     mean_of_layers,
     normalised_adjacency,
 )
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 class LightGCN(DotProductRecommender):

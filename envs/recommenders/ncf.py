@@ -6,8 +6,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from envs.budget import EmbeddingSizes
 from envs.recommenders.base import BaseRecommender
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 class _HiddenScores(torch.autograd.Function):

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError
 from envs.recommenders.base import DotProductRecommender
 from envs.recommenders.propagation import (
@@ -14,6 +13,7 @@ from envs.recommenders.propagation import (
     dropout_factors,
     row_normalised_adjacency,
 )
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _SLOPE = 0.2
 

@@ -19,10 +19,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, RecommenderProtocolError
 from envs.recommenders.base import BaseRecommender, Encoded
 from envs.recommenders.sized_embedding import SizedEmbedding
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: What a constructor is given; its other arguments are options.
 GIVEN = ("train", "sizes", "generator", "device")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 class SizedEmbedding(nn.Module):

@@ -11,7 +11,6 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.budget import EmbeddingSizes
 from envs.data.sampling import Positives
 from envs.errors import TrainingError, UnknownNameError
 from envs.metrics import RankingMetrics
@@ -19,6 +18,7 @@ from envs.recommenders import build_recommender
 from envs.recommenders.base import BaseRecommender
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, RankingLoss
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100

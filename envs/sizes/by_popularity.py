@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of what a supernet is trained on: neighbours in popularity are not to share one prefix for good.
 _NOISE_STD = 0.1

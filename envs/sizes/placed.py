@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import BYTES_PER_PARAM, EmbeddingSizes
+from envs.budget import BYTES_PER_PARAM
 from envs.errors import EmbeddingSizeError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: In which the packed file writes where a row begins.
 COLUMN_TYPE = np.uint8

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import BYTES_PER_PARAM, HEADER_BYTES, EmbeddingSizes, check_bounds, index_bytes_per_row
+from envs.budget import BYTES_PER_PARAM, HEADER_BYTES, index_bytes_per_row
 from envs.errors import EmbeddingSizeError
+from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.sizes.projection import check_bounds
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,9 +84,9 @@ def make_result(make_interactions, tmp_path_factory):
 
     from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.result import ResultFolder
-    from envs.budget import EmbeddingSizes
     from envs.recommenders import RECOMMENDERS, build_recommender
     from envs.recommenders.training import Trainer, TrainingSettings
+    from envs.sizes.embedding_sizes import EmbeddingSizes
 
     def make(name, ids=None, options=None, num_batches=40, num_users=60, num_items=40):
         interactions = make_interactions(num_users, num_items)

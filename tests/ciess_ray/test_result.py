@@ -17,9 +17,9 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import ResultFolder, SearchResult, read_candidates, read_retrained
 from ciess_ray.searches.driver import search
-from envs.budget import EmbeddingSizes
 from envs.errors import ResultError
 from envs.recommenders.evaluation import evaluate
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_STEPS = 6
 OWN_FILES = {

@@ -9,11 +9,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs import EMBEDDING_SIZE_ENV_ID
-from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import scale_size
 from envs.metrics import CUTOFFS, EntityQuality
 from envs.recommenders.training import TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 KINDS = ("user", "item")
 D_MAX = 8

@@ -13,7 +13,6 @@ from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
 from envs import mdp
-from envs.budget import EmbeddingSizes
 from envs.metrics import CUTOFFS, entity_quality, item_quality, ranking_metrics
 from envs.recommenders import NCF, NGCF, LightGCN
 from envs.recommenders.evaluation import evaluate, rank_items
@@ -23,6 +22,7 @@ from envs.recommenders.propagation import (
     normalised_adjacency,
     row_normalised_adjacency,
 )
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.budget import EmbeddingSizes
 from envs.errors import EmbeddingSizeError
 from envs.recommenders import NCF, ncf
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 def make_sizes(num_users=60, num_items=40, largest=7, d_max=12):

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError
 from envs.recommenders import NGCF
 from envs.recommenders.propagation import SparseMatrix, row_normalised_adjacency
 from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from envs.budget import EmbeddingSizes
 from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.sizes.scattered import ScatteredSizes
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, TrainingError, UnknownNameError
 from envs.metrics import entity_quality
 from envs.recommenders import (
@@ -22,6 +21,7 @@ from envs.recommenders.evaluation import evaluate, rank_items
 from envs.recommenders.losses import BPR, LOSSES, SampledSoftmax
 from envs.recommenders.protocol import check_protocol
 from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 SETTINGS = TrainingSettings(
     batch_size=256, learning_rate=0.05, evaluate_every=10, patience=3, max_batches=200

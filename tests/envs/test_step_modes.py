@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs.budget import EmbeddingSizes
 from envs.embedding_size import EmbeddingSizeEnv
 from envs.errors import ConfigError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, state_of, train_supernet
 
 SETTINGS = TrainingSettings(batch_size=256, learning_rate=0.05, evaluate_every=20, max_batches=100)

@@ -19,8 +19,8 @@ from ciess_ray.streams import Stream, rng_of
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
-from envs.budget import EmbeddingSizes
 from envs.data import Interactions
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.scattered import ScatteredSizes
 from envs.step_modes import State
 

@@ -14,8 +14,8 @@ from ciess_ray.td3.rollout import KINDS
 from ciess_ray.td3.warmup import SPREAD, plain_splits
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.selection import select_finalists
-from envs.budget import EmbeddingSizes
 from envs.sizes.by_popularity import table_sizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _SPLITS = [position / 8 for position in range(9)]
 _POWERS = [-0.6, -0.3, 0.0, 0.3, 0.6]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.training.contest import Allocation
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 def tune(

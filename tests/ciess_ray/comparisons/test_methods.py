@@ -14,8 +14,9 @@ from ciess_ray.comparisons.methods import METHODS, Ledger, Problem
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.training.costs import Cost
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
-from ciess_ray.training.selection import is_plain_split, select_finalists
+from ciess_ray.training.selection import select_finalists
 from envs.errors import BudgetError
+from envs.sizes.embedding_sizes import is_plain_split
 from envs.sizes.placed import PlacedSizes
 
 CAP = {"lightgcn": 171, "ncf": 342}

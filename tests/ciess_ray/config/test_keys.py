@@ -14,7 +14,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.searches.driver import _checkpoints
 from ciess_ray.searches.trainings import Training, _key
 from ciess_ray.training.pretrained import Preparation
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
 NEVER = ("output", "cache", "resources", "tracking", "search.checkpoint_interval_s", "search.num_checkpoints")

@@ -17,10 +17,11 @@ from ciess_ray.packed.embedding import PackedEmbedding, pack_recommender, unpack
 from ciess_ray.packed.file import FORMAT
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.packed.values import VALUE_TYPES
-from envs.budget import HEADER_BYTES, EmbeddingSizes, index_bytes_per_row
+from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.training import Trainer, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 
 #: How far from a value its stored form may be, as a share of the value, and of the largest of its row.

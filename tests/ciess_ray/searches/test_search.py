@@ -14,10 +14,10 @@ from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import search
 from ciess_ray.training.preparing import file_of, prepare
 from ciess_ray.training.pretrained import preparations_of
-from ciess_ray.training.selection import distance, reshape_candidates, select_candidates, select_finalists
-from envs.budget import EmbeddingSizes
+from ciess_ray.training.selection import reshape_candidates, select_candidates, select_finalists
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
 from envs.recommenders.evaluation import evaluate
+from envs.sizes.embedding_sizes import EmbeddingSizes, distance
 
 NUM_STEPS = 6
 

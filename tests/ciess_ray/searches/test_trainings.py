@@ -10,8 +10,8 @@ from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run, budgets_of
 from ciess_ray.searches.trainings import Training, train_all
 from ciess_ray.tracking.tracker import NullTracker
-from envs.budget import EmbeddingSizes
 from envs.errors import BudgetError, ConfigError, TrainingError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 
 

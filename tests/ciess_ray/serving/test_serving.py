@@ -24,10 +24,10 @@ from ciess_ray.serving.files import (
 )
 from ciess_ray.serving.recommender import ServedRecommender
 from ciess_ray.serving.scorers import build_scorer
-from envs.budget import EmbeddingSizes
 from envs.errors import ConfigError, DataError, ResultError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import rank_items
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_USERS, NUM_ITEMS = 60, 40
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ciess_ray.training.contest import Allocation, Contest, Trained, choose
-from envs.budget import EmbeddingSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 def allocation(name, user_sizes):

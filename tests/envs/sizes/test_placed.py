@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from envs.budget import EmbeddingSizes
 from envs.communities import find_communities
 from envs.errors import EmbeddingSizeError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 
 
