@@ -32,7 +32,8 @@ from ray.tune.registry import register_env
 
 from ciess_ray.resources import ray_session
 from ciess_ray.td3 import losses
-from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3Config
+from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3
+from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import KINDS, TableEnvRunner
 from ciess_ray.td3.exploration import SizeGraph, seeded_generator
 from ciess_ray.td3.replay import EntityReplayBuffer
@@ -95,7 +96,7 @@ def ratio(of: dict[str, Any], to: dict[str, Any]) -> float:
 def measure_step(num_entities: int, hiddens: tuple[int, ...], repeats: int) -> dict[str, Any]:
     count = {"num_users": num_entities // 2, "num_items": num_entities - num_entities // 2}
     register_env("still", lambda context: StillEnv(**context))
-    config = TD3Config().environment("still", env_config=count).training(hiddens=hiddens)
+    config = TD3.get_default_config().environment("still", env_config=count).training(hiddens=hiddens)
     runner = TableEnvRunner(config=config, worker_index=0)
     inputs = {}
     for kind in KINDS:
@@ -195,7 +196,7 @@ def transitions(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def measure_update(num_entities: int, hiddens: tuple[int, ...], repeats: int) -> dict[str, Any]:
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(TOY_SIZE_ENV_ID, env_config={"num_users": 100, "num_items": 100})
         .training(hiddens=hiddens, updates_per_step=1, train_batch_size_per_learner=BATCH_SIZE)
         .debugging(seed=SEED, log_level="ERROR")

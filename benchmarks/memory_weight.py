@@ -24,7 +24,7 @@ from provenance import provenance
 from scipy.optimize import brentq
 
 from ciess_ray.resources import ray_session
-from ciess_ray.td3.algorithm import TD3Config
+from ciess_ray.td3.algorithm import TD3
 from envs import TOY_SIZE_ENV_ID
 
 NEAR = 0.02
@@ -54,7 +54,7 @@ def optimal_memory_weight(env: Any, budget: float) -> float:
 def run(budget: float, seed: int, num_steps: int) -> dict[str, Any]:
     env_config = {"seed": seed, "episode_length": EPISODE_LENGTH}
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(TOY_SIZE_ENV_ID, env_config=env_config)
         .training(**TRAINING, target_ratio=budget)
         .debugging(seed=seed, log_level="ERROR")

@@ -22,7 +22,7 @@ from measurements import Measurements
 from provenance import provenance
 
 from ciess_ray.resources import ray_session
-from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.algorithm import TD3
 from envs import PENDULUM_TABLE_ENV_ID
 
 SOLVED = -200.0
@@ -63,7 +63,7 @@ def greedy_return(algo: TD3, start_seeds: list[int]) -> float:
 
 def run(seed: int, num_points: int, start_seeds: list[int]) -> dict[str, Any]:
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(PENDULUM_TABLE_ENV_ID)
         .training(**TRAINING)
         .debugging(seed=seed, log_level="ERROR")

@@ -41,7 +41,7 @@ from ray.tune.registry import register_env
 
 from ciess_ray import metric_keys
 from ciess_ray.resources import ray_session
-from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.algorithm import TD3
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.data import generate_interactions, split_interactions
 from envs.embedding_size import EmbeddingSizeEnv
@@ -94,7 +94,7 @@ def simulated_cluster(num_nodes: int, cpus_per_node: int) -> Iterator[None]:
 
 def build(env: str, env_config: dict[str, Any], num_env_runners: int) -> TD3:
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(env, env_config=env_config)
         .training(**TRAINING)
         .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=1)

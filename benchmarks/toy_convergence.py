@@ -23,7 +23,7 @@ from measurements import Measurements
 from provenance import provenance
 
 from ciess_ray.resources import ray_session
-from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.exploration import NOISES
 from envs import TOY_SIZE_ENV_ID, mdp
 
@@ -68,7 +68,7 @@ def run(
     env = gym.make(TOY_SIZE_ENV_ID, **env_config).unwrapped
     spec = {"name": EXPLORATIONS[variant["walk"]], "noise": variant["noise"]}
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(TOY_SIZE_ENV_ID, env_config=env_config)
         .training(**training, exploration_spec=spec)
         .debugging(seed=seed, log_level="ERROR")

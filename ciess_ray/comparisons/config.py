@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ciess_ray.config.grid import Grid, ManyRuns, digest_of, refuse_search, slug
-from ciess_ray.config.run import Place, RunConfig
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.section import Place
 from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
 from ciess_ray.names import FULL_SIZE
 from envs.errors import ConfigError, UnknownNameError

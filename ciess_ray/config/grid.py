@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ciess_ray.config.keys import digest
-from ciess_ray.config.run import Place, RunConfig, Section, TrackingConfig, refuse_equal_budgets, refuse_twice
+from ciess_ray.config.run import RunConfig, TrackingConfig
+from ciess_ray.config.section import Place, Section, refuse_equal_budgets, refuse_twice
 from ciess_ray.config.yaml_file import dotted_fields, parse_config, put_field, section_names
 from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError

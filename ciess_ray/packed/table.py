@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
+from ciess_ray.packed.blocks import block_bits_of, starts_of
 from ciess_ray.packed.file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
 from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
 from envs.budget import index_bytes_per_row
@@ -35,10 +36,7 @@ from envs.sizes.scattered import ScatteredSizes
 _MAX_NAME = 200
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
-_MAX_BLOCK_BITS = 8
-#: Values of a block of rows at most, so that 16 bits tell where in it a row begins.
-_BLOCK_VALUES = 2**16
-#: Values, or rows, that are looked at in one go.
+#: Values that are looked at in one go.
 _CHUNK = 2**17
 
 
@@ -243,8 +241,7 @@ class PackedTable:
     @cached_property
     def block_bits(self) -> int:
         """Rows r with one r >> block_bits are a block."""
-        in_a_row = self.max_embedding_size * self.num_tables
-        return min(max(_BLOCK_VALUES // in_a_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
+        return block_bits_of(self.max_embedding_size * self.num_tables)
 
     @cached_property
     def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
@@ -252,22 +249,7 @@ class PackedTable:
 
         Shapes (number of blocks,) and (num_rows,).
         """
-        in_block = np.empty(self.num_rows, np.uint16)
-        block_starts = np.empty(-(-self.num_rows >> self.block_bits), np.int64)
-        start = 0
-        # Whole blocks at a time.
-        for first in range(0, self.num_rows, _CHUNK):
-            sizes = self.row_sizes[first : first + _CHUNK]
-            ends = start + self.num_tables * np.cumsum(sizes, dtype=np.int64)
-            row_starts = np.concatenate([[start], ends[:-1]])
-            of_blocks = row_starts[:: 1 << self.block_bits]
-            first_block = first >> self.block_bits
-            block_starts[first_block : first_block + len(of_blocks)] = of_blocks
-            in_block[first : first + len(sizes)] = (
-                row_starts - np.repeat(of_blocks, 1 << self.block_bits)[: len(sizes)]
-            )
-            start = int(ends[-1])
-        return block_starts, in_block
+        return starts_of(self.row_sizes, self.num_tables, self.block_bits)
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
         """Rows of the masked table, zeros where they keep nothing.

@@ -8,12 +8,14 @@ import ray
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import EVALUATION, EXPLORED, GREEDY, WARM_UP, Candidate
-from ciess_ray.config.run import Exploration, RunConfig
+from ciess_ray.config.agent import Exploration
+from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run
-from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.algorithm import TD3
+from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.evaluation import rollouts_of
 from ciess_ray.td3.rollout import TableStep
 from ciess_ray.training.pretrained import FullSizeFit
@@ -61,7 +63,7 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         "shows_quality": settings.shows_quality,
         "device": recommender.device,
     }
-    td3 = TD3Config()
+    td3 = TD3.get_default_config()
     td3.environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
     num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
     td3.env_runners(

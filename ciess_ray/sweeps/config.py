@@ -8,7 +8,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.grid import Grid, ManyRuns, kind_of, refuse_search
-from ciess_ray.config.run import Claims, Location, Section
+from ciess_ray.config.section import Claims, Location, Section
 from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
 from envs.errors import ConfigError
 

@@ -1,13 +1,25 @@
-"""What a configuration of TD3 must keep to: each rule is whether it is broken, and what to change."""
+"""The configuration of TD3 on RLlib, and what it must keep to.
+
+Each rule is whether it is broken, and what to change.
+"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.from_config import NotProvided
 
 from ciess_ray.td3.env_runner import TableEnvRunner
+from ciess_ray.td3.evaluation import evaluate_greedily
+from ciess_ray.td3.exploration import build_exploration
+from ciess_ray.td3.learner import TD3TorchLearner
+from ciess_ray.td3.module import TD3Module
+from ciess_ray.td3.replay import ReplayBuffer
 from ciess_ray.td3.rollout import KINDS
+from envs.errors import ConfigError
+from envs.mdp import MAX_MEMORY_WEIGHT
 
 Rules = Iterator[tuple[bool, str]]
 
@@ -19,6 +31,157 @@ _UNUSED_FIELDS = {
     "num_epochs": "set updates_per_step",
     "train_batch_size": "set train_batch_size_per_learner",
 }
+
+
+def _module_of_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
+    return str(agent_id)
+
+
+class TD3Config(AlgorithmConfig):
+    """Configuration that ``TD3.get_default_config()`` gives; the fields below are set with :meth:`training`.
+
+    Networks and learning (CIESS, arXiv 2304.03501, section 3, unless said):
+        hiddens: Widths of the hidden layers of actors and critics.
+        actor_lr, critic_lr: Learning rates of Adam.
+        gamma: Discount.
+        tau: Share of the network that a target takes on at each of its updates.
+        policy_delay: Critic updates to one of the actor; Fujimoto et al. 2018 section 5.2.
+        target_noise, target_noise_clip: Target-policy smoothing, in action units; ibid. section 6.1.
+        train_batch_size_per_learner: Transitions drawn for users, and as many for items, an update.
+        replay_buffer_capacity: Transitions kept of users, and as many of items; 40 bytes each.
+        updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
+            and an update milliseconds (README.md).
+        imitation_weight: What the squared distance of the actors from the best table so far counts beside
+            their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, for
+            none.
+
+    Exploration:
+        exploration_spec: See :func:`ciess_ray.td3.exploration.build_exploration`.
+        num_warmup_steps: Table steps, over all env runners, with policies of a whole table instead of the
+            actors, at first random, then near the best: one :class:`ciess_ray.td3.warmup.WarmUp` for all of
+            them. None in the paper.
+
+    Memory:
+        memory_weight: λ, what a squared kept ratio of 1 costs in quality; the initial one under dual ascent.
+            0.4 is the paper's for LightGCN on ML-1M.
+        target_ratio: Kept ratio that the actors' own mean size is held to by dual ascent on λ; None keeps λ.
+        memory_weight_lr: Step of ln λ an iteration, as a share of ln (mean size / target size).
+        memory_weight_bounds: Smallest and largest λ. There it stays until the mean size is on the other side
+            of the target, and leaves with the next iteration.
+
+    Evaluation, set with :meth:`evaluation`:
+        evaluation_interval: Iterations from one evaluation to the next: new episodes that the actors take
+            alone, under the weights and the λ of the moment, in environments of its own. Training is the same
+            with and without. The steps are in ``TD3.last_evaluation_steps``, their means in the results
+            under ``evaluation`` (docs/metrics.md). Every evaluation makes the same draws, which are not those
+            of training.
+        evaluation_duration, evaluation_duration_unit: How many ``episodes`` or ``timesteps`` (table steps),
+            over all evaluation env runners.
+        evaluation_num_env_runners: Ray actors that take them; with 0 the driver does.
+        evaluation_parallel_to_training: Whether they are taken while the next iteration trains, with the
+            weights and the λ from before it.
+    """
+
+    # RLlib declares None, or one of several types.
+    env_runner_cls: Any
+    evaluation_duration: Any
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.hiddens: tuple[int, ...] = (256, 256)
+        self.actor_lr = 1e-3
+        self.critic_lr = 3e-3
+        self.gamma = 0.99
+        self.tau = 0.005
+        self.policy_delay = 2
+        self.target_noise = 0.2
+        self.target_noise_clip = 0.5
+        self.train_batch_size_per_learner = 4096
+        self.replay_buffer_capacity = 1_000_000
+        self.updates_per_step = 20
+        self.imitation_weight = 0.0
+
+        self.exploration_spec: Mapping[str, Any] = {
+            "name": "random_walk",
+            "noise": {"name": "gaussian", "sigma": 6.0},
+            "num_steps": 5,
+            "max_step": 5,
+        }
+        self.num_warmup_steps = 0
+
+        self.memory_weight = 0.4
+        self.target_ratio: float | None = None
+        self.memory_weight_lr = 0.1
+        self.memory_weight_bounds = (0.0, MAX_MEMORY_WEIGHT)
+
+        self.debugging(seed=0)
+        # A table step may take minutes; the default of 60 s would drop it.
+        self.env_runners(env_runner_cls=TableEnvRunner, rollout_fragment_length=1, sample_timeout_s=None)
+        # A runner that died is wanted back before the next step, not a minute later.
+        self.fault_tolerance(delay_between_env_runner_restarts_s=0, env_runner_health_probe_timeout_s=10)
+        # There are no connectors whose states could differ.
+        self._dont_auto_sync_env_runner_states = True
+        # A tuple: the order of a set, and with it the initial weights, would differ between processes.
+        self.multi_agent(policies=KINDS, policy_mapping_fn=_module_of_agent)
+        self.framework("torch")
+        # No time limit, as for a training step.
+        self.evaluation(custom_evaluation_function=evaluate_greedily, evaluation_sample_timeout_s=None)
+
+    def training(
+        self,
+        *,
+        hiddens: Any = NotProvided,
+        actor_lr: Any = NotProvided,
+        critic_lr: Any = NotProvided,
+        tau: Any = NotProvided,
+        policy_delay: Any = NotProvided,
+        target_noise: Any = NotProvided,
+        target_noise_clip: Any = NotProvided,
+        replay_buffer_capacity: Any = NotProvided,
+        updates_per_step: Any = NotProvided,
+        imitation_weight: Any = NotProvided,
+        exploration_spec: Any = NotProvided,
+        num_warmup_steps: Any = NotProvided,
+        memory_weight: Any = NotProvided,
+        target_ratio: Any = NotProvided,
+        memory_weight_lr: Any = NotProvided,
+        memory_weight_bounds: Any = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets fields of the class, and by ``kwargs`` RLlib's: gamma, train_batch_size_per_learner."""
+        given = {name: value for name, value in locals().items() if name in _FIELDS}
+        super().training(**kwargs)
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        """Refuses what cannot work, before anything is built.
+
+        Raises:
+            ConfigError: A field cannot work; the message says what to change.
+        """
+        for is_wrong, message in rules(self):
+            if is_wrong:
+                raise ConfigError(message)
+        ReplayBuffer(self.replay_buffer_capacity, 0)
+        build_exploration(self.exploration_spec, 1, 2)
+        super().validate()
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Networks of users and of items; the env runner adds the sizes its environment knows."""
+        return RLModuleSpec(
+            module_class=TD3Module,
+            model_config={"hiddens": tuple(self.hiddens), "exploration": dict(self.exploration_spec)},
+        )
+
+    def get_default_learner_class(self) -> type[TD3TorchLearner]:
+        """The learner."""
+        return TD3TorchLearner
+
+
+_FIELDS = frozenset(TD3Config.training.__kwdefaults__ or ())
 
 
 def rules(config: Any) -> Rules:

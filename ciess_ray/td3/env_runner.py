@@ -249,7 +249,21 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             }
             for kind in KINDS
         }
-        step = self._table_step(obs, info, float(reward), proto_actions, walk_gain, policy is not None)
+        step = TableStep.of(
+            obs,
+            info,
+            proto_actions,
+            (self._table.min_embedding_size, self._table.max_embedding_size),
+            self._deciles,
+            reward=float(reward),
+            walk_gain=walk_gain,
+            memory_weight=self.memory_weight,
+            is_warmup=policy is not None,
+            worker_index=self.worker_index,
+            episode=self._num_resets - 1,
+            step=self._episode_step,
+            runner_step=self._num_steps,
+        )
         rollout = TableRollout(step, transitions)
         self._num_steps += 1
         self._episode_step += 1
@@ -301,48 +315,6 @@ class TableEnvRunner(EnvRunner, Checkpointable):
                 )
                 actions[kind] = mdp.scale_size(sizes, *bounds)
         return actions, proto_actions, float(np.concatenate(walk_gains).mean())
-
-    def _table_step(
-        self,
-        obs: Arrays,
-        info: dict[str, Any],
-        reward: float,
-        proto: Arrays,
-        walk_gain: float,
-        is_warmup: bool,
-    ) -> TableStep:
-        low, high = self._table.min_embedding_size, self._table.max_embedding_size
-        dtype = np.int16 if high <= np.iinfo(np.int16).max else np.int32
-        greedy = np.concatenate([np.rint(mdp.unscale_size(proto[kind], low, high)) for kind in KINDS])
-        return TableStep(
-            proposed_sizes={kind: info[kind]["proposed_sizes"].astype(dtype) for kind in KINDS},
-            embedding_sizes={kind: info[kind]["embedding_sizes"].astype(dtype) for kind in KINDS},
-            info={
-                key: float(value)
-                for key, value in info.items()
-                if isinstance(value, int | float | np.integer | np.floating)
-            },
-            reward=reward,
-            greedy_ratio=float(greedy.mean() / high),
-            walk_gain=walk_gain,
-            size_deciles={
-                kind: self._deciles_of(kind, obs[kind][:, 0]).means(info[kind]["embedding_sizes"])
-                for kind in KINDS
-            },
-            memory_weight=self.memory_weight,
-            is_warmup=is_warmup,
-            worker_index=self.worker_index,
-            episode=self._num_resets - 1,
-            step=self._episode_step,
-            runner_step=self._num_steps,
-        )
-
-    def _deciles_of(self, kind: str, popularity: NDArray[Any]) -> PopularityDeciles:
-        # Ranking costs more than all else that is told of a step, and popularity stays while a table does.
-        known = self._deciles.get(kind)
-        if known is None or not np.array_equal(known.popularity, popularity):
-            self._deciles[kind] = PopularityDeciles(popularity.copy())
-        return self._deciles[kind]
 
     def get_state(
         self,

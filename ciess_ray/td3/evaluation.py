@@ -39,7 +39,7 @@ def evaluate_greedily(algorithm: Any, env_runner_group: Any) -> tuple[dict[str, 
     """
     if env_runner_group is None:
         raise ConfigError(
-            "there is no env runner to evaluate on; set one up with TD3Config().evaluation("
+            "there is no env runner to evaluate on; set one up with TD3.get_default_config().evaluation("
             "evaluation_interval=...)."
         )
     config = algorithm.config

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
+from envs import mdp
 
 KINDS = ("user", "item")
 
@@ -72,6 +73,48 @@ class TableStep:
     episode: int
     step: int
     runner_step: int
+
+    @classmethod
+    def of(
+        cls,
+        obs: Arrays,
+        info: dict[str, Any],
+        proto_actions: Arrays,
+        bounds: tuple[int, int],
+        deciles: dict[str, PopularityDeciles],
+        **told: Any,
+    ) -> "TableStep":
+        """The step that an environment has answered.
+
+        Args:
+            obs: States before it, whose first feature is popularity.
+            info: What the environment says of it.
+            proto_actions: What the actors alone would have done, in [-1, 1].
+            bounds: d_min and d_max.
+            deciles: By kind; kept from step to step by the caller, and renewed here where popularity is not
+                that of the step before.
+            **told: The other attributes.
+        """
+        dtype = np.int16 if bounds[1] <= np.iinfo(np.int16).max else np.int32
+        greedy = np.concatenate([np.rint(mdp.unscale_size(proto_actions[kind], *bounds)) for kind in KINDS])
+        for kind in KINDS:
+            # Ranking costs more than all else that is told, and popularity stays while a table does.
+            popularity = obs[kind][:, 0]
+            known = deciles.get(kind)
+            if known is None or not np.array_equal(known.popularity, popularity):
+                deciles[kind] = PopularityDeciles(popularity.copy())
+        return cls(
+            proposed_sizes={kind: info[kind]["proposed_sizes"].astype(dtype) for kind in KINDS},
+            embedding_sizes={kind: info[kind]["embedding_sizes"].astype(dtype) for kind in KINDS},
+            info={
+                key: float(value)
+                for key, value in info.items()
+                if isinstance(value, int | float | np.integer | np.floating)
+            },
+            greedy_ratio=float(greedy.mean() / bounds[1]),
+            size_deciles={kind: deciles[kind].means(info[kind]["embedding_sizes"]) for kind in KINDS},
+            **told,
+        )
 
     @property
     def quality(self) -> float:

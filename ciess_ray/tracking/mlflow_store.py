@@ -7,68 +7,27 @@ nothing.
 
 import contextlib
 import logging
-import math
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.plain_text import command
-from ciess_ray.tracking.mlflow_connection import connect, patiently, told
-from ciess_ray.tracking.mlflow_model import can_model, save_model
-from envs.errors import CiessError, ConfigError
-
-End = Literal["FINISHED", "KILLED", "FAILED"]
+from ciess_ray.tracking.mlflow_connection import connect, told
+from ciess_ray.tracking.mlflow_run import CLOSE_S, MlflowRun, Row, Write, is_lasting
 
 #: MLflow refuses longer values of parameters, and larger batches of metrics and of parameters.
 _MAX_PARAM_LENGTH, _MAX_METRICS, _MAX_PARAMS = 6000, 1000, 100
 _KEY_TAG = "ciess_ray.key"
 _PARENT_TAG = "mlflow.parentRunId"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-#: How long a server may fail: as a run begins, and at the end with what it was told.
-_CLOSE_S = 60.0
 #: After how long somebody who waits for uploads is told so.
 _NOTICE_S = 10.0
-#: What a server answers that will answer the same next time.
-_LASTING_ERRORS = frozenset(
-    (
-        "INVALID_PARAMETER_VALUE",
-        "BAD_REQUEST",
-        "PERMISSION_DENIED",
-        "RESOURCE_DOES_NOT_EXIST",
-        "NOT_IMPLEMENTED",
-        "INVALID_STATE",
-    )
-)
-
-
-#: HTTP's request timeout, conflict, too early, and too many requests; what else is the asker's fault lasts.
-_PASSING_STATUSES = (408, 409, 425, 429)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Metrics of one step, which those of the next are merged with."""
-
-    run: "MlflowRun"
-    metrics: dict[str, float]
-    step: int
-    time_ms: int
-
-
-@dataclass(frozen=True)
-class _Write:
-    """Anything else that a run is told."""
-
-    run: "MlflowRun"
-    do: Callable[[], None]
 
 
 class MlflowStore:
@@ -85,6 +44,8 @@ class MlflowStore:
 
     Attributes:
         uri: As it may be shown, without its secret.
+        client: MLflow's.
+        last_error: What it said of the write that is tried again.
 
     Raises:
         ConfigError: MLflow cannot record there.
@@ -92,13 +53,13 @@ class MlflowStore:
 
     def __init__(self, tracking: TrackingConfig, folder: Path | str) -> None:
         self.uri, self._folder = without_secrets(tracking.uri), folder
-        self._client, self._experiment_id = connect(tracking)
-        self._writes: deque[_Row | _Write] = deque()
+        self.client, self._experiment_id = connect(tracking)
+        self._writes: deque[Row | Write] = deque()
         self._changed = threading.Condition()
         self._num_in_hand = 0
         self._is_closing = self._is_given_up = False
         self._failing_since: float | None = None
-        self._error = ""
+        self.last_error = ""
         self._problems: list[str] = []
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -116,8 +77,8 @@ class MlflowStore:
         params: Iterable[tuple[str, str]] = (),
         tags: Mapping[str, str] | None = None,
         run_id: str | None = None,
-        parent: "MlflowRun | None" = None,
-    ) -> "MlflowRun":
+        parent: MlflowRun | None = None,
+    ) -> MlflowRun:
         """A run, found again or begun; returns at once, and the thread does it.
 
         Args:
@@ -132,10 +93,10 @@ class MlflowStore:
         params, tags = list(params), dict(tags or {})
         # A run that was begun, and whose store's answer was lost, is found by its key too.
         known = key or uuid.uuid4().hex
-        self._put(_Write(run, lambda: self._begin(run, known, name, params, tags, run_id, parent)))
+        self.put(Write(run, lambda: self._begin(run, known, name, params, tags, run_id, parent)))
         return run
 
-    def close(self, timeout_s: float = _CLOSE_S) -> list[str]:
+    def close(self, timeout_s: float = CLOSE_S) -> list[str]:
         """Wait for what is not written yet and end the thread; Ctrl-C ends the waiting.
 
         It takes as long as it takes, however large the files are, unless the store fails for so long.
@@ -154,7 +115,7 @@ class MlflowStore:
             problems, self._problems = self._problems, []
             num_left = self.num_waiting
             if num_left:
-                why = f": {self._error}" if self._failing_since is not None else ""
+                why = f": {self.last_error}" if self._failing_since is not None else ""
                 problems.append(
                     f"MLflow at {self.uri} did not take the last {num_left:,} writes{why}. {self._remedy()}"
                 )
@@ -165,7 +126,7 @@ class MlflowStore:
             self._thread.join()
         return problems
 
-    def close_telling(self, timeout_s: float = _CLOSE_S) -> None:
+    def close_telling(self, timeout_s: float = CLOSE_S) -> None:
         """The same, where nobody else would tell what the store did not take."""
         tell_problems(self.close(timeout_s))
 
@@ -192,7 +153,8 @@ class MlflowStore:
     def _remedy(self) -> str:
         return f"Send what is left: {command('ciess-ray', 'track', self._folder)}"
 
-    def _put(self, write: _Row | _Write) -> None:
+    def put(self, write: Row | Write) -> None:
+        """Have it written once all that came before it is."""
         with self._changed:
             self._writes.append(write)
             self._changed.notify_all()
@@ -206,16 +168,16 @@ class MlflowStore:
                 if not self._writes:
                     return
                 first = self._writes.popleft()
-                rows = self._following(first) if isinstance(first, _Row) else []
-                taken: list[_Row | _Write] = [*rows] or [first]
+                rows = self._following(first) if isinstance(first, Row) else []
+                taken: list[Row | Write] = [*rows] or [first]
                 self._num_in_hand = len(taken)
             failure = None
             try:
                 if first.run.error is not None:
                     # It never began, which is told already.
                     pass
-                elif isinstance(first, _Row):
-                    first.run._write(rows)
+                elif isinstance(first, Row):
+                    first.run.write(rows)
                 else:
                     first.do()
             except Exception as error:
@@ -223,14 +185,14 @@ class MlflowStore:
             with self._changed:
                 self._num_in_hand = 0
                 self._changed.notify_all()
-                if failure is None or _is_lasting(failure):
+                if failure is None or is_lasting(failure):
                     self._failing_since, pause_s = None, _FIRST_PAUSE_S
                     if failure is not None:
                         self._refuse(first.run, failure)
                     continue
                 if self._is_given_up:
                     return
-                self._error = told(failure)
+                self.last_error = told(failure)
                 self._failing_since = self._failing_since or time.monotonic()
                 self._writes.extendleft(reversed(taken))
                 # News of other writes must not make the next attempt come sooner, the end of all may.
@@ -239,23 +201,19 @@ class MlflowStore:
                 )
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _refuse(self, run: "MlflowRun", failure: Exception) -> None:
+    def _refuse(self, run: MlflowRun, failure: Exception) -> None:
         """A write can never succeed; where it was to begin a run, there is no such run."""
         problem = f"MLflow at {self.uri} refused a write: {told(failure)}"
         self._problems.append(problem)
         if run.run_id is None:
-            run._fail(problem)
+            run.fail(problem)
 
-    def _following(self, first: _Row) -> list[_Row]:
+    def _following(self, first: Row) -> list[Row]:
         """The row and those of the same run right behind it, as many as fit into one batch."""
         rows, size = [first], len(first.metrics)
         while self._writes:
             row = self._writes[0]
-            if (
-                not isinstance(row, _Row)
-                or row.run is not first.run
-                or size + len(row.metrics) > _MAX_METRICS
-            ):
+            if not isinstance(row, Row) or row.run is not first.run or size + len(row.metrics) > _MAX_METRICS:
                 break
             size += len(row.metrics)
             rows.append(row)
@@ -264,19 +222,19 @@ class MlflowStore:
 
     def _begin(
         self,
-        run: "MlflowRun",
+        run: MlflowRun,
         key: str,
         name: str,
         params: list[tuple[str, str]],
         tags: dict[str, str],
         run_id: str | None,
-        parent: "MlflowRun | None",
+        parent: MlflowRun | None,
     ) -> None:
         from mlflow.entities import Param, ViewType
 
         known = self._found(run_id)
         if known is None:
-            found = self._client.search_runs(
+            found = self.client.search_runs(
                 [self._experiment_id],
                 filter_string=f"tags.`{_KEY_TAG}` = '{key}'",
                 run_view_type=ViewType.ACTIVE_ONLY,
@@ -287,14 +245,14 @@ class MlflowStore:
         if known is None:
             tags = tags | {_KEY_TAG: key}
             tags |= {_PARENT_TAG: parent.run_id} if parent is not None and parent.run_id is not None else {}
-            known = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
+            known = self.client.create_run(self._experiment_id, run_name=name, tags=tags)
         else:
-            self._client.update_run(known.info.run_id, status="RUNNING")
+            self.client.update_run(known.info.run_id, status="RUNNING")
         there = known.data.params
         entities = [Param(name, value[:_MAX_PARAM_LENGTH]) for name, value in params if name not in there]
         for first in range(0, len(entities), _MAX_PARAMS):
-            self._client.log_batch(known.info.run_id, params=entities[first : first + _MAX_PARAMS])
-        run._take(known.info.run_id, is_new=is_new)
+            self.client.log_batch(known.info.run_id, params=entities[first : first + _MAX_PARAMS])
+        run.take(known.info.run_id, is_new=is_new)
 
     def _found(self, run_id: str | None) -> Any:
         from mlflow.exceptions import MlflowException
@@ -302,7 +260,7 @@ class MlflowStore:
         if run_id is None:
             return None
         try:
-            run = self._client.get_run(run_id)
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -314,129 +272,3 @@ def tell_problems(problems: Iterable[str]) -> None:
     """What a store did not take, where nobody else would tell it."""
     for problem in problems:
         logging.getLogger(__name__).warning(problem)
-
-
-class _ModelError(Exception):
-    """A model that cannot be written, now or later."""
-
-
-class MlflowRun:
-    """One run of a store; see :class:`Tracker`. Every call returns at once.
-
-    Attributes:
-        run_id: None until the store has begun it.
-        error: Why it never will.
-    """
-
-    def __init__(self, store: MlflowStore) -> None:
-        self._store = store
-        self.run_id: str | None = None
-        self.error: str | None = None
-        self._is_known = threading.Event()
-        self._is_new = True
-        self._steps_there: dict[str, set[int]] = {}
-
-    def wait(self, timeout_s: float = _CLOSE_S) -> str:
-        """The run's id, which takes the store a moment.
-
-        Raises:
-            ConfigError: The store refuses to begin it, or does not for so long.
-        """
-        self._is_known.wait(timeout_s)
-        if self.run_id is None:
-            why = (
-                self.error
-                or f"MLflow at {self._store.uri} began no run ({self._store._error or 'it is slow'})"
-            )
-            raise ConfigError(f"tracking.uri: {why}. Try again, or set tracking.mlflow=false.")
-        return self.run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
-        """Metrics of a step; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``.
-
-        Args:
-            metrics: By name; what is not finite is left out.
-            step: Their step.
-            time_ms: When they were measured, in milliseconds since 1970; None for now.
-        """
-        known = {
-            name.replace("@", "_"): float(value) for name, value in metrics.items() if math.isfinite(value)
-        }
-        if known:
-            self._store._put(_Row(self, known, step, int(time.time() * 1000) if time_ms is None else time_ms))
-
-    def log_folder(self, folder: Path) -> None:
-        """The whole folder but its checkpoints, which are pickles, under ``result``."""
-        self._store._put(_Write(self, lambda: self._write_folder(folder, "result")))
-
-    def log_files(self, files: Iterable[Path]) -> None:
-        """Files, side by side."""
-        listed = list(files)
-        self._store._put(_Write(self, lambda: self._write_files([(file, None) for file in listed])))
-
-    def log_model(self, folder: Path) -> None:
-        """The packed table of a result folder, as ``model``, which ``mlflow.pyfunc.load_model`` reads."""
-        self._store._put(_Write(self, lambda: self._write_model(folder)))
-
-    def end(self, status: End) -> None:
-        """The run is over."""
-        self._store._put(_Write(self, lambda: self._store._client.set_terminated(self.run_id, status)))
-
-    def _take(self, run_id: str, *, is_new: bool) -> None:
-        self.run_id, self._is_new = run_id, is_new
-        self._is_known.set()
-
-    def _fail(self, error: str) -> None:
-        self.error = error
-        self._is_known.set()
-
-    def _write(self, rows: list[_Row]) -> None:
-        from mlflow.entities import Metric
-
-        entities = [
-            Metric(name, value, row.time_ms, row.step)
-            for row in rows
-            for name, value in row.metrics.items()
-            if row.step not in self._there(name)
-        ]
-        if entities:
-            self._store._client.log_batch(self.run_id, metrics=entities)
-
-    def _there(self, name: str) -> set[int]:
-        """Steps that a run which was found again has of a metric from before."""
-        if self._is_new:
-            return set()
-        if name not in self._steps_there:
-            history = self._store._client.get_metric_history(self.run_id, name)
-            self._steps_there[name] = {metric.step for metric in history}
-        return self._steps_there[name]
-
-    def _write_folder(self, folder: Path, place: str) -> None:
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        placed = [(file, Path(place) / file.parent.relative_to(folder)) for file in files]
-        self._write_files([(file, str(where)) for file, where in placed if "checkpoints" not in where.parts])
-
-    def _write_files(self, files: list[tuple[Path, str | None]]) -> None:
-        with patiently():
-            for file, place in files:
-                self._store._client.log_artifact(self.run_id, str(file), place)
-
-    def _write_model(self, folder: Path) -> None:
-        if not can_model(folder):
-            return
-        with TemporaryDirectory(prefix="ciess-ray-") as temporary:
-            model = Path(temporary) / "model"
-            try:
-                save_model(folder, model)
-            except Exception as error:
-                raise _ModelError(f"the model of {folder} ({type(error).__name__}: {error})") from error
-            self._write_folder(model, "model")
-
-
-def _is_lasting(error: Exception) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return (
-        isinstance(error, FileNotFoundError | PermissionError | CiessError | _ModelError)
-        or getattr(error, "error_code", None) in _LASTING_ERRORS
-        or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUSES)
-    )

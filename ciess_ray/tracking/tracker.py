@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.tracking.mlflow_store import End, MlflowStore
+from ciess_ray.tracking.mlflow_run import End
+from ciess_ray.tracking.mlflow_store import MlflowStore
 
 
 class Tracker(Protocol):

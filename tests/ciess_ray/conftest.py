@@ -146,7 +146,7 @@ def without_ray(workplace, monkeypatch):
 @pytest.fixture
 def make_algo(ray_cluster):
     """Builds TD3 on ToySizeEnv with small nets; every algorithm is stopped at the end of the test."""
-    from ciess_ray.td3.algorithm import TD3Config
+    from ciess_ray.td3.algorithm import TD3
 
     algos = []
 
@@ -161,7 +161,7 @@ def make_algo(ray_cluster):
     ):
         fields = {"hiddens": (32, 32), "updates_per_step": 4} | training
         config = (
-            TD3Config()
+            TD3.get_default_config()
             .environment(env, env_config=env_config)
             .evaluation(**(evaluation or {}))
             .training(train_batch_size_per_learner=train_batch_size_per_learner, **fields)

@@ -126,7 +126,7 @@ def gated_algo(ray_cluster, gates):
     """TD3 with two env runners whose steps begin and end with a file."""
     from ray.tune.registry import register_env
 
-    from ciess_ray.td3.algorithm import TD3Config
+    from ciess_ray.td3.algorithm import TD3
 
     def create(context):
         # A class of this module could not be imported by the runners.
@@ -143,7 +143,7 @@ def gated_algo(ray_cluster, gates):
 
     register_env("gated", create)
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment("gated", env_config={"num_users": 60, "num_items": 40, "episode_length": 4})
         .training(hiddens=(16,), updates_per_step=2, train_batch_size_per_learner=32)
         .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)

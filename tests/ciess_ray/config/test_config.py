@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from ciess_ray.comparisons.config import load_comparison
+from ciess_ray.config.agent import SearchConfig
 from ciess_ray.config.presets import PRESETS
-from ciess_ray.config.run import DatasetConfig, RunConfig, SearchConfig, TrainingConfig
+from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
 from ciess_ray.config.yaml_file import field_table, load_config, parse_config, put_override
 from ciess_ray.searches.driver import search
 from ciess_ray.sweeps.config import load_sweep

@@ -4,7 +4,7 @@ import torch
 
 from ciess_ray import metric_keys
 from ciess_ray.streams import Stream
-from ciess_ray.td3.algorithm import TD3Config
+from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.env_runner import TableEnvRunner
 from ciess_ray.td3.evaluation import rollouts_of
 from ciess_ray.td3.exploration import seeded_generator
@@ -21,7 +21,7 @@ TOY = {"num_users": 40, "num_items": 30, "episode_length": 3}
 def make_runner(ray_cluster):
     def make(env=TOY_SIZE_ENV_ID, env_config=TOY, seed=0, **training):
         config = (
-            TD3Config()
+            TD3.get_default_config()
             .environment(env, env_config=env_config)
             .training(hiddens=(16,), **training)
             .debugging(seed=seed)
@@ -285,7 +285,7 @@ def test_an_environment_that_keeps_failing_ends_the_training(ray_cluster, num_en
 
     register_env("failing", create)
     algo = (
-        TD3Config()
+        TD3.get_default_config()
         .environment("failing", env_config=TOY)
         .training(hiddens=(16,))
         .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.5)

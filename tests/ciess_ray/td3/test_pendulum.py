@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from ciess_ray.td3.algorithm import TD3Config
+from ciess_ray.td3.algorithm import TD3
 from envs import PENDULUM_TABLE_ENV_ID
 
 #: A pendulum that hangs or spins returns some -1200; one that is swung up and held, -150 to -200.
@@ -13,7 +13,7 @@ ON_ITS_WAY = -300.0
 @pytest.fixture
 def algo(ray_cluster):
     config = (
-        TD3Config()
+        TD3.get_default_config()
         .environment(PENDULUM_TABLE_ENV_ID)
         .training(
             hiddens=(64, 64),

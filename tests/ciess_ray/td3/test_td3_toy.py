@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ciess_ray import metric_keys
-from ciess_ray.td3.algorithm import TD3, TD3Config
+from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.env_runner import TableEnvRunner
 from envs import TOY_SIZE_ENV_ID
 from envs.errors import ConfigError
@@ -60,7 +60,7 @@ def test_one_seed_gives_identical_transitions_and_identical_weights(make_algo):
 
 def test_users_and_items_are_built_in_one_order_in_every_process():
     # In the order of a set, which differs between processes, so would the initial weights.
-    assert list(TD3Config().policies) == list(KINDS)
+    assert list(TD3.get_default_config().policies) == list(KINDS)
 
 
 @pytest.mark.parametrize("how", ["restore_from_path", "from_checkpoint"])
@@ -298,14 +298,14 @@ def test_remote_runners_step_copies_of_their_own(make_algo):
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_built(section, fields, message):
-    config = TD3Config().environment(TOY_SIZE_ENV_ID)
+    config = TD3.get_default_config().environment(TOY_SIZE_ENV_ID)
     config.validate()
     with pytest.raises(ConfigError, match=message):
         getattr(config, section)(**fields).validate()
 
 
 def test_a_gpu_that_is_not_there_is_refused_and_one_that_is_is_not(monkeypatch):
-    config = TD3Config().environment(TOY_SIZE_ENV_ID).learners(num_gpus_per_learner=1)
+    config = TD3.get_default_config().environment(TOY_SIZE_ENV_ID).learners(num_gpus_per_learner=1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU"):
         config.validate()
@@ -320,7 +320,7 @@ def test_what_is_used_may_be_set():
         pass
 
     (
-        TD3Config()
+        TD3.get_default_config()
         .environment(TOY_SIZE_ENV_ID)
         .training(train_batch_size_per_learner=4096, replay_buffer_capacity=4096)
         .env_runners(env_runner_cls=MyRunner, num_env_runners=2)

@@ -7,7 +7,8 @@ import traceback
 import pytest
 
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.tracking.mlflow_store import MlflowRun, MlflowStore
+from ciess_ray.tracking.mlflow_run import MlflowRun
+from ciess_ray.tracking.mlflow_store import MlflowStore
 from ciess_ray.tracking.tracker import flatten, track
 from envs.errors import ConfigError
 

@@ -1,12 +1,7 @@
-"""Exploration: noise on the proto-action, and the random walk on the size graph.
-
-CIESS (arXiv 2304.03501) section 2.2.5. At its interface exploration speaks actions in [-1, 1]; inside, sizes
-in embedding dimensions. Everything is an array over entities, and every draw is from the generator given.
-"""
+"""What becomes of proto-actions: noise alone, or noise and a walk on the size graph."""
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ciess_ray.td3.exploration.noise import NOISES, Noise
+from ciess_ray.td3.exploration.size_graph import SizeGraph, pick_best, scale, unscale
 from envs.errors import ConfigError, UnknownNameError
 
 #: Values of actions in states, each state with its action behind it: ``critic((n, 4)) -> (n,)``.
@@ -41,213 +38,6 @@ def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gen
     """A generator that depends on the key alone, e.g. (seed, worker index, step): nothing to checkpoint."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(seed) >> 1)
-
-
-def scale(sizes: Tensor, min_embedding_size: int, max_embedding_size: int) -> Tensor:
-    """Sizes as actions: d_min is -1, d_max is +1. The torch twin of ``envs.mdp.scale_size``."""
-    span = max(max_embedding_size - min_embedding_size, 1)
-    return (2.0 * (sizes.double() - min_embedding_size) / span - 1.0).float()
-
-
-def unscale(action: Tensor, min_embedding_size: int, max_embedding_size: int) -> Tensor:
-    """Actions as real-valued sizes, not clipped. The torch twin of ``envs.mdp.unscale_size``."""
-    return min_embedding_size + (action.double() + 1.0) * ((max_embedding_size - min_embedding_size) / 2.0)
-
-
-class SizeGraph:
-    """Sizes joined by an edge where they differ by at most ``max_step``; CIESS equations 12 and 13.
-
-    A step goes to a neighbour with probability proportional to 1 / |difference|; it never stays and never
-    leaves the bounds. Where there is a single size, there is nowhere to go and the walk stays.
-
-    Args:
-        min_embedding_size: d_min.
-        max_embedding_size: d_max.
-        max_step: t of CIESS, 5 there.
-    """
-
-    def __init__(self, min_embedding_size: int, max_embedding_size: int, max_step: int = 5) -> None:
-        if not 1 <= min_embedding_size <= max_embedding_size or max_step < 1:
-            raise ConfigError(
-                f"need 1 <= min_embedding_size <= max_embedding_size and max_step >= 1, not "
-                f"{min_embedding_size}, {max_embedding_size} and {max_step}."
-            )
-        self.min_embedding_size = min_embedding_size
-        self.max_embedding_size = max_embedding_size
-        steps = torch.arange(1, max_step + 1)
-        self.offsets = torch.cat([-steps.flip(0), steps])
-        sizes = torch.arange(min_embedding_size, max_embedding_size + 1)
-        target = sizes[:, None] + self.offsets
-        weight = (1.0 / self.offsets.abs().double()) * (
-            (target >= min_embedding_size) & (target <= max_embedding_size)
-        )
-        total = weight.sum(dim=1, keepdim=True)
-        self._probabilities = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
-        self._thresholds, self._next = self._alias_table()
-
-    def transition_probabilities(self, start: Tensor) -> Tensor:
-        """Probability of each of :attr:`offsets` from each start.
-
-        Args:
-            start: Sizes, shape (n,), integer.
-
-        Returns:
-            Shape (n, 2 * max_step), float64; 0 where the neighbour would be out of bounds.
-        """
-        return self._probabilities[start.long() - self.min_embedding_size]
-
-    def random_walk(self, start: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
-        """The start and every size visited.
-
-        The alias method (Walker 1977): with k neighbours, k u falls into one of k equal cells, and its
-        fraction says which of the two neighbours that share the cell is meant.
-
-        Args:
-            start: Sizes, shape (n,), integer.
-            num_steps: Length of the walk, in steps.
-            generator: The generator drawn from.
-
-        Returns:
-            Shape (n, num_steps + 1), int64; one step of all entities is contiguous.
-        """
-        row = start.long() - self.min_embedding_size
-        visited = [row]
-        num_cells = self.offsets.numel()
-        for _ in range(num_steps):
-            # Drawn in single precision and reckoned in double, k u + k row is exact and stays in its row.
-            draw = torch.rand(row.shape[0], generator=generator).double()
-            position = draw.mul_(num_cells).add_(row, alpha=num_cells)
-            cell = position.long()
-            is_alias = position.frac_() >= self._thresholds.index_select(0, cell)
-            row = self._next.index_select(0, is_alias.long().add_(cell, alpha=2))
-            visited.append(row)
-        return torch.stack(visited).add_(self.min_embedding_size).T
-
-    def _alias_table(self) -> tuple[Tensor, Tensor]:
-        """Where in each cell its second neighbour begins, and the row either neighbour leads to."""
-        num_rows, num_cells = self._probabilities.shape
-        rows, columns = torch.arange(num_rows), torch.arange(num_cells)
-        unsettled = self._probabilities * num_cells
-        thresholds = torch.ones(num_rows, num_cells, dtype=torch.float64)
-        alias = columns.repeat(num_rows, 1)
-        is_settled = torch.zeros(num_rows, num_cells, dtype=torch.bool)
-        for _ in range(num_cells - 1):
-            # The poorest neighbour left gets a cell of its own, and the richest gives what fills it.
-            poorest = unsettled.masked_fill(is_settled, math.inf).argmin(dim=1)
-            richest = unsettled.masked_fill(is_settled, -math.inf).argmax(dim=1)
-            share = unsettled[rows, poorest]
-            thresholds[rows, poorest] = share
-            alias[rows, poorest] = richest
-            unsettled[rows, richest] -= 1.0 - share
-            is_settled[rows, poorest] = True
-        leads_to = rows[:, None] + self.offsets
-        # A neighbour out of bounds has a threshold of 0; with a single size there is no other either.
-        leads_to = leads_to.clamp(0, num_rows - 1)
-        both = torch.stack([leads_to, leads_to.gather(1, alias)], dim=2)
-        return thresholds.ravel(), both.ravel()
-
-
-def pick_best(candidates: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidate with the largest value in each row, the first of equals, and its value.
-
-    Args:
-        candidates: Shape (n, k).
-        values: Shape (n, k).
-
-    Returns:
-        Shape (n,) both.
-    """
-    best_values = values.amax(dim=1)
-    # Several times faster than argmax: how many columns come before the first that is best.
-    choice = torch.zeros_like(best_values, dtype=torch.int16)
-    is_before = torch.ones_like(best_values, dtype=torch.bool)
-    for column in values.unbind(dim=1):
-        is_before &= column < best_values
-        choice += is_before
-    return candidates.gather(1, choice.long().unsqueeze(1)).squeeze(1), best_values
-
-
-class Noise(ABC):
-    """A noise process in size units. :meth:`sample` is called once a table step, :meth:`reset` an episode."""
-
-    @abstractmethod
-    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
-        """One number an entity, shape (n,), float64, in embedding dimensions."""
-
-    def reset(self) -> None:  # noqa: B027 - most processes have no memory
-        """Forgets the episode; only processes with a memory do anything."""
-
-    def get_state(self) -> dict[str, Any]:
-        """What the process remembers within an episode."""
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most processes have no memory
-        """Takes up what :meth:`get_state` returned."""
-
-
-class NoNoise(Noise):
-    """Zero everywhere."""
-
-    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
-        """See the base class."""
-        return torch.zeros(num_entities, dtype=torch.float64)
-
-
-class Gaussian(Noise):
-    """Independent normal noise of standard deviation ``sigma``; 6 size units in CIESS section 3."""
-
-    def __init__(self, sigma: float = 6.0) -> None:
-        self.sigma = sigma
-
-    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
-        """See the base class."""
-        return self.sigma * torch.randn(num_entities, generator=generator).double()
-
-
-class Uniform(Noise):
-    """Independent uniform noise in [-half_width, half_width]; the default has Gaussian(6)'s variance."""
-
-    def __init__(self, half_width: float = 6.0 * math.sqrt(3.0)) -> None:
-        self.half_width = half_width
-
-    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
-        """See the base class."""
-        return self.half_width * (
-            2.0 * torch.rand(num_entities, generator=generator, dtype=torch.float64) - 1.0
-        )
-
-
-class OrnsteinUhlenbeck(Noise):
-    """Noise that drifts back to zero, one process an entity, restarted at each episode.
-
-    x ← x - theta x + sigma ε from x = 0. θ = 0.15 is that of DDPG (arXiv 1509.02971) section 7, σ = 3 puts
-    its stationary deviation near the 6 size units of the Gaussian.
-    """
-
-    def __init__(self, sigma: float = 3.0, theta: float = 0.15) -> None:
-        if theta > 1:
-            raise ConfigError(f"noise 'ornstein_uhlenbeck': theta must be at most 1, not {theta:g}.")
-        self.sigma, self.theta = sigma, theta
-        self._x: Tensor | None = None
-
-    def sample(self, num_entities: int, generator: torch.Generator) -> Tensor:
-        """See the base class."""
-        x = self._x if self._x is not None else torch.zeros(num_entities, dtype=torch.float64)
-        draw = torch.randn(num_entities, generator=generator, dtype=torch.float64)
-        self._x = x - self.theta * x + self.sigma * draw
-        return self._x
-
-    def reset(self) -> None:
-        """See the base class."""
-        self._x = None
-
-    def get_state(self) -> dict[str, Any]:
-        """See the base class."""
-        return {"x": None if self._x is None else self._x.numpy().copy()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """See the base class."""
-        self._x = None if state["x"] is None else torch.from_numpy(np.array(state["x"]))
 
 
 class Exploration:
@@ -382,12 +172,6 @@ class RandomWalk(Exploration):
         return values.T
 
 
-NOISES: dict[str, Callable[..., Noise]] = {
-    "none": NoNoise,
-    "gaussian": Gaussian,
-    "uniform": Uniform,
-    "ornstein_uhlenbeck": OrnsteinUhlenbeck,
-}
 EXPLORATIONS: dict[str, Callable[..., Exploration]] = {"noise": Exploration, "random_walk": RandomWalk}
 
 

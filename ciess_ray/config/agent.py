@@ -1,0 +1,196 @@
+"""What the agent is told, and the search that it makes."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ciess_ray.config.section import Section, refuse_twice
+from ciess_ray.td3.exploration import build_exploration
+from envs.errors import ConfigError, UnknownNameError
+from envs.mdp import MAX_MEMORY_WEIGHT
+from envs.step_modes import STEP_MODES
+
+Exploration = dict[str, Any]
+
+
+class AgentConfig(Section):
+    """TD3 and its exploration."""
+
+    hiddens: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (256, 256), min_length=1, max_length=100, description="hidden widths; 2 x 256 in CIESS"
+    )
+    actor_lr: float = Field(1e-3, gt=0, description="Adam's rate for the actors; 1e-3 in CIESS")
+    critic_lr: float = Field(3e-3, gt=0, description="Adam's rate for the critics; 3e-3 in CIESS")
+    gamma: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="discount; 0.99 in CIESS. A fresh recommender's quality depends on no earlier size, so 0 "
+        "loses nothing and learns from far fewer steps",
+    )
+    tau: float = Field(0.005, gt=0, le=1, description="share a target moves at an update; 0.005 in CIESS")
+    batch_size: int = Field(
+        4096, ge=1, description="transitions of users, and of items, an update; 4096 in CIESS"
+    )
+    updates_per_step: int = Field(20, ge=0, description="updates a table step; 1 in CIESS")
+    imitation_weight: float = Field(
+        30.0,
+        ge=0,
+        description="how strongly the actors are held near the best table so far; 0 in CIESS: not at all",
+    )
+    replay_buffer_capacity: int = Field(
+        1_000_000, ge=1, description="transitions kept of users, and of items"
+    )
+    exploration: Exploration = Field(
+        default_factory=lambda: {"name": "random_walk", "noise": "gaussian"},
+        description="{name: random_walk, noise: gaussian}; CIESS: Gaussian of 6 sizes, 5 steps of at most 5 "
+        "sizes; in mode projected a quarter of the budget's mean size where that is less",
+    )
+
+    @field_validator("exploration")
+    @classmethod
+    def _check_exploration(cls, spec: Exploration) -> Exploration:
+        build_exploration(spec, 1, 2)
+        return spec
+
+    @model_validator(mode="after")
+    def _check(self) -> "AgentConfig":
+        if self.replay_buffer_capacity < self.batch_size:
+            raise ConfigError(
+                f"agent.replay_buffer_capacity={self.replay_buffer_capacity} cannot fill a batch of "
+                f"agent.batch_size={self.batch_size} transitions: raise the one or lower the other."
+            )
+        return self
+
+
+class SearchConfig(Section):
+    """The search itself."""
+
+    mode: Literal["projected", "paper", "reference"] = Field(
+        "projected",
+        description="projected: each step meets the budget exactly; paper: λ alone does; reference: λ alone, "
+        "and state, reward and exploration of the authors' code. The last two bring defaults of their own",
+    )
+    num_episodes: int = Field(30, ge=1, description="M; 30 in CIESS")
+    episode_length: int = Field(10, ge=1, description="T, steps an episode; 10 in CIESS")
+    step_mode: str = Field(
+        "auto",
+        description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
+        "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
+        "reference. finetuned_supernet wants few batches_per_step, such as 20",
+    )
+    epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
+    batches_per_step: int | None = Field(
+        None, ge=1, description="batches that a step trains, instead of epochs"
+    )
+    step_learning_rate: float | None = Field(
+        None, gt=0, description="first learning rate of a step's short training; null: training.learning_rate"
+    )
+    supernet_batches: int = Field(2_000, ge=1, description="batches that the supernet is trained, once")
+    supernet_kept_ratios: tuple[float, float] | None = Field(
+        None,
+        description="least and greatest kept ratio of the tables the supernet is trained on; null: a third "
+        "below and above the budget",
+    )
+    size_levels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="sizes that a proposal is rounded to before it is projected onto the budget, as in "
+        "searches over a few sizes; null: every integer, as in CIESS",
+    )
+    num_warmup_steps: int = Field(
+        0,
+        ge=0,
+        description="first steps, taken by policies of a whole table, at random and then near the best; none "
+        "in CIESS",
+    )
+    memory_weight: Annotated[float, Field(ge=0, le=MAX_MEMORY_WEIGHT)] | Literal["auto"] = Field(
+        "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"
+    )
+    initial_memory_weight: float = Field(0.0, ge=0, le=MAX_MEMORY_WEIGHT, description="where auto begins")
+    memory_weight_lr: float = Field(
+        0.1, gt=0, description="how far auto moves ln λ a step, as a share of ln (mean size / budget)"
+    )
+    quality_ceiling: float | None = Field(
+        1.0,
+        gt=0,
+        description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none",
+    )
+    shows_quality: bool = Field(
+        True,
+        description="whether the state has an entity's quality, as in CIESS. It comes of the interactions "
+        "that sizes are chosen on: where an entity has few of them, a policy learns whose are lost anyway",
+    )
+    num_greedy_steps: int = Field(
+        2, ge=0, description="steps at the end that the actors take alone, without exploration"
+    )
+    num_candidates: int = Field(
+        5,
+        ge=1,
+        description="l, candidates that are trained to convergence, a plain split among them; 5 in CIESS",
+    )
+    tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
+        (),
+        description="what is best, and the best plain split, are trained too with the rows of users in as "
+        "many communities beginning at columns of their own, at a byte a row, until one is no better than "
+        "the last; for recommenders that propagate and tight budgets; none in CIESS",
+    )
+    num_env_runners: int = Field(
+        0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
+    )
+    evaluation_interval: int = Field(
+        0,
+        ge=0,
+        description="table steps between two greedy steps while the policy still learns; 0: at the end alone",
+    )
+    num_evaluation_env_runners: int = Field(
+        0, ge=0, description="Ray actors that take these greedy steps; 0: the driver does"
+    )
+    checkpoint_interval_s: float = Field(
+        60.0, ge=0, description="seconds between two checkpoints, which is what a killed search may lose"
+    )
+    num_checkpoints: int = Field(2, ge=1, description="the newest checkpoints that are kept")
+
+    @field_validator("size_levels", "tried_communities")
+    @classmethod
+    def _check_lists(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        refuse_twice(f"search.{info.field_name}", values or ())
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> "SearchConfig":
+        if self.step_mode not in ("auto", *STEP_MODES):
+            raise UnknownNameError("search.step_mode", self.step_mode, ["auto", *STEP_MODES])
+        low, high = self.supernet_kept_ratios or (1.0, 1.0)
+        if not 0 < low <= high <= 1:
+            raise ConfigError(
+                f"search.supernet_kept_ratios must be two kept ratios in (0, 1], the lower first, "
+                f"not [{low:g}, {high:g}]."
+            )
+        return self
+
+    @property
+    def resolved_step_mode(self) -> str:
+        """A name in ``envs.step_modes.STEP_MODES``."""
+        if self.step_mode != "auto":
+            return self.step_mode
+        return "supernet" if self.mode == "projected" else "fresh"
+
+    @property
+    def steps_start_from(self) -> str | None:
+        """What is trained once for all steps: ``full size``, ``supernet`` or nothing."""
+        return STEP_MODES[self.resolved_step_mode].starts_from
+
+    @property
+    def num_steps(self) -> int:
+        """Table steps in all."""
+        return self.num_episodes * self.episode_length
+
+    @property
+    def num_judgements(self) -> int:
+        """Tables that are evaluated on validation: steps, evaluations between them, and greedy steps.
+
+        Of a search whose driver takes the steps; several env runners meet the interval as near as they can.
+        """
+        num_evaluations = self.num_steps // self.evaluation_interval if self.evaluation_interval else 0
+        return self.num_steps + num_evaluations + self.num_greedy_steps
