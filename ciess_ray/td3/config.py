@@ -50,7 +50,7 @@ class TD3Config(AlgorithmConfig):
         train_batch_size_per_learner: Transitions drawn for users, and as many for items, an update.
         replay_buffer_capacity: Transitions kept of users, and as many of items; 40 bytes each.
         updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
-            and an update milliseconds (README.md).
+            and an update milliseconds (docs/findings.md).
         imitation_weight: What the squared distance of the actors from the best table so far counts beside
             their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, for
             none.

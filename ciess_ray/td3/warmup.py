@@ -5,7 +5,7 @@ first are plain splits between users and items, equal sizes among them, and rand
 near one of the best so far, as far as these lie apart (an evolution strategy with recombination left out;
 Beyer and Schwefel 2002). So the split, the first lever there is, is found in a hundred steps, and the replay
 buffer is filled near it. Entities of one popularity get one size: differences between them that nothing
-asks for cost quality (README.md).
+asks for cost quality (docs/findings.md).
 """
 
 from collections.abc import Iterable, Mapping

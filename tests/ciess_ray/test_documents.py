@@ -1,6 +1,8 @@
-"""Whatever README.md, docs/ and cluster/README.md show is run: blocks of YAML and Python, and commands.
+"""Whatever README.md, docs/ and cluster/README.md show is run, and whatever documents lead to is there.
 
-Where a command would take minutes it goes as far as its work: files, fields, options and folders are read as
+Blocks of YAML and Python are read and run, and so are commands.
+
+Where one would take minutes it goes as far as its work: files, fields, options and folders are read as
 ever, and what trains or draws is not begun.
 """
 
@@ -8,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,16 @@ from ciess_ray.sweeps.config import SweepConfig, load_sweep
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
+#: Documents whose links and paths are followed.
+LINKING = [
+    *DOCUMENTS,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "ciess_ray" / "td3" / "README.md",
+    *sorted((ROOT / "results").glob("*.md")),
+]
+#: What the README may take, in bytes: a reader is to finish it.
+MOST_README_BYTES = 12_000
 
 #: First words of commands that are not run, and why.
 NOT_RUN = {
@@ -97,18 +110,16 @@ def folder(tmp_path, monkeypatch, result):
         (tmp_path / "runs" / name).mkdir()
     rows = [f"c{number},s{number % 4}" for number in range(9)]
     (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku", *rows]) + "\n")
-    # Files that the README has its reader write, which it names in their first line.
+    # Files that a reader is to write, which documents name in their first line.
     for text in TEXTS.values():
-        for block in blocks(text, "yaml"):
-            if name := re.match(r"# (\S+\.yaml)\n", block):
+        for block in (*blocks(text, "yaml"), *blocks(text, "python")):
+            if name := re.match(r"# (\S+\.(?:yaml|py))\n", block):
                 (tmp_path / name[1]).write_text(block)
-        for block in blocks(text, "python"):
-            if "class MyRecommender" in block:
-                (tmp_path / "my_recommender.py").write_text(block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     yield tmp_path
-    sys.modules.pop("my_recommender", None)
+    for written in tmp_path.glob("*.py"):
+        sys.modules.pop(written.stem, None)
 
 
 @pytest.fixture
@@ -177,7 +188,7 @@ def test_every_block_of_python_runs(folder):
 
 def test_there_are_no_other_blocks():
     fences = {fence for text in TEXTS.values() for fence in re.findall(r"^```(.+)$", text, re.M)}
-    assert fences == {"yaml", "python"}
+    assert fences == {"yaml", "python", "text"}
 
 
 @pytest.mark.parametrize("document", TEXTS)
@@ -216,3 +227,70 @@ def test_every_option_that_is_named_is_one(document):
             for word in words[1:]:
                 assert not word.startswith("--") or f'"{word}"' in script, f"{word} of `{span}`"
                 assert not word.startswith("configs/") or (ROOT / word).exists(), f"{word} of `{span}`"
+
+
+def name_of(document):
+    return document.relative_to(ROOT).as_posix()
+
+
+def anchors(text):
+    """What GitHub calls the headings of a document."""
+    without_blocks = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", without_blocks, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", LINKING, ids=name_of)
+def test_every_link_leads_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (document.parent / path).resolve() if path else document
+        assert there.is_relative_to(ROOT) and there.exists(), f"{target}: there is no such file"
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "ciess_ray" / "td3" / "README.md"], ids=name_of
+)
+def test_every_path_that_is_named_is_there(document):
+    for span in spans(document.read_text(encoding="utf-8")):
+        for path in re.findall(r"(?<![\w./-])(?:ciess_ray|envs|benchmarks|tests|docs)/[\w./-]*", span):
+            assert (ROOT / path).exists(), f"{path} of `{span}`"
+
+
+def test_the_readme_is_read_to_its_end():
+    assert (ROOT / "README.md").stat().st_size <= MOST_README_BYTES
+
+
+class TestArchitecture:
+    TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+    def test_the_picture_is_the_import_contract(self):
+        (picture,) = blocks(self.TEXT, "text")
+        floors = re.findall(r"^ *\d+ +(\w+(?: · \w+)*)", picture, re.M)
+        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        layers = [layer for contract in contracts for layer in contract.get("layers", ())]
+        kept = [re.findall(r"\.(\w+)", layer) for layer in layers if layer != "envs"]
+        assert [floor.split(" · ") for floor in floors] == kept
+
+    def test_it_names_every_room(self):
+        rooms = [path.parent for path in (ROOT / "ciess_ray").glob("*/__init__.py")]
+        assert rooms and all(re.search(rf"\b{room.name}\b", self.TEXT) for room in rooms)
+
+    def test_every_file_on_the_way_is_there(self):
+        files = re.findall(r"`([\w/]+/(?:\w+\.py)?)`", self.TEXT)
+        assert len(files) > 30
+        assert not [
+            file for file in files if not any((ROOT / at / file).exists() for at in (".", "ciess_ray"))
+        ]
+
+    def test_what_is_added_goes_where_it_says(self):
+        places = re.findall(r"`([\w/]+\.py)` \(([^)]*)\)", self.TEXT.split("## Where what is added goes")[1])
+        assert len(places) > 9
+        for path, names in places:
+            for name in re.findall(r"`(\w+)`", names):
+                assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), f"{name} is not in {path}"

@@ -1,4 +1,4 @@
-"""A recommender of one's own: the README's, and ones that break a rule."""
+"""A recommender of one's own: that of the documents, and ones that break a rule."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ from envs.recommenders import MF, check_recommender
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.protocol import check_protocol
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "recommenders.md"
 TINY = [
     "dataset.k_core=null",
     "budget=20%",
@@ -44,8 +44,10 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def block():
-    """The README's code blocks of a language on recommenders of one's own."""
-    section = README.read_text(encoding="utf-8").split("## Bring your own recommender\n")[1].split("\n## ")[0]
+    """The document's code blocks of a language on recommenders of one's own."""
+    section = (
+        DOCUMENT.read_text(encoding="utf-8").split("## Bring your own recommender\n")[1].split("\n## ")[0]
+    )
 
     def find(language):
         blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
@@ -57,7 +59,7 @@ def block():
 
 @pytest.fixture(scope="module")
 def folder(block, tmp_path_factory):
-    """Where the README's example was followed to the letter, with a tiny search."""
+    """Where the document's example was followed to the letter, with a tiny search."""
     folder = tmp_path_factory.mktemp("own")
     log = generate_interactions(60, 40, 900, seed=0, rank=4)
     rows = "".join(f"{user},{item}\n" for user, item in zip(log.user, log.item, strict=True))
@@ -92,7 +94,7 @@ def importable(monkeypatch, tmp_path):
             del sys.modules[name]
 
 
-class TestReadme:
+class TestDocument:
     def test_the_code_is_short(self, block):
         assert len(block("python").splitlines()) <= 20
 

@@ -1,7 +1,7 @@
 """What the authors' code computes, and where we differ from it on purpose.
 
 Parts (h), (i) and (j) of the file, the walk and the scale of actions, are checked with the exploration in
-tests/ciess_ray/test_exploration.py.
+tests/ciess_ray/td3/test_exploration.py.
 """
 
 from types import SimpleNamespace
