@@ -34,10 +34,11 @@ from ciess_ray.resources import ray_session
 from ciess_ray.td3 import losses
 from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3
 from ciess_ray.td3.config import TD3Config
-from ciess_ray.td3.env_runner import KINDS, TableEnvRunner
+from ciess_ray.td3.env_runner import TableEnvRunner
 from ciess_ray.td3.exploration import SizeGraph, seeded_generator
 from ciess_ray.td3.replay import EntityReplayBuffer
 from envs import TOY_SIZE_ENV_ID
+from envs.mdp import KINDS
 
 NUM_CANDIDATES = 6
 CHUNKS = (1024, 2048, 4096, 8192, 16384)

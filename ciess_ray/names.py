@@ -1,5 +1,8 @@
 """Names that results on disk use, each once: methods, files, formats."""
 
+from collections.abc import Mapping
+from typing import Any
+
 #: What a reader calls the tables that every search measures side by side.
 FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 
@@ -18,3 +21,14 @@ TRIAL_RESULT_FOLDER = "result"
 #: What a comparison leaves: what it was, and a row a cell.
 COMPARISON_FILE, COMPARISON_ROWS_FILE = "comparison.json", "comparison.parquet"
 COMPARISON_FORMAT = "ciess-ray comparison 1"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

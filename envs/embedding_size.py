@@ -12,6 +12,7 @@ from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.errors import ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import (
+    KINDS,
     NUM_STATE_FEATURES,
     Form,
     memory_cost,
@@ -35,7 +36,6 @@ from envs.step_modes import STEP_MODES, State
 Observation = dict[str, NDArray[np.float32]]
 Action = dict[str, NDArray[np.float32]]
 
-KINDS = ("user", "item")
 
 _FULL_SIZE_SEED = 0
 

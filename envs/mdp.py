@@ -14,6 +14,8 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 #: ``paper``: what CIESS's text says. ``reference``: what the authors' released code computes.
 Form = Literal["paper", "reference"]
 
+#: What entities there are, in the order of a table's rows.
+KINDS = ("user", "item")
 NUM_STATE_FEATURES = 3
 #: The greatest λ: at full size it outweighs the greatest quality, 1, a hundredfold.
 MAX_MEMORY_WEIGHT = 100.0

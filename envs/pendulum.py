@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from envs import mdp
 from envs.errors import ConfigError, EmbeddingSizeError
+from envs.mdp import KINDS
 
-KINDS = ("user", "item")
 PENDULUM_ID = "Pendulum-v1"
 
 #: An action of ±1 is the largest torque, in N m, and a speed of ±1 the largest, in rad / s.

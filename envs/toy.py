@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from envs import mdp
 from envs.errors import ConfigError, EmbeddingSizeError
+from envs.mdp import KINDS
 
-KINDS = ("user", "item")
 BYTES_PER_PARAM = 4
 
 #: Saturation point of the least popular and of the most popular entity, as shares of d_max.

@@ -26,7 +26,7 @@ from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import TRIAL_FILE, read_summary_of
 from ciess_ray.tracking.mlflow_run import End
 from ciess_ray.tracking.mlflow_store import MlflowStore
-from ciess_ray.tracking.tracker import flatten, result_metrics, run_tags
+from ciess_ray.tracking.tracker import result_metrics, run_tags, texts_of
 from envs.errors import ResultError
 
 _ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -76,7 +76,7 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
             # A store that knows no run by its id is given one, and knows it by this the next time.
             hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
             folder.absolute().name,
-            params=flatten(summary["config"]),
+            params=texts_of(summary["config"]),
             tags={
                 "dataset.fingerprint": summary["dataset"]["fingerprint"],
                 **{f"{name}.version": summary["versions"][name] for name in ("ciess-ray", "ray", "torch")},

@@ -8,7 +8,7 @@ from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
 from ciess_ray.tracking.mlflow_run import MlflowRun
 from ciess_ray.tracking.mlflow_store import MlflowStore
-from ciess_ray.tracking.tracker import flatten, run_tags
+from ciess_ray.tracking.tracker import run_tags, texts_of
 
 
 class Recorder:
@@ -37,7 +37,7 @@ class Recorder:
         run = self._store.run(
             f"{self._id}/{cell.name}/{row['key']}",
             cell.name,
-            params=[("method", cell.method), *flatten(told)],
+            params=[("method", cell.method), *texts_of(told)],
             tags=self._tags | {f"cell.{name}": str(value) for name, value in cell.fields.items()},
             parent=self._parent,
         )

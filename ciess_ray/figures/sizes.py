@@ -18,7 +18,8 @@ from ciess_ray.figures.style import (
     series_style,
     styled,
 )
-from ciess_ray.td3.rollout import KINDS, PopularityDeciles
+from ciess_ray.td3.rollout import PopularityDeciles
+from envs.mdp import KINDS
 
 _COLOURS, _MARKERS = dict(zip(KINDS, (BLUE, VERMILLION), strict=True)), dict(zip(KINDS, "os", strict=True))
 HEIGHT_INCHES = 4.6

@@ -16,7 +16,7 @@ FORMAT = "ciess-ray packed table 2"
 
 #: By the bytes of a row's size, its type in the file and in memory.
 SIZE_TYPES: dict[int, tuple[str, Any]] = {1: ("U8", np.uint8), 2: ("U16", np.uint16), 4: ("U32", np.uint32)}
-SCALE_TYPE, COLUMN_TYPE = "F16", "U8"
+STORED_SCALE, STORED_COLUMN = "F16", "U8"
 _TYPES = dict([*VALUE_TYPES.values(), *SIZE_TYPES.values()])
 
 
@@ -60,7 +60,7 @@ def parse(content: memoryview) -> tuple[dict[str, NDArray[Any]], dict[str, str],
         raise ResultError(f"it has the parts {sorted(arrays)}, not {sorted(expected)}")
     if types["values"] not in (stored for stored, _ in VALUE_TYPES.values()):
         raise ResultError(f"its values are of the type {types['values']}")
-    for name, stored in (("scales", SCALE_TYPE), ("first_columns", COLUMN_TYPE)):
+    for name, stored in (("scales", STORED_SCALE), ("first_columns", STORED_COLUMN)):
         if types.get(name, stored) != stored:
             raise ResultError(f"its {name} are of the type {types[name]}, not {stored}")
     return arrays, types, metadata

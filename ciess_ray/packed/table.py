@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
 from ciess_ray.packed.blocks import block_bits_of, starts_of
-from ciess_ray.packed.file import COLUMN_TYPE, SCALE_TYPE, SIZE_TYPES, header_of, number_of, parse
+from ciess_ray.packed.file import SIZE_TYPES, STORED_COLUMN, STORED_SCALE, header_of, number_of, parse
 from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
@@ -381,8 +381,8 @@ class PackedTable:
         named = [
             ("values", VALUE_TYPES[self.dtype][0], self.values),
             ("sizes", index_type, self.row_sizes),
-            ("scales", SCALE_TYPE, self.scales),
-            ("first_columns", COLUMN_TYPE, self.first_columns),
+            ("scales", STORED_SCALE, self.scales),
+            ("first_columns", STORED_COLUMN, self.first_columns),
         ]
         there = [(name, stored, array) for name, stored, array in named if array is not None]
         return sorted(there, key=lambda entry: -entry[2].itemsize)

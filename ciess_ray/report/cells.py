@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES, flatten
 from ciess_ray.report.checks import is_number
 from ciess_ray.result import NOT_SETTINGS, dataset_name
 
@@ -17,7 +17,7 @@ _FIELD = "field/"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """One method, trained and measured at one budget with one seed; what is not known is None.
 
     Attributes:
@@ -54,7 +54,7 @@ class Cell:
         return self.status == "finished"
 
 
-def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Cell]:
+def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Measurement]:
     """What searches have measured; one that has not got there is one cell that says so.
 
     Args:
@@ -66,11 +66,13 @@ def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Cel
         if summary.get("status") != "finished":
             status = f"{summary.get('status')} ({summary.get('phase')})"
             cells.append(
-                Cell(**common, method=SEARCH, settings=settings, status=status, error=summary.get("reason"))
+                Measurement(
+                    **common, method=SEARCH, settings=settings, status=status, error=summary.get("reason")
+                )
             )
             continue
         cells += [
-            Cell(
+            Measurement(
                 **common,
                 method=row["name"],
                 settings=_settings_for(row["name"], settings),
@@ -83,7 +85,7 @@ def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Cel
     return cells
 
 
-def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
     """Of the rows of a sweep: three a trial that is finished, one of every other."""
     cells = []
     for row, settings in zip(rows, _row_settings(rows), strict=True):
@@ -96,12 +98,12 @@ def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
         }
         if row.get("status") != "finished":
             status, error = str(row.get("status")), row.get("error")
-            cells.append(Cell(**common, method=SEARCH, settings=settings, status=status, error=error))
+            cells.append(Measurement(**common, method=SEARCH, settings=settings, status=status, error=error))
             continue
         for method in (FULL_SIZE, EQUAL_SIZES, SEARCH):
             own = _below(row, f"{SWEEP_PREFIXES[method]}/")
             cells.append(
-                Cell(
+                Measurement(
                     **common,
                     method=method,
                     settings=_settings_for(method, settings),
@@ -113,10 +115,10 @@ def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
     return cells
 
 
-def comparison_cells(source: str, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+def comparison_cells(source: str, rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
     """Of the rows of a comparison, which are cells; columns may be missing."""
     return [
-        Cell(
+        Measurement(
             source=source,
             dataset=str(row.get("dataset") or ""),
             recommender=str(row.get("recommender") or ""),
@@ -131,17 +133,6 @@ def comparison_cells(source: str, rows: Sequence[Mapping[str, Any]]) -> list[Cel
         )
         for row in rows
     ]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _columns(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,12 +195,12 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if is_number(value)}
 
 
-def without_repeats(cells: Sequence[Cell]) -> list[Cell]:
+def without_repeats(cells: Sequence[Measurement]) -> list[Measurement]:
     """Full size and equal sizes that several searches share are told once.
 
     Full size has no budget: it is the same beside each.
     """
-    kept: dict[tuple[Any, ...], Cell] = {}
+    kept: dict[tuple[Any, ...], Measurement] = {}
     for cell in cells:
         own = replace(cell, budget="") if cell.method == FULL_SIZE else cell
         measured = tuple(sorted(own.test.items()))

@@ -20,9 +20,9 @@ from ciess_ray.figures import (
     format_bytes,
 )
 from ciess_ray.names import FULL_SIZE, SEARCH
-from ciess_ray.report.groups import Group
+from ciess_ray.report.groups import SeedMeans
 from ciess_ray.report.material import Search
-from ciess_ray.td3.rollout import KINDS
+from envs.mdp import KINDS
 
 #: Of more searches than these the figures of single searches would be too many, and lines alike.
 MAX_SEARCHES = 6
@@ -65,7 +65,7 @@ def chosen_searches(searches: Sequence[Search]) -> list[Search]:
     return list(best.values())[:MAX_SEARCHES]
 
 
-def draw_all(groups: Sequence[Group], searches: Sequence[Search]) -> Iterator[Drawing]:
+def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterator[Drawing]:
     """Every figure that there is material for, one after the other.
 
     Args:
@@ -93,7 +93,7 @@ def draw_all(groups: Sequence[Group], searches: Sequence[Search]) -> Iterator[Dr
         )
 
 
-def _qualities(groups: Sequence[Group]) -> Iterator[Drawing]:
+def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
     places = dict.fromkeys((group.cell.dataset, group.cell.recommender) for group in groups)
     for number, (dataset, recommender) in enumerate(places):
         own = [

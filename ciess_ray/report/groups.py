@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.plain_text import percent
-from ciess_ray.report.cells import Cell
+from ciess_ray.report.cells import Measurement
 from ciess_ray.statistics import Spread
 
 #: What the headline is about.
@@ -16,8 +16,8 @@ _THIN = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
-class Group:
-    """Cells that differ in the seed alone.
+class SeedMeans:
+    """Means of measurements that differ in the seed alone.
 
     Attributes:
         cell: The first of them.
@@ -27,7 +27,7 @@ class Group:
         test: By metric.
     """
 
-    cell: Cell
+    cell: Measurement
     seeds: Sequence[int]
     figures: Mapping[str, float]
     validation: Mapping[str, Spread]
@@ -49,9 +49,9 @@ class Group:
         return ", ".join((self.method, *self.cell.settings))
 
 
-def group_cells(cells: Iterable[Cell]) -> list[Group]:
+def group_cells(cells: Iterable[Measurement]) -> list[SeedMeans]:
     """Finished cells by what they share; by data and recommender, the smallest budgets first."""
-    by_key: dict[tuple[object, ...], list[Cell]] = {}
+    by_key: dict[tuple[object, ...], list[Measurement]] = {}
     for cell in cells:
         if cell.is_finished:
             key = (cell.dataset, cell.recommender, cell.budget, cell.method, cell.settings)
@@ -69,9 +69,9 @@ def group_cells(cells: Iterable[Cell]) -> list[Group]:
     )
 
 
-def _group(cells: Sequence[Cell]) -> Group:
+def _group(cells: Sequence[Measurement]) -> SeedMeans:
     largest = ("packed_bytes", "served_bytes", "served_with_histories_bytes", "num_params", "kept_ratio")
-    return Group(
+    return SeedMeans(
         cells[0],
         sorted({cell.seed for cell in cells if cell.seed is not None}),
         {
@@ -130,14 +130,14 @@ class Verdict:
         return self.equal_share is not None and self.share < self.equal_share
 
 
-def verdicts(groups: Sequence[Group]) -> list[Verdict]:
+def verdicts(groups: Sequence[SeedMeans]) -> list[Verdict]:
     """One for each searched budget that has a full table to be measured against, in the groups' order.
 
     Of several searches at one budget, and of several other methods, the best on validation is told of: to
     choose by test figures would flatter it.
     """
     found = []
-    by_place: dict[tuple[str, str], list[Group]] = {}
+    by_place: dict[tuple[str, str], list[SeedMeans]] = {}
     for group in groups:
         by_place.setdefault((group.cell.dataset, group.cell.recommender), []).append(group)
     for (dataset, recommender), own in by_place.items():
@@ -165,17 +165,17 @@ def verdicts(groups: Sequence[Group]) -> list[Verdict]:
     return found
 
 
-def _best(groups: Iterable[Group]) -> Group | None:
+def _best(groups: Iterable[SeedMeans]) -> SeedMeans | None:
     measured = [group for group in groups if HEADLINE_METRIC in group.test]
 
-    def quality(group: Group) -> float:
+    def quality(group: SeedMeans) -> float:
         spread = group.validation.get(_QUALITY)
         return -1.0 if spread is None else spread.mean
 
     return max(measured, key=quality, default=None)
 
 
-def _beside(searched: Group | None, groups: Iterable[Group], method: str) -> Group | None:
+def _beside(searched: SeedMeans | None, groups: Iterable[SeedMeans], method: str) -> SeedMeans | None:
     """Those of a method that share their settings with the searched table, where any do."""
     measured = [group for group in groups if group.method == method and HEADLINE_METRIC in group.test]
     own = set(searched.cell.settings if searched else ())
@@ -184,7 +184,7 @@ def _beside(searched: Group | None, groups: Iterable[Group], method: str) -> Gro
     )
 
 
-def _share(group: Group, full: Group) -> float:
+def _share(group: SeedMeans, full: SeedMeans) -> float:
     whole = full.test[HEADLINE_METRIC].mean if HEADLINE_METRIC in full.test else 0.0
     return 100 * group.test[HEADLINE_METRIC].mean / whole if whole else 0.0
 

@@ -25,7 +25,7 @@ from ciess_ray.names import (
     TRIAL_RESULT_FOLDER,
 )
 from ciess_ray.plain_text import command
-from ciess_ray.report.cells import Cell, comparison_cells, search_cells, sweep_cells, without_repeats
+from ciess_ray.report.cells import Measurement, comparison_cells, search_cells, sweep_cells, without_repeats
 from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
 from ciess_ray.result import (
     CHECKPOINT_FOLDER,
@@ -38,8 +38,8 @@ from ciess_ray.result import (
     read_retrained,
     read_summary,
 )
-from ciess_ray.td3.rollout import KINDS
 from envs.errors import ResultError
+from envs.mdp import KINDS
 
 _LARGEST_SIZE = 2**31
 
@@ -143,7 +143,7 @@ class Material:
     """
 
     sources: Sequence[Source]
-    cells: Sequence[Cell]
+    cells: Sequence[Measurement]
     searches: Sequence[Search]
     about: Sequence[About]
 
@@ -232,7 +232,7 @@ def _read_below(folder: Path) -> list[Search]:
     return [_read_search(file.parent, file.parent.relative_to(folder).as_posix()) for file in files]
 
 
-def _read_sweep(folder: Path) -> tuple[list[Cell], list[Search]]:
+def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
     """All trials; of a sweep under way, what those that are finished have left."""
     if not (folder / SWEEP_SUMMARY_FILE).is_file():
         files = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}"))

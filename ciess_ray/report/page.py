@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report.drawings import Drawing, chosen_searches
-from ciess_ray.report.groups import Group, Verdict, verdicts, whole_percent
+from ciess_ray.report.groups import SeedMeans, Verdict, verdicts, whole_percent
 from ciess_ray.report.material import Material, Search
 from ciess_ray.report.table import Table
 from ciess_ray.report.tables import (
@@ -75,7 +75,7 @@ class Section:
         return not (self.pictures or any(table.rows for table in (*self.tables, *self.folded)))
 
 
-def render(material: Material, groups: Sequence[Group], pictures: Sequence[Picture]) -> str:
+def render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[Picture]) -> str:
     """The whole page, which needs nothing beside it."""
     found = verdicts(groups)
     style, script = (_asset(name) for name in ("page.css", "sort.js"))
@@ -126,7 +126,7 @@ def _eyebrow(material: Material) -> str:
     )
 
 
-def _lead(found: Sequence[Verdict], groups: Sequence[Group]) -> str:
+def _lead(found: Sequence[Verdict], groups: Sequence[SeedMeans]) -> str:
     if found:
         own = found[0]
         is_one_place = len({verdict.where for verdict in found}) == 1
@@ -164,7 +164,7 @@ def _hints(searches: Sequence[Search]) -> list[tuple[str, list[str]]]:
     return [(hint, labels if len(searches) > 1 else []) for hint, labels in by_hint.items()]
 
 
-def _sections(material: Material, groups: Sequence[Group], pictures: Sequence[Picture]) -> list[Section]:
+def _sections(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[Picture]) -> list[Section]:
     searches = material.searches
     chosen = chosen_searches(searches)
     differ, same = fields_table(

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.names import EQUAL_SIZES, SEARCH
+from ciess_ray.names import EQUAL_SIZES, SEARCH, flatten
 from ciess_ray.plain_text import percent
-from ciess_ray.report.cells import Cell, flatten
-from ciess_ray.report.groups import Group
+from ciess_ray.report.cells import Measurement
+from ciess_ray.report.groups import SeedMeans
 from ciess_ray.report.material import About, Search
 from ciess_ray.report.table import Table, Value, make_table, number, text
 from ciess_ray.statistics import Spread
-from ciess_ray.td3.rollout import KINDS
+from envs.mdp import KINDS
 
 _NUM_LARGEST = 5
 
@@ -61,7 +61,7 @@ _MORE_FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 _METRICS = (("R@20", "recall@20"), ("N@20", "ndcg@20"))
 
 
-def means_table(groups: Sequence[Group]) -> Table:
+def means_table(groups: Sequence[SeedMeans]) -> Table:
     """Means over seeds."""
     return make_table(
         "means",
@@ -83,11 +83,11 @@ def means_table(groups: Sequence[Group]) -> Table:
     )
 
 
-def cells_table(cells: Sequence[Cell]) -> Table:
+def cells_table(cells: Sequence[Measurement]) -> Table:
     """Every method, budget and seed; of those that failed, why."""
     are_all_finished = all(cell.is_finished for cell in cells)
 
-    def status(cell: Cell) -> Value:
+    def status(cell: Measurement) -> Value:
         # Where all are finished there is nothing to tell.
         shown = None if are_all_finished else cell.status
         return text(shown, "good" if cell.is_finished else "bad")
@@ -310,11 +310,11 @@ def _figure_of(name: str, style: Callable[[float], str]) -> Callable[[Any], Valu
     return lambda entry: number(entry.figures.get(name), style)
 
 
-def _number_of(name: str, style: Callable[[float], str]) -> Callable[[Cell], Value]:
+def _number_of(name: str, style: Callable[[float], str]) -> Callable[[Measurement], Value]:
     return lambda cell: number(cell.test.get(name), style)
 
 
-def _metric_of(name: str) -> Callable[[Group], Value]:
+def _metric_of(name: str) -> Callable[[SeedMeans], Value]:
     return lambda group: _spread(group.test.get(name))
 
 

@@ -22,7 +22,7 @@ from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of
 from ciess_ray.tracking.mlflow_run import MlflowRun
 from ciess_ray.tracking.mlflow_store import MlflowStore
-from ciess_ray.tracking.tracker import flatten, result_metrics
+from ciess_ray.tracking.tracker import result_metrics, texts_of
 from envs.errors import CiessError
 
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
@@ -125,7 +125,7 @@ class Monitor:
         self._last_steps: dict[tuple[str, str], int] = {}
         self._downloads = TemporaryDirectory(prefix="ciess-ray-")
         if store is not None:
-            shared = flatten(
+            shared = texts_of(
                 {"base": plan.base_values, "sweep": plan.config.model_dump(mode="json", exclude={"base"})}
             )
             self.parent = store.run(self._id, Path(storage.shown).name, params=shared, tags=self._tags)
@@ -237,7 +237,7 @@ class Monitor:
             self._runs[name] = self._store.run(
                 f"{self._id}/{name}",
                 name,
-                params=flatten(config.model_dump(mode="json", exclude={"output", "cache", "tracking"})),
+                params=texts_of(config.model_dump(mode="json", exclude={"output", "cache", "tracking"})),
                 tags=self._tags
                 | {"dataset.fingerprint": self._fingerprints.get(dataset_key(config), "")}
                 | {f"trial.{key}": str(value) for key, value in trial.fields.items()},

@@ -29,8 +29,9 @@ from ciess_ray.td3.imitation import BestTable
 from ciess_ray.td3.learner import learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from ciess_ray.td3.rollout import KINDS, TableRollout, TableStep
+from ciess_ray.td3.rollout import TableRollout, TableStep
 from ciess_ray.td3.warmup import WarmUp
+from envs.mdp import KINDS
 
 COMPONENT_REPLAY_BUFFER = "replay_buffer"
 COMPONENT_SEARCH = "search"

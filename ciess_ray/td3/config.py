@@ -17,9 +17,8 @@ from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from ciess_ray.td3.rollout import KINDS
 from envs.errors import ConfigError
-from envs.mdp import MAX_MEMORY_WEIGHT
+from envs.mdp import KINDS, MAX_MEMORY_WEIGHT
 
 Rules = Iterator[tuple[bool, str]]
 

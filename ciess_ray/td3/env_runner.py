@@ -25,10 +25,11 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.td3.exploration import seeded_generator
 from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
-from ciess_ray.td3.rollout import KINDS, Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
+from ciess_ray.td3.rollout import Arrays, PopularityDeciles, StepFailure, TableRollout, TableStep
 from ciess_ray.td3.warmup import SPREAD, Policy
 from envs import mdp
 from envs.errors import ConfigError
+from envs.mdp import KINDS
 from envs.sizes.by_popularity import draw_policy, table_sizes
 
 logger = logging.getLogger(__name__)

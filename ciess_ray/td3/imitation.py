@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ciess_ray.td3.rollout import KINDS, TableRollout
+from ciess_ray.td3.rollout import TableRollout
+from envs.mdp import KINDS
 
 IMITATED_OBS, IMITATED_ACTION = "imitated_obs", "imitated_action"
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from envs import mdp
-
-KINDS = ("user", "item")
+from envs.mdp import KINDS
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.td3.rollout import KINDS
+from envs.mdp import KINDS
 from envs.sizes.by_popularity import draw_policy
 
 #: By kind, as :func:`envs.sizes.by_popularity.table_sizes` takes them.

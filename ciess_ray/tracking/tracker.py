@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
-from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, flatten
 from ciess_ray.tracking.mlflow_run import End
 from ciess_ray.tracking.mlflow_store import MlflowStore
 
@@ -68,7 +68,7 @@ def track(
         yield NullTracker()
         return
     store = MlflowStore(config.tracking, config.output)
-    params = flatten(config.model_dump(mode="json"))
+    params = texts_of(config.model_dump(mode="json"))
     run = store.run(None, run_name, params=params, tags={**run_tags(), **(tags or {})}, run_id=run_id)
     try:
         run.wait()
@@ -117,10 +117,6 @@ def run_tags() -> dict[str, str]:
     return tags
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Nested fields as dotted names and text."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)
+    return ((name, str(value)) for name, value in flatten(values).items())

@@ -10,10 +10,10 @@ from ciess_ray.comparisons.methods.method import Method, Problem
 from ciess_ray.comparisons.methods.shapes import head, mean_sizes, powers, proportional
 from ciess_ray.comparisons.methods.tuning import tune
 from ciess_ray.streams import Stream
-from ciess_ray.td3.rollout import KINDS
 from ciess_ray.td3.warmup import SPREAD, plain_splits
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.selection import select_finalists
+from envs.mdp import KINDS
 from envs.sizes.by_popularity import table_sizes
 from envs.sizes.embedding_sizes import EmbeddingSizes
 

@@ -9,7 +9,7 @@ import pytest
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.tracking.mlflow_run import MlflowRun
 from ciess_ray.tracking.mlflow_store import MlflowStore
-from ciess_ray.tracking.tracker import flatten, track
+from ciess_ray.tracking.tracker import texts_of, track
 from envs.errors import ConfigError
 
 # MLflow's own store uses what SQLAlchemy 2.1 has deprecated; it says so when the store is first opened.
@@ -96,7 +96,7 @@ def store(config):
 
 
 def history(store, run_id, name):
-    return [(m.step, m.value) for m in store._client.get_metric_history(run_id, name)]
+    return [(m.step, m.value) for m in store.client.get_metric_history(run_id, name)]
 
 
 def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
@@ -111,7 +111,7 @@ def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
         run.log_metrics({"search/quality": step / 5, "search/reward": 1.0}, step)
     run.end("FINISHED")
     assert again.close() == [] and run.run_id == first.run_id
-    known = store._client.get_run(run.run_id)
+    known = store.client.get_run(run.run_id)
     assert known.info.status == "FINISHED" and known.info.run_name == "trial"
     assert known.data.params == {"budget": "5%"} and known.data.tags["who"] == "me"
     assert history(store, run.run_id, "search/quality") == [(1, 0.1), (2, 0.2), (3, 0.6)]
@@ -123,7 +123,7 @@ def test_children_know_their_parent(store):
     child = store.run("sweep/a", "a", parent=parent)
     other = store.run("sweep/b", "b")
     assert store.close() == []
-    tags = [store._client.get_run(run.run_id).data.tags for run in (child, other)]
+    tags = [store.client.get_run(run.run_id).data.tags for run in (child, other)]
     assert tags[0]["mlflow.parentRunId"] == parent.run_id and "mlflow.parentRunId" not in tags[1]
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_the_store_has_lost_is_begun_anew(store):
 def test_a_failing_write_is_tried_again_in_order_and_nothing_is_lost(store, monkeypatch):
     run = store.run("key", "mine")
     run.wait(30.0)
-    log_batch, calls, all_told = store._client.log_batch, [], threading.Event()
+    log_batch, calls, all_told = store.client.log_batch, [], threading.Event()
 
     def fail_twice(run_id, **entities):
         all_told.wait()
@@ -144,7 +144,7 @@ def test_a_failing_write_is_tried_again_in_order_and_nothing_is_lost(store, monk
             raise ConnectionError("gone")
         log_batch(run_id, **entities)
 
-    monkeypatch.setattr(store._client, "log_batch", fail_twice)
+    monkeypatch.setattr(store.client, "log_batch", fail_twice)
     # Telling waits for no write, of which none ends before all is told.
     for step in range(5):
         run.log_metrics({"a": step, "b": 0.0}, step)
@@ -152,13 +152,13 @@ def test_a_failing_write_is_tried_again_in_order_and_nothing_is_lost(store, monk
     run.end("FINISHED")
     assert store.close() == [] and len(calls) < 8
     assert history(store, run.run_id, "a") == [(step, float(step)) for step in range(5)]
-    assert store._client.get_run(run.run_id).info.status == "FINISHED"
+    assert store.client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_a_batch_that_did_arrive_is_not_there_twice(store, monkeypatch):
     run = store.run("key", "mine")
     run.wait(30.0)
-    log_batch, calls = store._client.log_batch, []
+    log_batch, calls = store.client.log_batch, []
 
     def arrive_and_fail(run_id, **entities):
         log_batch(run_id, **entities)
@@ -166,7 +166,7 @@ def test_a_batch_that_did_arrive_is_not_there_twice(store, monkeypatch):
         if len(calls) == 1:
             raise ConnectionError("no answer")
 
-    monkeypatch.setattr(store._client, "log_batch", arrive_and_fail)
+    monkeypatch.setattr(store.client, "log_batch", arrive_and_fail)
     run.log_metrics({"a": 1.0}, 1)
     assert store.close() == [] and len(calls) == 2
     assert history(store, run.run_id, "a") == [(1, 1.0)]
@@ -179,7 +179,7 @@ def test_what_never_arrives_is_told(store, monkeypatch):
     def fail(*arguments, **entities):
         raise ConnectionError("gone for good")
 
-    monkeypatch.setattr(store._client, "log_batch", fail)
+    monkeypatch.setattr(store.client, "log_batch", fail)
     run.log_metrics({"a": 1.0}, 1)
     run.end("FINISHED")
     (problem,) = store.close(timeout_s=1.0)
@@ -200,13 +200,13 @@ def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, 
 
 
 def test_a_model_that_cannot_be_made_does_not_hold_up_the_rest(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("ciess_ray.tracking.mlflow_store.can_model", lambda folder: True)
+    monkeypatch.setattr("ciess_ray.tracking.mlflow_run.can_model", lambda folder: True)
     run = store.run("key", "mine")
     run.log_model(tmp_path)
     run.end("FINISHED")
     (problem,) = store.close()
     assert f"refused a write: the model of {tmp_path}" in problem
-    assert store._client.get_run(run.run_id).info.status == "FINISHED"
+    assert store.client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_a_server_that_is_not_there_is_named_soon():
@@ -224,7 +224,7 @@ def test_a_database_that_is_not_there_is_named_at_once_without_its_password():
 
 
 def test_a_deleted_experiment_is_named_before_any_work(config, store):
-    store._client.delete_experiment(store._experiment_id)
+    store.client.delete_experiment(store._experiment_id)
     with pytest.raises(
         ConfigError, match=f"was deleted from .*restore --experiment-id {store._experiment_id}'"
     ):
@@ -237,7 +237,7 @@ def test_a_deleted_experiment_is_named_before_any_work(config, store):
 
 
 def test_a_run_that_the_store_refuses_to_begin_is_an_error_at_once(config, store, monkeypatch):
-    store._client.delete_experiment(store._experiment_id)
+    store.client.delete_experiment(store._experiment_id)
     run = store.run(None, "mine")
     run.log_metrics({"a": 1.0}, 1)
     with pytest.raises(ConfigError, match="refused a write: .*must be in the 'active' state"):
@@ -259,13 +259,13 @@ def test_an_upload_may_take_longer_than_a_store_may_fail(store, tmp_path, monkey
     file.write_bytes(b"0")
     run = store.run("key", "mine")
     run.wait(30.0)
-    log_artifact, may_go_on = store._client.log_artifact, threading.Event()
+    log_artifact, may_go_on = store.client.log_artifact, threading.Event()
 
     def upload(*arguments):
         may_go_on.wait()
         log_artifact(*arguments)
 
-    monkeypatch.setattr(store._client, "log_artifact", upload)
+    monkeypatch.setattr(store.client, "log_artifact", upload)
     # It is told to whoever waits, who answers by letting it go on.
     monkeypatch.setattr("ciess_ray.tracking.mlflow_store._NOTICE_S", 0.0)
     told = []
@@ -280,7 +280,7 @@ def test_an_upload_may_take_longer_than_a_store_may_fail(store, tmp_path, monkey
         "1 writes are still under way; Ctrl-C leaves them. Send what is left: ciess-ray track runs/mine"
         in told[0]
     )
-    assert [one.path for one in store._client.list_artifacts(run.run_id)] == ["large.bin"]
+    assert [one.path for one in store.client.list_artifacts(run.run_id)] == ["large.bin"]
 
 
 def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
@@ -292,7 +292,7 @@ def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
         is_in_hand.set()
         may_end.wait()
 
-    monkeypatch.setattr(store._client, "log_batch", hang)
+    monkeypatch.setattr(store.client, "log_batch", hang)
     run.log_metrics({"a": 1.0}, 1)
     is_in_hand.wait()
 
@@ -306,7 +306,7 @@ def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
 
 
 def test_a_run_whose_beginning_was_not_answered_is_begun_once(config, store, monkeypatch):
-    create_run, calls = store._client.create_run, []
+    create_run, calls = store.client.create_run, []
 
     def begin_and_fail(*arguments, **tags):
         made = create_run(*arguments, **tags)
@@ -315,17 +315,17 @@ def test_a_run_whose_beginning_was_not_answered_is_begun_once(config, store, mon
             raise ConnectionError("no answer")
         return made
 
-    monkeypatch.setattr(store._client, "create_run", begin_and_fail)
+    monkeypatch.setattr(store.client, "create_run", begin_and_fail)
     run = store.run(None, "mine", params=[("budget", "5%")])
     run.wait(30.0)
     assert store.close() == [] and len(calls) == 1
-    (known,) = store._client.search_runs([store._experiment_id])
+    (known,) = store.client.search_runs([store._experiment_id])
     assert known.info.run_id == run.run_id and known.data.params == {"budget": "5%"}
 
 
 def test_a_run_that_was_deleted_is_begun_anew(store):
     first = store.run(None, "mine").wait(30.0)
-    store._client.delete_run(first)
+    store.client.delete_run(first)
     assert store.run(None, "mine", run_id=first).wait(30.0) != first
 
 
@@ -335,7 +335,7 @@ def test_a_refusal_of_the_server_is_not_tried_again(store, monkeypatch, tmp_path
     answer = requests.Response()
     answer.status_code = 413
     monkeypatch.setattr(
-        store._client,
+        store.client,
         "log_artifact",
         lambda *arguments: (_ for _ in ()).throw(requests.HTTPError(response=answer)),
     )
@@ -343,11 +343,11 @@ def test_a_refusal_of_the_server_is_not_tried_again(store, monkeypatch, tmp_path
     run.log_files([tmp_path / "large.bin"])
     run.end("FINISHED")
     (problem,) = store.close()
-    assert "refused a write" in problem and store._client.get_run(run.run_id).info.status == "FINISHED"
+    assert "refused a write" in problem and store.client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_nested_fields_become_dotted_names():
-    assert dict(flatten({"a": {"b": 1, "c": {}}, "d": None})) == {"a.b": "1", "a.c": "{}", "d": "None"}
+    assert dict(texts_of({"a": {"b": 1, "c": {}}, "d": None})) == {"a.b": "1", "a.c": "{}", "d": "None"}
 
 
 def test_a_store_mlflow_cannot_use_is_refused_with_the_remedy():
