@@ -1,6 +1,5 @@
 """What ``ciess-ray compare`` shows: a line a cell while it runs, and the table at its end."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from ciess_ray.terminal import Terminal, TextTable
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ciess_ray.comparisons.driver import News
     from ciess_ray.comparisons.results import ComparisonResults, MethodFigures
 
 COMPARE_HELP = """
@@ -75,6 +73,7 @@ def run_comparison(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.comparisons import driver as comparisons
+    from ciess_ray.comparisons.live import ComparisonLines
     from ciess_ray.config.data import check_places
 
     if plan is None:
@@ -88,27 +87,9 @@ def run_comparison(
         console.show(table)
         return True
     console.say(f"{len(plan.cells)} cells into {plan.config.output}")
-    results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=_Lines(console))
+    results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=ComparisonLines(console))
     _print_results(console, results, figures)
     return results.is_complete
-
-
-class _Lines:
-    """Plain lines of what begins and ends."""
-
-    def __init__(self, console: Terminal) -> None:
-        self._console, self._started = console, time.monotonic()
-
-    def __call__(self, news: "News") -> None:
-        parts = [f"{news.num_done}/{news.num_cells}", news.status, news.name]
-        if news.row is not None:
-            parts.append(
-                f"validation {news.row['validation/quality']:.4f}, N@20 {news.row['test/ndcg@20']:.4f}, "
-                f"{news.row['allocation']}"
-            )
-        parts += [news.error] if news.error else []
-        parts.append(f"after {time.monotonic() - self._started:.0f} s")
-        self._console.say("  ".join(parts))
 
 
 def _print_results(

@@ -124,8 +124,8 @@ def search(
         run = load_config(Path(config), [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
-    from ciess_ray.cli.live import LiveView
     from ciess_ray.searches import driver as searches
+    from ciess_ray.searches.live import LiveView
 
     with LiveView(console) as view:
         if resume is not None:
@@ -199,8 +199,8 @@ def sweep(
         plan = load_sweep(Path(config), [*(overrides or []), *options])
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
-    from ciess_ray.cli.sweep import SweepView
     from ciess_ray.sweeps import driver as sweeps
+    from ciess_ray.sweeps.live import SweepView
 
     if plan is not None and dry_run:
         console.show(_trials(sweeps.check(plan)))

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from report_folders import config_of, summary_of, write_search
 
-from ciess_ray.cli.live import LiveView
-from ciess_ray.cli.sweep import SweepView
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.comparisons.driver import News
@@ -23,6 +21,8 @@ from ciess_ray.comparisons.results import ComparisonResults
 from ciess_ray.files.whole import write_whole
 from ciess_ray.plain_text import command, visible, visible_line
 from ciess_ray.searches.journal import Progress
+from ciess_ray.searches.live import LiveView
+from ciess_ray.sweeps.live import SweepView
 from ciess_ray.sweeps.monitor import SweepState, TrialState
 from ciess_ray.sweeps.results import Outcome, SweepResults
 from ciess_ray.terminal import Terminal, spell_out, write_data

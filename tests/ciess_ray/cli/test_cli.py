@@ -8,9 +8,9 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from ciess_ray.cli.live import LiveView
 from ciess_ray.config.yaml_file import field_table
 from ciess_ray.searches.journal import Progress
+from ciess_ray.searches.live import LiveView
 from ciess_ray.terminal import Terminal
 from envs.data import read_interactions, split_interactions
 

@@ -264,14 +264,14 @@ def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_c
 
 
 def test_what_comes_from_the_cache_is_said_to(write, tmp_path, ray_cluster):
-    from ciess_ray.cli.comparison import _Lines
     from ciess_ray.comparisons.board import Board
     from ciess_ray.comparisons.config import load_comparison
     from ciess_ray.comparisons.driver import _Driver
+    from ciess_ray.comparisons.live import ComparisonLines
     from ciess_ray.training.preparing import file_of
 
     board, stream = Board(load_comparison(Path(write(methods=["search"])))), io.StringIO()
-    driver = _Driver(board, tmp_path, {}, None, _Lines(Terminal(file=stream)))
+    driver = _Driver(board, tmp_path, {}, None, ComparisonLines(Terminal(file=stream)))
     (cell,) = board.plan.cells
     for preparation in driver._needed(cell):
         write_arrays(file_of(preparation, tmp_path / "cache"), {"best_batch": 1})

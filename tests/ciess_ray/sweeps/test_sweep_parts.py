@@ -12,7 +12,6 @@ import yaml
 from ray import tune
 from secrets_left import SECRET
 
-from ciess_ray.cli.sweep import SweepView, remaining_s
 from ciess_ray.names import SWEEP_FILE
 from ciess_ray.result import read_steps
 from ciess_ray.sweeps.claims import (
@@ -25,6 +24,7 @@ from ciess_ray.sweeps.claims import (
 )
 from ciess_ray.sweeps.config import TrialResources, load_sweep, parse_sweep
 from ciess_ray.sweeps.driver import SWEEP_FORMAT, read_sweep
+from ciess_ray.sweeps.live import SweepView, remaining_s
 from ciess_ray.sweeps.monitor import SweepState, TrialState, _error_of, reason_of
 from ciess_ray.sweeps.schedulers import build_scheduler
 from ciess_ray.sweeps.storage import Storage

@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from ciess_ray.cli.live import duration
 from ciess_ray.plain_text import visible_line
+from ciess_ray.searches.live import duration
 from ciess_ray.sweeps.monitor import SweepState, TrialState
 from ciess_ray.terminal import Terminal, TextTable
 

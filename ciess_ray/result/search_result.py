@@ -1,0 +1,110 @@
+"""A finished search, read back from its folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ciess_ray.packed.embedding import unpack_recommender
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.plain_text import command
+from ciess_ray.result.reading import looser_folders, read_summary
+from ciess_ray.serving.files import (
+    INTERACTIONS_FILE,
+    TABLE_FILE,
+    ScorerFile,
+    read_ids,
+    read_interactions_file,
+)
+from ciess_ray.serving.scorers import SCORERS, check_parts
+from envs.errors import ResultError
+from envs.recommenders import BaseRecommender
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """A finished search, read back from its folder.
+
+    Attributes:
+        path: The folder.
+        summary: What ``result.json`` says.
+        table: The packed table.
+        train: The interactions that the table was trained on, shape (num_users, num_items).
+    """
+
+    path: Path
+    summary: dict[str, Any]
+    table: PackedTable
+    train: csr_array
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SearchResult":
+        """Read a folder.
+
+        Raises:
+            ResultError: There is no finished search, or a file of it is missing or damaged.
+        """
+        path = Path(path)
+        summary = read_summary(path)
+        if summary.get("status") != "finished":
+            raise ResultError(
+                f"{path}: this search is {summary.get('status')!r}, not finished (phase "
+                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
+                f"{command('ciess-ray', 'search', '--resume', path)}"
+            )
+        table = PackedTable.open(path / TABLE_FILE)
+        shape = table.num_users, table.num_rows - table.num_users
+        return cls(
+            path,
+            summary,
+            table,
+            read_interactions_file(path / INTERACTIONS_FILE, shape),
+        )
+
+    def looser(self) -> list["SearchResult"]:
+        """What the same search gave for looser budgets, tightest first.
+
+        Raises:
+            ResultError: One lies outside the folder, or as :meth:`load`.
+        """
+        return [SearchResult.load(path) for path in looser_folders(self.path, self.summary)]
+
+    def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
+        """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
+
+        Args:
+            own_class: The class of a recommender that does not come with this package. Reading a folder never
+                imports the module that it names, which may be code of somebody else's.
+
+        Raises:
+            ResultError: Its weights are missing or damaged, or another class is needed than was given.
+        """
+        scorer = ScorerFile.read(self.path)
+        if scorer.recommender in SCORERS:
+            try:
+                check_parts(self.table, scorer)
+            except ResultError as error:
+                raise error.within(str(self.path)) from error
+        described = self.summary["config"]["recommender"]
+        name = described["name"]
+        needed = name.rpartition(":")[2] if ":" in name else None
+        given = None if own_class is None else own_class.__name__
+        if given != needed:
+            raise ResultError(
+                f"{self.path}: its recommender is {name!r}, not {given or 'one of this package'}; call "
+                f"recommender({needed or ''}) on the result"
+                + (", with the class that you import." if needed else ".")
+            )
+        return unpack_recommender(
+            self.table, self.train, own_class or name, described["options"], scorer.state
+        )
+
+    def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The user's own ids of users and of items, by row.
+
+        Raises:
+            ResultError: Their file is missing or damaged.
+        """
+        return read_ids(self.path, *self.train.shape)
