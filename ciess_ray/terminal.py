@@ -8,12 +8,15 @@ closed or full is written to no more.
 import codecs
 import contextlib
 import errno
+import io
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.measure import Measurement
 from rich.segment import Segments
 from rich.table import Table
@@ -37,6 +40,8 @@ _SPELT = {
 }
 _ERRORS = "ciess_ray.spelt"
 _WIDEST = 10**9
+#: A notebook's cell has no width, and every drawing is sent to the browser.
+_NOTEBOOK_WIDTH, _REDRAW_S = 110, 0.25
 
 
 class TextTable(Table):
@@ -164,6 +169,63 @@ def write_data(text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:
             raise ResultError(f"the output cannot be written: {error}.") from error
+
+
+class NotebookLive:
+    """What Rich's ``Live`` is in a terminal, in a cell of a notebook: an output that is drawn anew."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._drawn = float("-inf")
+        self._latest: RenderableType = ""
+
+    def start(self) -> None:
+        """Begin with nothing."""
+        from IPython.display import display
+
+        self._handle = display(self._bundle(), raw=True, display_id=True)
+
+    def update(self, renderable: RenderableType, *, refresh: bool = False) -> None:
+        """Show something else, unless something was shown just now."""
+        self._latest = renderable
+        if refresh or time.monotonic() >= self._drawn + _REDRAW_S:
+            self._drawn = time.monotonic()
+            self._handle.update(self._bundle(), raw=True)
+
+    def stop(self) -> None:
+        """Leave the latest."""
+        self.update(self._latest, refresh=True)
+
+    def _bundle(self) -> dict[str, str]:
+        page = Terminal(
+            file=io.StringIO(),
+            record=True,
+            width=_NOTEBOOK_WIDTH,
+            force_terminal=True,
+            force_jupyter=False,
+            color_system="standard",
+        )
+        page.print(self._latest)
+        html = page.export_html(clear=False, inline_styles=True, code_format="<pre>{code}</pre>")
+        return {"text/plain": page.export_text(), "text/html": html}
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+def live_on(console: Terminal, *, auto_refresh: bool) -> "Live | NotebookLive | None":
+    """What moves in a terminal or in a notebook's cell; None elsewhere.
+
+    Args:
+        console: Where to.
+        auto_refresh: Whether a terminal is drawn four times a second, and not at each ``update``.
+    """
+    if in_notebook():
+        return NotebookLive()
+    return Live(console=console, auto_refresh=auto_refresh) if console.is_terminal else None
 
 
 #: What all commands write to.

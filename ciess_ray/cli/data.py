@@ -15,7 +15,10 @@ data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is
 def describe(
     file: Annotated[Path, typer.Argument(help="File of interactions.")],
     format: Annotated[
-        str, typer.Option(help="auto, parquet, csv, tsv, movielens-dat, movielens-csv, recbole or adjacency")
+        str,
+        typer.Option(
+            help="auto, parquet, splits, csv, tsv, movielens-dat, movielens-csv, recbole or adjacency"
+        ),
     ] = "auto",
     user: Annotated[str | None, typer.Option(help="Name of the user column.")] = None,
     item: Annotated[str | None, typer.Option(help="Name of the item column.")] = None,

@@ -48,6 +48,8 @@ Search embedding sizes for one configuration and budget.
 
 [bold]Examples[/bold]
 
+  ciess-ray search purchases.csv --budget 10% --user customer --item sku
+
   ciess-ray search configs/quickstart.yaml
 
   ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
@@ -60,8 +62,8 @@ Search embedding sizes for one configuration and budget.
 
   ciess-ray search --resume runs/small --more-episodes 10
 
-Whatever the YAML file says can be said here too, as [bold]section.field=value[/bold];
-[bold]ciess-ray fields[/bold] lists every field with its default and meaning.
+A file of data is enough. Whatever a YAML file says can be said here too, as
+[bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every field, its default and meaning.
 
 The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
 budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
@@ -76,7 +78,9 @@ would not let run code on your machine.
 
 @app.command(help=paragraphs(_SEARCH_HELP))
 def search(
-    config: Annotated[str | None, typer.Argument(help="YAML file; see configs/.", metavar="[CONFIG]")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file, see configs/; or a file of data.", metavar="[CONFIG]")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
     ] = None,
@@ -87,6 +91,10 @@ def search(
             metavar="BUDGET",
         ),
     ] = None,
+    user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
+    item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Name of the column of ratings.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Name of the column of times.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
@@ -97,9 +105,11 @@ def search(
     more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
 ) -> None:
     """See ``_SEARCH_HELP``."""
+    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     given = {
         "budget": budget[0] if budget else None,
         "looser_budgets": budget[1:] if budget and len(budget) > 1 else None,
+        "dataset.columns": {role: name for role, name in names.items() if name is not None} or None,
         "output": output,
         "seed": seed,
         "recommender.device": device,

@@ -15,13 +15,14 @@ from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.presets import PRESETS
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
-from envs.errors import CiessError, ConfigError, UnknownNameError
+from envs.data import guess_format
+from envs.errors import CiessError, ConfigError, DataError, UnknownNameError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and put ``section.field=value`` over it.
+    """Read a YAML file, or take a file of data with every default, and put ``section.field=value`` over it.
 
     Args:
         path: The file.
@@ -30,7 +31,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
     """
-    return parse_config(read_overridden(path, overrides), str(path))
+    values = values_of_file(path)
+    for override in overrides:
+        put_override(values, override)
+    return parse_config(values, str(path))
+
+
+def values_of_file(path: Path) -> dict[str, Any]:
+    """The plain values of a search of a YAML file; of a file of data, by its name, those that name it.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping.
+    """
+    try:
+        if not path.is_dir():
+            guess_format(path)
+    except DataError:
+        return read_values(path)
+    return {"dataset": {"path": str(path)}}
 
 
 def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -56,6 +56,12 @@ class PackedTable:
         scales: What the int8 values of each row are to be multiplied by, shape (num_rows,), float16.
         recommender: Name of the recommender that the table was trained in.
         first_columns: Where each row begins, shape (num_rows,), uint8; None for the first column.
+
+    Example:
+        >>> import ciess_ray
+        >>> table = ciess_ray.PackedTable.open("runs/quickstart/table.safetensors")
+        >>> int(table.row_sizes.sum()) == table.num_params
+        True
     """
 
     values: NDArray[Any]

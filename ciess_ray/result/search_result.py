@@ -1,9 +1,12 @@
 """A finished search, read back from its folder."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -18,9 +21,16 @@ from ciess_ray.serving.files import (
     read_ids,
     read_interactions_file,
 )
+from ciess_ray.serving.recommender import ServedRecommender
 from ciess_ray.serving.scorers import SCORERS, check_parts
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What :meth:`SearchResult.table` says of a table beside its ranking on test.
+_TABLE_FIGURES = ("kept_ratio", "num_params", "packed_bytes", "served_bytes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +41,16 @@ class SearchResult:
         path: The folder.
         summary: What ``result.json`` says.
         table: The packed table.
+        packed_table: What the budget caps.
         train: The interactions that the table was trained on, shape (num_users, num_items).
+        keeper: Where the folder is a temporary one, what it lives as long as.
     """
 
     path: Path
-    summary: dict[str, Any]
-    table: PackedTable
-    train: csr_array
+    summary: dict[str, Any] = field(repr=False)
+    packed_table: PackedTable = field(repr=False)
+    train: csr_array = field(repr=False)
+    keeper: object | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "SearchResult":
@@ -69,7 +82,57 @@ class SearchResult:
         Raises:
             ResultError: One lies outside the folder, or as :meth:`load`.
         """
-        return [SearchResult.load(path) for path in looser_folders(self.path, self.summary)]
+        folders = looser_folders(self.path, self.summary)
+        return [replace(SearchResult.load(path), keeper=self.keeper) for path in folders]
+
+    def table(self) -> "pd.DataFrame":
+        """What the search came to, beside full size and equal sizes: a row each, by name.
+
+        Recall and NDCG are means over users, on their test interactions; packed bytes are those of the table,
+        served bytes those of all that answers a request.
+        """
+        import pandas as pd
+
+        rows = self.summary["methods"]
+        table = pd.DataFrame(
+            [row["test"] | {name: row.get(name) for name in _TABLE_FIGURES} for row in rows],
+            index=pd.Index([row["name"] for row in rows], name="table"),
+        )
+        return table
+
+    def recommend(
+        self, users: Sequence[Any] | NDArray[Any], k: int = 10, *, include_seen: bool = False
+    ) -> "pd.DataFrame":
+        """The items that users of the data are most likely to want, without Ray and PyTorch.
+
+        Args:
+            users: Their ids, as the data has them.
+            k: Items each.
+            include_seen: Whether items that a user already had may be recommended again.
+
+        Returns:
+            A row an item, the best first, user after user: user, rank, item, score. Somebody for whom fewer
+            items are left gets fewer.
+
+        Raises:
+            CiessError: As :meth:`ciess_ray.ServedRecommender.recommend`, which also serves somebody new.
+        """
+        import pandas as pd
+
+        found = self._served.recommend(users, k, include_seen=include_seen)
+        place, rank = np.nonzero(found.items >= 0)
+        return pd.DataFrame(
+            {
+                "user": np.asarray(users)[place],
+                "rank": rank + 1,
+                "item": self._served.ids_of(found.items[place, rank]),
+                "score": found.scores[place, rank],
+            }
+        )
+
+    @cached_property
+    def _served(self) -> ServedRecommender:
+        return ServedRecommender.open(self.path)
 
     def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
         """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
@@ -84,7 +147,7 @@ class SearchResult:
         scorer = ScorerFile.read(self.path)
         if scorer.recommender in SCORERS:
             try:
-                check_parts(self.table, scorer)
+                check_parts(self.packed_table, scorer)
             except ResultError as error:
                 raise error.within(str(self.path)) from error
         described = self.summary["config"]["recommender"]
@@ -98,7 +161,7 @@ class SearchResult:
                 + (", with the class that you import." if needed else ".")
             )
         return unpack_recommender(
-            self.table, self.train, own_class or name, described["options"], scorer.state
+            self.packed_table, self.train, own_class or name, described["options"], scorer.state
         )
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,13 +1,13 @@
-"""The one live view of a search: a line that moves in a terminal, plain lines elsewhere."""
+"""The live view of a search: a line that moves in a terminal or a notebook, plain lines elsewhere."""
 
 import time
 from types import TracebackType
 
-from rich.live import Live
+from rich.progress_bar import ProgressBar
 
 from ciess_ray.plain_text import percent
 from ciess_ray.searches.journal import Progress
-from ciess_ray.terminal import Terminal, TextTable
+from ciess_ray.terminal import Terminal, TextTable, in_notebook, live_on
 
 #: Plain lines tell of news from within a step only after so long a silence.
 _QUIET_S = 20.0
@@ -17,12 +17,13 @@ class LiveView:
     """Shows the progress of a search; use as a context manager and hand it to ``search``.
 
     Args:
-        console: Where to; plain lines where it is no terminal.
+        console: Where to; plain lines where it is no terminal and there is no notebook.
     """
 
     def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._live = live_on(console, auto_refresh=True)
+        self._has_bars = in_notebook()
         self._phase = ""
         self._printed = 0.0
         self._latest: dict[str, Progress] = {}
@@ -55,6 +56,8 @@ class LiveView:
     def _table(self) -> TextTable:
         table = TextTable("phase", "step", "kept", "quality", "λ", "elapsed", "left", "")
         table.columns[-1].style = "dim"
+        if self._has_bars:
+            table.add_column()
         for progress in self._latest.values():
             kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
             table.add_row(
@@ -66,6 +69,7 @@ class LiveView:
                 duration(progress.elapsed_s),
                 "" if progress.remaining_s is None else duration(progress.remaining_s),
                 progress.note,
+                *([ProgressBar(progress.num_steps or 1, progress.step, width=24)] if self._has_bars else []),
             )
         return table
 

@@ -62,6 +62,14 @@ class ServedRecommender:
         user_ids: The ids of the user's own data, by row.
         item_ids: The same of items.
         recommender: Name of the recommender.
+
+    Example:
+        >>> import ciess_ray
+        >>> served = ciess_ray.ServedRecommender.open("runs/quickstart")
+        >>> served.recommend([17], 20).items.shape
+        (1, 20)
+        >>> served.recommend_to_new([[50, 296]], 20).items.shape
+        (1, 20)
     """
 
     table: PackedTable

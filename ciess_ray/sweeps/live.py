@@ -1,16 +1,15 @@
-"""The live view of a sweep: tables that move in a terminal, plain lines elsewhere."""
+"""The live view of a sweep: tables that move in a terminal or a notebook, plain lines elsewhere."""
 
 import time
 from types import TracebackType
 
 from rich.console import Group
-from rich.live import Live
 from rich.text import Text
 
 from ciess_ray.plain_text import visible_line
 from ciess_ray.searches.live import duration
 from ciess_ray.sweeps.monitor import SweepState, TrialState
-from ciess_ray.terminal import Terminal, TextTable
+from ciess_ray.terminal import Terminal, TextTable, live_on
 
 #: Seconds between two drawings, and between two plain lines on how far the sweep is.
 _REDRAW_S, _QUIET_S = 0.25, 20.0
@@ -21,12 +20,12 @@ class SweepView:
     """Shows the progress of a sweep; use as a context manager and hand it to ``sweep``.
 
     Args:
-        console: Where to; plain lines where it is no terminal.
+        console: Where to; plain lines where it is no terminal and there is no notebook.
     """
 
     def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = live_on(console, auto_refresh=False)
         self._drawn = self._printed = float("-inf")
         self._state: SweepState | None = None
 

@@ -7,6 +7,7 @@ from envs.data.samples import SAMPLES, read_sample
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
 from envs.data.synthetic import generate_interactions
+from envs.data.tables import log_from_frame, log_of_splits, write_parquet
 
 __all__ = [
     "READERS",
@@ -24,8 +25,11 @@ __all__ = [
     "interaction_keys",
     "k_core",
     "log_from_arrays",
+    "log_from_frame",
+    "log_of_splits",
     "read_interactions",
     "read_sample",
     "split_interactions",
     "told_left_out",
+    "write_parquet",
 ]

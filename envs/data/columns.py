@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.files import check_rows
-from envs.data.interactions import Ids, InteractionLog, merge_duplicates
+from envs.data.interactions import SPLITS, Ids, InteractionLog, merge_duplicates
 from envs.errors import DataError
 
 #: Names a row, counted from 0, in the words of its source: "ratings.csv, line 7".
@@ -39,6 +39,7 @@ class Columns:
     item: str = "item_id"
     rating: str | None = None
     timestamp: str | None = None
+    split: str | None = None
 
 
 def shown(value: object) -> str:
@@ -77,7 +78,8 @@ def pick_columns(
             raise DataError(
                 f"{source}: there is no column {name!r} for the {role}; the columns are "
                 f"{', '.join(map(shown, names))}.{hint} Name the columns to read "
-                f"(dataset.columns of a configuration, --user and --item on the command line){remedy}"
+                "(dataset.columns of a configuration, --user and --item on the command line, user= and "
+                f"item= in Python){remedy}"
             )
         if names.count(name) > 1:
             raise DataError(
@@ -303,6 +305,16 @@ def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -
     return np.asarray(numbers)
 
 
+def _splits(column: pa.ChunkedArray, name: str, where: Where) -> NDArray[np.int8]:
+    """Positions in :data:`SPLITS`, shape (n,)."""
+    codes = pc.index_in(column.cast(pa.string()), pa.array(SPLITS))
+    if codes.null_count:
+        row = int(np.argmax(pc.is_null(codes).to_numpy(zero_copy_only=False)))
+        value = shown(column[row].as_py())
+        raise DataError(f"{where(row)}: {name} is {value}, none of {', '.join(SPLITS)}; correct the row")
+    return np.asarray(codes.to_numpy(), np.int8)
+
+
 def build_log(
     columns: dict[str, pa.ChunkedArray],
     names: dict[str, str],
@@ -314,7 +326,7 @@ def build_log(
     """Check typed columns and make a log of them; the last step of every reader.
 
     Args:
-        columns: By role (``user``, ``item``, perhaps ``rating`` and ``timestamp``), each of shape (n,).
+        columns: By role (``user``, ``item``, perhaps ``rating``, ``timestamp``, ``split``), each shape (n,).
         names: By role, the columns' names in the data, for messages.
         source: Where the data is, for messages.
         where: Names a row, for messages.
@@ -336,7 +348,9 @@ def build_log(
         if _is_text(times.type) and not times.null_count:
             times = _times_of_text(times, names["timestamp"], where)
         timestamp = _numbers(times, names["timestamp"], where, float(np.finfo(np.float64).max))
-    return merge_duplicates(InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source))
+    split = _splits(columns["split"], names["split"], where) if "split" in columns else None
+    log = InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split)
+    return merge_duplicates(log)
 
 
 def log_from_arrays(

@@ -18,6 +18,8 @@ from envs.errors import DataError
 
 #: The ids of the user's own data, sorted: int64, or Python strings in an object array.
 Ids = NDArray[np.int64] | NDArray[np.object_]
+#: What a row is for, where the data say so themselves.
+SPLITS = ("train", "validation", "test")
 
 
 class _HasIds:
@@ -50,6 +52,8 @@ class InteractionLog(_HasIds):
         timestamp: Shape (num_rows,), int64 or float64, in the data's own unit; None where it has none.
         num_duplicates: Rows left out because their pair was there again.
         source: Where the rows came from, for messages.
+        split: What each row is for, as its place in :data:`SPLITS`, shape (num_rows,), int8; None where
+            that is not decided.
     """
 
     user_ids: Ids
@@ -60,6 +64,7 @@ class InteractionLog(_HasIds):
     timestamp: NDArray[np.int64] | NDArray[np.float64] | None
     num_duplicates: int
     source: str
+    split: NDArray[np.int8] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -74,6 +79,7 @@ class InteractionLog(_HasIds):
             item=self.item[rows],
             rating=None if self.rating is None else self.rating[rows],
             timestamp=None if self.timestamp is None else self.timestamp[rows],
+            split=None if self.split is None else self.split[rows],
         )
 
 

@@ -16,7 +16,7 @@ from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
 from envs.data.files import check_regular, is_compressed
 from envs.data.interactions import InteractionLog
-from envs.data.parquet import read_parquet
+from envs.data.tables import read_parquet, read_splits
 from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text
 from envs.errors import DataError, UnknownNameError
 
@@ -25,6 +25,7 @@ Reader = Callable[[Path, Columns | None], InteractionLog]
 
 READERS: dict[str, Reader] = {
     "parquet": read_parquet,
+    "splits": read_splits,
     "csv": partial(read_text, form=CSV),
     "tsv": partial(read_text, form=TSV),
     "movielens-dat": partial(read_text, form=MOVIELENS_DAT),
@@ -33,11 +34,14 @@ READERS: dict[str, Reader] = {
     "adjacency": read_adjacency,
 }
 
+#: Parquet, which a folder may hold in parts.
+_IN_PARTS = ("parquet", "splits")
 # The first that fits counts.
 _NAME_PATTERNS: tuple[tuple[str, str], ...] = (
     ("ratings.dat", "movielens-dat"),
     ("ratings.csv", "movielens-csv"),
     ("*.inter", "recbole"),
+    ("*.splits.parquet", "splits"),
     ("*.parquet", "parquet"),
     ("*.csv", "csv"),
     ("*.tsv", "tsv"),
@@ -97,9 +101,9 @@ def read_interactions(
     elif format == "auto":
         format = guess_format(path)
     check_regular(path, status.st_mode)
-    if is_folder and format != "parquet":
+    if is_folder and format not in _IN_PARTS:
         raise DataError(f"{path}: it is a directory; name the one file that holds the interactions")
-    if is_compressed(path) and format == "parquet" and not is_folder:
+    if is_compressed(path) and format in _IN_PARTS and not is_folder:
         raise DataError(
             f"{path}: Parquet is compressed in itself and read in parts; decompress the file first"
         )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.data.interactions import InteractionLog, Interactions, binary_csr
+from envs.data.interactions import SPLITS, InteractionLog, Interactions, binary_csr
 from envs.errors import ConfigError, DataError
 
 #: Share of each user's interactions that published figures are measured on: CIESS (arXiv 2304.03501).
@@ -22,7 +22,7 @@ def _held_out(num_interactions: NDArray[np.int64], share: float) -> NDArray[np.i
 def split_interactions(
     log: InteractionLog, *, seed: int, validation_share: float = 0.25, test_share: float = TEST_SHARE
 ) -> Interactions:
-    """Split each user's interactions at random.
+    """Split each user's interactions at random, or as the log says itself.
 
     Of a user's n >= 3 interactions, max(1, floor(n · share)) go to validation and to test each and the
     others, at least one, to training. A user with fewer than three keeps all of them in training, is
@@ -31,14 +31,15 @@ def split_interactions(
     test.
 
     Args:
-        log: The interactions; ratings and timestamps are ignored.
+        log: The interactions; ratings and timestamps are ignored. Where it has a split of its own, seed and
+            shares are.
         seed: Seed of the only random draw.
         validation_share: Share of each user's interactions, in (0, 1).
         test_share: The same for test; the two sum to less than 1.
 
     Raises:
         ConfigError: A share lies outside (0, 1), or the shares leave nothing to train on.
-        DataError: No user has three interactions.
+        DataError: No user has three interactions, or there is none for training, validation or test.
     """
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0.0 < share < 1.0:
@@ -48,6 +49,8 @@ def split_interactions(
             f"validation_share {validation_share} and test_share {test_share} leave nothing to train on; "
             "choose shares that sum to less than 1"
         )
+    if log.split is not None:
+        return _own_split(log, log.split)
     counts = np.bincount(log.user, minlength=log.num_users).astype(np.int64)
     is_evaluated = counts >= MIN_EVALUATED_INTERACTIONS
     if not np.any(is_evaluated):
@@ -90,6 +93,22 @@ def split_interactions(
         num_duplicates=log.num_duplicates,
         source=log.source,
     )
+
+
+def _own_split(log: InteractionLog, split: NDArray[np.int8]) -> Interactions:
+    order = np.lexsort((log.item, log.user))
+    user, item, split = log.user[order], log.item[order], split[order]
+    for code, name in enumerate(SPLITS):
+        if not np.any(split == code):
+            raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
+    shape = (log.num_users, log.num_items)
+    train, validation, test = (
+        binary_csr(user[split == code], item[split == code], shape) for code in range(len(SPLITS))
+    )
+    is_evaluated = np.bincount(user[split > 0], minlength=log.num_users) > 0
+    num_unevaluated = int(np.sum(~is_evaluated))
+    ids = log.user_ids, log.item_ids
+    return Interactions(train, validation, test, *ids, num_unevaluated, log.num_duplicates, log.source)
 
 
 def k_core(log: InteractionLog, k: int) -> InteractionLog:

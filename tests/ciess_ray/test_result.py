@@ -67,7 +67,7 @@ class TestFolder:
 
     def test_the_budget_holds(self, finished):
         _, result, _ = finished
-        budget, sizes = result.summary["budget"], result.table.sizes
+        budget, sizes = result.summary["budget"], result.packed_table.sizes
         assert budget["asked"] == "20%" and budget["cap_params"] == 0.2 * 320 * 16
         assert sizes.num_params == budget["num_params"] <= budget["cap_params"]
         assert min(sizes.user.min(), sizes.item.min()) >= 1 and sizes.width <= 16
@@ -85,7 +85,7 @@ class TestFolder:
         assert table["kind"] == ["user"] * 200 + ["item"] * 120
         # Text beside numbers: ids are text for both.
         assert table["id"][:2] == ["u000", "u001"] and table["id"][200:202] == ["0", "10"]
-        sizes = result.table.sizes
+        sizes = result.packed_table.sizes
         assert table["embedding_size"] == [*sizes.user.tolist(), *sizes.item.tolist()]
         merged = load_interactions(config).merge_validation_into_training()
         assert table["popularity"] == [*merged.user_popularity.tolist(), *merged.item_popularity.tolist()]
@@ -110,7 +110,7 @@ class TestFolder:
         (packed,) = (row for row in retrained if row["is_packed"])
         assert packed == max(retrained, key=lambda row: row["quality"])
         if packed["step"] is not None:
-            assert rows[packed["step"] - 1]["user_sizes"] == result.table.sizes.user.tolist()
+            assert rows[packed["step"] - 1]["user_sizes"] == result.packed_table.sizes.user.tolist()
 
     def test_steps_of_an_older_folder_are_named_as_today(self, tmp_path):
         # Two steps of warm-up and an evaluation, a step and another, a greedy step at the end.

@@ -33,7 +33,7 @@ def stop_at(phase, step, error=Killed):
 def assert_same_results(mine, theirs):
     for name in ("sizes.parquet", "candidates.parquet"):
         assert pq.read_table(mine.path / name).equals(pq.read_table(theirs.path / name)), name
-    np.testing.assert_array_equal(mine.table.values, theirs.table.values)
+    np.testing.assert_array_equal(mine.packed_table.values, theirs.packed_table.values)
     for name in ("methods", "retrained", "num_steps", "budget"):
         assert mine.summary[name] == theirs.summary[name]
 
@@ -224,7 +224,7 @@ def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):
     assert [one.summary["budget"]["asked"] for one in shown] == ["10%", "20%", "50%"]
     for one in shown:
         budget = one.summary["budget"]
-        assert one.table.sizes.num_params == budget["cap_params"]
+        assert one.packed_table.sizes.num_params == budget["cap_params"]
         assert [row["name"] for row in one.summary["methods"]] == ["full size", "equal sizes", "search"]
         assert one.recommender().sizes.num_params == budget["num_params"]
     assert result.summary["methods"][0] == shown[2].summary["methods"][0]

@@ -39,7 +39,7 @@ class TestAgain:
         for name in ("sizes.parquet", "candidates.parquet", "ids.parquet"):
             assert pq.read_table(other.output / name).equals(pq.read_table(config.output / name)), name
         # safetensors writes metadata in any order, so that the files are equal in what they hold alone.
-        np.testing.assert_array_equal(again.table.values, result.table.values)
+        np.testing.assert_array_equal(again.packed_table.values, result.packed_table.values)
         for name in ("methods", "retrained", "budget"):
             assert again.summary[name] == result.summary[name]
         # The way from one folder to its data is not that from the other.
@@ -173,7 +173,7 @@ class TestModes:
         rows = pq.read_table(result.path / "candidates.parquet").to_pylist()
         # Nothing projects the steps; what is handed over meets the budget all the same.
         assert any(row["num_params"] > 1024 for row in rows)
-        assert result.table.sizes.num_params <= 1024
+        assert result.packed_table.sizes.num_params <= 1024
 
     def test_reference(self, make_config, tmp_path, monkeypatch):
         def refuse(self):
@@ -184,7 +184,7 @@ class TestModes:
         result = search(make_config(tmp_path / "out", search=settings))
         rows = pq.read_table(result.path / "candidates.parquet").to_pylist()
         assert any(row["num_params"] > 1024 for row in rows)
-        assert result.table.sizes.num_params <= 1024
+        assert result.packed_table.sizes.num_params <= 1024
         # The yardstick of the report is there all the same.
         assert result.summary["methods"][0]["name"] == "full size"
         lines = [json.loads(line) for line in (result.path / "progress.jsonl").read_text().splitlines()]
@@ -248,11 +248,11 @@ class TestModes:
         result = search(config)
         file = result.path / "table.safetensors"
         row = result.summary["methods"][-1]
-        assert file.stat().st_size == row["packed_bytes"] == result.table.num_bytes <= 3000
+        assert file.stat().st_size == row["packed_bytes"] == result.packed_table.num_bytes <= 3000
         # A byte a row is paid for with numbers.
-        assert result.table.num_params == result.summary["budget"]["cap_params"] - 320 / 4
-        assert result.table.width == row["num_columns"] > result.table.largest_size
-        user, item = np.split(result.table.first_columns, [result.table.num_users])
+        assert result.packed_table.num_params == result.summary["budget"]["cap_params"] - 320 / 4
+        assert result.packed_table.width == row["num_columns"] > result.packed_table.largest_size
+        user, item = np.split(result.packed_table.first_columns, [result.packed_table.num_users])
         assert tried == [3, 4] and set(user) == {1, 2, 3} and not item.any()
         # What is packed recommends as what was trained.
         recommender = SearchResult.load(result.path).recommender()
@@ -303,7 +303,7 @@ class TestModes:
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
         result = search(make_config(tmp_path / "out", budget="4000B", search=settings))
         assert (result.path / "table.safetensors").stat().st_size <= 4_000
-        assert result.table.sizes.num_params == (4_000 - 320 - 1024) // 4
+        assert result.packed_table.sizes.num_params == (4_000 - 320 - 1024) // 4
 
 
 class TestSelection:

@@ -43,7 +43,7 @@ def test_search(ray_cluster, tmp_path, mode, budget, cap):
         }
     )
     result = search(config)
-    sizes = result.table.sizes
+    sizes = result.packed_table.sizes
     assert result.summary["budget"]["cap_params"] == cap
     assert sizes.num_tables == 2 and sizes.num_params == 2 * (sizes.user.sum() + sizes.item.sum()) == cap
     full, equal, found = result.summary["methods"]

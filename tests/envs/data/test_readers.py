@@ -28,6 +28,13 @@ def write_parquet(path: Path, rows: list[Row]) -> None:
     pq.write_table(table, path)
 
 
+def write_splits(path: Path, rows: list[Row]) -> None:
+    write_parquet(path, rows)
+    table = pq.read_table(path)
+    splits = pa.array((["train", "validation", "test"] * len(rows))[: len(rows)])
+    pq.write_table(table.append_column("split", splits), path)
+
+
 def write_csv(path: Path, rows: list[Row], header: str = "user_id,item_id,rating,timestamp") -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(header + "\r\n")
@@ -63,6 +70,7 @@ def write_adjacency(path: Path, rows: list[Row]) -> None:
 
 WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
     "parquet": write_parquet,
+    "splits": write_splits,
     "csv": write_csv,
     "tsv": write_tsv,
     "movielens-csv": write_movielens_csv,
@@ -72,6 +80,7 @@ WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
 }
 FILE_NAMES = {
     "parquet": "a.parquet",
+    "splits": "a.splits.parquet",
     "csv": "a.csv",
     "tsv": "a.tsv",
     "movielens-csv": "ratings.csv",
@@ -156,7 +165,7 @@ def test_blanks_around_an_id_are_no_part_of_it(form: str, ids: list[str], tmp_pa
     path = tmp_path / FILE_NAMES[form]
     WRITERS[form](path, [(user, f"{item} ", 1.0, item) for item, user in enumerate(ids)])
     log = read_interactions(path)
-    expected: list[Any] = ["5"] if form == "parquet" else [5]
+    expected: list[Any] = ["5"] if form in ("parquet", "splits") else [5]
     assert log.user_ids.tolist() == (expected if ids[0] == "5" else ["u1"])
     assert list(map(str, log.item_ids.tolist())) == ["0", "1", "2", "3"] and log.num_rows == 4
 
@@ -231,7 +240,7 @@ def test_the_header_tells_the_separator_of_a_csv(separator: str, tmp_path: Path)
     assert set(as_rows(read_interactions(path))) == {(1, 7), (2, 8)}
 
 
-@pytest.mark.parametrize("form", sorted(set(READERS) - {"parquet"}))
+@pytest.mark.parametrize("form", sorted(set(READERS) - {"parquet", "splits"}))
 def test_text_that_is_compressed(form: str, tmp_path: Path) -> None:
     path = tmp_path / FILE_NAMES[form]
     WRITERS[form](path, [(1, 5, 1.0, 10), (2, 6, 4.0, 20)])

@@ -1,0 +1,1 @@
+"""What ``import ciess_ray`` offers, without the command line."""

@@ -1,0 +1,155 @@
+"""``ciess_ray.search`` and ``ciess_ray.load_result``."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ciess_ray.config.yaml_file import dotted_fields, parse_config, put_field, section_names
+from ciess_ray.files.whole import sole_writer
+from ciess_ray.front.progress import Progress, shown
+from ciess_ray.front.ratings import Ratings, read_ratings
+from ciess_ray.names import COMPARISON_FILE, SWEEP_FILE
+from ciess_ray.result import RESULT_FILE, SearchResult, check_output
+from envs.data import write_parquet
+from envs.errors import ConfigError, ResultError
+
+
+class TemporaryFolder:
+    """A folder that is there as long as this object, or something that keeps it.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="ciess-ray-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def search(
+    ratings: Ratings | None = None,
+    budget: str | float | Sequence[str | float] | None = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    rating: str | None = None,
+    timestamp: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = None,
+    **fields: Any,
+) -> SearchResult:
+    """Find the embedding sizes that rank best under a budget.
+
+    Works in the Ray that runs, a user's own too, and leaves it running; else starts one on this machine for
+    the length of the search. Nothing is written that was not asked for: without ``output`` the result lies in
+    a temporary folder as long as it is in use, and MLflow records where a field of ``tracking`` says so.
+
+    Args:
+        ratings: A DataFrame with a row an interaction, the path of such a file, what
+            :func:`envs.data.read_interactions` gave, or :class:`envs.data.Interactions`, whose splits are
+            taken. The path of a YAML file is a whole configuration.
+        budget: ``"10%"``, ``0.1``, ``"62000 params"`` or ``"64MB"``; of several the first is the tightest,
+            which is searched, and :meth:`SearchResult.looser` has the others. None: what the YAML file says,
+            or 10 %.
+        user: Name of the column of users. Where no column is named these are user_id, item_id and, where
+            they exist, rating and timestamp.
+        item: Name of the column of items.
+        rating: Name of the column of ratings.
+        timestamp: Name of the column of times, which tells of two rows with one user and item which is later.
+        output: Folder of the result, in which ``ciess-ray search --resume`` goes on with a search that was
+            broken off.
+        overwrite: Whether a result in that folder may be replaced.
+        progress: True shows it, False does not, None does in a notebook and at a terminal; a function is
+            called with each piece of news.
+        **fields: What else a YAML file says (``ciess-ray fields`` lists it): sections are mappings,
+            ``training={"max_batches": 700}``, or their fields, ``**{"training.max_batches": 700}``.
+
+    Returns:
+        The result: :meth:`SearchResult.table`, :meth:`SearchResult.recommend`, and its folder.
+
+    Raises:
+        CiessError: Before minutes are lost: data, budget, a field or the output folder are wrong.
+
+    Example:
+        >>> import pandas as pd, ciess_ray
+        >>> numbers = range(160)
+        >>> ratings = pd.DataFrame(
+        ...     {"customer": [f"c{n % 20}" for n in numbers], "sku": [f"s{n * n % 23}" for n in numbers]}
+        ... )
+        >>> result = ciess_ray.search(
+        ...     ratings, budget="25%", user="customer", item="sku",
+        ...     recommender={"max_embedding_size": 8},
+        ...     training={"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
+        ...     search={"num_episodes": 1, "episode_length": 2, "supernet_batches": 10, "num_candidates": 1},
+        ...     agent={"hiddens": [8], "batch_size": 8, "updates_per_step": 1},
+        ... )
+        >>> result.table()["num_params"].tolist()
+        [256, 64, 64]
+        >>> result.recommend(["c17"], k=2)[["user", "rank"]].values.tolist()
+        [['c17', 1], ['c17', 2]]
+    """
+    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    given = read_ratings(ratings, {role: name for role, name in names.items() if name is not None})
+    values = given.values
+    for name, value in dotted_fields(fields, section_names()).items():
+        put_field(values, name, value)
+    if budget is not None:
+        tightest, *looser = [budget] if isinstance(budget, str | float | int) else budget
+        values |= {"budget": tightest, "looser_budgets": looser}
+    folder = None
+    if output is not None:
+        values["output"] = output
+    elif "output" not in values:
+        folder = TemporaryFolder()
+        values["output"] = folder.path / "search"
+    # What the command line makes in the folder that one stands in.
+    values.setdefault("cache", None)
+    values.setdefault("tracking", {"mlflow": False})
+    if given.log is not None:
+        dataset = values.get("dataset")
+        if isinstance(dataset, Mapping) and {"path", "sample", "columns", "format"} & dataset.keys():
+            raise ConfigError(
+                "dataset: the ratings are in memory; leave path, sample, format and columns out (columns are "
+                "named by user= and item=)."
+            )
+        put_field(values, "dataset.path", Path(values["output"]) / given.file_name)
+    config = parse_config(values, given.source)
+    if given.log is not None:
+        check_output(config.output, overwrite=overwrite)
+        with sole_writer(config.checkpoint_folder):
+            write_parquet(given.log, config.output / given.file_name)
+
+    # RLlib takes seconds to import, which a mistake in a field should not have to wait for.
+    from ciess_ray.searches.driver import search as run
+    from ciess_ray.searches.live import LiveView
+
+    with shown(progress, LiveView) as watcher:
+        result = run(config, overwrite=overwrite, on_progress=watcher)
+    return replace(result, keeper=folder)
+
+
+def load_result(path: str | Path) -> SearchResult:
+    """Read the folder of a finished search, without Ray.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ResultError: There is no finished search, or a file of it is missing or damaged.
+
+    Example:
+        >>> import ciess_ray
+        >>> result = ciess_ray.load_result("runs/quickstart")
+        >>> result.recommend([17], k=2)["rank"].tolist()
+        [1, 2]
+    """
+    path = Path(path)
+    for file, what in ((SWEEP_FILE, "sweep"), (COMPARISON_FILE, "comparison")):
+        if (path / file).exists() and not (path / RESULT_FILE).exists():
+            raise ResultError(f"{path}: is the folder of a {what}; 'ciess-ray report {path}' tells of it.")
+    return SearchResult.load(path)

@@ -1,0 +1,204 @@
+"""Interactions in tables with types: Parquet files and DataFrames."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from envs.data.columns import Columns, Where, build_log, pick_columns, shown
+from envs.data.files import check_rows
+from envs.data.interactions import SPLITS, InteractionLog, Interactions
+from envs.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DEFAULTS = Columns(rating="rating", timestamp="timestamp")
+_SPLIT = "split"
+
+
+def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAULTS) -> InteractionLog:
+    """Read a Parquet file, or the parts of one in a folder as one.
+
+    The file's types are kept: integers are integer ids and text is text ids, "12" included. Floats are
+    taken as integers where all of them are whole. Messages count rows from 1.
+
+    Args:
+        path: The file or folder; parts are all files below it that end in ``.parquet``, in the order of their
+            names, without those that begin with a dot or an underscore.
+        columns: Names to read; None for user_id, item_id and, where they exist, rating and timestamp.
+        defaults: What None stands for, where it is something else.
+
+    Raises:
+        DataError: A file is no Parquet, a column is missing, or a value cannot be used.
+    """
+    parts = _parts(path) if path.is_dir() else [path]
+    tables, roles = [], {}
+    num_rows = 0
+    for part in parts:
+        try:
+            # Not pq.read_table, which would take a column of a directory's name for data.
+            with pq.ParquetFile(part, page_checksum_verification=True) as file:
+                names = file.schema_arrow.names
+                positions = pick_columns(names, columns, defaults, str(part))
+                num_rows += file.metadata.num_rows
+                check_rows(num_rows, len(positions), str(path))
+                roles = {role: names[position] for role, position in positions.items()}
+                table = file.read(columns=list(roles.values()))
+                tables.append(table.select(list(roles.values())).rename_columns(list(roles)))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{part}: it cannot be read as Parquet ({error}); write it anew, or name its format with "
+                "format="
+            ) from error
+    ends = np.cumsum([table.num_rows for table in tables])
+
+    def where(row: int) -> str:
+        part = int(np.searchsorted(ends, row, side="right"))
+        return f"{parts[part]}, row {row - int(ends[part]) + tables[part].num_rows + 1}"
+
+    table = _joined(tables, parts)
+    return build_log({role: table.column(role) for role in roles}, roles, str(path), where)
+
+
+def read_splits(path: Path, columns: Columns | None) -> InteractionLog:
+    """Read Parquet whose column ``split`` says of each row ``train``, ``validation`` or ``test``.
+
+    A search of it takes these splits; its seed and shares change nothing about them.
+
+    Args:
+        path: As of :func:`read_parquet`.
+        columns: Names of the other columns.
+
+    Raises:
+        DataError: As there.
+    """
+    named = None if columns is None else replace(columns, split=_SPLIT)
+    return read_parquet(path, named, replace(_DEFAULTS, split=_SPLIT))
+
+
+def log_of_splits(interactions: Interactions) -> InteractionLog:
+    """The rows of splits, each with what it is for; users and items without any are left out."""
+    parts = [part.tocoo() for part in (interactions.train, interactions.validation, interactions.test)]
+    codes = [np.concatenate([getattr(part, axis) for part in parts]) for axis in ("row", "col")]
+    (users, user), (items, item) = (np.unique(own, return_inverse=True) for own in codes)
+    return InteractionLog(
+        interactions.user_ids[users],
+        interactions.item_ids[items],
+        user.astype(np.int32),
+        item.astype(np.int32),
+        None,
+        None,
+        interactions.num_duplicates,
+        interactions.source,
+        np.repeat(np.arange(len(parts), dtype=np.int8), [part.nnz for part in parts]),
+    )
+
+
+def write_parquet(log: InteractionLog, path: Path) -> None:
+    """Write a log as a file that :func:`read_parquet` reads without being told of columns.
+
+    One with splits is for :func:`read_splits`.
+    """
+    columns = {
+        f"{kind}_id": pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids))
+        for kind, codes, ids in (("user", log.user, log.user_ids), ("item", log.item, log.item_ids))
+    }
+    columns |= {} if log.rating is None else {"rating": pa.array(log.rating)}
+    columns |= {} if log.timestamp is None else {"timestamp": pa.array(log.timestamp)}
+    if log.split is not None:
+        columns[_SPLIT] = pa.array(np.array(SPLITS)[log.split])
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    parts = [
+        part
+        for part in sorted(folder.rglob("*.parquet"))
+        if part.is_file() and not any(name[0] in "._" for name in part.relative_to(folder).parts)
+    ]
+    if not parts:
+        raise DataError(
+            f"{folder}: it is a directory without Parquet files; name the one that holds the interactions"
+        )
+    return parts
+
+
+def _joined(tables: list[pa.Table], parts: list[Path]) -> pa.Table:
+    """All parts as one table.
+
+    Raises:
+        DataError: A column has another type, or is missing, in one of them.
+    """
+    for table, part in zip(tables, parts, strict=True):
+        if table.column_names != tables[0].column_names:
+            raise DataError(
+                f"{part}: it has {', '.join(table.column_names)}, and {parts[0]} has "
+                f"{', '.join(tables[0].column_names)}; write all parts alike"
+            )
+        try:
+            pa.concat_tables([tables[0], table], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{part}: its columns are not of the types of {parts[0]} ({error}); write all parts alike"
+            ) from error
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def log_from_frame(
+    frame: "pd.DataFrame", columns: Columns | None = None, *, source: str = "the DataFrame"
+) -> InteractionLog:
+    """Interactions of a DataFrame, one row each, under the checks that a Parquet file's go through.
+
+    Args:
+        frame: Integer or text ids; categories are what they stand for.
+        columns: Names to read; None for user_id, item_id and, where they exist, rating and timestamp.
+        source: What messages call the data; they count rows from 1, and name their index beside it.
+
+    Raises:
+        DataError: A column is missing, or a value cannot be used.
+    """
+    names = [str(name) for name in frame.columns]
+    positions = pick_columns(names, columns, _DEFAULTS, source)
+
+    def where(row: int) -> str:
+        return f"{source}, row {row + 1} (index {str(frame.index[row])[:60]})"
+
+    roles = {role: names[position] for role, position in positions.items()}
+    arrays = {
+        role: _column(frame.iloc[:, position], roles[role], where) for role, position in positions.items()
+    }
+    return build_log(arrays, roles, source, where)
+
+
+def _column(values: "pd.Series[Any]", name: str, where: Where) -> pa.ChunkedArray:
+    """A column as Arrow has it, where NaN and None are missing.
+
+    Raises:
+        DataError: Its values are not of one kind.
+    """
+    try:
+        array = pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        kinds = values[values.notna()].map(type)
+        is_other = (kinds != kinds.iloc[0]).to_numpy() if len(kinds) else kinds.to_numpy()
+        if not is_other.any():
+            raise DataError(
+                f"{where(0)}: {name} cannot be read as one column ({error}); ids are integers up to 2^63 - 1 "
+                "or text"
+            ) from error
+        row = int(values.notna().to_numpy().nonzero()[0][is_other.argmax()])
+        raise DataError(
+            f"{where(row)}: {name} is {shown(values.iloc[row])}, of type {kinds[is_other].iloc[0].__name__}, "
+            f"where others are of type {kinds.iloc[0].__name__}; make the whole column integers or text, as "
+            "astype(str) does"
+        ) from error
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
