@@ -109,12 +109,9 @@ def check_resources(config: RunConfig) -> None:
         ConfigError: With the arithmetic and the field to change.
     """
     settings, resources = config.search, config.resources
-    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
-    asked = f"search.num_env_runners={settings.num_env_runners}"
-    if settings.num_evaluation_env_runners:
-        asked += f" and search.num_evaluation_env_runners={settings.num_evaluation_env_runners}"
+    num_runners = settings.num_env_runners
     _check(
-        asked,
+        f"search.num_env_runners={num_runners}",
         "env_runner",
         num_runners,
         resources.num_cpus_per_env_runner,

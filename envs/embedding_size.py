@@ -16,7 +16,6 @@ from envs.mdp import (
     NUM_STATE_FEATURES,
     Form,
     memory_cost,
-    nearest_level,
     observe,
     relative_quality,
     reward,
@@ -31,7 +30,7 @@ from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.projection import check_bounds
-from envs.step_modes import STEP_MODES, State
+from envs.step_modes import STEP_MODES, State, batches_of_step
 
 Observation = dict[str, NDArray[np.float32]]
 Action = dict[str, NDArray[np.float32]]
@@ -88,17 +87,15 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
     - ``step_mode``: how a step obtains its recommender, see :mod:`envs.step_modes`: ``fresh`` (the paper),
       ``finetune``, ``supernet`` or ``finetuned_supernet``.
     - ``pretrained``: what ``finetune`` (the full-size recommender) or the others (a supernet) start from.
-    - ``epochs_per_step``: epochs that a step trains, 5 in the paper; ``batches_per_step`` overrides it.
+    - ``batches_per_step``: batches that a step trains; None for the paper's 5 epochs.
     - ``budget``: anything ``MemoryBudget.parse`` reads; None leaves the sizes as proposed.
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.
-    - ``size_levels``: sizes that a proposal is rounded to before it is projected; None for every integer.
     - ``episode_length``: T, 10 in the paper.
     - ``memory_weight``: λ; settable later as an attribute.
     - ``form``: ``paper``, or ``reference`` for the state and the reward of the authors' released code, which
       never trains a full-size table: see :func:`envs.mdp.saturated_quality` and :func:`envs.mdp.memory_cost`.
       That code counts an entity without validation items as one of quality 0; here, in either form, it has
       no quality, acts, and is not learned from.
-    - ``quality_ceiling``: upper bound of an entity's share of quality, 1 in the paper; None for none.
     - ``shows_quality``: whether column 2 is filled, as in the paper; without it every entity shows 0 there,
       the middle of the scale. Quality is measured on the validation interactions that the reward comes from,
       of which an entity may have two: a policy that sees it can tell whose are lost anyway.
@@ -124,16 +121,13 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         training: TrainingSettings | None = None,
         step_mode: str = "fresh",
         pretrained: State | None = None,
-        epochs_per_step: float = 5.0,
         batches_per_step: int | None = None,
         budget: MemoryBudget | str | float | None = None,
         min_embedding_size: int = 1,
         max_embedding_size: int = 128,
-        size_levels: tuple[int, ...] | None = None,
         episode_length: int = 10,
         memory_weight: float = 0.4,
         form: Form = "paper",
-        quality_ceiling: float | None = 1.0,
         shows_quality: bool = True,
         full_quality: EntityQuality | None = None,
         device: str = "cpu",
@@ -144,13 +138,10 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
-        if size_levels is not None and not size_levels:
-            raise ConfigError("size_levels names no size; leave it out for every integer.")
         if form not in get_args(Form):
             raise UnknownNameError("form", form, get_args(Form))
         self.interactions = interactions
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
-        self._levels = None if size_levels is None else np.array(sorted(size_levels), np.float64)
         self.episode_length = episode_length
         self.memory_weight = memory_weight
         self.render_mode = render_mode
@@ -163,16 +154,13 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
                 interactions.num_entities, min_embedding_size, max_embedding_size, self._num_tables
             )
         )
-        self.batches_per_step = (
-            batches_per_step
-            if batches_per_step is not None
-            else max(1, round(epochs_per_step * interactions.train.nnz / self.training.batch_size))
-        )
         self._recipe = Recipe(
             interactions.train, self.training, recommender, recommender_options or {}, resolve_device(device)
         )
-        self._form, self._quality_ceiling = form, quality_ceiling
-        self._shows_quality = shows_quality
+        self.batches_per_step = (
+            batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
+        )
+        self._form, self._shows_quality = form, shows_quality
         self._full_quality = full_quality
         self._popularity = {
             "user": scale_popularity(interactions.user_popularity),
@@ -229,7 +217,7 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
                 rewarded, shown = of_kind.astype(np.float32), saturated_quality(of_kind)
             else:
                 full = getattr(self.full_quality, kind)
-                rewarded = shown = relative_quality(of_kind, full, self._quality_ceiling)
+                rewarded = shown = relative_quality(of_kind, full)
             executed = getattr(self._sizes, kind)
             cost = memory_cost(executed, self.max_embedding_size, self._form)
             info[kind] = {
@@ -313,8 +301,6 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
                 f"the action of {kind}s must be finite and of shape {expected}, not {np.shape(action)}."
             )
         proposed = unscale_size(action, self.min_embedding_size, self.max_embedding_size)
-        if self._levels is not None:
-            proposed = nearest_level(proposed, self._levels)
         return np.rint(proposed).astype(np.int32)
 
     def _full_sizes(self) -> EmbeddingSizes:

@@ -40,21 +40,6 @@ def unscale_size(action: Floats, min_embedding_size: int, max_embedding_size: in
     return np.clip(sizes, min_embedding_size, max_embedding_size)
 
 
-def nearest_level(embedding_sizes: Floats, levels: Floats) -> NDArray[np.float64]:
-    """Each size at the nearest of some levels, the lower of two that are as near.
-
-    Args:
-        embedding_sizes: Shape (n,).
-        levels: Ascending, shape (m,), m at least 1.
-
-    Returns:
-        Shape (n,).
-    """
-    levels = np.asarray(levels, np.float64)
-    place = np.searchsorted((levels[1:] + levels[:-1]) / 2.0, embedding_sizes, side="left")
-    return np.asarray(levels[place])
-
-
 def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     """Interaction counts of users, or of items, min-max scaled to [-1, 1].
 
@@ -76,15 +61,12 @@ def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     return clipped
 
 
-def relative_quality(
-    quality: Floats, full_quality: Floats, ceiling: float | None = 1.0
-) -> NDArray[np.float32]:
-    """Quality of each entity as a share of what the full-size table gives it.
+def relative_quality(quality: Floats, full_quality: Floats) -> NDArray[np.float32]:
+    """Quality of each entity as a share of what the full-size table gives it, at most 1, as in the paper.
 
     Args:
         quality: Mean ranking metric under the masked table, shape (n,); NaN where there is none.
         full_quality: The same under the fully trained full-size table, shape (n,).
-        ceiling: Upper bound of the share, 1 in the paper; None for no bound.
 
     Returns:
         Shape (n,), float32; NaN where the full table's quality is 0 or missing.
@@ -93,8 +75,7 @@ def relative_quality(
     has_quality = full > 0
     share = np.full(full.shape, np.nan)
     np.divide(np.asarray(quality, np.float64), full, out=share, where=has_quality)
-    if ceiling is not None:
-        share = np.minimum(share, ceiling)
+    np.minimum(share, 1.0, out=share)
     return share.astype(np.float32)
 
 

@@ -24,6 +24,15 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 #: The parameters of a recommender, by name.
 State = dict[str, NDArray[np.float32]]
 
+#: Epochs that a step trains where nobody says how many batches; CIESS (arXiv 2304.03501), section 3.
+EPOCHS_PER_STEP = 5.0
+
+
+def batches_of_step(recipe: Recipe) -> int:
+    """Batches of :data:`EPOCHS_PER_STEP`, at least one."""
+    num_triples: int = recipe.train.nnz
+    return max(1, round(EPOCHS_PER_STEP * num_triples / recipe.settings.batch_size))
+
 
 def state_of(recommender: BaseRecommender) -> State:
     """Every parameter by its name, as an array of its shape on the CPU."""

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.config import RANDOM_SEARCH, Cell, ComparisonPlan
+from ciess_ray.comparisons.config import FORMER_METHODS, RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.comparisons.methods import METHODS
 from ciess_ray.config.data import caps_params_of, dataset_key, read_data
 from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
 from ciess_ray.names import FULL_SIZE, SEARCH
 from ciess_ray.training.pretrained import full_sizes, kept_ratios_of
 from envs.data import Interactions
+from envs.errors import ConfigError
 
 CELLS_FOLDER = "cells"
 #: What a random search begins with, and how many tables it judges.
@@ -97,16 +98,24 @@ class Board:
         return key_of_run(cell.config, self.interactions(cell), what, ignores=ignores, with_torch=False)
 
     def known(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
-        """Finished cells of a folder, and names of those that were finished under other settings."""
+        """Finished cells of a folder, and names of those that were finished under other settings.
+
+        Raises:
+            ConfigError: A cell is not kept whose method computes none any more.
+        """
         known: dict[str, CellResult] = {}
         others = []
         for cell in self.plan.cells:
             result = CellResult.read(cell_file(folder, cell))
-            if result is None or result.row["status"] != "finished":
-                continue
-            if result.row["key"] == self.key(cell):
+            is_finished = result is not None and result.row["status"] == "finished"
+            if result is not None and is_finished and result.row["key"] == self.key(cell):
                 known[cell.name] = result
-            else:
+            elif cell.method in FORMER_METHODS:
+                raise ConfigError(
+                    f"{self.plan.source}: methods: there is no {cell.method!r} any more: "
+                    f"{FORMER_METHODS[cell.method]}; leave it out. {folder} does not keep {cell.name}."
+                )
+            elif is_finished:
                 others.append(cell.name)
         return known, others
 

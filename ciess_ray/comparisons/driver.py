@@ -24,6 +24,7 @@ from ciess_ray.comparisons.config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparisons.recorder import Recorder
 from ciess_ray.comparisons.results import ComparisonResults, MethodFigures
 from ciess_ray.config.data import dataset_key, put_resumed
+from ciess_ray.config.former import without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, sole_writer, write_arrays, write_whole
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE
@@ -139,7 +140,7 @@ def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
         raise ResultError(f"{file}: of the format {known!r}, not {PLAN_FORMAT!r}.")
     # Of before, when a random search had seconds or steps of its own.
     values.pop("random_search", None)
-    values |= {"output": str(folder)}
+    values |= {"output": str(folder), "base": without_former(values["base"])}
     put_resumed(values, overrides)
     return parse_comparison(values, str(file), Path())
 

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ciess_ray.config.section import Section, refuse_twice
 from ciess_ray.td3.exploration import build_exploration
+from ciess_ray.td3.replay import CAPACITY
 from envs.errors import ConfigError, UnknownNameError
 from envs.mdp import MAX_MEMORY_WEIGHT
 from envs.step_modes import STEP_MODES
@@ -28,18 +29,17 @@ class AgentConfig(Section):
         description="discount; 0.99 in CIESS. A fresh recommender's quality depends on no earlier size, so 0 "
         "loses nothing and learns from far fewer steps",
     )
-    tau: float = Field(0.005, gt=0, le=1, description="share a target moves at an update; 0.005 in CIESS")
     batch_size: int = Field(
-        4096, ge=1, description="transitions of users, and of items, an update; 4096 in CIESS"
+        4096,
+        ge=1,
+        le=CAPACITY,
+        description="transitions of users, and of items, an update; 4096 in CIESS",
     )
     updates_per_step: int = Field(20, ge=0, description="updates a table step; 1 in CIESS")
     imitation_weight: float = Field(
         30.0,
         ge=0,
         description="how strongly the actors are held near the best table so far; 0 in CIESS: not at all",
-    )
-    replay_buffer_capacity: int = Field(
-        1_000_000, ge=1, description="transitions kept of users, and of items"
     )
     exploration: Exploration = Field(
         default_factory=lambda: {"name": "random_walk", "noise": "gaussian"},
@@ -52,15 +52,6 @@ class AgentConfig(Section):
     def _check_exploration(cls, spec: Exploration) -> Exploration:
         build_exploration(spec, 1, 2)
         return spec
-
-    @model_validator(mode="after")
-    def _check(self) -> "AgentConfig":
-        if self.replay_buffer_capacity < self.batch_size:
-            raise ConfigError(
-                f"agent.replay_buffer_capacity={self.replay_buffer_capacity} cannot fill a batch of "
-                f"agent.batch_size={self.batch_size} transitions: raise the one or lower the other."
-            )
-        return self
 
 
 class SearchConfig(Section):
@@ -79,9 +70,8 @@ class SearchConfig(Section):
         "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
         "reference. finetuned_supernet wants few batches_per_step, such as 20",
     )
-    epochs_per_step: float = Field(5.0, gt=0, description="epochs that a step trains; 5 in CIESS")
     batches_per_step: int | None = Field(
-        None, ge=1, description="batches that a step trains, instead of epochs"
+        None, ge=1, description="batches that a step trains; null: 5 epochs, as in CIESS"
     )
     step_learning_rate: float | None = Field(
         None, gt=0, description="first learning rate of a step's short training; null: training.learning_rate"
@@ -92,12 +82,6 @@ class SearchConfig(Section):
         description="least and greatest kept ratio of the tables the supernet is trained on; null: a third "
         "below and above the budget",
     )
-    size_levels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None,
-        min_length=1,
-        description="sizes that a proposal is rounded to before it is projected onto the budget, as in "
-        "searches over a few sizes; null: every integer, as in CIESS",
-    )
     num_warmup_steps: int = Field(
         0,
         ge=0,
@@ -105,16 +89,8 @@ class SearchConfig(Section):
         "in CIESS",
     )
     memory_weight: Annotated[float, Field(ge=0, le=MAX_MEMORY_WEIGHT)] | Literal["auto"] = Field(
-        "auto", description="λ: a number (CIESS: 0.4 for ML-1M), or auto: dual ascent onto the budget"
-    )
-    initial_memory_weight: float = Field(0.0, ge=0, le=MAX_MEMORY_WEIGHT, description="where auto begins")
-    memory_weight_lr: float = Field(
-        0.1, gt=0, description="how far auto moves ln λ a step, as a share of ln (mean size / budget)"
-    )
-    quality_ceiling: float | None = Field(
-        1.0,
-        gt=0,
-        description="upper bound of an entity's share of full-size quality; 1 in CIESS, null for none",
+        "auto",
+        description="λ: a number (CIESS: 0.4 for ML-1M), or auto: from 0 by dual ascent onto the budget",
     )
     shows_quality: bool = Field(
         True,
@@ -143,19 +119,15 @@ class SearchConfig(Section):
         ge=0,
         description="table steps between two greedy steps while the policy still learns; 0: at the end alone",
     )
-    num_evaluation_env_runners: int = Field(
-        0, ge=0, description="Ray actors that take these greedy steps; 0: the driver does"
-    )
     checkpoint_interval_s: float = Field(
         60.0, ge=0, description="seconds between two checkpoints, which is what a killed search may lose"
     )
-    num_checkpoints: int = Field(2, ge=1, description="the newest checkpoints that are kept")
 
-    @field_validator("size_levels", "tried_communities")
+    @field_validator("tried_communities")
     @classmethod
-    def _check_lists(cls, values: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
-        refuse_twice(f"search.{info.field_name}", values or ())
-        return values
+    def _check_communities(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        refuse_twice("search.tried_communities", numbers)
+        return numbers
 
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":

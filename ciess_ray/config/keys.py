@@ -1,7 +1,7 @@
 """What is cached or kept is known by the hash of all that it depends on.
 
 A key takes all that a run was told, but for the fields that are named here: a new field is part of every key
-until somebody finds that it does not matter there.
+until somebody finds that it does not matter there. A field that went stays part of those it was part of.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
+from ciess_ray.config.former import with_former
 from ciess_ray.config.run import RunConfig
 from envs.data import Interactions
 from envs.recommenders import own_source
@@ -89,7 +90,7 @@ def key_of_run(
 
 def told(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]:
     """Plain values of a run, without those that are ignored and without those that never matter."""
-    values = config.model_dump(mode="json")
+    values = with_former(config.model_dump(mode="json"))
     for name in {*_NEVER, *ignores}:
         section, _, field = name.partition(".")
         if not field:

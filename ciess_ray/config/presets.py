@@ -35,9 +35,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# A field of a preset gives way to another that decides the same.
-_RIVALS = {"search.batches_per_step": "search.epochs_per_step"}
-
 
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a run, with the fields that its mode sets where the user has not."""
@@ -53,6 +50,6 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
         section, field = name.split(".")
         fields = given(section)
         # What is no section is refused later, and by its own name.
-        if isinstance(fields, Mapping) and _RIVALS.get(name) not in {f"{section}.{key}" for key in fields}:
+        if isinstance(fields, Mapping):
             filled[section] = {field: value} | dict(fields)
     return filled

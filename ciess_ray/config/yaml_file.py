@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config.credentials import without_secrets
+from ciess_ray.config.former import FORMER
 from ciess_ray.config.presets import PRESETS
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
@@ -239,6 +240,8 @@ def _is_choice(annotation: Any) -> bool:
 def _explain(model: type[BaseModel], source: str, where: str, problems: Sequence[Any]) -> str:
     problem = problems[0]
     known = {name: meaning for name, _, meaning in field_table(model)}
+    if problem["type"] == "extra_forbidden" and where in FORMER:
+        return f"{source}: there is no field {where!r} any more: {FORMER[where].why}."
     if problem["type"] == "extra_forbidden":
         sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
         return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"

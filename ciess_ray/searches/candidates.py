@@ -51,33 +51,27 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         ),
         "step_mode": settings.resolved_step_mode,
         "pretrained": None if pretrained is None else ray.put(pretrained),
-        "epochs_per_step": settings.epochs_per_step,
         "batches_per_step": settings.batches_per_step,
         "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,
         "min_embedding_size": recommender.min_embedding_size,
         "max_embedding_size": recommender.max_embedding_size,
-        "size_levels": settings.size_levels,
         "episode_length": settings.episode_length,
         "form": "reference" if is_reference else "paper",
-        "quality_ceiling": settings.quality_ceiling,
         "shows_quality": settings.shows_quality,
         "device": recommender.device,
     }
     td3 = TD3.get_default_config()
     td3.environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
-    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
+    num_runners = settings.num_env_runners
     td3.env_runners(
-        num_env_runners=settings.num_env_runners,
+        num_env_runners=num_runners,
         # A fraction is as good, whatever RLlib declares.
         num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
         num_gpus_per_env_runner=gpus_of_each(config, config.resources.num_gpus_per_env_runner, num_runners),
     )
     if settings.evaluation_interval:
         td3.evaluation(
-            evaluation_interval=max(
-                1, round(settings.evaluation_interval / max(1, settings.num_env_runners))
-            ),
-            evaluation_num_env_runners=settings.num_evaluation_env_runners,
+            evaluation_interval=max(1, round(settings.evaluation_interval / max(1, num_runners))),
             evaluation_duration=1,
             evaluation_duration_unit="timesteps",
         )
@@ -87,18 +81,16 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         actor_lr=agent.actor_lr,
         critic_lr=agent.critic_lr,
         gamma=agent.gamma,
-        tau=agent.tau,
         train_batch_size_per_learner=agent.batch_size,
         updates_per_step=agent.updates_per_step,
         imitation_weight=agent.imitation_weight,
-        replay_buffer_capacity=agent.replay_buffer_capacity,
         exploration_spec=agent.exploration
         if settings.mode != "projected"
         else scaled_exploration(agent.exploration, target_ratio * recommender.max_embedding_size),
         num_warmup_steps=settings.num_warmup_steps,
-        memory_weight=settings.initial_memory_weight if is_auto else settings.memory_weight,
+        # Dual ascent begins without a charge.
+        memory_weight=0.0 if is_auto else settings.memory_weight,
         target_ratio=target_ratio if is_auto else None,
-        memory_weight_lr=settings.memory_weight_lr,
     )
     return td3
 

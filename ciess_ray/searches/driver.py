@@ -20,6 +20,7 @@ import ray
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import load_interactions
+from ciess_ray.config.former import without_former
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_override
@@ -89,7 +90,7 @@ def search(
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     budgets = budgets_of(config, interactions, overwrite=overwrite)
-    checkpoints = _checkpoints(config, interactions)
+    checkpoints = _checkpoints(config, interactions, is_trial=shared is not None)
     with _prepared(config):
         shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
         checkpoints.clear()
@@ -147,7 +148,7 @@ def resume(
             "those back to go on, name their file by dataset.path=FILE, or search anew with --overwrite."
         )
     budgets = budgets_of(config, interactions, overwrite=True)
-    checkpoints = _checkpoints(config, interactions)
+    checkpoints = _checkpoints(config, interactions, is_trial=shared is not None)
     checkpoint = checkpoints.latest()
     if checkpoint is None and is_extended:
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
@@ -178,7 +179,7 @@ def _config_of(
                 "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
             )
         put_override(values, override)
-    config = parse_config(values, str(folder / RESULT_FILE))
+    config = parse_config(without_former(values), str(folder / RESULT_FILE))
     if config.dataset.path is not None and not config.dataset.path.exists():
         raise ResultError(
             f"{folder}: its data, {config.dataset.path}, are not there; say where they lie now: "
@@ -358,7 +359,7 @@ def _last_step(candidates: Sequence[Candidate]) -> int:
     return candidates[-1].step if candidates else 0
 
 
-def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
+def _checkpoints(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
     """Those of a run, with what each must belong to."""
     settings = told(config, NOT_CHECKPOINT)
     recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
@@ -373,7 +374,8 @@ def _checkpoints(config: RunConfig, interactions: Interactions) -> Checkpoints:
         config.checkpoint_folder,
         identity,
         interval_s=config.search.checkpoint_interval_s,
-        num_kept=config.search.num_checkpoints,
+        # The last one may be damaged. Tune takes the folder of a trial wherever the sweep is kept, at each.
+        num_kept=1 if is_trial else 2,
     )
 
 

@@ -30,7 +30,7 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
         num_gpus_there: GPUs of the cluster.
     """
     settings, asked = config.search, config.resources
-    num_runners = settings.num_env_runners + settings.num_evaluation_env_runners
+    num_runners = settings.num_env_runners
     # A GPU that is asked for by name is waited for, or missed.
     is_on_gpu = config.recommender.device == "cuda" or (
         config.recommender.device == "auto" and num_gpus_there
@@ -53,7 +53,7 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
 def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
     """Plain values of a trial whose processes ask for no more than the trial has claimed."""
     told: dict[str, Any] = {"num_gpus_per_training": claims[-1].get("GPU", 0.0)}
-    if config.search.num_env_runners + config.search.num_evaluation_env_runners:
+    if config.search.num_env_runners:
         told["num_gpus_per_env_runner"] = claims[1].get("GPU", 0.0)
     else:
         told["num_cpus_per_training"] = claims[-1]["CPU"]
@@ -63,8 +63,7 @@ def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
 
 def num_threads(config: RunConfig, claims: Claims) -> int:
     """Threads of a trial's own process, which without env runners works while nothing else of it does."""
-    has_runners = config.search.num_env_runners + config.search.num_evaluation_env_runners > 0
-    return max(round(claims[0]["CPU"] if has_runners else total_cpus(claims)), 1)
+    return max(round(claims[0]["CPU"] if config.search.num_env_runners else total_cpus(claims)), 1)
 
 
 def num_at_once(claims: Claims, nodes: Sequence[dict[str, float]], at_most: int) -> int:
@@ -133,7 +132,7 @@ def _refusal(
     there = " + ".join(
         f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
     )
-    num_runners = config.search.num_env_runners + config.search.num_evaluation_env_runners
+    num_runners = config.search.num_env_runners
     has_gpus = any("GPU" in node for node in nodes)
     what = (
         f"its own process and {len(claims) - 1} more" if num_runners else "its own process and its trainings"
@@ -152,7 +151,7 @@ def _refusal(
         field = "search.num_env_runners"
         remedy = (
             f"set {field} to {room}, or lower resources.num_cpus_per_env_runner"
-            if room and not config.search.num_evaluation_env_runners
+            if room
             else f"lower {field} or resources.num_cpus_per_env_runner"
         )
     else:

@@ -23,6 +23,7 @@ from ray import tune
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import check_places, put_resumed, read_data
+from ciess_ray.config.former import without_former
 from ciess_ray.config.grid import Trial
 from ciess_ray.files.whole import sole_writer
 from ciess_ray.names import SWEEP_FILE
@@ -158,6 +159,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     if known != SWEEP_FORMAT:
         raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
     values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
+    values["base"] = without_former(values["base"])
     put_resumed(values, overrides)
     return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
 

@@ -109,7 +109,6 @@ def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resour
         # The sweep's driver records all trials.
         "tracking": {"mlflow": False},
     }
-    values["search"]["num_checkpoints"] = 1
     return RunConfig.model_validate(values)
 
 

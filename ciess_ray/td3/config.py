@@ -16,7 +16,7 @@ from ciess_ray.td3.evaluation import evaluate_greedily
 from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
-from ciess_ray.td3.replay import ReplayBuffer
+from ciess_ray.td3.replay import CAPACITY, ReplayBuffer
 from envs.errors import ConfigError
 from envs.mdp import KINDS, MAX_MEMORY_WEIGHT
 
@@ -96,7 +96,7 @@ class TD3Config(AlgorithmConfig):
         self.target_noise = 0.2
         self.target_noise_clip = 0.5
         self.train_batch_size_per_learner = 4096
-        self.replay_buffer_capacity = 1_000_000
+        self.replay_buffer_capacity = CAPACITY
         self.updates_per_step = 20
         self.imitation_weight = 0.0
 

@@ -9,7 +9,7 @@ from ciess_ray.training.pretrained import full_sizes
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State
+from envs.step_modes import STEP_MODES, State, batches_of_step
 
 
 class Judge:
@@ -29,9 +29,8 @@ class Judge:
         settings, recipe = config.search, recipe_of(config, interactions)
         learning_rate = settings.step_learning_rate or recipe.settings.learning_rate
         recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
-        epochs = settings.epochs_per_step * interactions.train.nnz / config.training.batch_size
-        num_batches = settings.batches_per_step or max(1, round(epochs))
         mode = STEP_MODES[settings.resolved_step_mode]
+        num_batches = settings.batches_per_step or batches_of_step(recipe)
         self._mode = mode(recipe, num_batches, full_sizes(config, interactions), pretrained)
         self._interactions, self._seed = interactions, config.seed
         self.num_steps = 0

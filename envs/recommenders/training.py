@@ -20,6 +20,8 @@ from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, RankingLoss
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
+#: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.
+_DECAY = 0.9
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100
 
@@ -31,8 +33,7 @@ class TrainingSettings:
     Attributes:
         batch_size: Triples a batch; 10,000 in the authors' code.
         learning_rate: Adam's first learning rate; 0.03 in the authors' code.
-        learning_rate_decay: Factor applied every ``decay_every`` batches; 0.9.
-        decay_every: Batches between two decays; 50 to 200 in the authors' code.
+        decay_every: Batches between two decays by 0.9; 50 to 200 in the authors' code.
         min_learning_rate: Where the decay ends; 1e-3.
         positives: A positive drawn for a random ``user``, or a random ``interaction``.
         loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
@@ -40,15 +41,11 @@ class TrainingSettings:
         evaluate_every: Batches between two validations.
         patience: Validations in a row that do not rise after which training has converged; None trains
             ``max_batches`` in any case, for a learning rate that has decayed by then.
-        min_improvement: Share of the best quality that counted by which the next must exceed it to count as a
-            rise; ``min_delta`` of Keras and Lightning, made relative. The best is kept whether it counts or
-            not.
         max_batches: Where training ends in any case.
     """
 
     batch_size: int = 10_000
     learning_rate: float = 0.03
-    learning_rate_decay: float = 0.9
     decay_every: int = 100
     min_learning_rate: float = 1e-3
     positives: Positives = "user"
@@ -56,12 +53,11 @@ class TrainingSettings:
     num_negatives: int = 128
     evaluate_every: int = 100
     patience: int | None = 5
-    min_improvement: float = 0.0
     max_batches: int = 4_000
 
     def learning_rate_at(self, batch: int) -> float:
         """Adam's learning rate for the batch of this number, from 0."""
-        decayed = self.learning_rate * self.learning_rate_decay ** (batch // self.decay_every)
+        decayed = self.learning_rate * _DECAY ** (batch // self.decay_every)
         return max(decayed, min(self.min_learning_rate, self.learning_rate))
 
 
@@ -201,7 +197,7 @@ class Trainer:
         best_state: dict[str, Tensor] = {}
         train_s = evaluate_s = 0.0
         history: list[tuple[int, float]] = []
-        waited, counted = 0, -1.0
+        waited = 0
         patience = math.inf if settings.patience is None else settings.patience
         while self.num_batches < settings.max_batches and waited < patience:
             started = time.perf_counter()
@@ -219,8 +215,7 @@ class Trainer:
             if report is None or metrics.quality > report.best.quality:
                 report = FitReport(metrics, best_batch=self.num_batches)
                 best_state = _copy_of_state(recommender)
-            if metrics.quality > counted * (1.0 + settings.min_improvement):
-                waited, counted = 0, metrics.quality
+                waited = 0
             else:
                 waited += 1
             if progress is not None:

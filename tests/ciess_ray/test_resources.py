@@ -21,7 +21,6 @@ def config(make_config, tmp_path):
         ({}, {}),
         ({"num_env_runners": 2}, {}),
         ({"num_env_runners": 20}, {"num_cpus_per_env_runner": 0.1}),
-        ({"num_env_runners": 3, "num_evaluation_env_runners": 1}, {"num_cpus_per_env_runner": 0.5}),
         ({}, {"num_cpus_per_training": 2}),
     ],
 )
@@ -39,9 +38,9 @@ def test_what_two_cpus_can_hold_passes(config, search, resources):
             ".*ask for 2 or fewer, or lower resources.num_cpus_per_env_runner",
         ),
         (
-            {"num_env_runners": 4, "num_evaluation_env_runners": 1},
+            {"num_env_runners": 5},
             {"num_cpus_per_env_runner": 0.5},
-            "search.num_env_runners=4 and search.num_evaluation_env_runners=1 asks for 5 x 0.5 CPU = 2.5 CPU",
+            "search.num_env_runners=5 asks for 5 x 0.5 CPU = 2.5 CPU",
         ),
         ({}, {"num_cpus_per_training": 3}, "a training asks for 3 CPU, .*resources.num_cpus_per_training"),
         ({}, {"num_gpus_per_training": 1}, "1 CPU and 1 GPU, .* or resources.num_gpus_per_training"),

@@ -121,12 +121,6 @@ def test_observations_and_info(make_env, make_interactions):
     assert info.keys() == metrics | others | set(KINDS)
 
 
-def test_no_ceiling(make_env):
-    env = make_env(quality_ceiling=None, batches_per_step=60)
-    _, (*_, info) = rollout(env, 0, 1)
-    assert max(np.nanmax(info[kind]["quality"]) for kind in KINDS) > 1
-
-
 def test_a_state_without_quality(make_env):
     shown, hidden = (rollout(make_env(shows_quality=is_shown), 0, 1)[1] for is_shown in (True, False))
     for kind in KINDS:
@@ -245,9 +239,9 @@ def test_the_memory_weight_can_be_set_between_steps(make_env):
 
 def test_epochs_become_batches(make_env, make_interactions):
     num_train = make_interactions().train.nnz
-    env = make_env(batches_per_step=None, epochs_per_step=2.0)
-    assert env.unwrapped.batches_per_step == round(2 * num_train / 128)
-    assert make_env(batches_per_step=None, epochs_per_step=1e-9).unwrapped.batches_per_step == 1
+    assert make_env(batches_per_step=None).unwrapped.batches_per_step == round(5 * num_train / 128)
+    settings = TrainingSettings(batch_size=11 * num_train)
+    assert make_env(batches_per_step=None, training=settings).unwrapped.batches_per_step == 1
 
 
 def test_renders_an_image(make_env):
@@ -336,17 +330,3 @@ def test_the_world_brings_neither_ray_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_levels_round_what_is_asked_for_before_the_projection(make_env):
-    env = make_env(budget="50%", size_levels=(1, 3, 8)).unwrapped
-    env.reset(seed=0)
-    action = env.action_space.sample()
-    *_, info = env.step(action)
-    for kind in KINDS:
-        asked = 1 + (action[kind] + 1) * 3.5
-        expected = np.where(asked <= 2, 1, np.where(asked <= 5.5, 3, 8))
-        np.testing.assert_array_equal(info[kind]["proposed_sizes"], expected)
-    assert info["num_params"] == env.cap_params
-    with pytest.raises(ConfigError, match="size_levels names no size"):
-        make_env(size_levels=())

@@ -14,7 +14,7 @@ from ciess_ray.comparisons.methods.pruning import MagnitudePruning
 from ciess_ray.comparisons.methods.searched import Discrete, Search
 from ciess_ray.comparisons.methods.untuned import EqualSizes, FullSize, MixedRandom
 
-#: In the order of tables; ``ciess_ray.comparisons.config`` has the same names.
+#: In the order of tables, then those of kept cells alone; ``ciess_ray.comparisons.config`` has the names.
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
@@ -29,8 +29,8 @@ METHODS: dict[str, type[Method]] = {
         MagnitudePruning,
         PEP,
         DNIS,
-        Discrete,
         Search,
+        Discrete,
     )
 }
 

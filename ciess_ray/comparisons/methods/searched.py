@@ -1,12 +1,12 @@
-"""The search of this package, and the same over a few sizes."""
+"""The search of this package, and what is left of the same over a few sizes."""
 
 import math
 
 import ray
 
 from ciess_ray.candidate import Candidate
+from ciess_ray.comparisons.config import FORMER_METHODS
 from ciess_ray.comparisons.methods.method import Method, Problem
-from ciess_ray.config.run import RunConfig
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoints
@@ -15,10 +15,8 @@ from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.tracking.tracker import NullTracker
 from ciess_ray.training.contest import Allocation
+from envs.errors import ConfigError
 from envs.step_modes import STEP_MODES
-
-#: Sizes that ESAPN chooses among at 128 dimensions.
-ESAPN_SIZES = (2, 4, 8, 16, 64, 128)
 
 
 class Search(Method):
@@ -29,13 +27,9 @@ class Search(Method):
     is_judging = True
     is_search = True
 
-    def settings(self, config: RunConfig) -> RunConfig:
-        """What it is configured with."""
-        return config
-
     def propose(self, problem: Problem) -> list[Allocation]:
         """The best candidates of the search."""
-        config, full = self.settings(problem.config), problem.full
+        config, full = problem.config, problem.full
         assert full is not None
         journal = Journal(ResultFolder(problem.work), NullTracker(), None)
         budget = Budget(str(config.budget), problem.cap_params, problem.work)
@@ -54,24 +48,14 @@ class Search(Method):
 
 
 class Discrete(Search):
-    """The same search over six sizes: the action space of ESAPN, an ablation of continuity.
-
-    ESAPN (Liu et al., SIGIR 2020) chooses among six sizes, here scaled to d_max. What is asked for is rounded
-    to the nearest of them before the projection deals out what the budget leaves. Differs from ESAPN in all
-    else: agent, reward and steps are the search's.
-    """
+    """The same search over six sizes, of which cells are kept; see :data:`FORMER_METHODS`."""
 
     name = "discrete"
 
-    def settings(self, config: RunConfig) -> RunConfig:
-        """With six levels."""
-        recommender = config.recommender
-        levels = six_sizes(recommender.min_embedding_size, recommender.max_embedding_size)
-        return config.model_copy(update={"search": config.search.model_copy(update={"size_levels": levels})})
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """Nothing any more.
 
-
-def six_sizes(min_embedding_size: int, max_embedding_size: int) -> tuple[int, ...]:
-    """:data:`ESAPN_SIZES` scaled to another d_max; fewer where the bounds leave no six."""
-    scale = max_embedding_size / ESAPN_SIZES[-1]
-    scaled = {max(min_embedding_size, round(scale * size)) for size in ESAPN_SIZES}
-    return tuple(sorted(scaled))
+        Raises:
+            ConfigError: With the reason.
+        """
+        raise ConfigError(f"method {self.name!r}: {FORMER_METHODS[self.name]}.")

@@ -178,7 +178,7 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
         ({"space": {"recommender.name": ["lightgc"]}}, "unknown recommender 'lightgc'"),
         ({"random_search": {"seconds": 1}}, "unknown field 'random_search'"),
         ({"set": {"search.mode": "paper"}}, "methods are compared at one budget: set search.mode=projected"),
-        ({"set": {"search.num_env_runners": 1}}, "set search.num_env_runners .* to 0"),
+        ({"set": {"search.num_env_runners": 1}}, "set search.num_env_runners=0; cells run"),
         ({"set": {"resources.num_cpus_per_training": 3}}, "asks for 3 CPU"),
         ({"base": {"dataset": {"path": "nothing.parquet"}}}, "nothing.parquet"),
         ({"output": "/proc/comparison"}, "/proc/comparison: cannot be made"),
@@ -323,6 +323,23 @@ def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
         ]
         for one, other in zip(*keys, strict=True):
             assert (one == other) == (num_splits == 1)
+
+
+def test_cells_of_a_method_that_went_are_shown_and_none_is_computed(write, tmp_path):
+    from ciess_ray.comparisons.board import Board, cell_file
+    from ciess_ray.comparisons.cell import CellResult
+    from ciess_ray.comparisons.config import load_comparison
+
+    config = Path(write(methods=["discrete", "equal sizes"]))
+    board = Board(load_comparison(config))
+    with pytest.raises(ConfigError, match="no 'discrete' any more: a search over six .*; leave it out. "):
+        run(str(config), "--dry-run")
+    assert not (tmp_path / "comparison").exists()
+    (cell,) = (one for one in board.plan.cells if one.method == "discrete")
+    row = {"key": board.key(cell), "status": "finished"}
+    CellResult(row).write(cell_file(tmp_path / "comparison", cell))
+    known, others = board.known(tmp_path / "comparison")
+    assert known.keys() == {cell.name} and others == []
 
 
 def test_committed_cells_go_on_being_read():

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons import cell as cell_module
 from ciess_ray.comparisons.cell import Shared, run_cell
-from ciess_ray.comparisons.config import METHOD_NAMES
+from ciess_ray.comparisons.config import FORMER_METHODS, METHOD_NAMES
 from ciess_ray.comparisons.methods import METHODS, Ledger, Problem
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.training.costs import Cost
@@ -140,7 +140,7 @@ def test_a_search_is_never_worse_than_equal_sizes(
 
 
 def test_the_table_of_methods_has_the_configured_names():
-    assert tuple(METHODS) == METHOD_NAMES
+    assert tuple(METHODS) == (*METHOD_NAMES, *FORMER_METHODS)
 
 
 @pytest.mark.parametrize("recommender", CAP)
@@ -290,9 +290,8 @@ def judged_by(problem, method):
     return METHODS[method]().propose(told), judged
 
 
-@pytest.mark.parametrize("method", ["search", "discrete"])
-def test_a_random_search_judges_as_many_tables_as_the_search(method, longer):
-    for name in (method, "random search"):
+def test_a_random_search_judges_as_many_tables_as_the_search(longer):
+    for name in ("search", "random search"):
         problem = longer(num_warmup_steps=4)
         METHODS[name]().propose(problem)
         assert problem.ledger.num_steps == 16 + 8 + 1
@@ -345,11 +344,3 @@ def test_what_is_tuned_comes_best_first_and_is_no_worse_than_equal_sizes(method,
     (equal,) = METHODS["equal sizes"]().propose(problem)
     # A grid need not hold them, a neighbour it does.
     assert qualities[0] >= problem.judge(equal.sizes) - 0.02
-
-
-def test_the_discrete_search_asks_for_six_sizes(problem):
-    from ciess_ray.comparisons.methods.searched import Discrete, six_sizes
-
-    assert six_sizes(1, 128) == (2, 4, 8, 16, 64, 128)
-    assert six_sizes(1, 64) == (1, 2, 4, 8, 32, 64)
-    assert Discrete().settings(problem.config).search.size_levels == six_sizes(1, 8)

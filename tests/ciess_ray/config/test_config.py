@@ -1,5 +1,7 @@
+import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -8,14 +10,17 @@ import yaml
 
 from ciess_ray.comparisons.config import load_comparison
 from ciess_ray.config.agent import SearchConfig
+from ciess_ray.config.former import FORMER, without_former
 from ciess_ray.config.presets import PRESETS
 from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
 from ciess_ray.config.yaml_file import field_table, load_config, parse_config, put_override
+from ciess_ray.names import flatten
 from ciess_ray.searches.driver import search
 from ciess_ray.sweeps.config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "result"
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
 
@@ -38,7 +43,6 @@ def test_defaults_are_the_papers(file):
 def test_overrides_land(file):
     overrides = [
         "search.num_episodes=3",
-        "search.quality_ceiling=null",
         "search.memory_weight=0.7",
         "training.learning_rate=1e-2",
         "agent.hiddens=[16, 8]",
@@ -51,7 +55,7 @@ def test_overrides_land(file):
         "output=a=b",
     ]
     config = load_config(file, overrides)
-    assert config.search.num_episodes == 3 and config.search.quality_ceiling is None
+    assert config.search.num_episodes == 3
     assert config.search.memory_weight == 0.7 and config.training.learning_rate == 0.01
     assert config.agent.hiddens == (16, 8) and config.agent.exploration == {
         "name": "noise",
@@ -109,12 +113,6 @@ class TestPresets:
         assert config.search.resolved_step_mode == "finetune"
         assert parse_config(config.model_dump(mode="json")) == config
 
-    def test_epochs_take_the_place_of_the_batches_of_a_preset(self, file):
-        config = load_config(file, ["search.mode=reference", "search.epochs_per_step=1"])
-        assert config.search.batches_per_step is None and config.search.memory_weight == 0.01
-        both = ["search.epochs_per_step=1", "search.batches_per_step=9"]
-        assert load_config(file, ["search.mode=reference", *both]).search.batches_per_step == 9
-
     def test_sections_made_by_hand_are_filled_too(self):
         dataset = DatasetConfig(path="ratings.csv")
         config = RunConfig(dataset=dataset, search=SearchConfig(mode="reference", episode_length=4))
@@ -131,6 +129,29 @@ class TestPresets:
         assert defaults["search.num_warmup_steps"] == "0"
 
 
+class TestFormerFields:
+    def test_each_is_refused_with_what_is_so_without_it(self, file):
+        names = {name for name, _, _ in field_table()}
+        for name, former in FORMER.items():
+            assert name not in names
+            with pytest.raises(ConfigError) as caught:
+                load_config(file, [f"{name}={json.dumps(former.value)}"])
+            assert str(caught.value) == f"{file}: there is no field {name!r} any more: {former.why}."
+            # What it names in its place is there.
+            assert set(re.findall(r"[a-z]+\.[a-z]+_[a-z_]+", former.why)) <= names
+
+    def test_what_a_folder_recorded_is_read_where_it_is_what_it_is_now(self):
+        recorded = json.loads((GOLDEN / "result.json").read_text())["config"]
+        read = parse_config(without_former(recorded), "result.json")
+        now = flatten(read.model_dump(mode="json"))
+        assert now == {name: value for name, value in flatten(recorded).items() if name not in FORMER}
+        assert flatten(recorded).keys() >= FORMER.keys()
+        recorded["agent"]["tau"] = 0.01
+        with pytest.raises(ConfigError, match="result.json: there is no field 'agent.tau' any more: targets"):
+            parse_config(without_former(recorded), "result.json")
+        assert without_former({"agent.tau": 0.005, "agent": 3, "seed": 1}) == {"agent": 3, "seed": 1}
+
+
 def test_a_configuration_cannot_be_changed(file):
     with pytest.raises(ValueError, match="frozen"):
         load_config(file).search.num_episodes = 1
@@ -141,7 +162,6 @@ def test_a_configuration_cannot_be_changed(file):
     [
         ("sed=1", ConfigError, "unknown field 'sed'. Did you mean 'seed'"),
         ("training.tried_l2=[0, 0.5, 0.0]", ConfigError, r"training\.tried_l2: 0 stands there twice"),
-        ("search.size_levels=[1, 1, 4]", ConfigError, r"search\.size_levels: 1 stands there twice"),
         ("search.tried_communities=[2, 2]", ConfigError, r"tried_communities: 2 stands there twice; once"),
         ("output=''", ConfigError, "output='': an empty name; name a file or a folder"),
         ("cache=''", ConfigError, "cache='': an empty name"),
@@ -175,8 +195,6 @@ def test_a_configuration_cannot_be_changed(file):
         ("budget=null", ConfigError, "budget=None: expected 0.1, 10%, '62000 params', or 64MB"),
         ("dataset=ok.csv", ConfigError, "dataset='ok.csv': dataset is a section; .* e.g. dataset.path=..."),
         ("search.memory_weight=-1", ConfigError, "search.memory_weight.*-1.*greater than or equal to 0"),
-        ("search.quality_ceiling=0", ConfigError, "search.quality_ceiling=0: .*greater than 0"),
-        ("search.quality_ceiling=.inf", ConfigError, "search.quality_ceiling=inf: .*finite"),
         ("training.learning_rate=.nan", ConfigError, "training.learning_rate=nan"),
         ("training.learning_rate=.inf", ConfigError, "training.learning_rate=inf: .*finite"),
         ("training.positives=all", ConfigError, "training.positives='all'"),
@@ -203,12 +221,7 @@ def test_a_configuration_cannot_be_changed(file):
         ("=3", ConfigError, "cannot read the override '=3'"),
         ("seed=[1", ConfigError, r"cannot read the value of the override 'seed=\[1'"),
         ("search.memory_weight=200", ConfigError, "search.memory_weight=200: .*less than or equal to 100"),
-        ("search.initial_memory_weight=101", ConfigError, "search.initial_memory_weight=101: .*equal to 100"),
-        (
-            "agent.replay_buffer_capacity=1000",
-            ConfigError,
-            "agent.replay_buffer_capacity=1000 cannot fill a batch of agent.batch_size=4096",
-        ),
+        ("agent.batch_size=1_000_001", ConfigError, "agent.batch_size=1000001: .*equal to 1000000"),
         ("agent.hiddens=[0]", ConfigError, "agent.hiddens.*greater than or equal to 1"),
         ("agent.hiddens=[64, -1]", ConfigError, "agent.hiddens.*greater than or equal to 1"),
         ("agent.hiddens=[1_000_000_000]", ConfigError, "agent.hiddens.*less than or equal to 65536"),
@@ -227,11 +240,6 @@ def test_a_configuration_cannot_be_changed(file):
             "agent.exploration.noise={name: ornstein_uhlenbeck, theta: 2}",
             ConfigError,
             "theta must be at most 1, not 2",
-        ),
-        (
-            "search.size_levels=[1, 128, 129]",
-            EmbeddingSizeError,
-            r"search.size_levels: 129 lies outside \[1, 128\]",
         ),
         ("seed=4294967296", ConfigError, "seed=4294967296: .*less than or equal to 4000000000"),
         ("resources.num_gpus_per_env_runner=1.5", ConfigError, "per_env_runner=1.5: above 1 .* whole GPUs"),
@@ -335,8 +343,8 @@ def test_an_override_takes_the_place_of_a_dotted_name():
     values = {"set": {"search.num_episodes": 6, "agent": {"gamma": 0.5}}}
     put_override(values, "set.search.num_episodes=3")
     put_override(values, "set.agent.gamma=1e-1")
-    put_override(values, "set.agent.tau=1")
-    assert values == {"set": {"search.num_episodes": 3, "agent": {"gamma": 0.1, "tau": 1}}}
+    put_override(values, "set.agent.actor_lr=1")
+    assert values == {"set": {"search.num_episodes": 3, "agent": {"gamma": 0.1, "actor_lr": 1}}}
 
 
 def test_the_sweep_that_comes_along_loads():

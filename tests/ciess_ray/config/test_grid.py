@@ -204,7 +204,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ),
         ({"seed": [0]}, {"base": "nowhere.yaml"}, "nowhere.yaml: no such configuration"),
         (
-            {"seed": list(range(1000)), "agent.tau": [i / 1000 for i in range(1, 1001)]},
+            {"seed": list(range(1000)), "agent.actor_lr": [i / 1000 for i in range(1, 1001)]},
             {},
             "1,000,000 trials are more than",
         ),
@@ -213,7 +213,11 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"budget": ["62,000 params", "62k params"]}, {}, "62,000 params and 62k params are the same"),
         ({"seed": [0, 1, 0]}, {}, r"space\.seed: 0 stands there twice"),
         ({"seed": [1, 1.0]}, {}, r"space\.seed: 1 stands there twice"),
-        ({"agent.tau": {"choice": [0.1, 0.2, 0.1]}}, {}, r"space\.agent\.tau: 0\.1 stands there twice"),
+        (
+            {"agent.actor_lr": {"choice": [0.1, 0.2, 0.1]}},
+            {},
+            r"space\.agent\.actor_lr: 0\.1 stands there twice",
+        ),
         ({"seed": [0]}, {"output": ""}, "output='': an empty name; name a file or a folder"),
         ({"seed": [0]}, {"base": ""}, "base='': an empty name"),
         ({"seed": [0]}, {"base": {"dataset": {"path": ""}}}, r"dataset\.path='': an empty name"),

@@ -1,5 +1,6 @@
 """A key changes with every field that can change the result, and with no other."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ from pydantic import BaseModel
 from ciess_ray.comparisons.board import Board
 from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.config.data import caps_params_of, load_interactions
+from ciess_ray.config.former import without_former
+from ciess_ray.config.keys import told
 from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.names import flatten
 from ciess_ray.searches.driver import _checkpoints
 from ciess_ray.searches.trainings import Training, _key
 from ciess_ray.training.pretrained import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
-NEVER = ("output", "cache", "resources", "tracking", "search.checkpoint_interval_s", "search.num_checkpoints")
+NEVER = ("output", "cache", "resources", "tracking", "search.checkpoint_interval_s")
 BUDGETS = ("budget", "looser_budgets")
-STEPS = ("search.step_mode", "search.epochs_per_step", "search.batches_per_step", "search.step_learning_rate")
+STEPS = ("search.step_mode", "search.batches_per_step", "search.step_learning_rate")
 SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
 CHOSEN = ("search.num_candidates", "search.tried_communities")
 RANDOM = tuple(
@@ -70,7 +75,6 @@ OTHERS = {
     "training.positives": "interaction",
     "search.mode": "paper",
     "search.step_mode": "fresh",
-    "search.size_levels": (3,),
     "search.memory_weight": 0.5,
     "search.supernet_kept_ratios": (0.1, 0.9),
 }
@@ -146,6 +150,16 @@ def keys(make_config, tmp_path_factory):
         "checkpoint": lambda config: _checkpoints(config, interactions).identity,
     }
     return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}
+
+
+def test_a_key_says_of_every_field_what_it_always_said():
+    folder = Path(__file__).parents[2] / "golden" / "result"
+    recorded = json.loads((folder / "result.json").read_text())["config"]
+    assert flatten(told(parse_config(without_former(recorded)), ())) == {
+        name: value
+        for name, value in flatten(recorded).items()
+        if not is_in(name, ("dataset", *NEVER, "search.num_checkpoints"))
+    }
 
 
 @pytest.mark.parametrize("what", IGNORED)

@@ -52,7 +52,7 @@ class TestClaims:
         )
 
     def test_env_runners_are_claimed_beside_the_driver(self, tmp_path):
-        plan = plan_of(tmp_path, set={"search.num_env_runners": 3, "search.num_evaluation_env_runners": 1})
+        plan = plan_of(tmp_path, set={"search.num_env_runners": 4})
         claims = claims_of(plan.trials[0].config, TrialResources(), 0.0)
         assert claims == [{"CPU": 1.0}] * 5 and told_claims(claims) == "1 + 4 x 1 = 5 CPU"
         assert num_threads(plan.trials[0].config, claims) == 1

@@ -129,11 +129,11 @@ def test_values_of_several_kinds_are_one_column():
     mixed = [outcome("5%", "mf", 0, 0.1, 0.1), outcome("10%", "mf", 0, 0.1, 0.1)]
     mixed[0].fields["agent.hiddens"], mixed[1].fields["agent.hiddens"] = [64, 64], None
     mixed[0].fields["search.memory_weight"], mixed[1].fields["search.memory_weight"] = "auto", 0.4
-    mixed[0].fields["agent.tau"], mixed[1].fields["agent.tau"] = 1, 0.5
+    mixed[0].fields["agent.gamma"], mixed[1].fields["agent.gamma"] = 1, 0.5
     table = SweepResults("there", mixed, 1.0).to_table()
     assert table["field/agent.hiddens"].to_pylist() == ["[64, 64]", None]
     assert table["field/search.memory_weight"].to_pylist() == ["auto", "0.4"]
-    assert table["field/agent.tau"].to_pylist() == [1.0, 0.5]
+    assert table["field/agent.gamma"].to_pylist() == [1.0, 0.5]
 
 
 def test_files_are_written_and_read_back(results, tmp_path):

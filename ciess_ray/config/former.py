@@ -1,0 +1,74 @@
+"""Fields that configurations once had: what to do without them, and what they were.
+
+What a user writes is refused with the reason. What a folder recorded is read as long as it is what it always
+is now, and a key still says of each field what it said, so that what was kept under it is found.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Former:
+    """A field that a configuration had.
+
+    Attributes:
+        value: What it always is now, as JSON has it; what its default was.
+        why: What is so without it, as the end of a sentence.
+    """
+
+    value: Any
+    why: str
+
+
+FORMER = {
+    "training.learning_rate_decay": Former(
+        0.9, "a decay is by 0.9, as in CIESS's code, and training.decay_every says how often"
+    ),
+    "training.min_improvement": Former(
+        0.0, "every rise of the validation counts, and training.patience says how long one is waited for"
+    ),
+    "search.epochs_per_step": Former(
+        5.0, "a step trains 5 epochs, as in CIESS, or as many batches as search.batches_per_step says"
+    ),
+    "search.size_levels": Former(
+        None, "a search over six sizes came within 0.3 % of one over all (docs/comparison.md)"
+    ),
+    "search.initial_memory_weight": Former(
+        0.0, "λ begins at 0 with search.memory_weight=auto, and stays what it is with a number"
+    ),
+    "search.memory_weight_lr": Former(
+        0.1, "λ moves by a tenth of what the sizes miss the budget by; search.memory_weight=NUMBER keeps it"
+    ),
+    "search.quality_ceiling": Former(1.0, "a share of full-size quality counts up to 1, as in CIESS"),
+    "search.num_evaluation_env_runners": Former(
+        0, "the driver takes the greedy steps, which nothing else is done beside"
+    ),
+    "search.num_checkpoints": Former(2, "the newest two checkpoints are kept, of a trial one"),
+    "agent.tau": Former(0.005, "targets move by 0.005 an update, as in CIESS"),
+    "agent.replay_buffer_capacity": Former(1_000_000, "the last million transitions of each kind are kept"),
+}
+
+
+def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded values without the fields that are now as they were there; of others a reader tells.
+
+    Args:
+        values: As :func:`ciess_ray.config.yaml_file.parse_config` takes them, nested or by dotted names.
+    """
+    left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    for name, former in FORMER.items():
+        section, _, field = name.partition(".")
+        for fields, key in ((left, name), (left.get(section), field)):
+            if isinstance(fields, dict) and key in fields and fields[key] == former.value:
+                del fields[key]
+    return left
+
+
+def with_former(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a run with what they once said of former fields, too."""
+    for name, former in FORMER.items():
+        section, _, field = name.partition(".")
+        values[section][field] = former.value
+    return values
