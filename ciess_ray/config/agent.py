@@ -21,7 +21,6 @@ class AgentConfig(Section):
         (256, 256), min_length=1, max_length=100, description="hidden widths; 2 x 256 in CIESS"
     )
     actor_lr: float = Field(1e-3, gt=0, description="Adam's rate for the actors; 1e-3 in CIESS")
-    critic_lr: float = Field(3e-3, gt=0, description="Adam's rate for the critics; 3e-3 in CIESS")
     gamma: float = Field(
         0.0,
         ge=0,

@@ -23,12 +23,14 @@ class Former:
 
 
 FORMER = {
+    "recommender.min_embedding_size": Former(1, "a row keeps at least one number, as in CIESS"),
     "training.learning_rate_decay": Former(
         0.9, "a decay is by 0.9, as in CIESS's code, and training.decay_every says how often"
     ),
     "training.min_improvement": Former(
         0.0, "every rise of the validation counts, and training.patience says how long one is waited for"
     ),
+    "training.positives": Former("user", "a user is drawn and then one of its items, as in CIESS's code"),
     "search.epochs_per_step": Former(
         5.0, "a step trains 5 epochs, as in CIESS, or as many batches as search.batches_per_step says"
     ),
@@ -46,6 +48,7 @@ FORMER = {
         0, "the driver takes the greedy steps, which nothing else is done beside"
     ),
     "search.num_checkpoints": Former(2, "the newest two checkpoints are kept, of a trial one"),
+    "agent.critic_lr": Former(0.003, "critics learn at a rate of 3e-3, as in CIESS"),
     "agent.tau": Former(0.005, "targets move by 0.005 an update, as in CIESS"),
     "agent.replay_buffer_capacity": Former(1_000_000, "the last million transitions of each kind are kept"),
 }

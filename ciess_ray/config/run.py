@@ -7,7 +7,7 @@ any work is done. ``config_file`` reads them from YAML.
 from collections.abc import Mapping
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -85,6 +85,9 @@ class DatasetConfig(Section):
 class RecommenderConfig(Section):
     """The base recommender whose table is to shrink."""
 
+    #: d_min of CIESS: a row of nothing would be no row.
+    min_embedding_size: ClassVar[int] = 1
+
     name: str = Field(
         "lightgcn",
         description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for a class of your own",
@@ -94,7 +97,6 @@ class RecommenderConfig(Section):
         description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
         "node_dropout, message_dropout",
     )
-    min_embedding_size: int = Field(1, description="d_min; 1 in CIESS")
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU where there is one")
 
@@ -122,9 +124,6 @@ class TrainingConfig(Section):
         100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
     )
     min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
-    positives: Literal["user", "interaction"] = Field(
-        "user", description="draw a user and one of its items, as CIESS's code does, or an interaction"
-    )
     loss: str = Field(
         "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
     )

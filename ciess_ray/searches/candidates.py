@@ -79,7 +79,6 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
     td3.training(
         hiddens=agent.hiddens,
         actor_lr=agent.actor_lr,
-        critic_lr=agent.critic_lr,
         gamma=agent.gamma,
         train_batch_size_per_learner=agent.batch_size,
         updates_per_step=agent.updates_per_step,

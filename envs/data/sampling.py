@@ -1,15 +1,10 @@
 """Training triples (user, positive item, negative item), drawn without a loop."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from envs.errors import DataError, UnknownNameError
-
-#: ``user``: draw a user, then one of its items, as the authors of CIESS do; ``interaction``: draw a pair.
-Positives = Literal["user", "interaction"]
+from envs.errors import DataError
 
 
 def interaction_keys(matrix: sparse.csr_array) -> NDArray[np.int64]:
@@ -27,21 +22,18 @@ def contains(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.b
 
 
 class PositiveSampler:
-    """Draws pairs of a user and one of its training items.
+    """Draws pairs of a user and one of its training items: a user that has any, then one of its items.
+
+    So do the authors of CIESS.
 
     Args:
         train: Training interactions, shape (num_users, num_items), indices sorted.
-        positives: How a positive is drawn; uniform over users with training items and then over their
-            items, or uniform over interactions.
 
     Raises:
         DataError: There is no training interaction, or a user interacted with every item.
-        UnknownNameError: ``positives`` is neither of the two.
     """
 
-    def __init__(self, train: sparse.csr_array, positives: Positives = "user") -> None:
-        if positives not in ("user", "interaction"):
-            raise UnknownNameError("way to draw positives", positives, ("user", "interaction"))
+    def __init__(self, train: sparse.csr_array) -> None:
         if train.nnz == 0:
             raise DataError("there is no training interaction to draw triples from; bring more data")
         self.indptr = train.indptr.astype(np.int64)
@@ -54,19 +46,13 @@ class PositiveSampler:
                 "them; leave these users out, or add the items they did not interact with"
             )
         self._items = train.indices
-        self._by_interaction = positives == "interaction"
-        rows = np.arange(train.shape[0], dtype=np.int64)
-        self._users = (
-            rows.repeat(self.num_positives) if self._by_interaction else rows[self.num_positives > 0]
-        )
+        self._users = np.flatnonzero(self.num_positives)
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Users and positive items, each of shape (batch_size,), int64; users ascending."""
         # The order within a batch decides nothing but speed: what is looked up by user lies close together.
-        row = np.sort(rng.integers(len(self._users), size=batch_size))
-        user = self._users[row]
-        if not self._by_interaction:
-            row = self.indptr[user] + rng.integers(self.num_positives[user])
+        user = self._users[np.sort(rng.integers(len(self._users), size=batch_size))]
+        row = self.indptr[user] + rng.integers(self.num_positives[user])
         return user, self._items[row].astype(np.int64)
 
 
@@ -79,15 +65,13 @@ class TripleSampler:
 
     Args:
         train: Training interactions, shape (num_users, num_items), indices sorted.
-        positives: How a positive is drawn, see :class:`PositiveSampler`.
 
     Raises:
         DataError: There is no training interaction, or a user interacted with every item.
-        UnknownNameError: ``positives`` is neither of the two.
     """
 
-    def __init__(self, train: sparse.csr_array, *, positives: Positives = "user") -> None:
-        self._positives = PositiveSampler(train, positives)
+    def __init__(self, train: sparse.csr_array) -> None:
+        self._positives = PositiveSampler(train)
         self._num_items = train.shape[1]
         indptr = self._positives.indptr
         user = np.repeat(np.arange(train.shape[0], dtype=np.int64), self._positives.num_positives)
@@ -118,15 +102,13 @@ class SharedNegativeSampler:
     Args:
         train: Training interactions, shape (num_users, num_items), indices sorted.
         num_negatives: Negatives a batch, drawn without replacement; at most the number of items.
-        positives: How a positive is drawn, see :class:`PositiveSampler`.
 
     Raises:
         DataError: There is no training interaction, or a user interacted with every item.
-        UnknownNameError: ``positives`` is neither of the two.
     """
 
-    def __init__(self, train: sparse.csr_array, *, num_negatives: int, positives: Positives = "user") -> None:
-        self._positives = PositiveSampler(train, positives)
+    def __init__(self, train: sparse.csr_array, *, num_negatives: int) -> None:
+        self._positives = PositiveSampler(train)
         self._num_negatives = min(num_negatives, train.shape[1])
         self._users_of_item = train.T.tocsr()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.data.sampling import Positives, SharedNegativeSampler, TripleSampler
+from envs.data.sampling import SharedNegativeSampler, TripleSampler
 from envs.recommenders.base import BaseRecommender
 
 _NEVER = -1e30
@@ -22,13 +22,10 @@ class RankingLoss(ABC):
     Args:
         train: Training interactions, shape (num_users, num_items).
         batch_size: Positives a batch.
-        positives: How a positive is drawn.
         num_negatives: Negatives that the whole batch shares, where they are shared.
     """
 
-    def __init__(
-        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
-    ) -> None:
+    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
         self.batch_size = batch_size
 
     @abstractmethod
@@ -47,11 +44,9 @@ class RankingLoss(ABC):
 class BPR(RankingLoss):
     """Softplus of the margin of a negative item over a positive one (arXiv 1205.2618), the paper's loss."""
 
-    def __init__(
-        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
-    ) -> None:
-        super().__init__(train, batch_size=batch_size, positives=positives, num_negatives=num_negatives)
-        self.sampler = TripleSampler(train, positives=positives)
+    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
+        super().__init__(train, batch_size=batch_size, num_negatives=num_negatives)
+        self.sampler = TripleSampler(train)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
         """Users, positive items and negative items, each of shape (batch_size,), int64."""
@@ -80,11 +75,9 @@ class SampledSoftmax(RankingLoss):
     user interacted with in training is left out of that user's negatives.
     """
 
-    def __init__(
-        self, train: csr_array, *, batch_size: int, positives: Positives, num_negatives: int
-    ) -> None:
-        super().__init__(train, batch_size=batch_size, positives=positives, num_negatives=num_negatives)
-        self.sampler = SharedNegativeSampler(train, positives=positives, num_negatives=num_negatives)
+    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
+        super().__init__(train, batch_size=batch_size, num_negatives=num_negatives)
+        self.sampler = SharedNegativeSampler(train, num_negatives=num_negatives)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """Users and positives (batch_size,), negatives (num_negatives,), pairs to leave out (both)."""

@@ -11,7 +11,6 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.data.sampling import Positives
 from envs.errors import TrainingError, UnknownNameError
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender
@@ -35,7 +34,6 @@ class TrainingSettings:
         learning_rate: Adam's first learning rate; 0.03 in the authors' code.
         decay_every: Batches between two decays by 0.9; 50 to 200 in the authors' code.
         min_learning_rate: Where the decay ends; 1e-3.
-        positives: A positive drawn for a random ``user``, or a random ``interaction``.
         loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
         num_negatives: Negatives that a batch shares, for ``softmax``.
         evaluate_every: Batches between two validations.
@@ -48,7 +46,6 @@ class TrainingSettings:
     learning_rate: float = 0.03
     decay_every: int = 100
     min_learning_rate: float = 1e-3
-    positives: Positives = "user"
     loss: str = "bpr"
     num_negatives: int = 128
     evaluate_every: int = 100
@@ -94,7 +91,6 @@ def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
     return LOSSES[settings.loss](
         train,
         batch_size=settings.batch_size,
-        positives=settings.positives,
         num_negatives=settings.num_negatives,
     )
 
@@ -241,7 +237,7 @@ class Recipe:
         loss: The loss and its sampler, made once for all trainings.
 
     Raises:
-        UnknownNameError: There is no such loss, or way to draw positives.
+        UnknownNameError: There is no such loss.
         DataError: The interactions leave nothing to draw.
     """
 

@@ -247,7 +247,7 @@ class TestSampledSoftmax:
 
     def test_is_the_cross_entropy_of_the_positive_among_the_negatives(self, make_interactions, recommender):
         train = make_interactions().train
-        loss = SampledSoftmax(train, batch_size=50, positives="user", num_negatives=12)
+        loss = SampledSoftmax(train, batch_size=50, num_negatives=12)
         users, positives, negatives, is_positive = map(torch.from_numpy, loss.draw(np.random.default_rng(0)))
         scores = recommender.score(recommender.encode(), users).detach()
         # One column for the positive, one for each item; what is no negative of the user is struck out.
@@ -262,7 +262,7 @@ class TestSampledSoftmax:
     def test_a_user_who_knows_every_negative_costs_nothing_and_is_no_nan(
         self, make_interactions, recommender
     ):
-        loss = SampledSoftmax(make_interactions().train, batch_size=2, positives="user", num_negatives=3)
+        loss = SampledSoftmax(make_interactions().train, batch_size=2, num_negatives=3)
         recommender.l2 = 0.0
         users, positives, negatives = torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([3, 4, 5])
         got = loss(recommender, users, positives, negatives, torch.ones(2, 3, dtype=torch.bool))

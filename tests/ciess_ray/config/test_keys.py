@@ -40,12 +40,12 @@ RANDOM = tuple(
 )
 #: By what is kept, the fields that do not matter to it, or whole sections.
 IGNORED = {
-    "full size": ("agent", "search", "training.tried_l2", "recommender.min_embedding_size", *BUDGETS),
-    "training": ("agent", "search", "training.tried_l2", "recommender.min_embedding_size", *BUDGETS),
+    "full size": ("agent", "search", "training.tried_l2", *BUDGETS),
+    "training": ("agent", "search", "training.tried_l2", *BUDGETS),
     "checkpoint": ("search.num_episodes", "search.num_greedy_steps", "search.num_candidates"),
     # Budgets and kept ratios are looked at below.
     "supernet": ("agent", "search", "training.tried_l2", *BUDGETS),
-    "cell full size": ("agent", "search", "recommender.min_embedding_size", *BUDGETS),
+    "cell full size": ("agent", "search", *BUDGETS),
     "cell equal sizes": ("agent", "search", "looser_budgets"),
     "cell split": ("agent", "search", "looser_budgets"),
     "cell random search": ("agent", "search", "looser_budgets"),
@@ -69,10 +69,8 @@ OTHERS = {
     "budget": "30%",
     "looser_budgets": ("80%",),
     "recommender.name": "mf",
-    "recommender.min_embedding_size": 2,
     "recommender.max_embedding_size": 17,
     "recommender.device": "auto",
-    "training.positives": "interaction",
     "search.mode": "paper",
     "search.step_mode": "fresh",
     "search.memory_weight": 0.5,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from envs.data import TripleSampler, contains, interaction_keys
-from envs.data.sampling import Positives, SharedNegativeSampler
-from envs.errors import DataError, UnknownNameError
+from envs.data.sampling import SharedNegativeSampler
+from envs.errors import DataError
 
 
 def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
@@ -18,19 +18,14 @@ def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
     return sparse.csr_array(dense)
 
 
-@pytest.mark.parametrize("positives", ["user", "interaction"])
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.sets(st.integers(0, 6), max_size=6), min_size=1, max_size=6).filter(any),
     seed=st.integers(0, 2**32),
 )
-def test_positives_are_positive_and_negatives_are_not(
-    positives: Positives, rows: list[set[int]], seed: int
-) -> None:
+def test_positives_are_positive_and_negatives_are_not(rows: list[set[int]], seed: int) -> None:
     train = matrix_of(rows, 7)
-    user, positive, negative = TripleSampler(train, positives=positives).draw(
-        200, np.random.default_rng(seed)
-    )
+    user, positive, negative = TripleSampler(train).draw(200, np.random.default_rng(seed))
     dense = train.toarray()
     assert np.all(dense[user, positive] == 1.0)
     assert np.all(dense[user, negative] == 0.0)
@@ -49,13 +44,6 @@ def test_a_positive_is_uniform_over_users_then_over_their_items() -> None:
     user, positive, _ = TripleSampler(matrix_of(ROWS, 10)).draw(60_000, np.random.default_rng(0))
     assert frequencies(user, 4) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3], abs=0.01)
     assert frequencies(positive[user == 0], 6) == pytest.approx([0.25, 0.25, 0.25, 0, 0, 0.25], abs=0.02)
-
-
-def test_a_positive_is_uniform_over_interactions() -> None:
-    sampler = TripleSampler(matrix_of(ROWS, 10), positives="interaction")
-    user, positive, _ = sampler.draw(60_000, np.random.default_rng(0))
-    assert frequencies(user, 4) == pytest.approx([4 / 14, 0, 1 / 14, 9 / 14], abs=0.01)
-    assert frequencies(positive[user == 3], 10)[:7] == pytest.approx(np.full(7, 1 / 9), abs=0.02)
 
 
 def test_a_negative_is_uniform_over_the_items_without_interaction() -> None:
@@ -81,24 +69,18 @@ def test_no_training_interactions_are_refused() -> None:
         TripleSampler(sparse.csr_array((3, 3), dtype=np.float32))
 
 
-def test_an_unknown_way_to_draw_positives() -> None:
-    with pytest.raises(UnknownNameError, match="Known: interaction, user"):
-        TripleSampler(matrix_of(ROWS, 10), positives="pair")  # type: ignore[arg-type]
-
-
 class TestSharedNegatives:
     @settings(max_examples=60, deadline=None)
     @given(
         rows=st.lists(st.sets(st.integers(0, 6), max_size=6), min_size=1, max_size=6).filter(any),
         num_negatives=st.integers(1, 9),
-        positives=st.sampled_from(["user", "interaction"]),
         seed=st.integers(0, 2**32),
     )
     def test_one_draw_of_distinct_items_serves_the_batch(
-        self, rows: list[set[int]], num_negatives: int, positives: Positives, seed: int
+        self, rows: list[set[int]], num_negatives: int, seed: int
     ) -> None:
         train = matrix_of(rows, 7)
-        sampler = SharedNegativeSampler(train, num_negatives=num_negatives, positives=positives)
+        sampler = SharedNegativeSampler(train, num_negatives=num_negatives)
         user, positive, negative, is_positive = sampler.draw(50, np.random.default_rng(seed))
         dense = train.toarray()
         assert np.all(dense[user, positive] == 1.0)
