@@ -13,19 +13,30 @@ from typing import TYPE_CHECKING, Any
 from ciess_ray.own_packages import refuse_foreign_envs
 
 if TYPE_CHECKING:
+    from ciess_ray.front.many import compare, sweep
     from ciess_ray.front.search import load_result, search
     from ciess_ray.packed.table import PackedTable
     from ciess_ray.serving.recommender import ServedRecommender
 
     __version__: str
 
-__all__ = ["PackedTable", "ServedRecommender", "__version__", "load_result", "search"]
+__all__ = [
+    "PackedTable",
+    "ServedRecommender",
+    "__version__",
+    "compare",
+    "load_result",
+    "search",
+    "sweep",
+]
 
 _MODULES = {
     "PackedTable": "ciess_ray.packed.table",
     "ServedRecommender": "ciess_ray.serving.recommender",
+    "compare": "ciess_ray.front.many",
     "load_result": "ciess_ray.front.search",
     "search": "ciess_ray.front.search",
+    "sweep": "ciess_ray.front.many",
 }
 
 refuse_foreign_envs()

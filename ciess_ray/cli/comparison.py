@@ -10,7 +10,8 @@ from ciess_ray.terminal import Terminal, TextTable
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ciess_ray.comparisons.results import ComparisonResults, MethodFigures
+    from ciess_ray.comparisons.figures import MethodFigures
+    from ciess_ray.comparisons.results import ComparisonResults
 
 COMPARE_HELP = """
 Compare the search with what one would do by hand, and with other methods, at the same budgets.
@@ -95,7 +96,7 @@ def run_comparison(
 def _print_results(
     console: Terminal, results: "ComparisonResults", figures: "Sequence[MethodFigures]"
 ) -> None:
-    from ciess_ray.comparisons.results import to_rich
+    from ciess_ray.comparisons.figures import to_rich
 
     console.show(to_rich(figures))
     console.say(RANKING_NOTE)

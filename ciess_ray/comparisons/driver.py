@@ -21,8 +21,9 @@ import torch
 from ciess_ray.comparisons.board import Board, cell_file
 from ciess_ray.comparisons.cell import CellResult, Shared, run_cell
 from ciess_ray.comparisons.config import Cell, ComparisonPlan, parse_comparison
+from ciess_ray.comparisons.figures import MethodFigures
 from ciess_ray.comparisons.recorder import Recorder
-from ciess_ray.comparisons.results import ComparisonResults, MethodFigures
+from ciess_ray.comparisons.results import ComparisonResults
 from ciess_ray.config.data import dataset_key, put_resumed
 from ciess_ray.config.former import without_former
 from ciess_ray.config.run import RunConfig

@@ -6,9 +6,9 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
+from ciess_ray.comparisons.figures import MethodFigures, to_frame
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.files.whole import whole_file, write_whole
 from ciess_ray.names import (
@@ -31,8 +32,10 @@ from ciess_ray.result import dataset_name, versions
 from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.statistics import Difference, Spread, column_of, paired_bootstrap
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.terminal import TextTable
 from ciess_ray.tracking.tracker import run_tags
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Fields that have a column of their own.
 _OWN_FIELDS = ("seed", "budget")
@@ -57,46 +60,6 @@ _FIGURES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class MethodFigures:
-    """One method at one point of the grid, over its seeds.
-
-    Attributes:
-        dataset: What it was trained on.
-        recommender: Its name.
-        budget: As it was asked for.
-        method: The method.
-        fields: What the point differs in, seed and budget aside.
-        seeds: Those that are finished.
-        split_seeds: The splits of the data that they are of, each once.
-        num_missing: Seeds that failed or are pending.
-        figures: Means and standard deviations, by the columns of ``comparison.parquet``; and by
-            ``share_of_full`` NDCG@20 as a share of full size's of the same seed, where that is finished.
-        is_still_rising: Whether a training ended while validation was still rising.
-        differences: The search less this method, by metric; empty for the search itself and where one of
-            the two is missing.
-    """
-
-    dataset: str
-    recommender: str
-    budget: str
-    method: str
-    fields: dict[str, Any]
-    seeds: list[int]
-    split_seeds: list[int]
-    num_missing: int
-    figures: dict[str, Spread]
-    is_still_rising: bool
-    differences: dict[str, Difference]
-
-    def to_values(self) -> dict[str, Any]:
-        """Plain values."""
-        return vars(self) | {
-            "figures": {name: vars(spread) for name, spread in self.figures.items()},
-            "differences": {name: asdict(difference) for name, difference in self.differences.items()},
-        }
-
-
 @dataclass(eq=False)
 class ComparisonResults:
     """All cells of a comparison.
@@ -106,12 +69,17 @@ class ComparisonResults:
         results: What each finished or failed cell came to, by its name.
         seconds: How long it took, since it was started or resumed.
         problems: Sentences on what was not recorded.
+        keeper: Where the folder is a temporary one, what it lives as long as.
     """
 
     plan: ComparisonPlan
     results: Mapping[str, CellResult]
     seconds: float
     problems: list[str] = field(default_factory=list)
+    keeper: object | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.results)} of {len(self.plan.cells)} cells)"
 
     @property
     def is_complete(self) -> bool:
@@ -149,6 +117,14 @@ class ComparisonResults:
         rows = [self.row(cell) for cell in self.plan.cells]
         columns = dict.fromkeys(name for row in rows for name in row)
         return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
+
+    def table(self) -> "pd.DataFrame":
+        """Every method at every point, by name: means over its finished seeds, and the search against it.
+
+        Recall and NDCG are on test. ``search/relative`` is by which share of the method's NDCG@20 the search
+        exceeds it, with the ends of the 95 % interval and p, paired over users and splits.
+        """
+        return to_frame(self.figures())
 
     def figures(self) -> list[MethodFigures]:
         """Means over seeds of every method at every point of the grid, and the search against each."""
@@ -311,65 +287,6 @@ class ComparisonResults:
 def budget_of(cell: Cell) -> str:
     """As it was asked for; a full table has all of it."""
     return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
-
-
-def to_rich(figures: Sequence[MethodFigures]) -> TextTable:
-    """What people read: a row a method, budget after budget."""
-    headings = (
-        "budget",
-        "method",
-        "n",
-        "splits",
-        "R@20",
-        "N@20",
-        "of full",
-        "search",
-        "p",
-        "packed",
-        "served",
-        "with histories",
-        "user : item",
-    )
-    table = TextTable(*headings, "trainings", "CPU s", "peak MB", first_number=2)
-    last, has_datasets = "", len({one.dataset for one in figures}) > 1
-    for one in figures:
-        others = [
-            f"{name.rpartition('.')[2]}={value}"
-            for name, value in one.fields.items()
-            if name.split(".")[0] not in ("dataset", "recommender")
-        ]
-        dataset = [one.dataset] if has_datasets else []
-        point = " ".join([*dataset, one.recommender, *others, one.budget])
-        table.add_row("" if point == last else point, one.method, *_cells_of(one))
-        last = point
-    return table
-
-
-def _cells_of(one: MethodFigures) -> list[str]:
-    if not one.seeds:
-        return ["0", *[""] * 13]
-    figures, difference = one.figures, one.differences.get("ndcg@20")
-    return [
-        str(len(one.seeds)) + ("^" if one.is_still_rising else ""),
-        str(len(one.split_seeds)),
-        str(figures["test/recall@20"]),
-        str(figures["test/ndcg@20"]),
-        f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
-        "" if difference is None else _told(difference),
-        "" if difference is None else f"{difference.p:.2g}",
-        *(
-            f"{figures[name].mean:,.0f}" if name in figures else ""
-            for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
-        ),
-        f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}",
-        f"{figures['num_trainings'].mean:.0f}",
-        f"{figures['cpu_s'].mean:,.0f}",
-        f"{figures['peak_bytes'].mean / 1e6:,.0f}",
-    ]
-
-
-def _told(difference: Difference) -> str:
-    return f"{difference.relative:+.1%} [{difference.relative_low:+.1%}, {difference.relative_high:+.1%}]"
 
 
 def _finite(value: Any) -> Any:

@@ -39,17 +39,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def values_of_file(path: Path) -> dict[str, Any]:
-    """The plain values of a search of a YAML file; of a file of data, by its name, those that name it.
+    """The plain values of a search of a YAML file; of a file of data those that name it.
 
     Raises:
         ConfigError: The file is missing or no YAML mapping.
     """
+    return {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
+
+
+def is_data(path: Path) -> bool:
+    """Whether a file is one of data, by its name; Parquet may be a folder of parts."""
     try:
-        if not path.is_dir():
-            guess_format(path)
+        return path.is_dir() or bool(guess_format(path))
     except DataError:
-        return read_values(path)
-    return {"dataset": {"path": str(path)}}
+        return False
 
 
 def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -152,9 +155,9 @@ def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = 
     return dotted
 
 
-def section_names() -> set[str]:
+def section_names(model: type[BaseModel] = RunConfig) -> set[str]:
     """The sections of a configuration: dataset, training, ..."""
-    return {name.partition(".")[0] for name, _, _ in field_table() if "." in name}
+    return {name.partition(".")[0] for name, _, _ in field_table(model) if "." in name}
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig:

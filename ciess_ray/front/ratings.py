@@ -4,42 +4,63 @@ What is in memory becomes a file in the search's folder, where ``--resume`` find
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from ciess_ray.config.yaml_file import values_of_file
-from envs.data import Columns, InteractionLog, Interactions, log_from_frame, log_of_splits
-from envs.errors import ConfigError
+import pyarrow.parquet as pq
+
+from ciess_ray.config.yaml_file import is_data, read_values
+from ciess_ray.files.whole import whole_file
+from envs.data import Columns, InteractionLog, Interactions, log_from_frame, log_of_splits, table_of
+from envs.errors import ConfigError, ResultError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Ratings: TypeAlias = Union["pd.DataFrame", str, Path, InteractionLog, Interactions]
 
-#: What messages call such data.
+#: What messages call data that are in memory.
 _SOURCE = "ratings"
 
 
 @dataclass(frozen=True, eq=False)
 class GivenRatings:
-    """Data that have been read, or the file that has them.
+    """What somebody gave as the data.
 
     Attributes:
-        values: Plain values of the configuration that they stand for.
-        source: What messages call that configuration.
+        dataset: Plain values of the section ``dataset`` that it stands for.
         log: The interactions, where they are in memory.
+        values: Where it is a YAML file, all that it says.
+        file: That file.
     """
 
-    values: dict[str, Any]
-    source: str
+    dataset: dict[str, Any]
     log: InteractionLog | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
     @property
     def file_name(self) -> str:
         """Of the file in the search's folder that interactions in memory become."""
         has_splits = self.log is not None and self.log.split is not None
         return "ratings.splits.parquet" if has_splits else "ratings.parquet"
+
+    def keep(self, folder: Path, *, overwrite: bool) -> None:
+        """Leave interactions that are in memory in the folder of a search.
+
+        Raises:
+            ResultError: Others lie there already, and may not be replaced.
+        """
+        if self.log is None:
+            return
+        table, file = table_of(self.log), folder / self.file_name
+        if file.exists() and not overwrite and not pq.read_table(file).equals(table):
+            raise ResultError(
+                f"{file}: holds other ratings than these; name another output, or overwrite it."
+            )
+        with whole_file(file) as stream:
+            pq.write_table(table, stream, compression="zstd")
 
 
 def read_ratings(ratings: Ratings | None, names: Mapping[str, str]) -> GivenRatings:
@@ -52,13 +73,14 @@ def read_ratings(ratings: Ratings | None, names: Mapping[str, str]) -> GivenRati
     Raises:
         CiessError: A column is missing, a value cannot be used, or it is nothing of the kind.
     """
-    if isinstance(ratings, str | Path):
-        values = values_of_file(Path(ratings))
-        if names:
-            values["dataset"] = {**(values.get("dataset") or {}), "columns": dict(names)}
-        return GivenRatings(values, str(ratings))
+    named = {"columns": dict(names)} if names else {}
     if ratings is None:
-        return GivenRatings({"dataset": {"columns": dict(names)}} if names else {}, "ciess_ray.search")
+        return GivenRatings(named)
+    if isinstance(ratings, str | Path):
+        path = Path(ratings)
+        if is_data(path):
+            return GivenRatings({"path": str(path), "sample": None, **named})
+        return GivenRatings(named, values=read_values(path), file=path)
     if isinstance(ratings, InteractionLog | Interactions):
         if names:
             raise ConfigError(f"{', '.join(names)}: interactions of envs.data have no columns to name.")
@@ -70,4 +92,4 @@ def read_ratings(ratings: Ratings | None, names: Mapping[str, str]) -> GivenRati
             f"ratings: a {type(ratings).__name__} is none of a DataFrame, a path, or interactions of "
             "envs.data; make a DataFrame of it, with a row an interaction."
         )
-    return GivenRatings({}, "ciess_ray.search", log)
+    return GivenRatings({"sample": None, "format": "auto", "columns": None}, log)

@@ -1,33 +1,17 @@
 """``ciess_ray.search`` and ``ciess_ray.load_result``."""
 
-import shutil
-import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ciess_ray.config.yaml_file import dotted_fields, parse_config, put_field, section_names
-from ciess_ray.files.whole import sole_writer
+from ciess_ray.config.yaml_file import parse_config, section_names
 from ciess_ray.front.progress import Progress, shown
-from ciess_ray.front.ratings import Ratings, read_ratings
+from ciess_ray.front.ratings import Ratings
+from ciess_ray.front.settings import settings_of
 from ciess_ray.names import COMPARISON_FILE, SWEEP_FILE
 from ciess_ray.result import RESULT_FILE, SearchResult, check_output
-from envs.data import write_parquet
-from envs.errors import ConfigError, ResultError
-
-
-class TemporaryFolder:
-    """A folder that is there as long as this object, or something that keeps it.
-
-    Attributes:
-        path: The folder.
-    """
-
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="ciess-ray-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+from envs.errors import ResultError
 
 
 def search(
@@ -93,36 +77,17 @@ def search(
         >>> result.recommend(["c17"], k=2)[["user", "rank"]].values.tolist()
         [['c17', 1], ['c17', 2]]
     """
-    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    given = read_ratings(ratings, {role: name for role, name in names.items() if name is not None})
-    values = given.values
-    for name, value in dotted_fields(fields, section_names()).items():
-        put_field(values, name, value)
+    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    settings = settings_of("search", ratings, columns, output, fields, section_names())
+    values = settings.values
     if budget is not None:
         tightest, *looser = [budget] if isinstance(budget, str | float | int) else budget
         values |= {"budget": tightest, "looser_budgets": looser}
-    folder = None
-    if output is not None:
-        values["output"] = output
-    elif "output" not in values:
-        folder = TemporaryFolder()
-        values["output"] = folder.path / "search"
-    # What the command line makes in the folder that one stands in.
+    # The command line keeps one in the folder that one stands in.
     values.setdefault("cache", None)
-    values.setdefault("tracking", {"mlflow": False})
-    if given.log is not None:
-        dataset = values.get("dataset")
-        if isinstance(dataset, Mapping) and {"path", "sample", "columns", "format"} & dataset.keys():
-            raise ConfigError(
-                "dataset: the ratings are in memory; leave path, sample, format and columns out (columns are "
-                "named by user= and item=)."
-            )
-        put_field(values, "dataset.path", Path(values["output"]) / given.file_name)
-    config = parse_config(values, given.source)
-    if given.log is not None:
-        check_output(config.output, overwrite=overwrite)
-        with sole_writer(config.checkpoint_folder):
-            write_parquet(given.log, config.output / given.file_name)
+    config = parse_config(values, settings.source)
+    check_output(config.output, overwrite=overwrite)
+    settings.given.keep(config.output, overwrite=overwrite)
 
     # RLlib takes seconds to import, which a mistake in a field should not have to wait for.
     from ciess_ray.searches.driver import search as run
@@ -130,7 +95,7 @@ def search(
 
     with shown(progress, LiveView) as watcher:
         result = run(config, overwrite=overwrite, on_progress=watcher)
-    return replace(result, keeper=folder)
+    return replace(result, keeper=settings.keeper)
 
 
 def load_result(path: str | Path) -> SearchResult:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.packed.embedding import unpack_recommender
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.plain_text import command
@@ -28,9 +29,6 @@ from envs.recommenders import BaseRecommender
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: What :meth:`SearchResult.table` says of a table beside its ranking on test.
-_TABLE_FIGURES = ("kept_ratio", "num_params", "packed_bytes", "served_bytes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ class SearchResult:
 
         rows = self.summary["methods"]
         table = pd.DataFrame(
-            [row["test"] | {name: row.get(name) for name in _TABLE_FIGURES} for row in rows],
+            [row["test"] | {name: row.get(name) for name in TABLE_FIGURES} for row in rows],
             index=pd.Index([row["name"] for row in rows], name="table"),
         )
         return table

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ciess_ray.figures import Point, draw_qualities, save_png
+from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.names import (
     EQUAL_SIZES,
     FULL_SIZE,
@@ -27,6 +28,9 @@ from ciess_ray.result import NOT_SETTINGS, dataset_name, versions
 from ciess_ray.statistics import Spread, column_of
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.terminal import TextTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
 
@@ -113,12 +117,14 @@ class SweepResults:
         outcomes: Of its trials.
         seconds: How long it took, since it was started or resumed.
         problems: Sentences on what was not recorded.
+        keeper: Where the folder is a temporary one, what it lives as long as.
     """
 
     location: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome] = field(repr=False)
     seconds: float
     problems: list[str] = field(default_factory=list)
+    keeper: object | None = field(default=None, repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -160,6 +166,30 @@ class SweepResults:
             row |= {f"{short}/test/{key}": value for key, value in own["test"].items()}
             row |= {f"{short}/{key}": own[key] for key in ("mean_user_size", "mean_item_size", "best_batch")}
         return row | {f"seconds/{phase}": value for phase, value in outcome.summary["seconds"].items()}
+
+    def table(self) -> "pd.DataFrame":
+        """Full size, equal sizes and the search of every point: means over its finished seeds, by name.
+
+        Recall and NDCG are on test; their standard deviations over seeds are in columns that end in ``/sd``.
+        """
+        # It takes a while to import.
+        import pandas as pd
+
+        rows = [
+            (outcome, row)
+            for outcome in self.outcomes
+            if outcome.summary is not None
+            for row in outcome.summary["methods"]
+        ]
+        points = pd.DataFrame([{"table": row["name"], **_point(outcome)} for outcome, row in rows])
+        metrics = pd.DataFrame([row["test"] for _, row in rows])
+        figures = pd.DataFrame([{name: row.get(name) for name in TABLE_FIGURES} for _, row in rows])
+        keys = [points[name] for name in points]
+        of_seeds = metrics.join(figures).groupby(keys, sort=False)
+        deviations = metrics.groupby(keys, sort=False).std().add_suffix("/sd")
+        means = of_seeds.mean().join(deviations)
+        means.insert(0, "seeds", of_seeds.size())
+        return means.reset_index(list(points)[1:])
 
     def groups(self) -> list[Group]:
         """Means over seeds, by data and recommender, the smallest tables first."""
@@ -251,6 +281,22 @@ class SweepResults:
                 f"{group.metrics['full']['recall@20'].mean:.4f}",
             )
         return table
+
+
+def _point(outcome: Outcome) -> dict[str, Any]:
+    """What a trial has that others have not, its seed aside, by plain values."""
+    config = outcome.config
+    own = {
+        "dataset": dataset_name(config),
+        "recommender": config["recommender"]["name"],
+        "budget": str(config["budget"]),
+    }
+    told = {"dataset", "dataset.path", "recommender.name", "budget", "seed"}
+    others = {name: value for name, value in outcome.fields.items() if name not in told}
+    return own | {
+        name: value if isinstance(value, str | int | float) else json.dumps(value)
+        for name, value in others.items()
+    }
 
 
 def _group(outcomes: Sequence[Outcome]) -> Group:

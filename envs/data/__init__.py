@@ -7,7 +7,7 @@ from envs.data.samples import SAMPLES, read_sample
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
 from envs.data.synthetic import generate_interactions
-from envs.data.tables import log_from_frame, log_of_splits, write_parquet
+from envs.data.tables import log_from_frame, log_of_splits, table_of
 
 __all__ = [
     "READERS",
@@ -30,6 +30,6 @@ __all__ = [
     "read_interactions",
     "read_sample",
     "split_interactions",
+    "table_of",
     "told_left_out",
-    "write_parquet",
 ]

@@ -98,8 +98,8 @@ def log_of_splits(interactions: Interactions) -> InteractionLog:
     )
 
 
-def write_parquet(log: InteractionLog, path: Path) -> None:
-    """Write a log as a file that :func:`read_parquet` reads without being told of columns.
+def table_of(log: InteractionLog) -> pa.Table:
+    """A log as a table that :func:`read_parquet` reads without being told of columns, once it is a file.
 
     One with splits is for :func:`read_splits`.
     """
@@ -111,7 +111,7 @@ def write_parquet(log: InteractionLog, path: Path) -> None:
     columns |= {} if log.timestamp is None else {"timestamp": pa.array(log.timestamp)}
     if log.split is not None:
         columns[_SPLIT] = pa.array(np.array(SPLITS)[log.split])
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    return pa.table(columns)
 
 
 def _parts(folder: Path) -> list[Path]:

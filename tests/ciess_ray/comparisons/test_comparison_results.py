@@ -10,7 +10,8 @@ import pytest
 from ciess_ray.cli.comparison import _print_results
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
-from ciess_ray.comparisons.results import ComparisonResults, budget_of, to_rich
+from ciess_ray.comparisons.figures import to_rich
+from ciess_ray.comparisons.results import ComparisonResults, budget_of
 from ciess_ray.statistics import Spread, paired_bootstrap
 from ciess_ray.terminal import Terminal
 
@@ -120,6 +121,18 @@ def test_a_row_a_cell(results, tmp_path):
     assert summary["format"] == "ciess-ray comparison 1" and summary["provenance"]["seconds"] == 12.0
     assert summary["num_cells"] == {"finished": 8, "failed": 1, "pending": 1}
     assert parse_comparison(summary["config"], "json", tmp_path).cells[0].name == "seed-0_full-size"
+
+
+def test_the_table_says_what_the_figures_say(results):
+    table, figures = results.table(), results.figures()
+    assert table.index.tolist() == [one.method for one in figures]
+    assert table["budget"].tolist() == [one.budget for one in figures]
+    split = next(one for one in figures if (one.method, one.budget) == ("split", "5%"))
+    row = table[table["budget"] == "5%"].loc["split"]
+    assert row["seeds"] == 2 and row["ndcg@20"] == split.figures["test/ndcg@20"].mean
+    assert row["ndcg@20/sd"] == split.figures["test/ndcg@20"].sd
+    assert row["search/relative_low"] == split.differences["ndcg@20"].relative_low
+    assert row["packed_bytes"] == split.figures["packed_bytes"].mean
 
 
 def test_means_over_seeds_and_differences_over_users(results):

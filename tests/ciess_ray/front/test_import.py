@@ -31,8 +31,10 @@ def test_the_public_names_are_these():
         "PackedTable",
         "ServedRecommender",
         "__version__",
+        "compare",
         "load_result",
         "search",
+        "sweep",
     }
     for name in ciess_ray.__all__:
         assert getattr(ciess_ray, name).__doc__

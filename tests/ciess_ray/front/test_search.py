@@ -12,7 +12,7 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.front.ratings import read_ratings
 from ciess_ray.searches.driver import resume
-from envs.data import read_interactions, split_interactions, write_parquet
+from envs.data import read_interactions, split_interactions
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
 
 
@@ -72,11 +72,9 @@ class TestData:
     def fingerprint(self, tmp_path):
         def fingerprint(ratings, **names):
             given = read_ratings(ratings, names)
-            values = given.values
-            if given.log is not None:
-                write_parquet(given.log, tmp_path / given.file_name)
-                values = {"dataset": {"path": tmp_path / given.file_name}}
-            return load_interactions(parse_config(values)).fingerprint
+            given.keep(tmp_path, overwrite=True)
+            here = {"path": tmp_path / given.file_name} if given.log is not None else {}
+            return load_interactions(parse_config({"dataset": given.dataset | here})).fingerprint
 
         return fingerprint
 
@@ -150,8 +148,8 @@ class TestMistakes:
             ({"training.max_batchs": 3}, ConfigError, "Did you mean 'training.max_batches'"),
             ({"budget": "150%"}, BudgetError, "more than the full table"),
             ({"budget": ["5%", "0.05"]}, ConfigError, "are the same budget"),
-            ({"dataset": {"path": "elsewhere.csv"}}, ConfigError, "the ratings are in memory; leave path"),
-            ({"dataset": 3}, ConfigError, "'dataset.path' goes into 'dataset', which is no section"),
+            ({"dataset": {"path": "elsewhere.csv"}}, ConfigError, "dataset.path: the ratings that"),
+            ({"dataset": 3}, ConfigError, "'dataset.sample' goes into 'dataset', which is no section"),
         ],
     )
     def test_is_told_before_anything_is_made(self, purchases, empty_folder, given, error, says):
