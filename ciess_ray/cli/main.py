@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from ciess_ray.cli.comparison import COMPARE_HELP, run_comparison
 from ciess_ray.cli.data import data_app
+from ciess_ray.cli.init import init
 from ciess_ray.cli.serving import export, recommend, verify
 from ciess_ray.cli.tracking import TRACKING_FIELDS, track
 from ciess_ray.config.credentials import without_secrets
@@ -36,12 +38,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.command()(init)
 app.command()(recommend)
 app.command()(export)
 app.command()(verify)
 app.command()(track)
 
 _FIELDS_WIDTH = 160
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        console.say(f"ciess-ray {version('ciess-ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    is_asked: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
 
 _SEARCH_HELP = """
 Search embedding sizes for one configuration and budget.
@@ -62,8 +81,8 @@ Search embedding sizes for one configuration and budget.
 
   ciess-ray search --resume runs/small --more-episodes 10
 
-A file of data is enough. Whatever a YAML file says can be said here too, as
-[bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every field, its default and meaning.
+A file of data is enough; [bold]ciess-ray init[/bold] writes a YAML file for it. Whatever a YAML file says can
+be said here too, as [bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every field.
 
 The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
 budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is

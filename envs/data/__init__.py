@@ -2,7 +2,7 @@
 
 from envs.data.columns import Columns, log_from_arrays
 from envs.data.interactions import InteractionLog, Interactions
-from envs.data.readers import READERS, Reader, guess_format, read_interactions
+from envs.data.readers import READERS, Reader, guess_format, read_column_names, read_interactions
 from envs.data.samples import SAMPLES, read_sample
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
@@ -27,6 +27,7 @@ __all__ = [
     "log_from_arrays",
     "log_from_frame",
     "log_of_splits",
+    "read_column_names",
     "read_interactions",
     "read_sample",
     "split_interactions",

@@ -1,7 +1,7 @@
 """Reading the user's interactions: one table of formats, one function.
 
 A new format is one file with a ``Reader`` in it, one line in ``READERS`` and, where a file's name tells it,
-one in ``_NAME_PATTERNS``.
+one in ``_NAME_PATTERNS``, and where its columns have names, one in ``_COLUMN_NAMES``.
 """
 
 import zlib
@@ -16,8 +16,8 @@ from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
 from envs.data.files import check_regular, is_compressed
 from envs.data.interactions import InteractionLog
-from envs.data.tables import read_parquet, read_splits
-from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text
+from envs.data.tables import read_parquet, read_splits, table_columns
+from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text, text_columns
 from envs.errors import DataError, UnknownNameError
 
 #: Called with a file that exists and is not empty, or a folder of Parquet, and the columns the user named.
@@ -32,6 +32,15 @@ READERS: dict[str, Reader] = {
     "movielens-csv": partial(read_text, form=MOVIELENS_CSV),
     "recbole": partial(read_text, form=RECBOLE),
     "adjacency": read_adjacency,
+}
+
+_COLUMN_NAMES: dict[str, Callable[[Path], list[str]]] = {
+    "parquet": table_columns,
+    "splits": table_columns,
+    "csv": partial(text_columns, form=CSV),
+    "tsv": partial(text_columns, form=TSV),
+    "movielens-csv": partial(text_columns, form=MOVIELENS_CSV),
+    "recbole": partial(text_columns, form=RECBOLE),
 }
 
 #: Parquet, which a folder may hold in parts.
@@ -87,6 +96,32 @@ def read_interactions(
         DataError: The file is missing, empty or not of that format, or a row cannot be used; the message
             names the row.
     """
+    file, form = _opened(path, format)
+    try:
+        return READERS[form](file, columns)
+    except MemoryError as error:
+        raise DataError(f"{file}: it needs more memory than there is; bring a part of it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        remedy = "it may be cut off; bring it anew" if is_compressed(file) else "check its permissions"
+        raise DataError(f"{file}: it cannot be read ({error}); {remedy}") from error
+
+
+def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> list[str]:
+    """Names of the columns of a file of interactions; none of a format whose columns have none.
+
+    Args:
+        path: As of :func:`read_interactions`.
+        format: The same.
+
+    Raises:
+        CiessError: As there, of what is wrong with more than a row.
+    """
+    file, form = _opened(path, format)
+    return _COLUMN_NAMES[form](file) if form in _COLUMN_NAMES else []
+
+
+def _opened(path: str | PathLike[str], format: str) -> tuple[Path, str]:
+    """The file and its format, of which all is well that can be known before it is read."""
     if format != "auto" and format not in READERS:
         raise UnknownNameError("file format", format, [*READERS, "auto"])
     try:
@@ -109,10 +144,4 @@ def read_interactions(
         )
     if status.st_size == 0:
         raise DataError(f"{path}: it is empty (0 bytes); bring a file with one row an interaction")
-    try:
-        return READERS[format](path, columns)
-    except MemoryError as error:
-        raise DataError(f"{path}: it needs more memory than there is; bring a part of it") from error
-    except (OSError, EOFError, zlib.error) as error:
-        remedy = "it may be cut off; bring it anew" if is_compressed(path) else "check its permissions"
-        raise DataError(f"{path}: it cannot be read ({error}); {remedy}") from error
+    return path, format

@@ -114,6 +114,19 @@ def table_of(log: InteractionLog) -> pa.Table:
     return pa.table(columns)
 
 
+def table_columns(path: Path) -> list[str]:
+    """Names of the columns of a Parquet file, or of the first part of one in a folder.
+
+    Raises:
+        DataError: It is no Parquet.
+    """
+    part = _parts(path)[0] if path.is_dir() else path
+    try:
+        return list(pq.read_schema(part).names)
+    except pa.ArrowException as error:
+        raise DataError(f"{part}: it cannot be read as Parquet ({error}); write it anew") from error
+
+
 def _parts(folder: Path) -> list[Path]:
     """The Parquet files of a folder.
 

@@ -319,6 +319,28 @@ def _with_separator_of(first_row: list[str], form: TextFormat) -> TextFormat:
     return replace(form, separator=found[0]) if found else form
 
 
+def _begin(
+    path: Path, form: TextFormat
+) -> tuple[TextFormat, Iterator[tuple[int, int, list[str]]], tuple[int, int, list[str]], list[str]]:
+    """The format with its separator, the rows below the first, that row, and the names of its columns."""
+    first_row = next(_rows(path, form), None)
+    if first_row is None:
+        raise DataError(f"{path}: it is empty; bring a file with one row an interaction")
+    form = _with_separator_of(first_row[2], form)
+    rows = _rows(path, form)
+    first_row = next(rows)
+    return form, rows, first_row, list(form.names) if form.names else _header(path, form, first_row)
+
+
+def text_columns(path: Path, form: TextFormat) -> list[str]:
+    """Names of the columns of a text file.
+
+    Raises:
+        DataError: It is empty, or its header is not UTF-8.
+    """
+    return _begin(path, form)[-1]
+
+
 def read_text(path: Path, columns: Columns | None, form: TextFormat) -> InteractionLog:
     """Read a text file with one row an interaction.
 
@@ -335,13 +357,7 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
         DataError: The file has no rows or is not UTF-8, a column is missing, a row cannot be used, or a
             quotation mark has swallowed rows.
     """
-    first_row = next(_rows(path, form), None)
-    if first_row is None:
-        raise DataError(f"{path}: it is empty; bring a file with one row an interaction")
-    form = _with_separator_of(first_row[2], form)
-    rows = _rows(path, form)
-    first_row = next(rows)
-    names = list(form.names) if form.names else _header(path, form, first_row)
+    form, rows, first_row, names = _begin(path, form)
     remedy = f"; fields are separated by {_SEPARATOR_NAMES[form.separator]}" if len(names) == 1 else ""
     if any(map(NUMBER.fullmatch, names)):
         remedy = "; the first line looks like a row: put one of names above it, a name for each field"

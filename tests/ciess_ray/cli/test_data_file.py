@@ -1,6 +1,10 @@
-"""A file of data where a configuration may stand."""
+"""A file of data where a configuration may stand, and the configuration that ``init`` writes for it."""
 
 import pytest
+import yaml
+
+import ciess_ray
+from ciess_ray.config.yaml_file import load_config
 
 
 @pytest.fixture
@@ -47,3 +51,63 @@ def test_what_is_neither_is_told(run_cli):
     assert status == 2 and "purchases.xls: no such configuration" in complaint
     status, _, complaint = run_cli("search", "purchases.csv")
     assert status == 2 and "purchases.csv: there is no such file to read" in complaint
+
+
+def test_the_version(run_cli):
+    assert run_cli("--version") == (0, f"ciess-ray {ciess_ray.__version__}\n", "")
+
+
+class TestInit:
+    @pytest.fixture
+    def purchases(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        rows = [f"{number},c{number % 7},s{number % 5}" for number in range(50)]
+        (tmp_path / "purchases.csv").write_text("\n".join(["when,Customer,sku no", *rows]) + "\n")
+        return tmp_path
+
+    def test_what_it_writes_is_what_a_search_takes(self, run_cli, purchases, configured):
+        status, told, _ = run_cli("init", "purchases.csv", "--budget", "5%")
+        assert status == 0 and told.splitlines() == [
+            "purchases.csv: 7 users, 5 items, 35 interactions",
+            'columns: user "Customer", item "sku no"',
+            "configuration: purchases.yaml",
+            "search: ciess-ray search purchases.yaml",
+        ]
+        config = configured("search", "purchases.yaml")
+        assert config.dataset.columns == {"user": "Customer", "item": "sku no"}
+        assert (str(config.dataset.path), config.budget) == ("purchases.csv", "5%")
+        assert str(config.output) == "runs/purchases"
+        text = (purchases / "purchases.yaml").read_text()
+        assert "7 users, 5 items, 35 interactions" in text and "other columns: when" in text
+        # Nothing but what it says differs from the defaults.
+        (purchases / "bare.yaml").write_text(yaml.safe_dump({"dataset": {"path": "a.csv"}}))
+        bare = load_config(purchases / "bare.yaml")
+        assert config.model_dump(exclude={"dataset", "budget", "output"}) == bare.model_dump(
+            exclude={"dataset", "budget", "output"}
+        )
+
+    def test_it_replaces_no_file_that_it_was_not_told_to(self, run_cli, purchases):
+        (purchases / "purchases.yaml").write_text("mine")
+        status, _, complaint = run_cli("init", "purchases.csv")
+        assert status == 2 and "purchases.yaml: is there already; name another by --output" in complaint
+        assert (purchases / "purchases.yaml").read_text() == "mine"
+        assert run_cli("init", "purchases.csv", "--overwrite")[0] == 0
+        assert load_config(purchases / "purchases.yaml").budget == "10%"
+        assert run_cli("init", "purchases.csv", "--output", "other.yaml", "--item", "when")[0] == 0
+        assert load_config(purchases / "other.yaml").dataset.columns == {"user": "Customer", "item": "when"}
+
+    def test_what_it_cannot_guess_it_asks_for(self, run_cli, purchases):
+        (purchases / "log.tsv").write_text("a\tb\n" + "1\t2\n" * 9)
+        status, _, complaint = run_cli("init", "log.tsv")
+        assert status == 2
+        assert "log.tsv: which of its columns, 'a', 'b', is the user? Say so: --user NAME" in complaint
+        status, _, complaint = run_cli("init", "purchases.csv", "--budget", "200%")
+        assert status == 2 and "more than the full table" in complaint
+        assert not (purchases / "purchases.yaml").exists() and not (purchases / "log.yaml").exists()
+
+    @pytest.mark.parametrize("name", ["ratings.dat", "train.txt", "ratings.csv", "a\nb.csv"])
+    def test_of_other_formats(self, name, run_cli, purchases):
+        lines = {"ratings.dat": "1::2::3::4", "train.txt": "1 2 3", "ratings.csv": "userId,movieId\n1,2"}
+        (purchases / name).write_text(lines.get(name, "user_id,item_id\n1,2") + "\n")
+        assert run_cli("init", name, "--output", "it.yaml")[0] == 0
+        assert str(load_config(purchases / "it.yaml").dataset.path) == name
