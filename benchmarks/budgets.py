@@ -69,7 +69,7 @@ def _together(arguments: argparse.Namespace) -> list[SearchResult]:
 def _searched(arguments: argparse.Namespace, folder: Path, budgets: Sequence[str]) -> SearchResult:
     is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
     if not is_finished:
-        own = [f"budget='{budgets[0]}'", f"looser_budgets={list(budgets[1:])}", f"output={folder}"]
+        own = [f"budget={list(budgets)}", f"output={folder}"]
         search(load_config(arguments.config, [*arguments.set, *own]), overwrite=True)
     return SearchResult.load(folder)
 

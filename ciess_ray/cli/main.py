@@ -126,8 +126,7 @@ def search(
     """See ``_SEARCH_HELP``."""
     names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     given = {
-        "budget": budget[0] if budget else None,
-        "looser_budgets": budget[1:] if budget and len(budget) > 1 else None,
+        "budget": budget or None,
         "dataset.columns": {role: name for role, name in names.items() if name is not None} or None,
         "output": output,
         "seed": seed,

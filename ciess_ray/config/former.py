@@ -23,6 +23,7 @@ class Former:
 
 
 FORMER = {
+    "looser_budgets": Former([], "budget takes a list, the tightest first"),
     "recommender.min_embedding_size": Former(1, "a row keeps at least one number, as in CIESS"),
     "training.learning_rate_decay": Former(
         0.9, "a decay is by 0.9, as in CIESS's code, and training.decay_every says how often"
@@ -61,6 +62,8 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
         values: As :func:`ciess_ray.config.yaml_file.parse_config` takes them, nested or by dotted names.
     """
     left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    if left.get("looser_budgets") and "budget" in left:
+        left["budget"] = [left["budget"], *left.pop("looser_budgets")]
     for name, former in FORMER.items():
         section, _, field = name.partition(".")
         for fields, key in ((left, name), (left.get(section), field)):
@@ -72,6 +75,8 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_former(values: dict[str, Any]) -> dict[str, Any]:
     """Plain values of a run with what they once said of former fields, too."""
     for name, former in FORMER.items():
-        section, _, field = name.partition(".")
-        values[section][field] = former.value
+        section, _, field = name.rpartition(".")
+        (values[section] if section else values)[field] = former.value
+    if isinstance(values["budget"], list):
+        values["budget"], *values["looser_budgets"] = values["budget"]
     return values

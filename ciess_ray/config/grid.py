@@ -26,7 +26,7 @@ from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError
 
 #: Fields that are set for every run.
-_OWN_FIELDS = ("output", "cache", "looser_budgets", "tracking")
+_OWN_FIELDS = ("output", "cache", "tracking")
 _DISTRIBUTIONS = ("grid", "choice", "uniform", "loguniform")
 _SQLITE = "sqlite:///"
 #: More trials than anybody means; 10 ** 5 definitions are some 100 MB.
@@ -131,6 +131,9 @@ class Grid:
         self.base_values = copy.deepcopy(dict(base_values))
         for name in _OWN_FIELDS:
             self.base_values.pop(name, None)
+        # A run of many has one.
+        if isinstance(budgets := self.base_values.get("budget"), list) and budgets:
+            self.base_values["budget"] = budgets[0]
         for name, value in config.set.items():
             try:
                 put_field(self.base_values, name, value)
@@ -144,6 +147,10 @@ class Grid:
         for number, fields in enumerate(definitions):
             # Before its name, which takes fields to be well-formed.
             run = self.parse(fields)
+            if len(run.memory_budgets) > 1:
+                raise ConfigError(
+                    f"{source}: budget={run.budget}: a trial has one; name each under space.budget."
+                )
             self.trials.append(Trial(f"{number:0{digits}}_{slug(fields)}", fields, run))
 
     def values(self) -> dict[str, Any]:

@@ -207,13 +207,10 @@ class RunConfig(Section):
     """One search: data, recommender, budget, agent."""
 
     dataset: DatasetConfig = Field(description="the interactions")
-    budget: str | float = Field(
-        "10%", description="0.1, 10%, '62000 params', or 64MB of packed file; the paper has 20, 10 and 5%"
-    )
-    looser_budgets: tuple[str | float, ...] = Field(
-        (),
-        description="further budgets, all looser than budget, that the same search serves; each result goes "
-        "into a folder within output",
+    budget: str | float | tuple[str | float, ...] = Field(
+        "10%",
+        description="0.1, 10%, '62000 params', or 64MB of packed file; the paper has 20, 10 and 5%. In a "
+        "list the tightest comes first; the same search serves the others, each into a folder within output",
     )
     seed: int = Field(
         0,
@@ -240,19 +237,15 @@ class RunConfig(Section):
 
     @field_validator("budget")
     @classmethod
-    def _check_budget(cls, budget: str | float) -> str | float:
-        MemoryBudget.parse(budget)
-        return budget
-
-    @field_validator("looser_budgets")
-    @classmethod
-    def _check_looser_budgets(cls, budgets: tuple[str | float, ...]) -> tuple[str | float, ...]:
-        refuse_equal_budgets("looser_budgets", budgets)
-        return budgets
+    def _check_budget(cls, budget: Any) -> Any:
+        budgets = budget if isinstance(budget, tuple) else (budget,)
+        if not budgets:
+            raise ConfigError("budget: the list names none; write budget: 10%, for instance.")
+        refuse_equal_budgets("budget", budgets)
+        return budgets if len(budgets) > 1 else budgets[0]
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
-        refuse_equal_budgets("budget and looser_budgets", (self.budget, *self.looser_budgets))
         recommender = self.recommender
         for l2 in self.training.tried_l2:
             check_recommender(recommender.name, recommender.options | {"l2": l2})
@@ -274,7 +267,8 @@ class RunConfig(Section):
     @property
     def memory_budgets(self) -> list[MemoryBudget]:
         """The budget and the looser ones, read."""
-        return [MemoryBudget.parse(budget) for budget in (self.budget, *self.looser_budgets)]
+        budgets = self.budget if isinstance(self.budget, tuple) else (self.budget,)
+        return [MemoryBudget.parse(budget) for budget in budgets]
 
     @property
     def checkpoint_folder(self) -> Path:

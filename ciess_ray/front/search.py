@@ -81,8 +81,7 @@ def search(
     settings = settings_of("search", ratings, columns, output, fields, section_names())
     values = settings.values
     if budget is not None:
-        tightest, *looser = [budget] if isinstance(budget, str | float | int) else budget
-        values |= {"budget": tightest, "looser_budgets": looser}
+        values["budget"] = budget if isinstance(budget, str | float | int) else list(budget)
     # The command line keeps one in the folder that one stands in.
     values.setdefault("cache", None)
     config = parse_config(values, settings.source)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
+from ciess_ray.config.former import without_former
 from ciess_ray.files.foreign import read_json, read_parquet
 from ciess_ray.names import (
     COMPARISON_FILE,
@@ -256,6 +257,8 @@ def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
     check_summary(folder, summary)
+    # Beside folders of today it differs in nothing that is now as it was there.
+    summary["config"] = without_former(summary["config"])
     kept = checkpoint_bytes(folder)
     if kept:
         summary["bytes"] = summary.get("bytes", {}) | {CHECKPOINT_FOLDER: kept}

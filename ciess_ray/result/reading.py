@@ -17,7 +17,7 @@ CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FORMAT = "ciess-ray result 1"
 #: What of a configuration does not make two searches different.
-NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources", "looser_budgets")
+NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources")
 
 
 def looser_folders(path: Path, summary: Mapping[str, Any]) -> list[Path]:

@@ -322,7 +322,6 @@ def _search(
                         told["looser_budgets"] = {}
                         told["config"] = summary["config"] | {
                             "budget": budget.asked,
-                            "looser_budgets": [],
                             "output": str(budget.path),
                         }
                     told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]

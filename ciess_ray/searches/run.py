@@ -74,7 +74,7 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
     for budget in budgets[1:]:
         if budget.cap_params <= searched.cap_params:
             raise ConfigError(
-                f"looser_budgets: {budget.asked} ({budget.cap_params:,} parameters) is not looser than "
-                f"budget={searched.asked} ({searched.cap_params:,}): make the tightest one the budget."
+                f"budget: {budget.asked} ({budget.cap_params:,} parameters) is not looser than "
+                f"{searched.asked} ({searched.cap_params:,}): name the tightest one first."
             )
     return budgets

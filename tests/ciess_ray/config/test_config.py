@@ -10,7 +10,7 @@ import yaml
 
 from ciess_ray.comparisons.config import load_comparison
 from ciess_ray.config.agent import SearchConfig
-from ciess_ray.config.former import FORMER, without_former
+from ciess_ray.config.former import FORMER, with_former, without_former
 from ciess_ray.config.presets import PRESETS
 from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
 from ciess_ray.config.yaml_file import field_table, load_config, parse_config, put_override
@@ -151,6 +151,15 @@ class TestFormerFields:
             parse_config(without_former(recorded), "result.json")
         assert without_former({"agent.tau": 0.005, "agent": 3, "seed": 1}) == {"agent": 3, "seed": 1}
 
+    def test_budgets_that_a_folder_recorded_apart_are_one_list(self, file):
+        config = load_config(file, ["budget=[10%, 20%, 0.5]"])
+        values = config.model_dump(mode="json")
+        apart = values | {"budget": "10%", "looser_budgets": ["20%", 0.5]}
+        assert parse_config(without_former(apart)) == config
+        assert with_former(values) == with_former(parse_config(without_former(apart)).model_dump(mode="json"))
+        assert (values["budget"], values["looser_budgets"]) == ("10%", ["20%", 0.5])
+        assert load_config(file, ["budget=[20%]"]) == load_config(file, ["budget=20%"])
+
 
 def test_a_configuration_cannot_be_changed(file):
     with pytest.raises(ValueError, match="frozen"):
@@ -210,10 +219,11 @@ def test_a_configuration_cannot_be_changed(file):
         ("budget=150%", BudgetError, "more than the full table"),
         ("budget=5 bananas", BudgetError, "unknown unit 'bananas'"),
         ("budget=2,5%", BudgetError, "the number '2,5' of the memory budget '2,5%': a comma parts groups"),
-        ("looser_budgets=['0,1']", BudgetError, "the number '0,1' of the memory budget '0,1'"),
-        ("looser_budgets=[20%, 20%]", ConfigError, "looser_budgets: 20% and 20% are the same budget"),
-        ("looser_budgets=[20%, 0.2]", ConfigError, "looser_budgets: 20% and 0.2 are the same budget"),
-        ("looser_budgets=[20%, 0.1]", ConfigError, "looser_budgets: 10% and 0.1 are the same budget"),
+        ("budget=[10%, '0,1']", BudgetError, "the number '0,1' of the memory budget '0,1'"),
+        ("budget=[10%, 20%, 20%]", ConfigError, "budget: 20% and 20% are the same budget"),
+        ("budget=[10%, 20%, 0.1]", ConfigError, "budget: 10% and 0.1 are the same budget"),
+        ("budget=[]", ConfigError, "budget: the list names none"),
+        ("budget=[10%, {a: 1}]", ConfigError, "budget=.*: expected 0.1, 10%, '62000 params'"),
         ("recommender.max_embedding_size=0", EmbeddingSizeError, "below min_embedding_size 1"),
         ("seed", ConfigError, "cannot read the override 'seed': write section.field=value"),
         ("=3", ConfigError, "cannot read the override '=3'"),

@@ -181,6 +181,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"agent.actor_lr": {"normal": [0, 0.1]}}, {}, "expected a list of values or one of"),
         ({"agent.actor_lr": 0.1}, {}, "expected a list of values or one of"),
         ({"output": ["a", "b"]}, {}, "a sweep sets output of its trials itself"),
+        ({"seed": [0]}, {"set": {"budget": ["5%", "10%"]}}, "budget=.*: a trial has one; name each under"),
         (
             {"seed": [0]},
             {"set": {"tracking.mlflow": False}},

@@ -23,7 +23,7 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
 NEVER = ("output", "cache", "resources", "tracking", "search.checkpoint_interval_s")
-BUDGETS = ("budget", "looser_budgets")
+BUDGETS = ("budget",)
 STEPS = ("search.step_mode", "search.batches_per_step", "search.step_learning_rate")
 SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
 CHOSEN = ("search.num_candidates", "search.tried_communities")
@@ -46,10 +46,10 @@ IGNORED = {
     # Budgets and kept ratios are looked at below.
     "supernet": ("agent", "search", "training.tried_l2", *BUDGETS),
     "cell full size": ("agent", "search", *BUDGETS),
-    "cell equal sizes": ("agent", "search", "looser_budgets"),
-    "cell split": ("agent", "search", "looser_budgets"),
-    "cell random search": ("agent", "search", "looser_budgets"),
-    "cell search": ("search.supernet_kept_ratios", "looser_budgets"),
+    "cell equal sizes": ("agent", "search"),
+    "cell split": ("agent", "search"),
+    "cell random search": ("agent", "search"),
+    "cell search": ("search.supernet_kept_ratios",),
 }
 #: Of what is ignored above, the fields that matter all the same.
 COUNTED = {
@@ -67,7 +67,6 @@ COUNTED = {
 #: Another value where its type does not say one.
 OTHERS = {
     "budget": "30%",
-    "looser_budgets": ("80%",),
     "recommender.name": "mf",
     "recommender.max_embedding_size": 17,
     "recommender.device": "auto",

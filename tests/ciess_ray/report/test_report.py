@@ -213,7 +213,6 @@ def test_several_searches_stand_side_by_side(make, tmp_path):
         "agent.gamma=0.0",
         "agent.gamma=0.5",
     ]
-    assert "a · b · c" in page.text and "3 searches" in page.text
     assert {row["search"] for row in page.rows("budgets")} == {"a", "b", "c"}
     assert {"field": "agent.gamma", "value": "0.0; 0.5"} in page.rows("config-differ")
     assert len([file for file in report.figures if "sizes-" in file.name]) == 3
@@ -236,6 +235,16 @@ def test_the_same_search_twice_is_told_apart(make, tmp_path, without_figures):
     assert settings == ["one", "two"]
     _, page = make(write_search(tmp_path / "x/run"), write_search(tmp_path / "y/run"), name="names.html")
     assert [row["search"] for row in page.rows("budgets")] == ["run (1)", "run (2)"]
+
+
+def test_a_search_of_before_differs_in_no_field_that_is_now_as_it_was_there(make, tmp_path):
+    folders = [write_search(tmp_path / name, "10%", seed) for seed, name in enumerate(("now", "before"))]
+    summary = json.loads((folders[1] / "result.json").read_text())
+    summary["config"] |= {"looser_budgets": [], "agent": summary["config"]["agent"] | {"tau": 0.005}}
+    (folders[1] / "result.json").write_text(json.dumps(summary))
+    _, page = make(*folders)
+    cells = page.rows("cells")
+    assert len(cells) > 2 and {row.get("settings", "") for row in cells} == {""}
 
 
 def test_looser_budgets_of_one_search_come_with_it(make, tmp_path, without_figures):

@@ -52,7 +52,7 @@ def figures_of(result):
 
 
 def test_killed_at_any_moment_it_is_the_old_one_or_the_new_one(make_config, tmp_path):
-    config = make_config(tmp_path / "out", seed=SEED, looser_budgets=["50%"], search=SETTINGS)
+    config = make_config(tmp_path / "out", seed=SEED, budget=["20%", "50%"], search=SETTINGS)
     search(config)
     old = content_of(config.output)
     with moments_of(config.output, tmp_path / "moments") as moments:

@@ -218,7 +218,7 @@ def test_a_search_that_goes_on_is_one_mlflow_run_with_every_step_once(
 
 
 def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):
-    config = make_config(tmp_path / "out", budget="10%", looser_budgets=["20%", "50%"])
+    config = make_config(tmp_path / "out", budget=["10%", "20%", "50%"])
     result = search(config)
     shown = [result, *result.looser()]
     assert [one.summary["budget"]["asked"] for one in shown] == ["10%", "20%", "50%"]

@@ -97,10 +97,12 @@ def test_an_error_of_a_training_is_raised_as_it_is(make_run):
 
 
 def test_looser_budgets_are_looser(make_run):
-    run = make_run(budget="10%", looser_budgets=["20%", "1500 params"])
+    run = make_run(budget=["10%", "20%", "1500 params"])
     assert [b.cap_params for b in run.budgets] == [512, 1024, 1500]
     assert [b.path.name for b in run.budgets] == ["out", "at-20-percent", "at-1500-params"]
-    with pytest.raises(ConfigError, match="looser_budgets: 10% .* is not looser than budget=20%"):
-        make_run(budget="20%", looser_budgets=["10%"])
+    with pytest.raises(
+        ConfigError, match="budget: 10% .* is not looser than 20% .*: name the tightest one first"
+    ):
+        make_run(budget=["20%", "10%"])
     with pytest.raises(BudgetError):
-        make_run(looser_budgets=["200%"])
+        make_run(budget=["20%", "200%"])
