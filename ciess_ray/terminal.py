@@ -41,7 +41,7 @@ _SPELT = {
 _ERRORS = "ciess_ray.spelt"
 _WIDEST = 10**9
 #: A notebook's cell has no width, and every drawing is sent to the browser.
-_NOTEBOOK_WIDTH, _REDRAW_S = 110, 0.25
+_NOTEBOOK_WIDTH, _REDRAW_S = 140, 0.25
 
 
 class TextTable(Table):

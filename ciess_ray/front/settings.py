@@ -1,5 +1,6 @@
 """What a caller of Python asks for, as the plain values of a YAML file."""
 
+import copy
 import shutil
 import tempfile
 import weakref
@@ -68,7 +69,8 @@ def settings_of(
     given = read_ratings(ratings, {role: name for role, name in columns.items() if name is not None})
     values, source = given.values, str(given.file or f"ciess_ray.{verb}")
     folder = given.file.parent if given.file else Path()
-    fields = dotted_fields(fields, sections)
+    # What the caller has stays as it is.
+    fields = copy.deepcopy(dotted_fields(fields, sections))
     for name, value in fields.items():
         put_field(values, name, value)
     keeper = None
@@ -82,7 +84,7 @@ def settings_of(
         prefix = "dataset" if verb == "search" else "base.dataset"
         if verb != "search" and isinstance(base := values.get("base"), str | Path):
             values["base"] = read_values(folder / base)
-        if given.log is not None and "://" in values["output"]:
+        if given.log is not None and "://" in str(values["output"]):
             raise ConfigError(
                 f"{source}: ratings in memory are kept in a folder, which {values['output']} is not; write "
                 "them to a file that every node reaches, and give its path."

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Columns(rating="rating", timestamp="timestamp")
 _SPLIT = "split"
+#: In a file's own metadata, what messages call data that were in memory before.
+_SOURCE = b"ciess-ray.source"
 
 
 def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAULTS) -> InteractionLog:
@@ -37,7 +39,7 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
     """
     parts = _parts(path) if path.is_dir() else [path]
     tables, roles = [], {}
-    num_rows = 0
+    num_rows, source = 0, str(path)
     for part in parts:
         try:
             # Not pq.read_table, which would take a column of a directory's name for data.
@@ -45,6 +47,7 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
                 names = file.schema_arrow.names
                 positions = pick_columns(names, columns, defaults, str(part))
                 num_rows += file.metadata.num_rows
+                source = (file.schema_arrow.metadata or {}).get(_SOURCE, source.encode()).decode()
                 check_rows(num_rows, len(positions), str(path))
                 roles = {role: names[position] for role, position in positions.items()}
                 table = file.read(columns=list(roles.values()))
@@ -61,7 +64,7 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
         return f"{parts[part]}, row {row - int(ends[part]) + tables[part].num_rows + 1}"
 
     table = _joined(tables, parts)
-    return build_log({role: table.column(role) for role in roles}, roles, str(path), where)
+    return build_log({role: table.column(role) for role in roles}, roles, source, where)
 
 
 def read_splits(path: Path, columns: Columns | None) -> InteractionLog:
@@ -111,7 +114,7 @@ def table_of(log: InteractionLog) -> pa.Table:
     columns |= {} if log.timestamp is None else {"timestamp": pa.array(log.timestamp)}
     if log.split is not None:
         columns[_SPLIT] = pa.array(np.array(SPLITS)[log.split])
-    return pa.table(columns)
+    return pa.table(columns).replace_schema_metadata({_SOURCE: log.source})
 
 
 def table_columns(path: Path) -> list[str]:

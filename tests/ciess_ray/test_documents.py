@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ciess_ray
 from ciess_ray.comparisons.config import ComparisonConfig
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import field_table, load_config
@@ -54,6 +55,13 @@ WORK = {
     "ciess_ray.sweeps.driver": ("sweep", "resume_sweep", "check"),
     "ciess_ray.comparisons.driver": ("compare", "read_plan"),
     "ciess_ray.report": ("write_report",),
+}
+#: What the searches of Python are cut to.
+SHORT = {
+    "recommender": {"max_embedding_size": 16, "device": "cpu"},
+    "training": {"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
+    "search": {"num_episodes": 1, "episode_length": 2, "supernet_batches": 10, "num_candidates": 1},
+    "agent": {"hiddens": [8], "batch_size": 8, "updates_per_step": 1},
 }
 #: What a reader fills in.
 PLACEHOLDERS = {"CONFIG": "configs/quickstart.yaml"}
@@ -108,7 +116,7 @@ def folder(tmp_path, monkeypatch, result):
     shutil.copytree(result, tmp_path / "runs" / "quickstart")
     for name in ("small", "quickstart-sweep", "quickstart-comparison"):
         (tmp_path / "runs" / name).mkdir()
-    rows = [f"c{number},s{number % 4}" for number in range(9)]
+    rows = [f"c{number % 20},s{number**2 % 23}" for number in range(160)]
     (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku", *rows]) + "\n")
     # Files that a reader is to write, which documents name in their first line.
     for text in TEXTS.values():
@@ -178,7 +186,9 @@ def test_every_block_of_yaml_is_a_configuration(folder):
         assert len(load_sweep(file).trials) == 12 * 8
 
 
-def test_every_block_of_python_runs(folder):
+def test_every_block_of_python_runs(folder, ray_cluster, monkeypatch):
+    whole = ciess_ray.search
+    monkeypatch.setattr(ciess_ray, "search", lambda *given, **fields: whole(*given, **SHORT, **fields))
     names = {"__name__": "my_recommender"}
     for document, text in TEXTS.items():
         for block in blocks(text, "python"):

@@ -54,6 +54,7 @@ class TestPlan:
         (path,) = {trial.config.dataset.path for trial in trials(plan)}
         assert path == empty_folder / "out" / "ratings.parquet"
         assert load_interactions(trials(plan)[0].config).num_users == purchases["customer"].nunique()
+        assert base == {"recommender": {"name": "mf"}}
         # A call that goes on brings the same data.
         planned(verb, purchases, **NAMES, output="out", base=base, space={"seed": [1]})
         with pytest.raises(ResultError, match="ratings.parquet: holds other ratings than these"):

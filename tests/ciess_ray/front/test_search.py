@@ -85,6 +85,7 @@ class TestData:
         wanted = fingerprint(purchases, **names)
         assert fingerprint(file, **names) == fingerprint(str(file), **names) == wanted
         log = read_interactions(tmp_path / "ratings.parquet")
+        assert log.source == "ratings"
         assert fingerprint(log) == fingerprint(split_interactions(log, seed=0)) == wanted
         # Of other splits than a search would make.
         other = split_interactions(log, seed=5, validation_share=0.1)
