@@ -141,9 +141,9 @@ def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
         raise ResultError(f"{file}: of the format {known!r}, not {PLAN_FORMAT!r}.")
     # Of before, when a random search had seconds or steps of its own.
     values.pop("random_search", None)
-    values |= {"output": str(folder), "base": without_former(values["base"])}
+    values |= {"output": str(folder)}
     put_resumed(values, overrides)
-    return parse_comparison(values, str(file), Path())
+    return parse_comparison(without_former(values), str(file), Path())
 
 
 def read_id(folder: Path) -> str:

@@ -59,8 +59,11 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded values without the fields that are now as they were there; of others a reader tells.
 
     Args:
-        values: As :func:`ciess_ray.config.yaml_file.parse_config` takes them, nested or by dotted names.
+        values: As :func:`ciess_ray.config.yaml_file.parse_config` takes them, nested or by dotted names, or
+            those of many runs with theirs under ``base``.
     """
+    if isinstance(values.get("base"), Mapping):
+        return {**values, "base": without_former(values["base"])}
     left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     if left.get("looser_budgets") and "budget" in left:
         left["budget"] = [left["budget"], *left.pop("looser_budgets")]

@@ -159,9 +159,8 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     if known != SWEEP_FORMAT:
         raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
     values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
-    values["base"] = without_former(values["base"])
     put_resumed(values, overrides)
-    return parse_sweep(values, f"{location}/{SWEEP_FILE}", Path()), state
+    return parse_sweep(without_former(values), f"{location}/{SWEEP_FILE}", Path()), state
 
 
 def _check_checkpoints(state: Mapping[str, Any], location: str) -> None:

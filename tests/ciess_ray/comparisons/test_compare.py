@@ -227,6 +227,23 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
         run()
 
 
+def test_a_comparison_of_before_is_read_where_its_fields_are_as_they_are_now(write, tmp_path):
+    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.driver import read_plan
+
+    plan = load_comparison(Path(write()))
+    for tau in (0.005, 0.5):
+        values = plan.values()
+        values["base"]["agent"]["tau"] = tau
+        state = {"format": "ciess-ray comparison plan 1", "id": "a", "comparison": values}
+        (tmp_path / "plan.json").write_text(json.dumps(state))
+        if tau == 0.005:
+            assert [cell.config for cell in read_plan(tmp_path).cells] == [cell.config for cell in plan.cells]
+        else:
+            with pytest.raises(ConfigError, match="there is no field 'agent.tau' any more: targets move by"):
+                read_plan(tmp_path)
+
+
 def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path):
     from ciess_ray.comparisons.board import Board, cell_file
     from ciess_ray.comparisons.config import load_comparison

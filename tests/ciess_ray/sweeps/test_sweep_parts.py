@@ -41,6 +41,23 @@ def plan_of(folder, space=None, **fields):
     return load_sweep(file)
 
 
+def test_a_sweep_of_before_is_read_where_its_fields_are_as_they_are_now(tmp_path):
+    plan, storage = plan_of(tmp_path), Storage(tmp_path / "sweep")
+    for ceiling in (1.0, None):
+        values = plan.values()
+        values["base"] |= {"search": {"quality_ceiling": ceiling}}
+        storage.write(SWEEP_FILE, json.dumps({"format": SWEEP_FORMAT, "sweep": values}).encode())
+        if ceiling is not None:
+            assert [one.config for one in read_sweep(storage)[0].trials] == [
+                one.config for one in plan.trials
+            ]
+        else:
+            with pytest.raises(
+                ConfigError, match="there is no field 'search.quality_ceiling' any more: a share"
+            ):
+                read_sweep(storage)
+
+
 class TestClaims:
     def test_a_trial_alone_claims_what_a_training_claims(self, tmp_path):
         plan = plan_of(tmp_path, set={"resources.num_cpus_per_training": 4})
