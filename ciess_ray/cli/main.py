@@ -1,7 +1,6 @@
 """The command line: ``ciess-ray``."""
 
 import itertools
-import json
 import logging
 import os
 import signal
@@ -9,15 +8,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from ciess_ray.cli.arguments import as_yaml, check_folder, find_own_modules, resumed_fields
 from ciess_ray.cli.comparison import COMPARE_HELP, run_comparison
 from ciess_ray.cli.data import data_app
 from ciess_ray.cli.init import init
 from ciess_ray.cli.serving import export, recommend, verify
-from ciess_ray.cli.tracking import TRACKING_FIELDS, track
+from ciess_ray.cli.sweep import SWEEP_HELP, sweep
+from ciess_ray.cli.tracking import track
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
 from ciess_ray.names import SEARCH
@@ -25,10 +26,6 @@ from ciess_ray.plain_text import command, paragraphs, percent
 from ciess_ray.signals import EXIT_STATUS, is_terminated, terminable
 from ciess_ray.terminal import TextTable, console, errors, spell_out
 from envs.errors import CiessError, ConfigError
-
-if TYPE_CHECKING:
-    from ciess_ray.config.grid import Trial
-    from ciess_ray.sweeps.results import SweepResults
 
 app = typer.Typer(
     name="ciess-ray",
@@ -132,15 +129,15 @@ def search(
         "seed": seed,
         "recommender.device": device,
     }
-    options = [f"{name}={_as_yaml(value)}" for name, value in given.items() if value is not None]
-    _find_own_modules()
+    options = [f"{name}={as_yaml(value)}" for name, value in given.items() if value is not None]
+    find_own_modules()
     changes = [*([] if config is None else [config]), *(overrides or [])]
     if resume is not None and (options or overwrite or not all("=" in change for change in changes)):
         raise ConfigError(
             "--resume goes on with a search as it was configured; of the rest give --more-episodes, "
             "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
         )
-    _check_folder(resume)
+    check_folder(resume)
     if resume is None and (config is None or more_episodes):
         missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
         raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
@@ -169,81 +166,7 @@ def search(
     _print_run(result.path, result.summary)
 
 
-_SWEEP_HELP = """
-Run many searches that differ in some fields, side by side, and compare them.
-
-[bold]Examples[/bold]
-
-  ciess-ray sweep configs/quickstart-sweep.yaml
-
-  ciess-ray sweep configs/quickstart-sweep.yaml --dry-run
-
-  ciess-ray sweep configs/quickstart-sweep.yaml --output s3://bucket/sweep max_failures=5
-
-  ciess-ray sweep --resume runs/quickstart-sweep
-
-The YAML file names the configuration that all searches share ([bold]base[/bold]) and the fields that differ
-([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
-
-The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder for
-each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
-finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again; with
-[bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles: resume no
-sweep of somebody whom you would not let run code on your machine.
-"""
-
-
-@app.command(help=paragraphs(_SWEEP_HELP))
-def sweep(
-    config: Annotated[
-        str | None, typer.Argument(help="YAML file; see configs/quickstart-sweep.yaml.", metavar="[CONFIG]")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Fields of the sweep to change.", metavar="[SECTION.FIELD=VALUE]..."),
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="Folder or URI of the sweep.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the trials, what each claims, and how many run at once.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sweep in the folder.")] = False,
-    resume: Annotated[
-        str | None, typer.Option(help="Folder or URI of a sweep to go on with; takes the place of CONFIG.")
-    ] = None,
-) -> None:
-    """See ``_SWEEP_HELP``."""
-    options = [] if output is None else [f"output={_as_yaml(output)}"]
-    changes = [] if resume is None else _resumed_fields("a sweep", config, overrides)
-    if resume is not None and (options or overwrite or dry_run):
-        raise ConfigError("--resume goes on with a sweep as it was configured; give nothing beside it.")
-    _check_folder(None if resume is None or "://" in resume else Path(resume))
-    if resume is None and config is None:
-        raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray sweep --help' has examples.")
-    _find_own_modules()
-    from ciess_ray.sweeps.config import load_sweep
-
-    plan = None
-    if resume is None and config is not None:
-        plan = load_sweep(Path(config), [*(overrides or []), *options])
-
-    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
-    from ciess_ray.sweeps import driver as sweeps
-    from ciess_ray.sweeps.live import SweepView
-
-    if plan is not None and dry_run:
-        console.show(_trials(sweeps.check(plan)))
-        return
-    with SweepView(console) as view:
-        if plan is not None:
-            results = sweeps.sweep(plan, overwrite=overwrite, on_change=view)
-        else:
-            assert resume is not None
-            results = sweeps.resume_sweep(resume, overrides=changes, on_change=view)
-    console.show(results.to_rich())
-    _print_sweep(results)
-    if not results.is_complete:
-        raise typer.Exit(1)
-
+app.command(help=paragraphs(SWEEP_HELP))(sweep)
 
 _REPORT_HELP = """
 Tell of searches, sweeps and comparisons in one HTML page.
@@ -302,14 +225,14 @@ def compare(
     ] = None,
 ) -> None:
     """See ``COMPARE_HELP``."""
-    options = [] if output is None else [f"output={_as_yaml(output)}"]
-    changes = [] if resume is None else _resumed_fields("a comparison", config, overrides)
+    options = [] if output is None else [f"output={as_yaml(output)}"]
+    changes = [] if resume is None else resumed_fields("a comparison", config, overrides)
     if resume is not None and (options or overwrite):
         raise ConfigError(
             "--resume goes on with a comparison as it was configured; give nothing but --dry-run beside it."
         )
-    _check_folder(resume)
-    _find_own_modules()
+    check_folder(resume)
+    find_own_modules()
     is_complete = run_comparison(
         console,
         Path(config) if config is not None and resume is None else None,
@@ -388,35 +311,6 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{place}: an empty name or value; give one, or leave it out.")
 
 
-def _resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
-    """The fields that may be said beside --resume, the first of which stands where CONFIG would."""
-    given = [*([] if config is None else [config]), *(overrides or [])]
-    others = [one for one in given if not one.startswith(("dataset.", TRACKING_FIELDS))]
-    if others:
-        raise ConfigError(
-            f"--resume goes on with {what} as it was configured; {others[0]!r} cannot be said beside it, "
-            "only dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
-        )
-    return given
-
-
-def _check_folder(resumed: Path | None) -> None:
-    """Before the imports that take seconds: is there a folder to go on with?"""
-    if resumed is not None and not resumed.is_dir():
-        raise ConfigError(f"--resume {resumed}: no such folder.")
-
-
-def _find_own_modules() -> None:
-    """Recommenders of one's own, in Ray's actors too; last, where the folder hides no installed module."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-
-
-def _as_yaml(value: object) -> str:
-    """A value as an override has it: JSON is YAML, and in quotation marks a text stays one."""
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
 def _comparison(summary: dict[str, Any]) -> TextTable:
     headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
     table = TextTable(*headings, first_number=1)
@@ -459,31 +353,6 @@ def _print_files(path: Path, summary: dict[str, Any]) -> None:
     for hint in summary["hints"]:
         console.say(hint, "hint:", "yellow")
     console.say(f"result: {path}")
-
-
-def _trials(checked: "Sequence[tuple[Trial, str, int]]") -> TextTable:
-    table = TextTable("trial", "claims", "at once")
-    for trial, claims, num_at_once in checked:
-        table.add_row(trial.name, claims, str(num_at_once))
-    return table
-
-
-def _print_sweep(results: "SweepResults") -> None:
-    console.say(RANKING_NOTE)
-    console.say("means over n seeds; *: none of its recommender is as small and as good on validation")
-    statuses = [outcome.status for outcome in results.outcomes]
-    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    console.say(f"trials: {told}; {results.seconds:.0f} s")
-    for outcome in results.outcomes:
-        if outcome.status == "failed":
-            console.say(f"{outcome.name}: {outcome.error}", "failed:", "red")
-    for problem in results.problems:
-        console.say(problem, "not recorded:", "yellow")
-    console.say(f"results: {results.location}")
-    if "://" not in results.location:
-        console.say(f"look at them: {command('ciess-ray', 'report', results.location)}")
-    if not results.is_complete:
-        console.say(f"try again: {command('ciess-ray', 'sweep', '--resume', results.location)}")
 
 
 def _print_run(path: Path, summary: dict[str, Any]) -> None:

@@ -7,8 +7,7 @@ header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors fi
 alone and executes nothing.
 
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
-begins is derived from the sizes: the first value of a block of rows in 8 bytes, the row's distance from it
-in 2.
+begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
 """
 
 import json
@@ -163,12 +162,9 @@ class PackedTable:
             with open(open_regular(path), "rb") as file:
                 # Private: what somebody writes into the arrays stays in this process.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
-            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from error
-        try:
             return cls.from_buffer(content)
-        except ResultError as error:
-            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from None
+        except (OSError, ValueError, ResultError) as error:
+            raise ResultError(f"{path}: damaged, or no packed table ({error}); write it again.") from error
 
     @classmethod
     def from_buffer(cls, content: Any) -> "PackedTable":
