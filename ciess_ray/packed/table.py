@@ -3,8 +3,7 @@
 A row's values are d_n neighbouring numbers (of each table, where a recommender has several), so no index a
 weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it),
 1 more a row where rows do not all begin at the first column, 2 more for the scale of int8 values, and a
-header of at most :data:`envs.budget.HEADER_BYTES`. It is a plain safetensors file; reading it needs NumPy
-alone and executes nothing.
+header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: NumPy reads it, no code is run.
 
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
 begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
