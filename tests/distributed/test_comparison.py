@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import finish, kill, start, wait_for
+from processes import kill, start, wait_for
 
 from envs.data import generate_interactions
 
@@ -58,7 +58,7 @@ def rows_of(folder):
 
 def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path, ray_cluster):
     from ciess_ray.comparisons.config import load_comparison
-    from ciess_ray.comparisons.driver import compare
+    from ciess_ray.comparisons.driver import compare, read_plan
 
     log, config, folder = tmp_path / "log.txt", write("killed"), tmp_path / "killed"
     process = start("compare", config, log=log)
@@ -66,7 +66,7 @@ def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path, ra
     kill(process)
     done = {file.name: file.stat().st_mtime_ns for file in folder.glob("cells/*.npz")}
     assert 1 <= len(done) < len(METHODS) and not (folder / "comparison.json").exists()
-    finish(start("compare", "--resume", folder, log=log), log)
+    compare(read_plan(folder))
     assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
 
     compare(load_comparison(write("whole")))

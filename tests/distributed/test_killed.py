@@ -68,7 +68,7 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(
     write_config, tmp_path, ray_cluster
 ):
     from ciess_ray.config.yaml_file import load_config
-    from ciess_ray.searches.driver import search
+    from ciess_ray.searches.driver import resume, search
 
     log = tmp_path / "log.txt"
     config, whole = write_config("whole")
@@ -90,7 +90,7 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(
             kill(process)
         status = json.loads((killed / "result.json").read_text())["status"]
         assert status == ("interrupted" if part == 1 else "running")
-    finish(start("search", "--resume", killed, log=log), log)
+    resume(killed)
 
     for name in ("sizes.parquet", "candidates.parquet"):
         assert pq.read_table(killed / name).equals(pq.read_table(whole / name)), name
@@ -98,15 +98,18 @@ def test_a_driver_killed_three_times_ends_where_an_uninterrupted_one_does(
     assert mine["methods"] == theirs["methods"] and mine["num_steps"] == theirs["num_steps"]
 
 
-def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_path):
+def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_path, ray_cluster):
+    from ciess_ray.searches.driver import resume
+
     log = tmp_path / "log.txt"
     config, killed = write_config("killed_remote", num_env_runners=2, checkpoint_interval_s=0.0)
     process = start("search", config, log=log)
     wait_for(lambda: num_steps_told(killed) >= 9, process, log)
     kill(process)
     told = num_steps_told(killed)
-    finish(start("search", "--resume", killed, log=log), log)
-    (went_on_after,) = re.findall(r"goes on after step (\d+)", log.read_text())
+    news = []
+    resume(killed, on_progress=news.append)
+    (went_on_after,) = re.findall(r"goes on after step (\d+)", " ".join(one.note for one in news))
     # Every iteration is kept; one that had been told may have been on its way to the disk.
     assert told - int(went_on_after) in (0, 1, 2)
     summary = json.loads((killed / "result.json").read_text())

@@ -40,7 +40,7 @@ def test_td3_finds_the_known_optimum(make_algo, greedy_errors):
     env_config = {"num_users": 500, "num_items": 500, "max_embedding_size": 128}
     algo = make_algo(env_config, hiddens=(64, 64), updates_per_step=20, train_batch_size_per_learner=2048)
     before = greedy_errors(algo, env_config)
-    while algo.num_updates < 800:
+    while algo.num_updates < 400:
         algo.train()
     after = greedy_errors(algo, env_config)
     for kind in KINDS:
