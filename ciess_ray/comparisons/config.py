@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ciess_ray.config.grid import Grid, ManyRuns, digest_of, refuse_search, slug
+from ciess_ray.config.grid import Grid, ManyRuns, digest_of, read_many, slug
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.section import Place
-from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
+from ciess_ray.config.yaml_file import read_overridden
 from ciess_ray.names import FULL_SIZE
 from envs.errors import ConfigError, UnknownNameError
 
@@ -166,7 +166,4 @@ def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> Co
         source: What messages call them.
         folder: What ``base`` is relative to.
     """
-    refuse_search(values, source)
-    config = check_values(ComparisonConfig, values, source)
-    base = config.base
-    return ComparisonPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)
+    return ComparisonPlan(*read_many(ComparisonConfig, values, source, folder), source)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -21,7 +21,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig, TrackingConfig
 from ciess_ray.config.section import Place, Section, refuse_equal_budgets, refuse_twice
-from ciess_ray.config.yaml_file import dotted_fields, parse_config, put_field, section_names
+from ciess_ray.config.yaml_file import (
+    check_values,
+    dotted_fields,
+    parse_config,
+    put_field,
+    read_values,
+    section_names,
+)
 from ciess_ray.streams import Stream, rng_of
 from envs.errors import ConfigError
 
@@ -32,6 +39,9 @@ _SQLITE = "sqlite:///"
 #: More trials than anybody means; 10 ** 5 definitions are some 100 MB.
 _MAX_TRIALS = 100_000
 _MAX_SLUG = 120
+
+
+Runs = TypeVar("Runs", bound="ManyRuns")
 
 
 class ManyRuns(Section):
@@ -173,6 +183,26 @@ class Grid:
             put_field(values, name, value)
         told = ", ".join(f"{name}={value}" for name, value in fields.items())
         return parse_config(values | own, f"{self.source}: the trial of {told}" if told else self.source)
+
+
+def read_many(
+    model: type[Runs], values: Mapping[str, Any], source: str, folder: Path
+) -> tuple[Runs, Mapping[str, Any]]:
+    """The checked model of many runs, and plain values of what all of them share.
+
+    Args:
+        model: Of a sweep, or of a comparison.
+        values: As in its file.
+        source: What messages call them.
+        folder: What ``base`` is relative to.
+
+    Raises:
+        ConfigError: They are one search's, a field is wrong, or the base is missing.
+    """
+    refuse_search(values, source)
+    config = check_values(model, values, source)
+    base = config.base
+    return config, read_values(folder / base) if isinstance(base, Path) else base
 
 
 def refuse_search(values: Mapping[str, Any], source: str) -> None:

@@ -1,7 +1,7 @@
 """What a run is told: checked models.
 
 Every field carries its meaning, and its default the source. What can be known to be wrong is refused before
-any work is done. ``config_file`` reads them from YAML.
+any work is done. ``yaml_file`` reads them.
 """
 
 from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, field_serializer, model_validator
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.grid import Grid, ManyRuns, kind_of, refuse_search
+from ciess_ray.config.grid import Grid, ManyRuns, kind_of, read_many
 from ciess_ray.config.section import Claims, Location, Section
-from ciess_ray.config.yaml_file import check_values, read_overridden, read_values
+from ciess_ray.config.yaml_file import read_overridden
 from envs.errors import ConfigError
 
 
@@ -133,7 +133,4 @@ def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPl
         source: What messages call them.
         folder: What ``base`` is relative to.
     """
-    refuse_search(values, source)
-    config = check_values(SweepConfig, values, source)
-    base = config.base
-    return SweepPlan(config, read_values(folder / base) if isinstance(base, Path) else base, source)
+    return SweepPlan(*read_many(SweepConfig, values, source, folder), source)

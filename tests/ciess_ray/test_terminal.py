@@ -28,6 +28,9 @@ from ciess_ray.sweeps.results import Outcome, SweepResults
 from ciess_ray.terminal import Terminal, spell_out, write_data
 from envs.errors import ConfigError, ResultError
 
+#: Linux has a device that is always full; without one these two cannot be tried.
+on_a_full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+
 #: Rich's markup and pictures, what a terminal obeys, what turns the order of letters, and what is long.
 NAMES = [
     "[/b]",
@@ -249,7 +252,7 @@ class TestStreams:
         with open(writing, "w") as stream:
             assert watch(stream) == ""
 
-    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+    @on_a_full_disk
     def test_a_disk_that_is_full(self, watch):
         with open("/dev/full", "w") as full:
             (line,) = watch(full).splitlines()
@@ -277,7 +280,7 @@ class TestData:
         write_data("cafe\n")
         assert stream.buffer.getvalue() == b"cafe\n"
 
-    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+    @on_a_full_disk
     def test_a_full_disk_is_an_error_and_a_reader_that_left_is_none(self, monkeypatch):
         with open("/dev/full", "w") as full:
             monkeypatch.setattr("sys.stdout", full)

@@ -286,6 +286,7 @@ def test_a_missing_dataset_is_named():
         parse_config({})
 
 
+# What is tried is the want of one.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_is_looked_for_where_the_training_runs(file):
     # A head node has none, and reads the configuration all the same.
