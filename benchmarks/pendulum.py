@@ -3,14 +3,15 @@
     OMP_NUM_THREADS=1 python benchmarks/pendulum.py
 
 Sixteen pendula are the entities of one table, eight of them users and eight items, each with an actor and
-critics of its kind (``CIESS/PendulumTable-v0``). The return is that of the actors alone, the mean over all
-sixteen and over several starts. A row is appended to the .jsonl file as soon as a seed is done and none is
-run twice, so the command can be broken off and resumed.
+critics of its kind (``tests/helpers/pendulum_table.py``). The return is that of the actors alone, the mean
+over all sixteen and over several starts. A row is appended to the .jsonl file as soon as a seed is done and
+none is run twice, so the command can be broken off and resumed.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from provenance import provenance
 
 from ciess_ray.resources import ray_session
 from ciess_ray.td3.algorithm import TD3
-from envs import PENDULUM_TABLE_ENV_ID
+
+# The environment is of the tests.
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+from pendulum_table import PENDULUM_TABLE_ENV_ID  # noqa: E402
 
 SOLVED = -200.0
 NUM_ENTITIES = 16

@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from pendulum_table import PENDULUM_TABLE_ENV_ID
 
-from envs import PENDULUM_TABLE_ENV_ID
 from envs.errors import ConfigError, EmbeddingSizeError
 
 KINDS = ("user", "item")

@@ -2,9 +2,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from pendulum_table import PENDULUM_TABLE_ENV_ID
 
 from ciess_ray.td3.algorithm import TD3
-from envs import PENDULUM_TABLE_ENV_ID
 
 #: A pendulum that hangs or spins returns some -1200; one that is swung up and held, -150 to -200.
 ON_ITS_WAY = -300.0

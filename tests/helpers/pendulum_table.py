@@ -11,6 +11,7 @@ from envs import mdp
 from envs.errors import ConfigError, EmbeddingSizeError
 from envs.mdp import KINDS
 
+PENDULUM_TABLE_ENV_ID = "CIESS/PendulumTable-v0"
 PENDULUM_ID = "Pendulum-v1"
 
 #: An action of ±1 is the largest torque, in N m, and a speed of ±1 the largest, in rad / s.
@@ -182,3 +183,7 @@ def _scaled(observations: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     scaled: NDArray[np.float32] = np.stack(observations)
     scaled[:, 2] /= MAX_SPEED
     return scaled
+
+
+if PENDULUM_TABLE_ENV_ID not in gym.registry:
+    gym.register(PENDULUM_TABLE_ENV_ID, entry_point=PendulumTableEnv)
