@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from ciess_ray.candidate import EVALUATION, GREEDY, Candidate
+from ciess_ray.comparisons.methods.by_hand import by_popularity, head, proportional
 from ciess_ray.comparisons.methods.method import Problem
-from ciess_ray.comparisons.methods.popularity import by_popularity
-from ciess_ray.comparisons.methods.shapes import head, proportional
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config

@@ -65,6 +65,12 @@ class Problem:
         return rng_of(self.config.seed, stream)
 
     @property
+    def full_fit(self) -> FullSizeFit:
+        """The full-size fit, of a method that needs it."""
+        assert self.full is not None
+        return self.full
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest size."""
         recommender = self.config.recommender

@@ -1,11 +1,14 @@
-"""The search of this package, and what is left of the same over a few sizes."""
+"""The search of this package, and its control: a search that draws at random what the search would learn."""
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
-from ciess_ray.comparisons.config import FORMER_METHODS
+from ciess_ray.comparisons.methods.by_hand import by_popularity
 from ciess_ray.comparisons.methods.method import Method, Problem
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.candidates import find_candidates
@@ -13,9 +16,14 @@ from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.finalists import chosen_candidates
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Budget, Run
+from ciess_ray.streams import Stream
+from ciess_ray.td3.warmup import SPREAD, plain_splits
 from ciess_ray.tracking.tracker import NullTracker
 from ciess_ray.training.contest import Allocation
-from envs.errors import ConfigError
+from ciess_ray.training.selection import select_finalists
+from envs.mdp import KINDS
+from envs.sizes.by_popularity import table_sizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES
 
 
@@ -29,11 +37,9 @@ class Search(Method):
 
     def propose(self, problem: Problem) -> list[Allocation]:
         """The best candidates of the search."""
-        config, full = problem.config, problem.full
-        assert full is not None
+        config, full, interactions = problem.config, problem.full_fit, problem.interactions
         journal = Journal(ResultFolder(problem.work), NullTracker(), None)
         budget = Budget(str(config.budget), problem.cap_params, problem.work)
-        interactions = problem.interactions
         run = Run(config, interactions, ray.put(interactions), [budget], journal)
         # Only a whole cell is gone on with.
         checkpoints = Checkpoints(problem.work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
@@ -48,14 +54,60 @@ class Search(Method):
 
 
 class Discrete(Search):
-    """The same search over six sizes, of which cells are kept; see :data:`FORMER_METHODS`."""
+    """The same over six sizes, of which kept cells are read and none is computed.
+
+    See :data:`ciess_ray.comparisons.config.FORMER_METHODS`.
+    """
 
     name = "discrete"
 
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """Nothing any more.
 
-        Raises:
-            ConfigError: With the reason.
-        """
-        raise ConfigError(f"method {self.name!r}: {FORMER_METHODS[self.name]}.")
+class RandomSearch(Method):
+    """Splits and powers of popularity at random: the search's equal in all but what it learns.
+
+    It judges as many tables as the search, as the search's steps do. The first are the plain splits that the
+    search's warm-up begins with, and the same rule says which of all are trained to convergence.
+    """
+
+    name = "random search"
+    is_judging = True
+    is_search = True
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """The search's choice among what was drawn."""
+        settings, rng = problem.config.search, problem.rng(Stream.RANDOM_SEARCH)
+        judged: list[Candidate] = []
+        names: list[str] = []
+
+        def judge(name: str, sizes: EmbeddingSizes) -> None:
+            judged.append(Candidate(len(judged), sizes, sizes, problem.judge(sizes)))
+            names.append(f"draw {len(judged)}: {name}")
+
+        num_first = min(settings.num_warmup_steps, settings.num_judgements)
+        for policy in plain_splits(settings.num_warmup_steps)[:num_first]:
+            judge("plain split", starting_split(problem, policy))
+        while len(judged) < settings.num_judgements:
+            split, user_power, item_power = rng.random(), *rng.uniform(-1.0, 1.0, 2)
+            name = f"split {split:.3g}, user_power {user_power:.3g}, item_power {item_power:.3g}"
+            judge(name, by_popularity(problem, split, user_power, item_power))
+        chosen = select_finalists(judged, problem.cap_params, settings.num_candidates)
+        return [Allocation(names[candidate.step], candidate.sizes, candidate.quality) for candidate in chosen]
+
+
+def starting_split(problem: Problem, policy: Mapping[str, NDArray[np.float64]]) -> EmbeddingSizes:
+    """A plain split of the search's warm-up at the budget, but for who gets what rounding leaves.
+
+    Args:
+        problem: Gives budget and data.
+        policy: One of :func:`ciess_ray.td3.warmup.plain_splits`.
+    """
+    interactions, rng = problem.interactions, problem.rng(Stream.HAND_MADE_SHAPE)
+    ratio = problem.cap_params / problem.full_sizes.num_params
+    # Where λ does not find itself the warm-up knows no budget either.
+    target = ratio if problem.config.search.memory_weight == "auto" else None
+    popularities = interactions.user_popularity, interactions.item_popularity
+    user, item = (
+        table_sizes(policy[kind], popularity, rng, *problem.bounds, target, SPREAD)
+        for kind, popularity in zip(KINDS, popularities, strict=True)
+    )
+    return problem.project(user, item, rng)

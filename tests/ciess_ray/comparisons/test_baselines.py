@@ -8,14 +8,25 @@ import pytest
 import torch
 
 from ciess_ray.comparisons.methods import METHODS, Problem
-from ciess_ray.comparisons.methods.dnis import SelectedEmbedding, _Bilevel, blocks_of
-from ciess_ray.comparisons.methods.pep import ThresholdedEmbedding, soft_threshold
-from ciess_ray.comparisons.methods.popularity import by_popularity
-from ciess_ray.comparisons.methods.pruning import prune
-from ciess_ray.comparisons.methods.shapes import head, mean_sizes, powers, proportional
-from ciess_ray.comparisons.methods.tuning import tune
+from ciess_ray.comparisons.methods.by_hand import (
+    by_popularity,
+    head,
+    mean_sizes,
+    powers,
+    proportional,
+    tune,
+)
+from ciess_ray.comparisons.methods.masks import (
+    SelectedEmbedding,
+    ThresholdedEmbedding,
+    _Bilevel,
+    blocks_of,
+    prune,
+    soft_threshold,
+)
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.streams import Stream
+from ciess_ray.training.contest import Start
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.pretrained import FullSizeFit
 from envs.data import contains, interaction_keys
@@ -217,12 +228,14 @@ def test_the_balance_of_users_and_items_is_tuned_on_validation(sign, scales, mak
         judged.append(recommender.sizes)
         return SimpleNamespace(quality=sign * len(judged))
 
-    monkeypatch.setattr("ciess_ray.comparisons.methods.pruning.evaluate", evaluate)
+    monkeypatch.setattr("ciess_ray.comparisons.methods.masks.evaluate", evaluate)
     recommender = recipe_of(problem.config, interactions).recommender(
         problem.full_sizes, np.random.default_rng(0)
     )
-    found = prune(problem, state_of(recommender))
-    assert [scale for scale, _ in found] == scales
-    assert all(sizes.num_params == 500 for _, sizes in found)
+    state = state_of(recommender)
+    found = prune(problem, state, Start(state))
+    expected = [f"users x {scale:g}, trained {how}" for scale in scales for how in ("on", "anew")]
+    assert [allocation.name for allocation in found] == expected
+    assert all(allocation.sizes.num_params == 500 for allocation in found)
     means = [sizes.user.mean() for sizes in judged]
     assert means == sorted(means) and means[0] < means[-1]

@@ -1,0 +1,269 @@
+"""Tables that need no search: full size, equal and random sizes, and hand-made shapes tuned on a grid."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.comparisons.methods.method import Method, Problem
+from ciess_ray.searches.finalists import equal_sizes
+from ciess_ray.streams import Stream
+from ciess_ray.training.contest import Allocation, Trained
+from envs.sizes.embedding_sizes import EmbeddingSizes
+
+_NUM_BISECTIONS = 60
+_SPLITS = [position / 8 for position in range(9)]
+_POWERS = [-0.6, -0.3, 0.0, 0.3, 0.6]
+#: Decimal logarithms of the share of the items, 2 to 50 %, and of how much larger they are.
+_LOG_SHARES, _LOG_RATIOS = [-1.7, -1.35, -1.0, -0.65, -0.3], [0.5, 1.0, 1.5]
+
+
+class FullSize(Method):
+    """Every entity at d_max, whatever the budget: the yardstick."""
+
+    name = "full size"
+    needs_full = True
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """The full table, which has been trained already."""
+        full = problem.full_fit
+        trained = Trained(full.validation, full.mean_quality, full.best_batch)
+        return [Allocation(self.name, problem.full_sizes, trained=trained)]
+
+
+class EqualSizes(Method):
+    """The same size for everyone; ES in CIESS (arXiv 2304.03501).
+
+    A budget that does not divide evenly gives two neighbouring sizes, the larger one drawn by seed.
+    """
+
+    name = "equal sizes"
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """The one allocation."""
+        return [Allocation(self.name, equal_sizes(problem.config, problem.interactions, problem.cap_params))]
+
+
+class MixedRandom(Method):
+    """A random size for everyone; MR in CIESS (arXiv 2304.03501).
+
+    Uniform between d_min and as far above the mean, then projected onto the budget.
+    """
+
+    name = "mixed random"
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """One draw."""
+        interactions, (low, high) = problem.interactions, problem.bounds
+        mean = problem.cap_params / (problem.num_tables * interactions.num_entities)
+        reach = min(mean - low, high - mean)
+        rng = problem.rng(Stream.MIXED_RANDOM)
+        drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
+        user, item = np.split(drawn, [interactions.num_users])
+        return [Allocation(self.name, problem.project(user, item, rng))]
+
+
+class Split(Method):
+    """One size for all users and one for all items, the best such pair."""
+
+    name = "split"
+    is_judging = True
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """All splits judged, best first."""
+        splits = [position / 16 for position in range(17)]
+        return tune(problem, {"split": splits}, lambda split: by_popularity(problem, split), 3)
+
+
+class SplitInCommunities(Split):
+    """The same, and then all that is done for a search: communities, and equal sizes where those are better.
+
+    What is left of the search's lead over it is what sizes of each row's own are worth.
+    """
+
+    name = "split in communities"
+    is_search = True
+
+
+class Popularity(Method):
+    """Powers of popularity, for users and for items apart, with the best split between the two."""
+
+    name = "popularity"
+    is_judging = True
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """All powers and splits judged, best first."""
+        axes = {"split": _SPLITS, "user_power": _POWERS, "item_power": _POWERS}
+        return tune(problem, axes, lambda **point: by_popularity(problem, **point), 2)
+
+
+class PopularItems(Method):
+    """The most popular items large and the others small; users all alike, or by a power of popularity."""
+
+    name = "popular items"
+    is_judging = True
+
+    def propose(self, problem: Problem) -> list[Allocation]:
+        """All shares, levels and splits judged, best first."""
+        interactions = problem.interactions
+
+        def build(split: float, log_share: float, log_ratio: float, user_power: float) -> EmbeddingSizes:
+            large = head(interactions.item_popularity, 10.0**log_share, 10.0**log_ratio)
+            return in_proportion(problem, split, powers(interactions.user_popularity, user_power), large)
+
+        axes = {
+            "split": _SPLITS,
+            "log_share": _LOG_SHARES,
+            "log_ratio": _LOG_RATIOS,
+            "user_power": [-0.3, 0.0],
+        }
+        return tune(problem, axes, build, 1)
+
+
+def by_popularity(
+    problem: Problem, split: float, user_power: float = 0.0, item_power: float = 0.0
+) -> EmbeddingSizes:
+    """Sizes in proportion to powers of popularity, within users and within items, at the budget.
+
+    Args:
+        problem: Gives popularities and budget.
+        split: What users get of it, see :func:`mean_sizes`.
+        user_power: Of the users' popularity; negative favours the less active.
+        item_power: Of the items'.
+    """
+    interactions = problem.interactions
+    users = powers(interactions.user_popularity, user_power)
+    return in_proportion(problem, split, users, powers(interactions.item_popularity, item_power))
+
+
+def in_proportion(
+    problem: Problem, split: float, users: NDArray[np.float64], items: NDArray[np.float64]
+) -> EmbeddingSizes:
+    """Sizes in proportion to weights, within users and within items, at the budget.
+
+    Args:
+        problem: Gives the budget.
+        split: What users get of it, see :func:`mean_sizes`.
+        users: The weight of each, shape (num_users,).
+        items: Likewise, shape (num_items,).
+    """
+    user, item = (
+        proportional(weights, mean_size, *problem.bounds)
+        for weights, mean_size in zip((users, items), mean_sizes(problem, split), strict=True)
+    )
+    return problem.project(user, item, problem.rng(Stream.HAND_MADE_SHAPE))
+
+
+def mean_sizes(problem: Problem, split: float) -> tuple[float, float]:
+    """Mean size of users and of items under the budget.
+
+    Args:
+        problem: Gives the budget.
+        split: 0 gives users as little as the bounds and the budget allow, 1 as much; between, the logarithm
+            of the ratio of the two is interpolated.
+
+    Returns:
+        For users, for items; with the numbers of both they use up the budget.
+    """
+    interactions, (low, high) = problem.interactions, problem.bounds
+    num_users, num_items = interactions.num_users, interactions.num_items
+    total = problem.cap_params // problem.num_tables
+    least = max(low, (total - num_items * high) / num_users)
+    most = min(high, (total - num_items * low) / num_users)
+    first, last = (math.log(user * num_items / (total - num_users * user)) for user in (least, most))
+    ratio = math.exp(first + split * (last - first))
+    item = total / (num_users * ratio + num_items)
+    return ratio * item, item
+
+
+def proportional(
+    weights: NDArray[np.float64], mean_size: float, min_embedding_size: int, max_embedding_size: int
+) -> NDArray[np.float64]:
+    """Sizes in proportion to weights, within the bounds, of a mean.
+
+    Args:
+        weights: Above 0, shape (n,).
+        mean_size: Within the bounds.
+        min_embedding_size: What a smaller share is raised to.
+        max_embedding_size: What a larger one is cut to.
+
+    Returns:
+        Shape (n,), of that mean to within rounding.
+    """
+    low, high = min_embedding_size / weights.max(), max_embedding_size / weights.min()
+    for _ in range(_NUM_BISECTIONS):
+        factor = math.sqrt(low * high)
+        if np.clip(factor * weights, min_embedding_size, max_embedding_size).mean() < mean_size:
+            low = factor
+        else:
+            high = factor
+    sizes: NDArray[np.float64] = np.clip(high * weights, min_embedding_size, max_embedding_size)
+    return sizes
+
+
+def powers(popularity: NDArray[np.integer], power: float) -> NDArray[np.float64]:
+    """Popularity to a power, an entity without any interaction as one that has one; shape (n,)."""
+    return np.asarray(np.maximum(popularity, 1).astype(np.float64) ** power)
+
+
+def head(popularity: NDArray[np.integer], share: float, ratio: float) -> NDArray[np.float64]:
+    """``ratio`` for the most popular entities and 1 for the rest, shape (n,); equals are told apart by place.
+
+    Args:
+        popularity: Shape (n,).
+        share: Of the entities that count as most popular, at least one of them.
+        ratio: Above 0.
+    """
+    num_large = min(max(1, round(share * len(popularity))), len(popularity))
+    weights = np.ones(len(popularity))
+    weights[np.argsort(-popularity, kind="stable")[:num_large]] = ratio
+    return weights
+
+
+def tune(
+    problem: Problem,
+    axes: Mapping[str, Sequence[float]],
+    build: Callable[..., EmbeddingSizes],
+    num_refinements: int,
+) -> list[Allocation]:
+    """Judge every point of a grid, then finer and finer neighbours of the best.
+
+    Args:
+        problem: Judges.
+        axes: Values of each parameter, ascending.
+        build: Called with the parameters by name; gives sizes that use up the budget.
+        num_refinements: How often the spacing around the best point is halved; each time its neighbours at
+            half a space on every axis are judged.
+
+    Returns:
+        The distinct tables, best first.
+    """
+    judged: dict[tuple[float, ...], Allocation] = {}
+    tables: set[bytes] = set()
+    ends = [(min(values), max(values)) for values in axes.values()]
+    spacing = [
+        (high - low) / max(len(values) - 1, 1)
+        for (low, high), values in zip(ends, axes.values(), strict=True)
+    ]
+    grid = list(axes.values())
+    for _ in range(num_refinements + 1):
+        for point in itertools.product(*grid):
+            if point in judged:
+                continue
+            parameters = dict(zip(axes, point, strict=True))
+            sizes = build(**parameters)
+            table = sizes.user.tobytes() + sizes.item.tobytes()
+            # At the ends of a split some parameters change nothing.
+            if table not in tables:
+                tables.add(table)
+                name = ", ".join(f"{name} {value:.3g}" for name, value in parameters.items())
+                judged[point] = Allocation(name, sizes, problem.judge(sizes))
+        best = max(judged, key=lambda point: judged[point].step_quality)
+        spacing = [width / 2 for width in spacing]
+        grid = [
+            sorted({min(max(at + sign * width, low), high) for sign in (-1, 0, 1)})
+            for at, width, (low, high) in zip(best, spacing, ends, strict=True)
+        ]
+    return sorted(judged.values(), key=lambda allocation: allocation.step_quality, reverse=True)
