@@ -6,8 +6,6 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-
 from envs.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
@@ -40,11 +38,6 @@ def is_compressed(path: Path) -> bool:
 def open_bytes(path: Path) -> BinaryIO:
     """A file's content, decompressed where it is compressed."""
     return cast(BinaryIO, gzip.open(path) if is_compressed(path) else path.open("rb"))
-
-
-def arrow_source(path: Path) -> "str | pa.NativeFile":
-    """The same for Arrow, which reads a plain file by its name."""
-    return pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path)
 
 
 def read_content(path: Path) -> bytes:

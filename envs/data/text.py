@@ -1,6 +1,7 @@
 """Interactions in text files with one row an interaction: CSV, MovieLens, RecBole.
 
-Arrow reads the file; only where it fails is the file gone through again, line by line, to say where.
+Arrow reads the file; where it fails, the file is gone through again, row by row, to say where, and where
+quotation marks are not by the book, to see that none has swallowed rows.
 """
 
 import csv
@@ -8,26 +9,26 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from envs.data.columns import NUMBER, Columns, Where, build_log, pick_columns, shown
-from envs.data.files import arrow_source, open_bytes, other_kind, read_content
+from envs.data.columns import NUMBER, Columns, build_log, pick_columns, shown
+from envs.data.files import is_compressed, open_bytes, other_kind, read_content
 from envs.data.interactions import InteractionLog
-from envs.data.quotation_marks import END, Marks, check_behind_marks, is_closed
 from envs.errors import DataError
 
 #: What an id may look like: an integer where all of the others are.
 _INTEGER, _TEXT = r"\s*[0-9]+\s*", r"(?s).*\S.*"
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_BLANK_BEFORE_QUOTE = re.compile(r'\s+"')
 #: Stands in for a separator of more than one character, because Arrow knows only single ones.
 _UNIT_SEPARATOR = "\x1f"
-_BLOCK_BYTES = 1 << 20
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "::": "two colons"}
 
 
@@ -61,194 +62,181 @@ MOVIELENS_DAT = TextFormat(
 RECBOLE = TextFormat("\t", False, None, Columns(rating="rating", timestamp="timestamp"), has_types=True)
 
 
-def _rows(path: Path, form: TextFormat) -> Iterator[tuple[int, int, list[str]]]:
-    """First and last line, counted from 1, and fields of each row; blank lines are no rows.
+class _Row(NamedTuple):
+    """First and last line of a row, counted from 1, its fields, and those with text behind a closing mark."""
 
-    Bytes that are not UTF-8 come as lone surrogates.
+    first: int
+    last: int
+    fields: list[str]
+    behind: Sequence[int] = ()
+
+
+def _rows(path: Path, form: TextFormat) -> Iterator[_Row]:
+    """The rows of a file; blank lines are none. Bytes that are not UTF-8 come as lone surrogates.
 
     Raises:
-        DataError: A quotation mark is never closed; the message names the line where it stands.
+        DataError: Quotation marks leave it open where a value ends; the message names the line.
     """
     newline = "" if form.has_quotes else None
     with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape", newline) as file:
-        if not form.has_quotes:
+        if form.has_quotes:
+            yield from _quoted_rows(path, file, form.separator)
+        else:
             for line, text in enumerate(file, start=1):
                 if row := text.rstrip("\n"):
-                    yield line, line, row.split(form.separator)
-            return
-        reader = csv.reader(chain(file, [END]), delimiter=form.separator)
-        last = 0
+                    yield _Row(line, line, row.split(form.separator))
+
+
+def _quoted_rows(path: Path, file: io.TextIOWrapper, separator: str) -> Iterator[_Row]:
+    lines_of_row: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for line in file:
+            lines_of_row.append(line)
+            yield line
+
+    reader = csv.reader(lines(), delimiter=separator, strict=True)
+    while True:
+        first, behind = reader.line_num + 1, list[int]()
+        lines_of_row.clear()
         try:
-            for fields in reader:
-                first, last = last + 1, reader.line_num
-                if fields and fields[-1].endswith(END):
-                    if fields != [END]:
-                        raise _never_closed(path, first + _num_line_ends("".join(fields[:-1])))
-                elif fields:
-                    yield first, last, fields
+            fields = next(reader, None)
         except csv.Error as error:
-            raise DataError(
-                f"{path}, line {last + 1}: the row that starts here does not parse ({error}); look for a "
-                "quotation mark that is not closed"
-            ) from error
+            fields, behind = _read_leniently(path, first, lines_of_row, separator, str(error))
+        if fields is None:
+            return
+        if fields:
+            yield _Row(first, reader.line_num, fields, behind)
+
+
+def _read_leniently(
+    path: Path, first: int, lines: list[str], separator: str, problem: str
+) -> tuple[list[str], list[int]]:
+    """Fields of a row that is not quoted by the book, and which of them have text behind a closing mark.
+
+    So has the second of ``1,"Weird Al" Yankovic``, which every parser reads alike.
+
+    Raises:
+        DataError: A mark is never closed, or not in the line.
+    """
+    if "expected after" not in problem and "unexpected end" not in problem:
+        raise DataError(
+            f"{path}, line {first}: the row that starts here does not parse ({problem}); look for a "
+            "quotation mark that is not closed"
+        )
+    # A line more is a row of its own, unless a quotation mark is still open.
+    rows = list(csv.reader([*lines, "next"], delimiter=separator))
+    if "unexpected end" in problem:
+        line = first + _num_line_ends("".join(rows[0][:-1]))
+        raise DataError(
+            f"{path}, line {line}: the quotation mark that opens a value here is never closed; close or "
+            "delete it"
+        )
+    if len(lines) > 1:
+        return rows[0], [0]
+    if len(rows) == 1:
+        raise _text_behind(path, first, "a value")
+    part = re.escape(separator)
+    field = re.compile(rf'(?:"(?:[^"]|"")*"([^{part}\r\n]*)|[^{part}\r\n]*)(?:{part}|[\r\n]|$)')
+    return rows[0], [place for place, match in enumerate(field.finditer(lines[0])) if match[1]]
 
 
 def _num_line_ends(text: str) -> int:
     return len(_LINE_END.findall(text))
 
 
-def _never_closed(path: Path, line: int) -> DataError:
+def _text_behind(path: Path, line: int, what: str) -> DataError:
     return DataError(
-        f"{path}, line {line}: the quotation mark that opens a value here is never closed; close or delete it"
+        f"{path}, line {line}: there is text behind the quotation mark that closes {what}; delete it, or "
+        "double the marks within the value"
     )
 
 
-def _over_lines(
-    path: Path,
-    form: TextFormat,
-    names: list[str],
-    positions: dict[str, int],
-    first: int,
-    fields: list[str],
-    id_patterns: Sequence[str] = (_TEXT, _TEXT),
-) -> DataError | None:
-    """What is wrong with a row that goes on over several lines; None where a title or the like may.
-
-    Two stray marks are a pair to every parser: what stands between them must not look like rows.
+def _check_rows(
+    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], id_patterns: Sequence[str]
+) -> None:
+    """Refuse the first row that Arrow cannot have read, or not as it is meant.
 
     Args:
         path: The file.
         form: Its format.
         names: Of the columns.
         positions: Of the columns that are read, by role.
-        first: The row's first line.
-        fields: The row.
         id_patterns: What ids of users and of items match in this file.
+
+    Raises:
+        DataError: There is one.
     """
-    is_whole = len(fields) == len(names)
-    for position, value in enumerate(fields):
+    for row in islice(_rows(path, form), 0 if form.names else 1, None):
+        if row.first != row.last:
+            _check_line_ends(path, form, names, positions, row, id_patterns)
+        if len(row.fields) != len(names):
+            raise DataError(
+                f"{path}, line {row.first}: {len(row.fields)} fields where there should be {len(names)} "
+                f"({', '.join(names)}); correct or delete the line"
+            )
+        for role, position in positions.items():
+            name, value = names[position], row.fields[position]
+            if position in row.behind:
+                raise _text_behind(path, row.first, name)
+            if _NOT_UTF8.search(value):
+                raise _not_utf8(path, row.first)
+            if role in ("user", "item") and form.has_quotes and _BLANK_BEFORE_QUOTE.match(value):
+                raise DataError(
+                    f"{path}, line {row.first}: {name} begins with a blank before its quotation mark; delete "
+                    "the blanks behind the separators"
+                )
+            if role == "rating" and not NUMBER.fullmatch(value.strip(" \t")):
+                hint = ", with a point before its decimals" if "," in value else ""
+                raise DataError(
+                    f"{path}, line {row.first}: {name} is {shown(value)}, not a number{hint}; correct or "
+                    "delete the line"
+                )
+
+
+def _check_line_ends(
+    path: Path,
+    form: TextFormat,
+    names: list[str],
+    positions: dict[str, int],
+    row: _Row,
+    id_patterns: Sequence[str],
+) -> None:
+    """Refuse a row that goes on over several lines, but where a title or the like may.
+
+    Two stray marks are a pair to every parser: what stands between them must not look like rows.
+
+    Raises:
+        DataError: A column that is read goes on, what follows looks like rows, or text follows a mark.
+    """
+    is_whole = len(row.fields) == len(names)
+    for position, value in enumerate(row.fields):
         if not _num_line_ends(value):
             continue
-        line = first + sum(map(_num_line_ends, fields[:position]))
+        line = row.first + sum(map(_num_line_ends, row.fields[:position]))
         if not is_whole or position in positions.values():
             what = names[position] if is_whole else "a value"
-            return DataError(
+            raise DataError(
                 f"{path}, line {line}: {what} begins here with {shown(value.strip())} and goes on in the "
                 "next line; look for a quotation mark too many or too few"
             )
-        rows = [text.split(form.separator) for text in _LINE_END.split(value)[1:]]
-        rows[-1] += fields[position + 1 :]
-        for number, row in enumerate(rows, start=line + 1):
-            ids = [row[positions[role]] for role in ("user", "item")] if len(row) == len(names) else []
+        swallowed = [text.split(form.separator) for text in _LINE_END.split(value)[1:]]
+        swallowed[-1] += row.fields[position + 1 :]
+        for number, fields in enumerate(swallowed, start=line + 1):
+            ids = [fields[positions[role]] for role in ("user", "item")] if len(fields) == len(names) else []
             if ids and all(map(re.fullmatch, id_patterns, ids)):
-                return DataError(
+                raise DataError(
                     f"{path}, line {line}: {names[position]} begins here and goes on in line {number}, which "
                     "looks like a row of its own; look for a quotation mark too many, or leave that column "
                     "out of the file"
                 )
-    return None
-
-
-def _check_quotes(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table
-) -> None:
-    """See that no quotation mark has swallowed rows, or text, of the table that Arrow has read.
-
-    Each line that is not blank is a row, the first of them the header, unless a value goes on over several.
-
-    Raises:
-        DataError: One has; the message names the line where the value begins.
-    """
-    num_lines, last_line, has_marks = 0, b"", False
-    marks, seen = Marks(form.separator), b""
-    was_end = True
-    with open_bytes(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            characters = np.frombuffer(block, np.uint8)
-            is_inside = (characters != 10) & (characters != 13)
-            num_lines += int(is_inside[0] and was_end) + int(np.sum(is_inside[1:] & ~is_inside[:-1]))
-            was_end = not is_inside[-1]
-            has_marks = has_marks or b'"' in block
-            if has_marks and not marks.are_suspicious:
-                seen += block
-                until = max(seen.rfind(b"\n"), seen.rfind(b"\r")) + 1
-                marks.see(seen[:until])
-                seen = seen[until:]
-            last_line += block
-            until = len(last_line.rstrip(b"\r\n"))
-            last_line = last_line[max(last_line.rfind(end, 0, until) for end in (b"\n", b"\r")) + 1 :]
-    marks.see(seen)
-    if has_marks and not (
-        num_lines == table.num_rows + 1 and is_closed(last_line.rstrip(b"\r\n"), form.separator)
-    ):
-        _check_long_rows(path, form, names, positions, table)
-    if marks.are_suspicious:
-        check_behind_marks(path, form.separator, names, positions)
-
-
-def _check_long_rows(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table
-) -> None:
-    """See that rows which go on over several lines have not swallowed others."""
-    patterns = [
-        _INTEGER if pc.all(pc.match_substring_regex(ids, f"^{_INTEGER}$")).as_py() else _TEXT
-        for ids in (table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item"))
-    ]
-    for first, last, fields in _rows(path, form):
-        if first != last and (error := _over_lines(path, form, names, positions, first, fields, patterns)):
-            raise error
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\udc80" <= character <= "\udcff" for character in text)
+    if row.behind:
+        raise _text_behind(path, row.last, "a value")
 
 
 def _not_utf8(path: Path, line: int) -> DataError:
     remedy = other_kind(path) or "save the file as UTF-8"
     return DataError(f"{path}, line {line}: it is not UTF-8 text; {remedy}")
-
-
-def _unparsable(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int]
-) -> DataError | None:
-    """The first row that Arrow cannot have read, as an error that says so."""
-    for line, last, fields in islice(_rows(path, form), 0 if form.names else 1, None):
-        if line != last and (error := _over_lines(path, form, names, positions, line, fields)):
-            return error
-        if len(fields) != len(names):
-            return DataError(
-                f"{path}, line {line}: {len(fields)} fields where there should be {len(names)} "
-                f"({', '.join(names)}); correct or delete the line"
-            )
-        for role, position in positions.items():
-            value = fields[position]
-            if not _is_utf8(value):
-                return _not_utf8(path, line)
-            if role == "rating" and not NUMBER.fullmatch(value.strip(" \t")):
-                hint = ", with a point before its decimals" if "," in value else ""
-                return DataError(
-                    f"{path}, line {line}: {names[position]} is {shown(value)}, not a number{hint}; "
-                    "correct or delete the line"
-                )
-    return None
-
-
-def _check_blanks_before_quotes(table: pa.Table, roles: dict[str, str], where: Where) -> None:
-    """Refuse ids like those of ``1, "5"``, whose marks belong to the value for every parser.
-
-    Raises:
-        DataError: There is one.
-    """
-    for role in ("user", "item"):
-        column = table.column(role).unify_dictionaries()
-        is_bad = pc.match_substring_regex(column.chunk(0).dictionary, r'^\s+"')
-        if pc.any(is_bad).as_py():
-            codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
-            row = int(np.argmax(is_bad.to_numpy(zero_copy_only=False)[codes]))
-            raise DataError(
-                f"{where(row)}: {roles[role]} begins with a blank before its quotation mark; delete the "
-                "blanks behind the separators"
-            )
 
 
 def _arrow_table(
@@ -260,7 +248,9 @@ def _arrow_table(
     time: pa.DataType,
 ) -> pa.Table:
     """The columns at ``positions``, named by role: ids as dictionaries of text, numbers as numbers."""
-    source: str | pa.NativeFile = arrow_source(path)
+    source: str | pa.NativeFile = (
+        pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path)
+    )
     separator = form.separator
     if len(separator) > 1:
         content = read_content(path)
@@ -298,38 +288,30 @@ def _arrow_table(
     )
 
 
-def _header(path: Path, form: TextFormat, first_row: tuple[int, int, list[str]]) -> list[str]:
-    line, _, names = first_row
-    if not all(map(_is_utf8, names)):
-        raise _not_utf8(path, line)
-    names = [name.strip() for name in names]
-    if any(map(_num_line_ends, names)):
-        raise DataError(
-            f"{path}, line {line}: a name of a column goes on in the next line; look for a quotation mark "
-            "too many or too few"
-        )
-    return [name.partition(":")[0] for name in names] if form.has_types else names
+def _begin(path: Path, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
+    """The format with its separator, the last line of the header, and the names of the columns.
 
-
-def _with_separator_of(first_row: list[str], form: TextFormat) -> TextFormat:
-    """The format with the separator that a header has, where it is not the usual one."""
-    if len(first_row) > 1:
-        return form
-    found = [other for other in form.other_separators if other in first_row[0]]
-    return replace(form, separator=found[0]) if found else form
-
-
-def _begin(
-    path: Path, form: TextFormat
-) -> tuple[TextFormat, Iterator[tuple[int, int, list[str]]], tuple[int, int, list[str]], list[str]]:
-    """The format with its separator, the rows below the first, that row, and the names of its columns."""
+    Raises:
+        DataError: The file is empty, or its header cannot be one.
+    """
     first_row = next(_rows(path, form), None)
     if first_row is None:
         raise DataError(f"{path}: it is empty; bring a file with one row an interaction")
-    form = _with_separator_of(first_row[2], form)
-    rows = _rows(path, form)
-    first_row = next(rows)
-    return form, rows, first_row, list(form.names) if form.names else _header(path, form, first_row)
+    if form.names:
+        return form, 0, list(form.names)
+    if len(first_row.fields) == 1:
+        others = [separator for separator in form.other_separators if separator in first_row.fields[0]]
+        form = replace(form, separator=[*others, form.separator][0])
+        first_row = next(_rows(path, form))
+    names = [name.strip() for name in first_row.fields]
+    if any(map(_NOT_UTF8.search, names)):
+        raise _not_utf8(path, first_row.first)
+    if any(map(_num_line_ends, names)):
+        raise DataError(
+            f"{path}, line {first_row.first}: a name of a column goes on in the next line; look for a "
+            "quotation mark too many or too few"
+        )
+    return form, first_row.last, [name.partition(":")[0] for name in names] if form.has_types else names
 
 
 def text_columns(path: Path, form: TextFormat) -> list[str]:
@@ -357,14 +339,14 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
         DataError: The file has no rows or is not UTF-8, a column is missing, a row cannot be used, or a
             quotation mark has swallowed rows.
     """
-    form, rows, first_row, names = _begin(path, form)
+    form, skip_rows, names = _begin(path, form)
     remedy = f"; fields are separated by {_SEPARATOR_NAMES[form.separator]}" if len(names) == 1 else ""
     if any(map(NUMBER.fullmatch, names)):
         remedy = "; the first line looks like a row: put one of names above it, a name for each field"
     positions = pick_columns(names, columns, form.defaults, str(path), remedy)
-    if form.names is None and next(rows, None) is None:
+    num_before = 0 if form.names else 1
+    if next(islice(_rows(path, form), num_before, None), None) is None:
         raise DataError(f"{path}: it holds no interactions, only a header; bring a file with rows under it")
-    skip_rows = 0 if form.names else first_row[1]
 
     table = None
     # Whole numbers are read as such, since a float64 cannot hold every time in nanoseconds.
@@ -375,23 +357,26 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
         except (pa.ArrowException, OSError) as error:
             failure = error
     if table is None:
-        raise _unparsable(path, form, names, positions) or DataError(
+        _check_rows(path, form, names, positions, (_TEXT, _TEXT))
+        raise DataError(
             f"{path}: it cannot be read ({failure}); correct the row or name the file's format with format="
         ) from failure
-    num_before = 0 if form.names else 1
-    if form.has_quotes:
-        _check_quotes(path, form, names, positions, table)
+    if form.has_quotes and not _is_by_the_book(path, form.separator):
+        ids = [table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item")]
+        is_integer = [pc.all(pc.match_substring_regex(values, f"^{_INTEGER}$")).as_py() for values in ids]
+        _check_rows(path, form, names, positions, [_INTEGER if are_all else _TEXT for are_all in is_integer])
 
     def where(row: int) -> str:
-        return f"{path}, line {next(islice(_rows(path, form), row + num_before, None))[0]}"
+        return f"{path}, line {next(islice(_rows(path, form), row + num_before, None)).first}"
 
     roles = {role: names[position] for role, position in positions.items()}
-    if form.has_quotes:
-        _check_blanks_before_quotes(table, roles, where)
-    return build_log(
-        {role: table.column(role) for role in positions},
-        roles,
-        str(path),
-        where,
-        parse_ids=True,
-    )
+    return build_log({role: table.column(role) for role in roles}, roles, str(path), where, parse_ids=True)
+
+
+def _is_by_the_book(path: Path, separator: str) -> bool:
+    """Whether each line is a row whose quotation marks begin and end a value, or are doubled in one."""
+    part = re.escape(separator)
+    field = rf'(?:"(?:[^"\r\n]|"")*"|[^"{part}\r\n]*)'
+    row = re.compile(rf"{field}(?:{part}{field})*[\r\n]*".encode())
+    with open_bytes(path) as file:
+        return all(b'"' not in line or row.fullmatch(line) for line in file)

@@ -105,7 +105,14 @@ def is_canonical_integer(text: str) -> bool:
 words = st.text(
     st.characters(categories=["L", "N", "P", "S"], exclude_characters=":"), min_size=1, max_size=6
 )
-text_ids = words.filter(lambda word: not is_canonical_integer(word) and word not in MISSING_IDS.to_pylist())
+#: Text that is no integer, no missing value, and not what begins a header of adjacency text.
+text_ids = words.filter(
+    lambda word: (
+        not is_canonical_integer(word)
+        and word not in MISSING_IDS.to_pylist()
+        and word.lower() not in ("user", "user_id", "userid")
+    )
+)
 quoted_ids = st.tuples(text_ids, st.sampled_from([",", '"', "::", "\t", "é "]), words).map("".join)
 integer_ids = st.integers(0, 2**63 - 1)
 ratings = st.floats(-10, 10, width=32)
