@@ -23,12 +23,12 @@ COMPARISON_FILE, COMPARISON_ROWS_FILE = "comparison.json", "comparison.parquet"
 COMPARISON_FORMAT = "ciess-ray comparison 1"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as dotted names."""
+def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Sections as dotted names, or names with another separator."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= {f"{name}{separator}{inner}": own for inner, own in flatten(value, separator).items()}
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[name] = value
     return flat

@@ -9,8 +9,8 @@ from urllib.parse import quote
 from ciess_ray.figures import to_png, to_svg
 from ciess_ray.files.whole import write_whole
 from ciess_ray.report.drawings import draw_all
-from ciess_ray.report.groups import group_cells, verdicts
 from ciess_ray.report.material import read_material
+from ciess_ray.report.measurements import group_cells, verdicts
 from ciess_ray.report.page import Picture, render
 from envs.errors import ResultError
 
@@ -25,14 +25,12 @@ class Report:
         page: The HTML file.
         figures: The PNG files beside it.
         figures_folder: Where these lie.
-        num_cells: Methods, budgets and seeds that it tells of, failed ones too.
         headline: What the first table costs, in plain words; empty where nothing is finished.
     """
 
     page: Path
     figures: tuple[Path, ...]
     figures_folder: Path
-    num_cells: int
     headline: str
 
 
@@ -58,19 +56,18 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
     groups = group_cells(material.cells)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, written = [], []
+    pictures: dict[Path, Picture] = {}
     for number, drawing in enumerate(draw_all(groups, material.searches), 1):
         svg = to_svg(drawing.figure, drawing.name, drawing.alt)
         png = to_png(drawing.figure)
         # Another figure has another name: a page that is there keeps its own until it is replaced.
         file = folder / f"{number:02}-{drawing.name}-{hashlib.sha256(png).hexdigest()[:8]}.png"
         write_whole(file, png)
-        pictures.append(Picture(drawing, svg, quote(f"{folder.name}/{file.name}")))
-        written.append(file)
-    write_whole(output, render(material, groups, pictures))
+        pictures[file] = Picture(drawing, svg, quote(f"{folder.name}/{file.name}"))
+    write_whole(output, render(material, groups, list(pictures.values())))
     # What a former page showed, and what one that was killed had begun.
     for file in sorted([*folder.glob("[0-9][0-9]-*.png"), *folder.glob(".[0-9][0-9]-*.partial")]):
-        if file not in written:
+        if file not in pictures:
             file.unlink()
-    found = verdicts(groups)
-    return Report(output, tuple(written), folder, len(material.cells), found[0].sentence if found else "")
+    headline = next((verdict.sentence for verdict in verdicts(groups)), "")
+    return Report(output, tuple(pictures), folder, headline)

@@ -1,4 +1,4 @@
-"""What the page takes from a search's files, checked where it is read."""
+"""What the page takes from the files of a folder, checked where it is read."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ciess_ray.result import RESULT_FILE
 from envs.errors import ResultError
 
 #: No measure of a search is larger, and figures can still be drawn.
@@ -33,8 +32,6 @@ class _Retrained(BaseModel):
     step: Count | None
     quality: Number
     quality_in_search: Number | None
-    best_batch: Count | None = None
-    kind: str | None = None
 
 
 class _Dataset(BaseModel):
@@ -56,21 +53,16 @@ class _Budget(BaseModel):
     asked: str
     cap_params: Positive
     num_params: Number | None = None
-    kept_ratio: Number | None = None
-    max_packed_bytes: Number | None = None
 
 
 class _Interactions(BaseModel):
     source: str
     fingerprint: str
-    num_users: Count | None = None
-    num_items: Count | None = None
-    num_interactions: Count | None = None
-    num_duplicates: Count | None = None
-    num_unevaluated_users: Count | None = None
 
 
-class _Summary(BaseModel):
+class Summary(BaseModel):
+    """What a page tells of a ``result.json``."""
+
     status: str
     phase: str
     reason: str | None = None
@@ -86,39 +78,54 @@ class _Summary(BaseModel):
     versions: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "_Summary":
+    def _is_whole(self) -> "Summary":
         if self.status == "finished" and not self.methods:
             raise ValueError("finished, but no method was measured")
         return self
 
 
+class Comparison(BaseModel):
+    """What a page tells of a ``comparison.json``."""
+
+    config: dict[str, Any] | None = None
+    versions: dict[str, Any] | None = None
+
+
+class ComparisonRow(BaseModel):
+    """What a page has to find in a row of a comparison, whose columns may be missing."""
+
+    seed: Annotated[int, Field(strict=True)] | None = None
+
+
+class SweepRow(ComparisonRow):
+    """The same of a sweep, whose trials lie in folders of their names."""
+
+    trial: Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$")]
+    dataset: str
+    recommender: str
+    budget: str
+
+
 class _Step(BaseModel):
     phase: str
     step: Count
-    note: str = ""
-    kind: str = ""
 
 
-def check_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Refuse a ``result.json`` that lacks what a page tells, or has it in another type.
+def check(model: type[BaseModel], values: Any, where: str) -> None:
+    """Refuse what lacks a field of a model, or has it in another type.
 
     Raises:
         ResultError: With the field.
     """
-    _check(_Summary, summary, str(folder / RESULT_FILE))
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ResultError(f"{where}: damaged ({field and field + ': '}{first['msg']}).") from None
 
 
-def check_folder_name(name: str, where: str) -> None:
-    """Refuse what leads out of a folder.
-
-    Raises:
-        ResultError: It is no plain name.
-    """
-    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
-        raise ResultError(f"{where}: {name!r} is no folder in this one.")
-
-
-def check_progress(file: Path, lines: Sequence[Any]) -> None:
+def check_progress(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Refuse steps without number or phase, and measures that are no numbers.
 
     Raises:
@@ -126,7 +133,7 @@ def check_progress(file: Path, lines: Sequence[Any]) -> None:
     """
     for number, line in enumerate(lines, 1):
         where = f"{file}, line {number}"
-        _check(_Step, line, where)
+        check(_Step, line, where)
         for key, value in line.items():
             if "/" in key and not is_number(value):
                 raise ResultError(f"{where}: damaged ({key}: {str(value)[:50]} is no number).")
@@ -135,12 +142,3 @@ def check_progress(file: Path, lines: Sequence[Any]) -> None:
 def is_number(value: object) -> bool:
     """Whether it is a finite number that can be drawn; neither text, a section nor NULL."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
-
-
-def _check(model: type[BaseModel], values: Any, where: str) -> None:
-    try:
-        model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ResultError(f"{where}: damaged ({field and field + ': '}{first['msg']}).") from None

@@ -20,8 +20,8 @@ from ciess_ray.figures import (
     format_bytes,
 )
 from ciess_ray.names import FULL_SIZE, SEARCH
-from ciess_ray.report.groups import SeedMeans
 from ciess_ray.report.material import Search
+from ciess_ray.report.measurements import SeedMeans
 from envs.mdp import KINDS
 
 #: Of more searches than these the figures of single searches would be too many, and lines alike.
@@ -59,9 +59,8 @@ def chosen_searches(searches: Sequence[Search]) -> list[Search]:
     best: dict[tuple[str, str, str], Search] = {}
     for search in searches:
         config = search.summary["config"]
-        key = (str(config["dataset"]), config["recommender"]["name"], search.summary["budget"]["asked"])
-        if key not in best or (search.quality or -1.0) > (best[key].quality or -1.0):
-            best[key] = search
+        place = (str(config["dataset"]), config["recommender"]["name"], search.summary["budget"]["asked"])
+        best[place] = max(best.get(place, search), search, key=lambda own: own.quality(SEARCH) or -1.0)
     return list(best.values())[:MAX_SEARCHES]
 
 
@@ -77,41 +76,40 @@ def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterato
     yield from _sizes([search for search in chosen if search.entities])
     yield from _courses(chosen)
     yield from _retrained(chosen)
-    timed = [search for search in searches if search.summary.get("seconds")][:_MAX_BARS]
+    timed = [
+        (search.label, search.summary["seconds"]) for search in searches if search.summary.get("seconds")
+    ]
     if timed:
         told = "; ".join(
-            f"{search.label}: "
-            + ", ".join(f"{phase} {value:.0f} s" for phase, value in search.summary["seconds"].items())
-            for search in timed
+            f"{label}: {', '.join(f'{phase} {value:.0f} s' for phase, value in seconds.items())}"
+            for label, seconds in timed[:_MAX_BARS]
         )
         yield Drawing(
             "took",
             "seconds",
             "Seconds of each phase, as the search's own process saw them pass.",
             f"Bars of seconds by phase. {told}.",
-            draw_seconds([(search.label, search.summary["seconds"]) for search in timed]),
+            draw_seconds(timed[:_MAX_BARS]),
         )
 
 
 def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
-    places = dict.fromkeys((group.cell.dataset, group.cell.recommender) for group in groups)
-    for number, (dataset, recommender) in enumerate(places):
-        own = [
-            group
-            for group in groups
-            if (group.cell.dataset, group.cell.recommender) == (dataset, recommender) and group.packed_bytes
+    places = dict.fromkeys(group.cell.place[:2] for group in groups)
+    for number, (dataset, recommender) in enumerate(places, 1):
+        here = [
+            group for group in groups if group.cell.place[:2] == (dataset, recommender) and group.packed_bytes
         ]
         # Beyond so many lines a reader tells none from another.
-        is_told_apart = len({group.series for group in own}) <= _MAX_SERIES
+        is_told_apart = len({group.series for group in here}) <= _MAX_SERIES
         for metric, label in _METRICS.items():
             points = [
                 Point(
                     group.series if is_told_apart and group.method != FULL_SIZE else group.method,
-                    group.packed_bytes or 0.0,
-                    group.test[metric],
+                    group.packed_bytes,
+                    group.figures[f"test/{metric}"],
                 )
-                for group in own
-                if metric in group.test
+                for group in here
+                if f"test/{metric}" in group.figures
             ]
             if not points:
                 continue
@@ -122,7 +120,7 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
             has_bars = any(point.value.sd is not None for point in points)
             yield Drawing(
                 "quality",
-                f"quality-{metric.replace('@', '-')}-{number + 1}",
+                f"quality-{metric.replace('@', '-')}-{number}",
                 f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
                 + _CUT
                 + (" Bars are standard deviations over seeds." if has_bars else ""),
@@ -133,14 +131,14 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
 
 def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
     tables = []
-    for number, search in enumerate(searches):
+    for number, search in enumerate(searches, 1):
         sizes = {kind: own.sizes for kind, own in search.entities.items()}
         popularity = {kind: own.popularity for kind, own in search.entities.items()}
         tables.append((search.label, sizes, popularity))
         means = ", ".join(f"{kind}s {sizes[kind].mean():.1f}" for kind in KINDS)
         yield Drawing(
             "sizes",
-            f"sizes-{number + 1}",
+            f"sizes-{number}",
             f"{search.label}: every user and every item of the packed table, and the mean by popularity. "
             "Both axes are logarithmic.",
             f"Embedding size against training interactions of {search.label}; mean sizes: {means}.",
@@ -159,51 +157,39 @@ def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
 
 
 def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
-    courses = []
-    for search in searches:
-        steps = [line for line in search.progress if line.get("phase") == "search"]
-        if steps:
-            courses.append(Course(search.label, steps, search.full_quality, search.cap_ratio))
+    steps = [[line for line in search.progress if line["phase"] == "search"] for search in searches]
+    courses = [
+        Course(search.label, own, search.quality(FULL_SIZE), search.cap_ratio)
+        for search, own in zip(searches, steps, strict=True)
+        if own
+    ]
     if not courses:
         return
     told = "; ".join(f"{course.label}: {len(course.steps)} steps" for course in courses)
-    is_single = len(courses) == 1
-    yield Drawing(
-        "course",
-        "course",
-        (
+    quality = "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone."
+    memory = "What was kept, λ, and how much better the critic thinks the best size of a walk than its start."
+    if len(courses) == 1:
+        quality = (
             "Validation quality of every step. Hollow points are the warm-up, whose tables are drawn at "
             "random, then near the best; triangles are greedy steps, which the actors take alone."
-            if is_single
-            else "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone."
         )
-        + _CUT,
-        f"Validation quality by step of the search. {told}.",
-        draw_course(courses),
-    )
-    yield Drawing(
-        "course",
-        "course-memory",
-        "What was kept, λ, and how much better the critic thinks the best size of a walk than its start."
-        + (
-            " Executed sizes keep to the budget; λ brings to it what the actors ask for." if is_single else ""
-        ),
-        f"Kept ratio, λ and walk gain by step of the search. {told}.",
-        draw_memory_course(courses),
-    )
+        memory += " Executed sizes keep to the budget; λ brings to it what the actors ask for."
+    alt = f"Validation quality by step of the search. {told}."
+    yield Drawing("course", "course", quality + _CUT, alt, draw_course(courses))
+    alt = f"Kept ratio, λ and walk gain by step of the search. {told}."
+    yield Drawing("course", "course-memory", memory, alt, draw_memory_course(courses))
 
 
 def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
     found = []
     for search in searches:
-        rows = search.retrained
         candidates = [
             (step_name(row["step"], row.get("kind")), row["quality_in_search"], row["quality"])
-            for row in rows
+            for row in search.retrained
             if row["name"] == SEARCH and row["quality_in_search"] is not None
         ]
         if candidates:
-            equal = next((row["quality"] for row in rows if row["name"] != SEARCH), None)
+            equal = next((row["quality"] for row in search.retrained if row["name"] != SEARCH), None)
             found.append(Retrained(search.label, candidates, equal))
     if found:
         told = "; ".join(

@@ -1,14 +1,14 @@
 """What a report is made of: the folders of searches, sweeps and comparisons, read into plain values."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from ciess_ray import metric_keys
 from ciess_ray.config.former import without_former
@@ -18,7 +18,6 @@ from ciess_ray.names import (
     COMPARISON_FORMAT,
     COMPARISON_ROWS_FILE,
     FULL_SIZE,
-    SEARCH,
     SWEEP_FILE,
     SWEEP_RESULTS_FORMAT,
     SWEEP_ROWS_FILE,
@@ -26,8 +25,14 @@ from ciess_ray.names import (
     TRIAL_RESULT_FOLDER,
 )
 from ciess_ray.plain_text import command
-from ciess_ray.report.cells import Measurement, comparison_cells, search_cells, sweep_cells, without_repeats
-from ciess_ray.report.checks import check_folder_name, check_progress, check_summary
+from ciess_ray.report.checks import Comparison, ComparisonRow, Summary, SweepRow, check, check_progress
+from ciess_ray.report.measurements import (
+    Measurement,
+    comparison_cells,
+    search_cells,
+    sweep_cells,
+    without_repeats,
+)
 from ciess_ray.result import (
     CHECKPOINT_FOLDER,
     PROGRESS_FILE,
@@ -42,7 +47,13 @@ from ciess_ray.result import (
 from envs.errors import ResultError
 from envs.mdp import KINDS
 
-_LARGEST_SIZE = 2**31
+#: What the folder of each holds; the first that is there says what it is.
+_KINDS = {
+    COMPARISON_FILE: "comparison",
+    SWEEP_SUMMARY_FILE: "sweep",
+    SWEEP_FILE: "sweep",
+    RESULT_FILE: "search",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,66 +81,33 @@ class Search:
         progress: The lines of ``progress.jsonl``.
         entities: By kind; empty where no table was packed.
         retrained: What was trained to convergence, a row each.
+        num_bytes: Of its files, by name.
     """
 
     label: str
-    summary: Mapping[str, Any]
+    summary: dict[str, Any]
     progress: Sequence[Mapping[str, Any]]
     entities: Mapping[str, Entities]
-    retrained: Sequence[Mapping[str, Any]] = ()
-
-    def row(self, method: str) -> Mapping[str, Any] | None:
-        """What was measured of a method; None before it was."""
-        return next((row for row in self.summary.get("methods", ()) if row["name"] == method), None)
+    retrained: Sequence[dict[str, Any]]
+    num_bytes: dict[str, int]
 
     @property
-    def quality(self) -> float | None:
-        """Of the packed table on validation."""
-        row = self.row(SEARCH)
-        return None if row is None else row["validation"]["quality"]
+    def methods(self) -> dict[str, Mapping[str, Any]]:
+        """What was measured, by method; nothing before it was."""
+        return {row["name"]: row for row in self.summary.get("methods", ())}
 
-    @property
-    def full_quality(self) -> float | None:
-        """Of the full table on validation; of a search under way, as far as it was trained."""
-        row = self.row(FULL_SIZE)
-        if row is not None:
-            return float(row["validation"]["quality"])
-        fits = [line for line in self.progress if line.get("phase") == "full-size fit"]
+    def quality(self, method: str) -> float | None:
+        """Of a method on validation; of a full table that is not measured yet, as far as it was trained."""
+        if method in self.methods:
+            return float(self.methods[method]["validation"]["quality"])
+        fits = [line for line in self.progress if method == FULL_SIZE and line["phase"] == "full-size fit"]
         return max((line[metric_keys.QUALITY] for line in fits if metric_keys.QUALITY in line), default=None)
 
     @property
     def cap_ratio(self) -> float | None:
         """Its budget as a share of the full table."""
-        row = self.row(FULL_SIZE)
-        return None if row is None else self.summary["budget"]["cap_params"] / row["num_params"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder that was given.
-
-    Attributes:
-        name: Its last part.
-        kind: ``search``, ``sweep`` or ``comparison``.
-    """
-
-    name: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class About:
-    """How something came about.
-
-    Attributes:
-        label: What it is called.
-        config: Plain values of its configuration.
-        versions: Of what its figures depend on.
-    """
-
-    label: str
-    config: Mapping[str, Any]
-    versions: Mapping[str, str]
+        full = self.methods.get(FULL_SIZE)
+        return None if full is None else self.summary["budget"]["cap_params"] / full["num_params"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,16 +115,20 @@ class Material:
     """All that a report tells of.
 
     Attributes:
-        sources: The folders.
+        names: Of the folders, their last parts.
+        kinds: Of each: ``search``, ``sweep`` or ``comparison``.
         cells: All that was measured, and what failed.
         searches: All searches whose folders were found.
-        about: How they came about.
+        configs: Plain values of the configurations of comparisons and searches.
+        versions: Of what their figures depend on.
     """
 
-    sources: Sequence[Source]
+    names: Sequence[str]
+    kinds: Sequence[str]
     cells: Sequence[Measurement]
     searches: Sequence[Search]
-    about: Sequence[About]
+    configs: Sequence[Mapping[str, Any]]
+    versions: Sequence[Mapping[str, str]]
 
 
 def read_material(folders: Sequence[Path]) -> Material:
@@ -157,31 +139,37 @@ def read_material(folders: Sequence[Path]) -> Material:
     """
     if not folders:
         raise ResultError("no folder is named; name that of a search, a sweep or a comparison.")
-    sources, cells, about = [], [], []
+    by_folder = {folder: kind_of(folder) for folder in folders}
+    names = [folder.resolve().name for folder in by_folder]
+    cells: list[Measurement] = []
     given: list[Search] = []
-    found: list[Search] = []
-    for folder in dict.fromkeys(folders):
-        kind, name = kind_of(folder), folder.resolve().name
-        sources.append(Source(name, kind))
+    within: list[Search] = []
+    comparisons = []
+    for (folder, kind), name in zip(by_folder.items(), names, strict=True):
         if kind == "search":
             given += _read_family(folder, name)
         elif kind == "sweep":
-            its_cells, its_searches = _read_sweep(folder)
-            cells += its_cells
-            found += its_searches
+            trials, searches = _read_sweep(folder)
+            cells += trials
+            within += searches
         else:
-            comparison = read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT)
-            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE))
-            found += _read_below(folder)
-            config, versions = (_section(comparison, part, folder) for part in ("config", "versions"))
-            about.append(About(name, config, versions))
-    searches = _named_apart([*given, *found])
-    own = search_cells([(search.label, search.summary) for search in searches[: len(given)]])
-    about += [
-        About(search.label, search.summary["config"], search.summary.get("versions", {}))
-        for search in searches
-    ]
-    return Material(sources, without_repeats([*own, *cells]), searches, about)
+            comparisons.append(read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT))
+            check(Comparison, comparisons[-1], str(folder / COMPARISON_FILE))
+            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE, ComparisonRow))
+            # Those that it has kept lie in folders of their own.
+            files = [*sorted(folder.glob(f"*/{RESULT_FILE}")), *sorted(folder.glob(f"*/*/{RESULT_FILE}"))]
+            within += [_read_search(file.parent, str(file.parent.relative_to(folder))) for file in files]
+    searches = _named_apart([*given, *within])
+    cells = search_cells([(search.label, search.summary) for search in searches[: len(given)]]) + cells
+    told = [*comparisons, *(search.summary for search in searches)]
+    return Material(
+        names,
+        list(by_folder.values()),
+        without_repeats(cells),
+        searches,
+        [values.get("config") or {} for values in told],
+        [values.get("versions") or {} for values in told],
+    )
 
 
 def kind_of(folder: Path) -> str:
@@ -194,23 +182,18 @@ def kind_of(folder: Path) -> str:
         # A path drops the second slash of a URI.
         hint = " Copy it to this machine first." if ":/" in str(folder) else ""
         raise ResultError(f"{folder}: no such folder.{hint}")
-    for name, kind in (
-        (COMPARISON_FILE, "comparison"),
-        (SWEEP_SUMMARY_FILE, "sweep"),
-        (SWEEP_FILE, "sweep"),
-        (RESULT_FILE, "search"),
-    ):
-        if (folder / name).is_file():
+    for file, kind in _KINDS.items():
+        if (folder / file).is_file():
             return kind
-    within = sorted(file.parent.name for file in folder.glob(f"*/{RESULT_FILE}"))
-    hint = f" Searches lie in its folders {', '.join(within[:5])}: name these." if within else ""
+    hint = ""
     if (folder / "cells").is_dir():
         # A comparison under way, or one of which the cells alone were kept.
         again = command("ciess-ray", "compare", "--resume", folder)
-        known = (folder / "plan.json").is_file()
-        hint = " It holds cells of a comparison; its summary is written once these are done: " + (
-            again if known else f"run its 'ciess-ray compare' with {command('--output', folder)} again."
-        )
+        if not (folder / "plan.json").is_file():
+            again = f"run its 'ciess-ray compare' with {command('--output', folder)} again."
+        hint = f" It holds cells of a comparison; its summary is written once these are done: {again}"
+    elif within := sorted(file.parent.name for file in folder.glob(f"*/{RESULT_FILE}")):
+        hint = f" Searches lie in its folders {', '.join(within[:5])}: name these."
     raise ResultError(
         f"{folder}: neither a search, a sweep nor a comparison: it holds no {RESULT_FILE}, no "
         f"{SWEEP_SUMMARY_FILE} and no {COMPARISON_FILE}.{hint}"
@@ -227,14 +210,8 @@ def _read_family(folder: Path, label: str) -> list[Search]:
     ]
 
 
-def _read_below(folder: Path) -> list[Search]:
-    """Searches that a comparison has kept in folders of their own."""
-    files = sorted(folder.glob(f"*/{RESULT_FILE}")) + sorted(folder.glob(f"*/*/{RESULT_FILE}"))
-    return [_read_search(file.parent, file.parent.relative_to(folder).as_posix()) for file in files]
-
-
 def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
-    """All trials; of a sweep under way, what those that are finished have left."""
+    """All trials, and the searches of those that have left a folder."""
     if not (folder / SWEEP_SUMMARY_FILE).is_file():
         files = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}"))
         if not files:
@@ -242,87 +219,68 @@ def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
         searches = [_read_search(file.parent, file.parts[-3]) for file in files]
         return search_cells([(search.label, search.summary) for search in searches]), searches
     read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
-    rows = _read_rows(folder / SWEEP_ROWS_FILE, ("trial", "dataset", "recommender", "budget"))
-    trials = [Path(str(row["trial"])).name for row in rows]
-    for trial in trials:
-        check_folder_name(trial, f"{folder / SWEEP_ROWS_FILE}: trial")
-    searches = [
-        _read_search(folder / trial / TRIAL_RESULT_FOLDER, trial)
-        for trial in trials
-        if (folder / trial / TRIAL_RESULT_FOLDER / RESULT_FILE).is_file()
+    rows = _read_rows(folder / SWEEP_ROWS_FILE, SweepRow)
+    results = {row["trial"]: folder / row["trial"] / TRIAL_RESULT_FOLDER for row in rows}
+    return sweep_cells(rows), [
+        _read_search(result, trial) for trial, result in results.items() if (result / RESULT_FILE).is_file()
     ]
-    return sweep_cells(rows), searches
 
 
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
-    check_summary(folder, summary)
+    check(Summary, summary, str(folder / RESULT_FILE))
     # Beside folders of today it differs in nothing that is now as it was there.
     summary["config"] = without_former(summary["config"])
-    kept = checkpoint_bytes(folder)
-    if kept:
-        summary["bytes"] = summary.get("bytes", {}) | {CHECKPOINT_FOLDER: kept}
-    entities = _read_entities(folder / SIZES_FILE)
     progress = read_progress(folder)
     check_progress(folder / PROGRESS_FILE, progress)
-    return Search(label, summary, progress, entities, read_retrained(folder, summary))
+    kept = checkpoint_bytes(folder)
+    num_bytes = summary.get("bytes", {}) | ({CHECKPOINT_FOLDER: kept} if kept else {})
+    entities = _read_entities(folder / SIZES_FILE)
+    return Search(label, summary, progress, entities, read_retrained(folder, summary), num_bytes)
 
 
 def _read_entities(file: Path) -> dict[str, Entities]:
     if not file.exists():
         return {}
-    names = ("kind", "id", "embedding_size", "popularity")
-    table = read_parquet(file, names, texts=("kind", "id"))
+    types = {"kind": pa.string(), "id": None, "embedding_size": pa.int32(), "popularity": pa.int64()}
+    table = read_parquet(file, list(types), texts=("kind", "id"))
     try:
-        kinds, ids, sizes, popularity = (table.column(name) for name in names)
-        is_whole = pa.types.is_integer(sizes.type) and pa.types.is_integer(popularity.type)
-        if not is_whole or any(column.null_count for column in (kinds, ids, sizes, popularity)):
-            raise ValueError("sizes and popularity are whole numbers, and nothing is left out")
-        kinds, sizes, popularity = (column.to_numpy() for column in (kinds, sizes, popularity))
-        if len(sizes) and (sizes.min() < 1 or sizes.max() > _LARGEST_SIZE or popularity.min() < 0):
+        schema = [(name, kind or table.schema.field(name).type) for name, kind in types.items()]
+        # Whole numbers, and nothing left out.
+        table = table.select(list(types)).cast(
+            pa.schema([pa.field(name, kind, nullable=False) for name, kind in schema])
+        )
+        parts = {kind: table.filter(pc.field("kind") == kind) for kind in KINDS}
+        if not all(part.num_rows for part in parts.values()):
+            return {}
+        if pc.min(table["embedding_size"]).as_py() < 1 or pc.min(table["popularity"]).as_py() < 0:
             raise ValueError("a size is below 1, or a popularity below 0")
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
-    chosen = {kind: np.asarray(kinds == kind) for kind in KINDS}
-    if not all(own.any() for own in chosen.values()):
-        return {}
     return {
-        kind: Entities(ids.filter(pa.array(own)), sizes[own], popularity[own]) for kind, own in chosen.items()
+        kind: Entities(part["id"], part["embedding_size"].to_numpy(), part["popularity"].to_numpy())
+        for kind, part in parts.items()
     }
 
 
 def _named_apart(searches: Sequence[Search]) -> list[Search]:
     """Each with a label that no other has."""
-    counts, numbers = Counter(search.label for search in searches), Counter[str]()
-    named = []
-    for search in searches:
-        numbers[search.label] += 1
-        label = f"{search.label} ({numbers[search.label]})" if counts[search.label] > 1 else search.label
-        named.append(replace(search, label=label))
-    return named
+    labels = [search.label for search in searches]
+    return [
+        replace(search, label=f"{search.label} ({labels[: place + 1].count(search.label)})")
+        if labels.count(search.label) > 1
+        else search
+        for place, search in enumerate(searches)
+    ]
 
 
-def _section(values: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
-    section = values.get(name) or {}
-    if not isinstance(section, dict):
-        raise ResultError(f"{folder / COMPARISON_FILE}: damaged ({name} is no section).")
-    return section
-
-
-def _read_rows(file: Path, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _read_rows(file: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
     try:
-        table = read_parquet(file)
+        rows: list[dict[str, Any]] = read_parquet(file).to_pylist()
     except FileNotFoundError:
         raise ResultError(f"{file}: no such file; {file.parent} is incomplete.") from None
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        raise ResultError(f"{file}: damaged (it has no column {missing[0]!r}).")
-    try:
-        rows: list[dict[str, Any]] = table.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     for number, row in enumerate(rows, 1):
-        seed = row.get("seed")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise ResultError(f"{file}, row {number}: damaged (seed: {str(seed)[:50]!r} is no whole number).")
+        check(model, row, f"{file}, row {number}")
     return rows

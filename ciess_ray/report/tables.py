@@ -1,21 +1,94 @@
-"""Which tables a report has."""
+"""Which tables a report has, as plain values, which the page escapes and sorts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.names import EQUAL_SIZES, SEARCH, flatten
 from ciess_ray.plain_text import percent
-from ciess_ray.report.cells import Measurement
-from ciess_ray.report.groups import SeedMeans
-from ciess_ray.report.material import About, Search
-from ciess_ray.report.table import Table, Value, make_table, number, text
-from ciess_ray.statistics import Spread
+from ciess_ray.report.checks import is_number
+from ciess_ray.report.material import Search
+from ciess_ray.report.measurements import QUALITY, Measurement, SeedMeans
 from envs.mdp import KINDS
 
+#: Columns that tell nothing where all rows say the same, which the title says too.
+_IN_TITLE = ("dataset", "recommender")
+#: Letters between columns, those after which a text is broken, those that fit beside a figure or on a phone.
+_GAP, _LONG, _NARROW, _PHONE = 3, 30, 70, 36
 _NUM_LARGEST = 5
+
+
+@dataclass(frozen=True)
+class Value:
+    """One field of a table.
+
+    Attributes:
+        text: What is shown.
+        sort: What is sorted by; None for nothing, which comes last.
+        kind: How it looks: ``number``, ``text``, ``good``, ``bad``, ``long``.
+    """
+
+    text: str
+    sort: float | str | None
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings.
+
+    Attributes:
+        name: Unique in the page.
+        caption: What it shows.
+        headings: Text, and whether the column is of numbers.
+        rows: As many values each as there are headings.
+        strong: Rows to be seen first, by number.
+    """
+
+    name: str
+    caption: str
+    headings: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[Value]]
+    strong: frozenset[int]
+
+    @property
+    def num_letters(self) -> int:
+        """Of its columns beside each other, with the space between."""
+        columns = zip(self.headings, zip(*self.rows, strict=True), strict=True) if self.rows else ()
+        return sum(
+            _GAP + max(len(heading), *(min(len(value.text), _LONG) for value in values))
+            for (heading, _), values in columns
+        )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it has room beside a figure."""
+        return self.num_letters <= _NARROW
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether a phone shows each row as a card, since the columns have no room beside each other."""
+        return self.num_letters > _PHONE
+
+
+#: How a number is written; None for what is text.
+Style: TypeAlias = Callable[[Any], str] | None
+#: A heading, the name of what is told of each row, and its style.
+Column: TypeAlias = tuple[str, str, Style]
+
+
+def _kept(ratio: float) -> str:
+    return percent(100 * ratio, 2)
+
+
+def _spread(value: Any) -> str:
+    return str(value).replace("±", " ± ")
+
+
+_WHOLE, _TENTHS, _DIGITS = "{:,.0f}".format, "{:.1f}".format, "{:.4f}".format
 
 #: What the files of a search's folder are.
 _ROLES = {
@@ -31,301 +104,297 @@ _ROLES = {
     "checkpoints": "what --resume and --more-episodes need; may be removed where neither will follow",
 }
 _SCORING = ("table.safetensors", "scorer.safetensors", "interactions.npz", "ids.parquet")
-
-
-def _spread(value: Spread | None) -> Value:
-    if value is None:
-        return Value("", None, "number")
-    return Value(str(value).replace("±", " ± "), value.mean, "number")
-
-
-def _kept(ratio: float) -> str:
-    return percent(100 * ratio, 2)
-
-
-_FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+_NAMES: tuple[Column, ...] = tuple(
+    (name, name, None) for name in ("dataset", "recommender", "budget", "method", "settings")
+)
+_BYTES: tuple[Column, ...] = (
     ("kept", "kept_ratio", _kept),
-    ("packed bytes", "packed_bytes", "{:,.0f}".format),
-    ("served bytes", "served_bytes", "{:,.0f}".format),
-    ("with histories", "served_with_histories_bytes", "{:,.0f}".format),
-    ("parameters", "num_params", "{:,.0f}".format),
+    ("packed bytes", "packed_bytes", _WHOLE),
+    ("served bytes", "served_bytes", _WHOLE),
+    ("with histories", "served_with_histories_bytes", _WHOLE),
+    ("parameters", "num_params", _WHOLE),
 )
-_MORE_FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("user size", "mean_user_size", "{:.1f}".format),
-    ("item size", "mean_item_size", "{:.1f}".format),
-    ("best batch", "best_batch", "{:,.0f}".format),
-    ("trainings", "num_trainings", "{:,.0f}".format),
-    ("CPU s", "cpu_s", "{:,.0f}".format),
-    ("peak bytes", "peak_bytes", "{:,.0f}".format),
+_SIZES: tuple[Column, ...] = (
+    ("user size", "mean_user_size", _TENTHS),
+    ("item size", "mean_item_size", _TENTHS),
 )
-_METRICS = (("R@20", "recall@20"), ("N@20", "ndcg@20"))
+
+
+def _measured(style: Style) -> tuple[Column, ...]:
+    """Columns of what was measured, with metrics in a style."""
+    metrics = ("R@20", "test/recall@20", style), ("N@20", "test/ndcg@20", style)
+    return (*metrics, *_BYTES, ("quality", QUALITY, style), *_SIZES)
+
+
+def text(value: object, kind: str = "text") -> Value:
+    """A word; nothing where there is none."""
+    shown = "" if value is None else str(value)
+    return Value(shown, shown.casefold() or None, kind)
+
+
+def _value(value: Any, style: Style) -> Value:
+    if isinstance(value, Value):
+        return value
+    if style is None:
+        return text(value)
+    order = getattr(value, "mean", value)
+    return Value(style(value), order, "number") if is_number(order) else Value("", None, "number")
+
+
+def make_table(
+    name: str, caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]
+) -> Table:
+    """A table of some rows; columns that tell nothing are left out.
+
+    Args:
+        name: Unique in the page.
+        caption: What it shows.
+        rows: What is told of each by name; ``is_strong`` of one that is to be seen first.
+        columns: What is told.
+    """
+    values = [[_value(row.get(key), style) for _, key, style in columns] for row in rows]
+    texts = [{value.text for value in column} for column in zip(*values, strict=True)]
+    shown = [
+        place
+        for place, (column, told) in enumerate(zip(columns, texts, strict=False))
+        if told - {""} and not (column[0] in _IN_TITLE and len(told) == 1)
+    ]
+    return Table(
+        name,
+        caption,
+        [(columns[place][0], columns[place][2] is not None) for place in shown],
+        [[row[place] for place in shown] for row in values],
+        frozenset(number for number, row in enumerate(rows) if row.get("is_strong")),
+    )
 
 
 def means_table(groups: Sequence[SeedMeans]) -> Table:
     """Means over seeds."""
+    sizes = [name for _, name, _ in (*_BYTES, *_SIZES)]
+    rows = [
+        vars(group.cell)
+        | group.figures
+        | {name: group.figures[name].mean for name in sizes if name in group.figures}
+        | {
+            "settings": ", ".join(group.cell.settings),
+            "num_seeds": len(group.seeds) or None,
+            "is_strong": group.method == SEARCH,
+        }
+        for group in groups
+    ]
     return make_table(
         "means",
         "Means and standard deviations over seeds. R@20 and N@20 are of test, quality is of validation.",
-        groups,
-        (
-            ("dataset", False, lambda group: text(group.cell.dataset)),
-            ("recommender", False, lambda group: text(group.cell.recommender)),
-            ("budget", False, lambda group: text(group.cell.budget)),
-            ("method", False, lambda group: text(group.method)),
-            ("settings", False, lambda group: text(", ".join(group.cell.settings))),
-            ("seeds", True, lambda group: number(len(group.seeds) or None)),
-            *((title, True, _metric_of(name)) for title, name in _METRICS),
-            *((title, True, _figure_of(name, style)) for title, name, style in _FIGURES),
-            ("quality", True, lambda group: _spread(group.validation.get("quality"))),
-            *((title, True, _figure_of(name, style)) for title, name, style in _MORE_FIGURES[:2]),
-        ),
-        lambda group: group.method == SEARCH,
+        rows,
+        (*_NAMES, ("seeds", "num_seeds", _WHOLE), *_measured(_spread)),
     )
 
 
 def cells_table(cells: Sequence[Measurement]) -> Table:
     """Every method, budget and seed; of those that failed, why."""
     are_all_finished = all(cell.is_finished for cell in cells)
-
-    def status(cell: Measurement) -> Value:
-        # Where all are finished there is nothing to tell.
-        shown = None if are_all_finished else cell.status
-        return text(shown, "good" if cell.is_finished else "bad")
-
-    plain: Callable[[float], str] = "{:.4f}".format
+    rows = [
+        vars(cell)
+        | cell.figures
+        | {
+            "settings": ", ".join(cell.settings),
+            # Where all are finished there is nothing to tell.
+            "status": text(None if are_all_finished else cell.status, "good" if cell.is_finished else "bad"),
+            "error": text(cell.error, "long"),
+            "is_strong": cell.method == SEARCH and cell.is_finished,
+        }
+        for cell in cells
+    ]
     return make_table(
         "cells",
         "Every table that was trained and measured. R@20 and N@20 are of test, quality is of validation.",
-        cells,
+        rows,
         (
-            ("dataset", False, lambda cell: text(cell.dataset)),
-            ("recommender", False, lambda cell: text(cell.recommender)),
-            ("budget", False, lambda cell: text(cell.budget)),
-            ("method", False, lambda cell: text(cell.method)),
-            ("settings", False, lambda cell: text(", ".join(cell.settings))),
-            ("seed", True, lambda cell: number(cell.seed, str)),
-            ("status", False, status),
-            ("error", False, lambda cell: text(cell.error, "long")),
-            *((title, True, _number_of(name, plain)) for title, name in _METRICS),
-            *((title, True, _figure_of(name, style)) for title, name, style in _FIGURES),
-            ("quality", True, lambda cell: number(cell.validation.get("quality"), plain)),
-            *((title, True, _figure_of(name, style)) for title, name, style in _MORE_FIGURES),
+            *_NAMES,
+            ("seed", "seed", str),
+            ("status", "status", None),
+            ("error", "error", None),
+            *_measured(_DIGITS),
+            ("best batch", "best_batch", _WHOLE),
+            ("trainings", "num_trainings", _WHOLE),
+            ("CPU s", "cpu_s", _WHOLE),
+            ("peak bytes", "peak_bytes", _WHOLE),
         ),
-        lambda cell: cell.method == SEARCH and cell.is_finished,
     )
 
 
 def budget_table(searches: Sequence[Search]) -> Table:
     """What was asked for, and what the packed table takes."""
 
-    def met(search: Search) -> Value:
-        budget = search.summary["budget"]
+    def met(budget: Mapping[str, Any]) -> Value:
         if "num_params" not in budget:
             return text("not yet", "bad")
-        is_met = budget["num_params"] <= budget["cap_params"]
-        return text("met" if is_met else "not met", "good" if is_met else "bad")
+        return text("met", "good") if budget["num_params"] <= budget["cap_params"] else text("not met", "bad")
 
-    def budget(name: str) -> Callable[[Search], Value]:
-        return lambda search: number(search.summary["budget"].get(name))
-
+    rows = [
+        search.summary["budget"]
+        | {
+            "search": search.label,
+            "packed_bytes": search.num_bytes.get("table.safetensors"),
+            "met": met(search.summary["budget"]),
+        }
+        for search in searches
+    ]
     return make_table(
         "budgets",
         "What was asked for and what was kept.",
-        searches,
+        rows,
         (
-            ("search", False, lambda search: text(search.label)),
-            ("asked", False, lambda search: text(search.summary["budget"]["asked"])),
-            ("at most, parameters", True, budget("cap_params")),
-            ("kept, parameters", True, budget("num_params")),
-            (
-                "kept",
-                True,
-                lambda search: number(search.summary["budget"].get("kept_ratio"), _kept),
-            ),
-            ("at most, bytes", True, budget("max_packed_bytes")),
-            ("packed bytes", True, lambda search: number(_bytes(search).get("table.safetensors"))),
-            ("budget", False, met),
+            ("search", "search", None),
+            ("asked", "asked", None),
+            ("at most, parameters", "cap_params", _WHOLE),
+            ("kept, parameters", "num_params", _WHOLE),
+            ("kept", "kept_ratio", _kept),
+            ("at most, bytes", "max_packed_bytes", _WHOLE),
+            ("packed bytes", "packed_bytes", _WHOLE),
+            ("budget", "met", None),
         ),
     )
 
 
 def retrained_table(searches: Sequence[Search]) -> Table:
     """What was trained to convergence."""
-    rows = [(search, row) for search in searches for row in search.retrained]
-    plain: Callable[[float], str] = "{:.4f}".format
+    rows = [
+        row
+        | {
+            "search": search.label if len(searches) > 1 else None,
+            "table": EQUAL_SIZES if row["step"] is None else "candidate",
+            "packed": text("packed" if row.get("is_packed") else None, "good"),
+            "is_strong": row.get("is_packed"),
+        }
+        for search in searches
+        for row in search.retrained
+    ]
     return make_table(
         "retrained",
         "What was trained to convergence first, by its validation quality, and which of these was packed.",
         rows,
         (
-            ("search", False, lambda pair: text(pair[0].label if len(searches) > 1 else None)),
-            ("table", False, lambda pair: text(EQUAL_SIZES if pair[1]["step"] is None else "candidate")),
-            ("step", True, lambda pair: number(pair[1]["step"])),
-            ("it was", False, lambda pair: text(pair[1].get("kind"))),
-            ("in the search", True, lambda pair: number(pair[1]["quality_in_search"], plain)),
-            ("once trained", True, lambda pair: number(pair[1]["quality"], plain)),
-            ("best batch", True, lambda pair: number(pair[1]["best_batch"])),
-            ("", False, lambda pair: text("packed" if pair[1].get("is_packed") else None, "good")),
+            ("search", "search", None),
+            ("table", "table", None),
+            ("step", "step", _WHOLE),
+            ("it was", "kind", None),
+            ("in the search", "quality_in_search", _DIGITS),
+            ("once trained", "quality", _DIGITS),
+            ("best batch", "best_batch", _WHOLE),
+            ("", "packed", None),
         ),
-        lambda pair: bool(pair[1].get("is_packed")),
     )
 
 
 def files_table(searches: Sequence[Search]) -> Table:
     """Bytes of every file: a row a file of one search, or a row a search."""
-    caption = "Bytes on disk. To score, the packed table needs the three files beside it."
+    names = sorted({name for search in searches for name in search.num_bytes})
+    names = [name for name in _SCORING if name in names] + [name for name in names if name not in _SCORING]
+    rows: list[dict[str, Any]] = [search.num_bytes | {"search": search.label} for search in searches]
+    columns: list[Column] = [("search", "search", None), *((name, name, _WHOLE) for name in names)]
     if len(searches) == 1:
-        return make_table(
-            "files",
-            caption,
-            sorted(_bytes(searches[0]).items(), key=lambda file: _order(file[0])),
-            (
-                ("file", False, lambda file: text(file[0])),
-                ("bytes", True, lambda file: number(file[1])),
-                ("what it is", False, lambda file: text(_ROLES.get(file[0]), "long")),
-            ),
-            lambda file: file[0] == _SCORING[0],
-        )
-    names = sorted({name for search in searches for name in _bytes(search)}, key=_order)
-    return make_table(
-        "files",
-        caption,
-        searches,
-        (
-            ("search", False, lambda search: text(search.label)),
-            *((name, True, _bytes_of(name)) for name in names),
-        ),
-    )
+        rows = [
+            {
+                "file": name,
+                "bytes": searches[0].num_bytes[name],
+                "role": text(_ROLES.get(name), "long"),
+                "is_strong": name == _SCORING[0],
+            }
+            for name in names
+        ]
+        columns = [("file", "file", None), ("bytes", "bytes", _WHOLE), ("what it is", "role", None)]
+    caption = "Bytes on disk. To score, the packed table needs the three files beside it."
+    return make_table("files", caption, rows, columns)
 
 
 def largest_tables(searches: Sequence[Search]) -> list[Table]:
     """The users and the items that were given the most: two tables of one search, one of several."""
-    rows: list[tuple[str, str, object, int, int]] = []
+    rows = []
     for search in searches:
         for kind, own in search.entities.items():
-            order = np.lexsort((-own.popularity, -own.sizes))[:_NUM_LARGEST]
             rows += [
-                (search.label, kind, own.ids[int(row)].as_py(), int(own.sizes[row]), int(own.popularity[row]))
-                for row in order
+                {
+                    "search": search.label,
+                    "kind": kind,
+                    "id": own.ids[int(row)].as_py(),
+                    "size": int(own.sizes[row]),
+                    "interactions": int(own.popularity[row]),
+                }
+                for row in np.lexsort((-own.popularity, -own.sizes))[:_NUM_LARGEST]
             ]
-    numbers = (
-        ("size", True, lambda row: number(row[3])),
-        ("interactions", True, lambda row: number(row[4])),
-    )
+    numbers: list[Column] = [("size", "size", _WHOLE), ("interactions", "interactions", _WHOLE)]
     if len(searches) > 1:
-        names = (
-            ("search", False, lambda row: text(row[0])),
-            ("kind", False, lambda row: text(row[1])),
-            ("id", False, lambda row: text(row[2])),
-        )
-        return [make_table("largest", "Users and items with the largest sizes.", rows, (*names, *numbers))]
+        names: list[Column] = [(name, name, None) for name in ("search", "kind", "id")]
+        return [make_table("largest", "Users and items with the largest sizes.", rows, [*names, *numbers])]
     return [
         make_table(
             f"largest-{kind}",
             f"The {kind}s with the largest sizes.",
-            [row for row in rows if row[1] == kind],
-            ((kind, False, lambda row: text(row[2])), *numbers),
+            [row for row in rows if row["kind"] == kind],
+            [(kind, "id", None), *numbers],
         )
         for kind in KINDS
     ]
 
 
-def fields_table(name: str, caption: str, sections: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
-    """Fields of several configurations: those that differ, and those that are the same.
-
-    Args:
-        name: Begins the names of both tables.
-        caption: What the fields are.
-        sections: Of each its fields; sections of them become dotted names.
-    """
-    flat = [flatten(values) for values in sections]
-    names = list(dict.fromkeys(field for values in flat for field in values))
-    told = {
-        field: list(dict.fromkeys(without_secrets(values.get(field, "")) for values in flat))
-        for field in names
-    }
-    tables = []
-    for kind, is_shown in (("differ", True), ("same", False)):
-        rows = [(field, "; ".join(values)) for field, values in told.items() if (len(values) > 1) == is_shown]
-        note = (
-            f"{caption} that differ."
-            if is_shown
-            else f"{caption}."
-            if len(flat) == 1
-            else f"{caption}, the same in all."
+def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
+    """Fields of several configurations: those that differ, and those that are the same."""
+    flat = [flatten(config) for config in configs]
+    names = dict.fromkeys(name for config in flat for name in config)
+    values = {name: dict.fromkeys(without_secrets(config.get(name, "")) for config in flat) for name in names}
+    caption = "Fields of the configuration"
+    same = f"{caption}." if len(flat) == 1 else f"{caption}, the same in all."
+    return [
+        make_table(
+            name,
+            note,
+            [
+                {"field": field, "value": text("; ".join(told), "long")}
+                for field, told in values.items()
+                if (len(told) > 1) == are_different
+            ],
+            [("field", "field", None), ("value", "value", None)],
         )
-        tables.append(
-            make_table(
-                f"{name}-{kind}",
-                note,
-                rows,
-                (
-                    ("field", False, lambda row: text(row[0])),
-                    ("value", False, lambda row: text(row[1], "long")),
-                ),
-            )
+        for name, note, are_different in (
+            ("config-differ", f"{caption} that differ.", True),
+            ("config-same", same, False),
         )
-    return tables[0], tables[1]
+    ]
 
 
 def data_table(searches: Iterable[Search]) -> Table:
     """The data sets, each once."""
     datasets = {search.summary["dataset"]["fingerprint"]: search.summary["dataset"] for search in searches}
-
-    def count(name: str) -> Callable[[Mapping[str, Any]], Value]:
-        return lambda dataset: number(dataset.get(name))
-
     return make_table(
         "data",
         "The interactions.",
-        list(datasets.values()),
+        [
+            dataset | {"source": text(dataset["source"], "long"), "fingerprint": fingerprint[:12]}
+            for fingerprint, dataset in datasets.items()
+        ],
         (
-            ("source", False, lambda dataset: text(dataset["source"], "long")),
-            ("users", True, count("num_users")),
-            ("items", True, count("num_items")),
-            ("interactions", True, count("num_interactions")),
-            ("duplicates merged", True, count("num_duplicates")),
-            ("users not evaluated", True, count("num_unevaluated_users")),
-            ("items without training", True, count("num_untrained_items")),
-            ("fingerprint", False, lambda dataset: text(dataset["fingerprint"][:12])),
+            ("source", "source", None),
+            ("users", "num_users", _WHOLE),
+            ("items", "num_items", _WHOLE),
+            ("interactions", "num_interactions", _WHOLE),
+            ("duplicates merged", "num_duplicates", _WHOLE),
+            ("users not evaluated", "num_unevaluated_users", _WHOLE),
+            ("items without training", "num_untrained_items", _WHOLE),
+            ("fingerprint", "fingerprint", None),
         ),
     )
 
 
-def versions_table(about: Sequence[About]) -> Table:
+def versions_table(versions: Sequence[Mapping[str, str]]) -> Table:
     """Versions; where folders were made with different ones, all of them."""
-    names = dict.fromkeys(name for own in about for name in own.versions)
+    packages = dict.fromkeys(package for known in versions for package in known)
     rows = [
-        (name, ", ".join(dict.fromkeys(str(own.versions.get(name, "?")) for own in about))) for name in names
+        {
+            "package": package,
+            "version": ", ".join(dict.fromkeys(str(known.get(package, "?")) for known in versions)),
+        }
+        for package in packages
     ]
-    return make_table(
-        "versions",
-        "Versions that the figures depend on.",
-        rows,
-        (("package", False, lambda row: text(row[0])), ("version", False, lambda row: text(row[1]))),
-    )
-
-
-def _figure_of(name: str, style: Callable[[float], str]) -> Callable[[Any], Value]:
-    return lambda entry: number(entry.figures.get(name), style)
-
-
-def _number_of(name: str, style: Callable[[float], str]) -> Callable[[Measurement], Value]:
-    return lambda cell: number(cell.test.get(name), style)
-
-
-def _metric_of(name: str) -> Callable[[SeedMeans], Value]:
-    return lambda group: _spread(group.test.get(name))
-
-
-def _bytes_of(name: str) -> Callable[[Search], Value]:
-    return lambda search: number(_bytes(search).get(name))
-
-
-def _bytes(search: Search) -> Mapping[str, int]:
-    sizes: Mapping[str, int] = search.summary.get("bytes", {})
-    return sizes
-
-
-def _order(name: str) -> tuple[int, str]:
-    return (_SCORING.index(name) if name in _SCORING else len(_SCORING), name)
+    columns: list[Column] = [("package", "package", None), ("version", "version", None)]
+    return make_table("versions", "Versions that the figures depend on.", rows, columns)

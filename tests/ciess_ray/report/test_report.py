@@ -24,7 +24,7 @@ from report_folders import (
 from ciess_ray.figures import Point, draw_quality, format_bytes, to_svg
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report import write_report
-from ciess_ray.report.groups import whole_percent
+from ciess_ray.report.measurements import whole_percent
 from ciess_ray.statistics import Spread
 from envs.errors import ResultError
 
