@@ -255,7 +255,7 @@ def measure_buffer(num_entities: int) -> dict[str, Any]:
     buffer.sample(BATCH_SIZE, 0.4)
     return {
         "num_transitions": len(buffer),
-        "allocated_bytes": buffer.num_bytes,
+        "allocated_bytes": buffer.get_state()["transitions"].nbytes,
         "resident_bytes": filled - before,
     }
 

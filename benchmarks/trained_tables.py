@@ -26,7 +26,7 @@ from scipy.sparse.linalg import svds
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
-from ciess_ray.training.communities import place
+from ciess_ray.training.contest import place
 from ciess_ray.training.convergence import fit_to_convergence
 from envs.communities import find_communities
 from envs.data import Interactions

@@ -35,7 +35,7 @@ class Stream(IntEnum):
     RESET = 10, 2
     #: Noise and walks. Counters: env runner, steps so far.
     EXPLORATION = 11, 2
-    #: What the warm-up proposes; part 1: the noise of its sizes; part 2: what acts at random.
+    #: What the warm-up proposes; part 1: the noise of its sizes.
     #: Counters: env runner, steps so far; in part 0: 0, policies so far.
     WARMUP = 12, 2
     #: The training of the full-size table.

@@ -23,8 +23,7 @@ from ciess_ray.names import EQUAL_SIZES
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
-from ciess_ray.training.communities import place
-from ciess_ray.training.contest import Allocation, Contest, Trained, choose
+from ciess_ray.training.contest import Allocation, Contest, Trained, choose, place
 from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.training.costs import Cost, Meter
 from ciess_ray.training.pretrained import FullSizeFit

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ciess_ray.config.grid import Grid, ManyRuns, digest_of, read_many, slug
+from ciess_ray.config.grid import Grid, ManyRuns, read_many, slug
+from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.section import Place
 from ciess_ray.config.yaml_file import read_overridden
@@ -140,7 +141,7 @@ class ComparisonPlan:
                 parts = slug(fields), method.replace(" ", "-")
                 name = "_".join(filter(None, parts))
                 if name in cells:
-                    name = "_".join(filter(None, (parts[0], digest_of(fields), parts[1])))
+                    name = "_".join(filter(None, (parts[0], digest(fields)[:8], parts[1])))
                 cells[name] = Cell(name, method, fields, trial.config, group)
         return list(cells.values())
 

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ciess_ray.config.section import Section, refuse_twice
+from ciess_ray.config.section import Section, each_once, one_of
 from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.replay import CAPACITY
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError
 from envs.mdp import MAX_MEMORY_WEIGHT
 from envs.step_modes import STEP_MODES
 
@@ -63,7 +63,7 @@ class SearchConfig(Section):
     )
     num_episodes: int = Field(30, ge=1, description="M; 30 in CIESS")
     episode_length: int = Field(10, ge=1, description="T, steps an episode; 10 in CIESS")
-    step_mode: str = Field(
+    step_mode: Annotated[str, one_of("search.step_mode", ["auto", *STEP_MODES])] = Field(
         "auto",
         description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
         "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
@@ -104,7 +104,9 @@ class SearchConfig(Section):
         ge=1,
         description="l, candidates that are trained to convergence, a plain split among them; 5 in CIESS",
     )
-    tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
+    tried_communities: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=255)], ...], each_once("search.tried_communities")
+    ] = Field(
         (),
         description="what is best, and the best plain split, are trained too with the rows of users in as "
         "many communities beginning at columns of their own, at a byte a row, until one is no better than "
@@ -122,16 +124,8 @@ class SearchConfig(Section):
         60.0, ge=0, description="seconds between two checkpoints, which is what a killed search may lose"
     )
 
-    @field_validator("tried_communities")
-    @classmethod
-    def _check_communities(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        refuse_twice("search.tried_communities", numbers)
-        return numbers
-
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
-        if self.step_mode not in ("auto", *STEP_MODES):
-            raise UnknownNameError("search.step_mode", self.step_mode, ["auto", *STEP_MODES])
         low, high = self.supernet_kept_ratios or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise ConfigError(

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -74,7 +74,6 @@ class ManyRuns(Section):
     @field_validator("space")
     @classmethod
     def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
-        refuse_overlaps("space", space)
         for name, values in space.items():
             _check_dimension(name, values)
         if not space:
@@ -83,14 +82,17 @@ class ManyRuns(Section):
 
     @model_validator(mode="after")
     def _check_fields(self) -> "ManyRuns":
-        for section, fields in (("set", self.set), ("space", self.space)):
-            for name in fields:
-                if name.split(".")[0] in _OWN_FIELDS:
-                    raise ConfigError(f"{section}: a sweep sets {name} of its trials itself; leave it out.")
-        twice = sorted(self.set.keys() & self.space.keys())
-        if twice:
-            raise ConfigError(f"space: {', '.join(twice)} stands under set too; keep one of the two.")
-        refuse_overlaps("set and space", [*self.set, *self.space])
+        for name in (*self.set, *self.space):
+            if name.split(".")[0] in _OWN_FIELDS:
+                raise ConfigError(f"a sweep sets {name} of its trials itself; leave it out.")
+            if name in self.set and name in self.space:
+                raise ConfigError(f"space: {name} stands under set too; keep one of the two.")
+            # Which of the two would count depends on their order.
+            whole = [other for other in (*self.set, *self.space) if name.startswith(f"{other}.")]
+            if whole:
+                raise ConfigError(
+                    f"set and space: {name} is a part of {whole[0]}, which stands there too; keep one."
+                )
         return self
 
 
@@ -136,7 +138,7 @@ class Grid:
         seed: int = 0,
     ) -> None:
         # Runs have folders of their own.
-        space = {name: _with_absolute_paths(name, values) for name, values in config.space.items()}
+        space = {name: absolute_paths(values, name) for name, values in config.space.items()}
         self.config, self.source = config.model_copy(update={"space": space}), source
         self.base_values = copy.deepcopy(dict(base_values))
         for name in _OWN_FIELDS:
@@ -149,8 +151,7 @@ class Grid:
                 put_field(self.base_values, name, value)
             except ConfigError as error:
                 raise error.within(f"{source}: set") from None
-        if "dataset" in self.base_values:
-            self.base_values["dataset"] = with_absolute_path(self.base_values["dataset"])
+        self.base_values = absolute_paths(self.base_values)
         definitions = list(_definitions(space, num_samples, seed))
         digits = len(str(len(definitions) - 1))
         self.trials = []
@@ -171,18 +172,19 @@ class Grid:
             values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
         return values | {"base": self.base_values}
 
-    def parse(self, fields: Mapping[str, Any], **own: Any) -> RunConfig:
+    def parse(self, fields: Mapping[str, Any], **given: Any) -> RunConfig:
         """The configuration of one point.
 
         Args:
             fields: What it differs in.
-            **own: What is set for it: output and cache.
+            **given: What is set for it: output and cache.
         """
         values = copy.deepcopy(self.base_values)
         for name, value in fields.items():
             put_field(values, name, value)
-        told = ", ".join(f"{name}={value}" for name, value in fields.items())
-        return parse_config(values | own, f"{self.source}: the trial of {told}" if told else self.source)
+        differs = ", ".join(f"{name}={value}" for name, value in fields.items())
+        source = f"{self.source}: the trial of {differs}" if differs else self.source
+        return parse_config(values | given, source)
 
 
 def read_many(
@@ -199,113 +201,75 @@ def read_many(
     Raises:
         ConfigError: They are one search's, a field is wrong, or the base is missing.
     """
-    refuse_search(values, source)
-    config = check_values(model, values, source)
-    base = config.base
-    return config, read_values(folder / base) if isinstance(base, Path) else base
-
-
-def refuse_search(values: Mapping[str, Any], source: str) -> None:
-    """Refuse the configuration of one search where that of many is expected.
-
-    Raises:
-        ConfigError: It has a data set, and neither a base nor a space.
-    """
     if "dataset" in values and not {"base", "space"} & values.keys():
         raise ConfigError(
             f"{source}: it is one search's; hand it to 'ciess-ray search', or name it as the base of a "
             "file with a space."
         )
+    config = check_values(model, values, source)
+    base = config.base
+    return config, read_values(folder / base) if isinstance(base, Path) else base
 
 
-def with_absolute_path(dataset: Any) -> Any:
-    """A data set's plain values, its path from the root on; what is no such values is refused elsewhere."""
-    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("path"), str | Path):
-        return dataset
-    return {**dataset, "path": absolute_path(dataset["path"])}
+def absolute_paths(values: Any, name: str = "") -> Any:
+    """Plain values with the paths of data from the root on; a relative one is of where a command is started.
 
-
-def _with_absolute_paths(name: str, values: Any) -> Any:
-    """A dimension with the paths of its data sets from the root on."""
-    if name not in ("dataset", "dataset.path"):
-        return values
-    if isinstance(values, dict):
-        return {kind: _with_absolute_paths(name, inner) for kind, inner in values.items()}
-    if name == "dataset":
-        return [with_absolute_path(value) for value in values]
-    return [absolute_path(value) if isinstance(value, str) else value for value in values]
-
-
-def absolute_path(path: str | Path) -> str:
-    """A path from the root on; a relative one is of the folder that a command was started in."""
+    Args:
+        values: Of a field, of a dimension of it, or of a whole configuration.
+        name: The dotted name of the field.
+    """
+    if isinstance(values, Mapping):
+        inner = {key: name if key in _DISTRIBUTIONS else f"{name}.{key}".lstrip(".") for key in values}
+        return {key: absolute_paths(value, inner[key]) for key, value in values.items()}
+    if isinstance(values, list):
+        return [absolute_paths(value, name) for value in values]
     # An empty one is refused with its field.
-    return str(Path(expanduser(path)).absolute()) if str(path) else ""
-
-
-def refuse_points_twice(name: str, values: Sequence[Any]) -> None:
-    """Refuse a grid, or a choice, that has a value twice; budgets are the same in any spelling.
-
-    Raises:
-        ConfigError: It has one, or two spellings of one.
-    """
-    if name == "budget" and all(isinstance(value, str | float | int) for value in values):
-        refuse_equal_budgets(f"space.{name}", values)
-    refuse_twice(f"space.{name}", values)
-
-
-def refuse_overlaps(where: str, names: Iterable[str]) -> None:
-    """Refuse fields one of which is a part of another: which of the two would count depends on their order.
-
-    Raises:
-        ConfigError: Naming both.
-    """
-    names = set(names)
-    for name in sorted(names):
-        parts = name.split(".")
-        whole = next((w for w in (".".join(parts[:i]) for i in range(1, len(parts))) if w in names), None)
-        if whole is not None:
-            raise ConfigError(f"{where}: {name} is a part of {whole}, which stands there too; keep one.")
+    is_path = name == "dataset.path" and isinstance(values, str | Path) and str(values)
+    return str(Path(expanduser(values)).absolute()) if is_path else values
 
 
 def _check_dimension(name: str, values: Any) -> None:
-    kind = kind_of(values)
-    given = values if isinstance(values, list) else values[kind]
+    kind, given = dimension_of(values)
     if kind in ("grid", "choice"):
         if not isinstance(given, list) or not given:
             raise ConfigError(
                 f"space.{name}: an empty {kind}; name at least one value, or leave the field out."
             )
-        refuse_points_twice(name, given)
+        # Budgets are the same in any spelling.
+        if name == "budget" and all(isinstance(value, str | float | int) for value in given):
+            refuse_equal_budgets(f"space.{name}", given)
+        refuse_twice(f"space.{name}", given)
         return
-    is_pair = isinstance(given, list) and len(given) == 2
-    if not is_pair or not all(_is_number(bound) for bound in given) or not given[0] < given[1]:
+    is_pair = isinstance(given, list) and len(given) == 2 and all(map(_is_number, given))
+    if not is_pair or not given[0] < given[1]:
         raise ConfigError(f"space.{name}: {kind} takes two numbers, the lower first, not {given!r}.")
     if kind == "loguniform" and given[0] <= 0:
         raise ConfigError(f"space.{name}: loguniform takes positive numbers, not {given!r}.")
-
-
-def kind_of(values: Any) -> str:
-    """How a dimension is written: ``grid`` for a list, or the name of a distribution.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if isinstance(values, list):
-        return "grid"
-    if isinstance(values, dict) and len(values) == 1 and next(iter(values)) in _DISTRIBUTIONS:
-        return str(next(iter(values)))
-    kinds = ", ".join(f"{{{kind}: [...]}}" for kind in _DISTRIBUTIONS)
-    raise ConfigError(f"space: expected a list of values or one of {kinds}, not {values!r}.")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def dimension_of(values: Any) -> tuple[str, Any]:
+    """How a dimension is written, ``grid`` for a list or the name of a distribution, and what it is given.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if isinstance(values, list):
+        return "grid", values
+    if isinstance(values, dict) and len(values) == 1 and next(iter(values)) in _DISTRIBUTIONS:
+        return next(iter(values.items()))
+    kinds = ", ".join(f"{{{kind}: [...]}}" for kind in _DISTRIBUTIONS)
+    raise ConfigError(f"space: expected a list of values or one of {kinds}, not {values!r}.")
+
+
 def _definitions(space: Mapping[str, Any], num_samples: int, seed: int) -> Iterator[dict[str, Any]]:
     """Every point of the grid with every draw; draws of the same number are the same at every point."""
-    grids = {name: _values(values) for name, values in space.items() if kind_of(values) == "grid"}
-    drawn = {name: values for name, values in space.items() if name not in grids}
+    dimensions = {name: dimension_of(values) for name, values in space.items()}
+    grids = {name: given for name, (kind, given) in dimensions.items() if kind == "grid"}
+    drawn = [(name, dimension) for name, dimension in dimensions.items() if name not in grids]
     num_trials = num_samples * math.prod(len(values) for values in grids.values())
     if num_trials > _MAX_TRIALS:
         raise ConfigError(
@@ -313,8 +277,8 @@ def _definitions(space: Mapping[str, Any], num_samples: int, seed: int) -> Itera
         )
     draws = [
         {
-            name: _draw(values, rng_of(seed, Stream.SWEEP, sample, position))
-            for position, (name, values) in enumerate(drawn.items())
+            name: _draw(*dimension, rng_of(seed, Stream.SWEEP, sample, position))
+            for position, (name, dimension) in enumerate(drawn)
         }
         for sample in range(num_samples)
     ]
@@ -324,12 +288,7 @@ def _definitions(space: Mapping[str, Any], num_samples: int, seed: int) -> Itera
             yield {name: chosen[name] for name in space}
 
 
-def _values(values: Any) -> list[Any]:
-    return list(values) if isinstance(values, list) else list(next(iter(values.values())))
-
-
-def _draw(values: dict[str, Any], rng: np.random.Generator) -> Any:
-    kind, given = kind_of(values), _values(values)
+def _draw(kind: str, given: Any, rng: np.random.Generator) -> Any:
     if kind == "choice":
         return given[int(rng.integers(len(given)))]
     if kind == "uniform":
@@ -355,9 +314,4 @@ def slug(fields: Mapping[str, Any]) -> str:
         parts.append(f"{name.rsplit('.', 1)[-1] if name != 'recommender.name' else 'recommender'}-{text}")
     joined = "_".join(parts).replace("%", "-percent")
     text = re.sub(r"[^A-Za-z0-9_.-]+", "-", joined).strip("-.")
-    return text if len(text) <= _MAX_SLUG else f"{text[: _MAX_SLUG - 9]}-{digest_of(fields)}"
-
-
-def digest_of(fields: Mapping[str, Any]) -> str:
-    """A few characters that tell fields from others whose :func:`slug` is the same."""
-    return digest(fields)[:8]
+    return text if len(text) <= _MAX_SLUG else f"{text[: _MAX_SLUG - 9]}-{digest(fields)[:8]}"

@@ -5,7 +5,6 @@ any work is done. ``yaml_file`` reads them.
 """
 
 from collections.abc import Mapping
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,10 +18,10 @@ from pydantic import (
 from ciess_ray.config.agent import AgentConfig, SearchConfig
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.presets import with_preset
-from ciess_ray.config.section import Claims, Place, Section, refuse_equal_budgets, refuse_twice
+from ciess_ray.config.section import Claims, Place, Section, each_once, one_of, refuse_equal_budgets
 from envs.budget import MemoryBudget
-from envs.data import READERS, SAMPLES, TEST_SHARE, Columns
-from envs.errors import ConfigError, UnknownNameError
+from envs.data import READERS, SAMPLES, TEST_SHARE
+from envs.errors import ConfigError
 from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
@@ -40,8 +39,12 @@ class DatasetConfig(Section):
         description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
         "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started",
     )
-    sample: str | None = Field(None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}")
-    format: str = Field("auto", description=f"auto (by the file's name), {', '.join(READERS)}")
+    sample: Annotated[str | None, one_of("dataset.sample", SAMPLES)] = Field(
+        None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}"
+    )
+    format: Annotated[str, one_of("dataset.format", ["auto", *READERS])] = Field(
+        "auto", description=f"auto (by the file's name), {', '.join(READERS)}"
+    )
     columns: dict[Literal["user", "item", "rating", "timestamp"], str] | None = Field(
         None, description="names of the columns, e.g. {user: customer, item: sku}"
     )
@@ -59,11 +62,6 @@ class DatasetConfig(Section):
         "0.25 in CIESS; with less, sizes are chosen for nearly as much training data as the last table has",
     )
 
-    @field_validator("path")
-    @classmethod
-    def _expand(cls, path: Path | None) -> Path | None:
-        return None if path is None else Path(expanduser(path))
-
     @model_validator(mode="after")
     def _check(self) -> "DatasetConfig":
         if (self.path is None) == (self.sample is None):
@@ -71,15 +69,7 @@ class DatasetConfig(Section):
                 "dataset: give either dataset.path (a file of interactions) or dataset.sample "
                 f"({', '.join(sorted(SAMPLES))}), and not both; null takes one back."
             )
-        if self.sample is not None and self.sample not in SAMPLES:
-            raise UnknownNameError("dataset.sample", self.sample, SAMPLES)
-        if self.format != "auto" and self.format not in READERS:
-            raise UnknownNameError("dataset.format", self.format, ["auto", *READERS])
         return self
-
-    def named_columns(self) -> Columns | None:
-        """The names of the columns as the readers take them."""
-        return None if self.columns is None else Columns(**self.columns)
 
 
 class RecommenderConfig(Section):
@@ -98,15 +88,15 @@ class RecommenderConfig(Section):
         "node_dropout, message_dropout",
     )
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
-    device: str = Field("auto", description="cpu, cuda, or auto: a GPU where there is one")
+    # Whether there is a GPU is seen where the training runs, which need not be here.
+    device: Annotated[str, one_of("device", DEVICES)] = Field(
+        "auto", description="cpu, cuda, or auto: a GPU where there is one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "RecommenderConfig":
         check_recommender(self.name, self.options)
         check_bounds(self.min_embedding_size, self.max_embedding_size)
-        # Whether there is a GPU is seen where the training runs, which need not be here.
-        if self.device not in DEVICES:
-            raise UnknownNameError("device", self.device, DEVICES)
         return self
 
     @property
@@ -124,7 +114,7 @@ class TrainingConfig(Section):
         100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
     )
     min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
-    loss: str = Field(
+    loss: Annotated[str, one_of("training.loss", LOSSES)] = Field(
         "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
     )
     num_negatives: int = Field(128, ge=1, description="negatives that a batch shares, for softmax")
@@ -135,24 +125,11 @@ class TrainingConfig(Section):
         "rate that has decayed by max_batches",
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
-    tried_l2: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    tried_l2: Annotated[tuple[Annotated[float, Field(ge=0)], ...], each_once("training.tried_l2")] = Field(
         (),
         description="further values of recommender.options.l2: what was chosen, equal sizes and the full "
         "table are trained with each of them too, and keep what is best on validation; none in CIESS",
     )
-
-    @field_validator("tried_l2")
-    @classmethod
-    def _check_tried_l2(cls, tried_l2: tuple[float, ...]) -> tuple[float, ...]:
-        refuse_twice("training.tried_l2", tried_l2)
-        return tried_l2
-
-    @field_validator("loss")
-    @classmethod
-    def _check_loss(cls, loss: str) -> str:
-        if loss not in LOSSES:
-            raise UnknownNameError("training.loss", loss, LOSSES)
-        return loss
 
     def is_cut_short(self, best_batch: int) -> bool:
         """Whether a training whose validation was best there may have ended before it stopped rising."""

@@ -3,14 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from envs.budget import MemoryBudget
-from envs.errors import BudgetError, ConfigError
+from envs.errors import BudgetError, ConfigError, UnknownNameError
 
 #: The smallest part of a CPU or a GPU that Ray knows.
 _LEAST_CLAIM = 1e-4
@@ -62,9 +70,31 @@ def _refuse_empty(path: Any) -> Any:
 
 
 #: A field that names a file or a folder.
-Place = Annotated[Path, BeforeValidator(_refuse_empty)]
+Place = Annotated[Path, BeforeValidator(_refuse_empty), AfterValidator(lambda path: Path(expanduser(path)))]
 #: One that may be a URI instead.
 Location = Annotated[str, BeforeValidator(_refuse_empty)]
+
+
+def each_once(where: str) -> AfterValidator:
+    """For a list in which no value stands twice."""
+
+    def check(values: Any) -> Any:
+        refuse_twice(where, values)
+        return values
+
+    return AfterValidator(check)
+
+
+def one_of(where: str, names: Iterable[str]) -> AfterValidator:
+    """For a name of a table; what pydantic says of a wrong one lacks the nearest that is right."""
+    names = list(names)
+
+    def check(name: Any) -> Any:
+        if name is not None and name not in names:
+            raise UnknownNameError(where, name, names)
+        return name
+
+    return AfterValidator(check)
 
 
 class Claims(Section):

@@ -3,11 +3,11 @@
 An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
 """
 
+import itertools
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,19 +32,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
     """
-    values = values_of_file(path)
-    for override in overrides:
-        put_override(values, override)
-    return parse_config(values, str(path))
-
-
-def values_of_file(path: Path) -> dict[str, Any]:
-    """The plain values of a search of a YAML file; of a file of data those that name it.
-
-    Raises:
-        ConfigError: The file is missing or no YAML mapping.
-    """
-    return {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
+    values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
+    return parse_config(_overridden(values, overrides), str(path))
 
 
 def is_data(path: Path) -> bool:
@@ -61,7 +50,10 @@ def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or no YAML mapping, or an override is unreadable.
     """
-    values = read_values(path)
+    return _overridden(read_values(path), overrides)
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         put_override(values, override)
     return values
@@ -181,11 +173,12 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
     try:
         return model.model_validate(values)
     except ValidationError as error:
+        meanings = {name: meaning for name, _, meaning in field_table(model)}
         by_field: dict[str, list[Any]] = {}
         for problem in error.errors():
-            by_field.setdefault(_field_of(model, problem["loc"]), []).append(problem)
+            by_field.setdefault(_field_of(meanings, problem["loc"]), []).append(problem)
         lines = (
-            _explain(model, source, where, problems)
+            f"{source}: {_explain(meanings, where, problems)}"
             for where, problems in by_field.items()
             # A list without an item that is wrong may be too short; the item says enough.
             if not any(other.startswith(f"{where}.") for other in by_field)
@@ -195,16 +188,12 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         raise error.within(source) from error
 
 
-def field_table(model: type[BaseModel] = RunConfig) -> Iterator[tuple[str, str, str]]:
-    """Every field as its dotted name, its default and its meaning."""
-    yield from _fields(model, "")
-
-
-def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+def field_table(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every field as its dotted name, behind a prefix, its default and its meaning."""
     for name, field in model.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from _fields(section, f"{prefix}{name}.")
+            yield from field_table(section, f"{prefix}{name}.")
         else:
             default = field.get_default(call_default_factory=True)
             shown = "required" if field.is_required() else _shown(default)
@@ -225,40 +214,32 @@ def _in_modes(name: str, default: str) -> str:
     return f" ({told})" if told else ""
 
 
-def _field_of(model: Any, place: Sequence[str | int]) -> str:
-    """The dotted name of where a problem is; the kinds of value that one field may have share its name."""
-    for depth, part in enumerate(place[:-1]):
-        field = getattr(model, "model_fields", {}).get(part)
-        model = None if field is None else field.annotation
-        if get_origin(model) in (Union, UnionType):
-            return ".".join(map(str, place[: depth + 1 if _is_choice(model) else None]))
-    return ".".join(map(str, place))
+def _field_of(fields: Collection[str], place: Sequence[str | int]) -> str:
+    """The dotted name of where a problem is, without the kinds of value that pydantic tells apart there."""
+    names = list(itertools.accumulate(map(str, place), "{}.{}".format))
+    depth = next((depth for depth, name in enumerate(names) if name in fields), len(names) - 1)
+    items = itertools.takewhile(lambda part: isinstance(part, int), place[depth + 1 :])
+    return ".".join([names[depth], *map(str, items)])
 
 
-def _is_choice(annotation: Any) -> bool:
-    """Whether a value may be of several kinds, null aside; each tells of its own problem with a value."""
-    return sum(kind is not NoneType for kind in get_args(annotation)) > 1
-
-
-def _explain(model: type[BaseModel], source: str, where: str, problems: Sequence[Any]) -> str:
+def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -> str:
     problem = problems[0]
-    known = {name: meaning for name, _, meaning in field_table(model)}
     if problem["type"] == "extra_forbidden" and where in FORMER:
-        return f"{source}: there is no field {where!r} any more: {FORMER[where].why}."
+        return f"there is no field {where!r} any more: {FORMER[where].why}."
     if problem["type"] == "extra_forbidden":
-        sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
-        return f"{source}: {UnknownNameError('field', where, [*known, *sections])}"
+        sections = {name.rsplit(".", 1)[0] for name in meanings if "." in name}
+        return str(UnknownNameError("field", where, [*meanings, *sections]))
     if problem["type"] == "missing":
         return (
-            f"{source}: the field {where!r} is missing; 'ciess-ray fields' explains every field, with "
-            "--sweep or --comparison those of such a file."
+            f"the field {where!r} is missing; 'ciess-ray fields' explains every field, with --sweep or "
+            "--comparison those of such a file."
         )
-    given = f"{source}: {where}={problem['input']!r}"
+    given = f"{where}={problem['input']!r}"
     if problem["type"] == "model_type":
-        example = next(name for name in known if name.startswith(f"{where}."))
+        example = next(name for name in meanings if name.startswith(f"{where}."))
         return f"{given}: {where} is a section; write its fields, e.g. {example}=..., or none of it."
     # Of a field of several kinds, the kind that the value has knows what is wrong with it.
     of_its_kind = [p for p in problems if not p["type"].endswith(("_type", "_parsing", "literal_error"))]
     if len(problems) > 1 and not of_its_kind:
-        return f"{given}: expected {known[where]}."
+        return f"{given}: expected {meanings[where]}."
     return f"{given}: {(of_its_kind or problems)[0]['msg']}."

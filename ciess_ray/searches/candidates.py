@@ -16,8 +16,7 @@ from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run
 from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.config import TD3Config
-from ciess_ray.td3.evaluation import rollouts_of
-from ciess_ray.td3.rollout import TableStep
+from ciess_ray.td3.rollout import TableStep, rollouts_of
 from ciess_ray.training.pretrained import FullSizeFit
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import MemoryBudget
@@ -184,11 +183,13 @@ def _evaluation_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
 
 def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:
     """Steps of a new episode that the actors take alone, on one env runner."""
-    group = algorithm.env_runner_group
+    group, memory_weight = algorithm.env_runner_group, algorithm.memory_weight
     is_local = group.num_remote_workers() == 0
     for _ in range(_MAX_IDLE_ITERATIONS if num_steps else 0):
         sampled = group.foreach_env_runner(
-            lambda runner: runner.sample(num_timesteps=num_steps, explore=False, force_reset=True),
+            lambda runner: runner.sample(
+                num_timesteps=num_steps, explore=False, force_reset=True, memory_weight=memory_weight
+            ),
             local_env_runner=is_local,
             remote_worker_ids=None if is_local else group.healthy_worker_ids()[:1],
             timeout_seconds=None,

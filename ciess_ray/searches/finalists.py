@@ -21,8 +21,7 @@ from ciess_ray.searches.run import Budget, Run
 from ciess_ray.searches.trainings import Training, train_all
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
-from ciess_ray.training.communities import place
-from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge
+from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge, place
 from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ciess_ray.config.data import caps_params_of, check_communities
-from ciess_ray.config.memory import check_memory_here
+from ciess_ray.config.data import caps_params_of, check_communities, check_memory_here
 from ciess_ray.config.run import RunConfig
 from ciess_ray.result import check_output
 from ciess_ray.searches.journal import Journal

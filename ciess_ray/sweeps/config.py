@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_serializer, model_validator
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.grid import Grid, ManyRuns, kind_of, read_many
+from ciess_ray.config.grid import Grid, ManyRuns, dimension_of, read_many
 from ciess_ray.config.section import Claims, Location, Section
 from ciess_ray.config.yaml_file import read_overridden
 from envs.errors import ConfigError
@@ -75,7 +75,7 @@ class SweepConfig(ManyRuns):
 
     @model_validator(mode="after")
     def _check_draws(self) -> "SweepConfig":
-        drawn = [name for name, values in self.space.items() if kind_of(values) != "grid"]
+        drawn = [name for name, values in self.space.items() if dimension_of(values)[0] != "grid"]
         grids = [name for name in self.space if name not in drawn]
         if self.num_samples > 1 and not drawn:
             raise ConfigError(

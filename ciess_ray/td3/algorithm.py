@@ -1,36 +1,26 @@
 """TD3 on RLlib's new API stack, acting on whole embedding tables."""
 
-import contextlib
 import math
-import threading
-import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.rllib.utils.checkpoints import Checkpointable
-from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
-    EVALUATION_RESULTS,
-    LEARNER_RESULTS,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-)
+from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from ciess_ray import metric_keys
 from ciess_ray.streams import Stream, seed_of
 from ciess_ray.td3.config import TD3Config
-from ciess_ray.td3.evaluation import rollouts_of
+from ciess_ray.td3.env_runner import NO_PROGRESS
 from ciess_ray.td3.imitation import BestTable
 from ciess_ray.td3.learner import learns_after
 from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import ReplayBuffer
-from ciess_ray.td3.rollout import TableRollout, TableStep
+from ciess_ray.td3.rollout import TableRollout, TableStep, rollouts_of
 from ciess_ray.td3.warmup import WarmUp
+from envs.errors import ConfigError
 from envs.mdp import KINDS
 
 COMPONENT_REPLAY_BUFFER = "replay_buffer"
@@ -63,20 +53,6 @@ def _means(steps: Sequence[TableStep]) -> dict[str, float]:
     return {key: _mean(metrics[key] for metrics in each) for key in each[0]} if each else {}
 
 
-class CheckpointableReplayBuffer(ReplayBuffer, Checkpointable):
-    """What RLlib asks of a component of a checkpoint."""
-
-    def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """See :meth:`ReplayBuffer.get_state`."""
-        return super().get_state()
-
-    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A buffer that :meth:`set_state` fills, capacity and seed included."""
-        return (1, 0), {}
-
-
 class TD3(Algorithm):
     """One iteration: a table step an env runner, the replay buffer, λ, ``updates_per_step`` updates, weights.
 
@@ -93,6 +69,7 @@ class TD3(Algorithm):
     config: Any
     metrics: Any
     env_runner_group: Any
+    eval_env_runner_group: Any
     learner_group: Any
 
     @classmethod
@@ -105,75 +82,68 @@ class TD3(Algorithm):
         self.last_steps: list[TableStep] = []
         self.last_evaluation_steps: list[TableStep] = []
         self.num_table_steps = self.num_updates = 0
-        self.memory_weight = 0.0
         self._runner_progress: dict[int, dict[str, Any]] = {}
-        self._seconds: dict[str, float] = {}
-        self._policy_before: tuple[Any, float] | None = None
         super().setup(config)
-        if self.config.evaluation_parallel_to_training:
-            # Training runs in a thread then, and both log; RLlib puts a real lock here for IMPALA alone.
-            self.metrics._threading_lock = threading.RLock()
         self.memory_weight = float(self.config.memory_weight)
         replay_seed, imitation_seed = (
             seed_of(self.config.seed, stream) for stream in (Stream.REPLAY, Stream.IMITATION)
         )
-        self.replay_buffer = CheckpointableReplayBuffer(
-            self.config.replay_buffer_capacity, replay_seed, KINDS
-        )
+        self.replay_buffer = ReplayBuffer(self.config.replay_buffer_capacity, replay_seed)
         self._best_table = BestTable(imitation_seed)
         self._warmup = WarmUp(self.config.num_warmup_steps, self.config.seed)
 
-    def step(self) -> dict[str, Any]:
-        """One iteration, and an evaluation where it is time for one."""
-        self.last_evaluation_steps = []
-        if self.config.evaluation_parallel_to_training:
-            weights, memory_weight = self.policy_to_evaluate()
-            # In the object store they stay what they were, whatever the learner does meanwhile.
-            self._policy_before = ray.put(weights), memory_weight
-        try:
-            return super().step()
-        finally:
-            self._policy_before = None
-
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        """Means over the table steps of an evaluation, beside what RLlib tells of it."""
-        results = super().evaluate(parallel_train_future)
-        # Left there, it would be told again after iterations without an evaluation.
-        self.metrics.delete(EVALUATION_RESULTS, key_error=False)
-        return {**results, **_means(self.last_evaluation_steps)}
+        """Means over table steps of new episodes that the actors take alone, on the driver.
 
-    def policy_to_evaluate(self) -> tuple[Any, float]:
-        """Weights of actors and critics 1, or a reference to them, and λ."""
-        if self._policy_before is not None:
-            return self._policy_before
-        components = [f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{kind}" for kind in KINDS]
-        state = self.learner_group.get_state(components=components, inference_only=True)
-        return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE], self.memory_weight
+        RLlib's own evaluation drops the steps and keeps their metrics.
+
+        Raises:
+            ConfigError: There is no env runner for evaluation.
+            TrainingError: The environment failed.
+        """
+        if self.eval_env_runner is None:
+            raise ConfigError(
+                "there is no env runner to evaluate on; set one up with TD3.get_default_config().evaluation("
+                "evaluation_interval=...)."
+            )
+        self.eval_env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, inference_only=True
+        )
+        # Every evaluation makes the same draws, so that two of them differ by their weights.
+        self.eval_env_runner.set_progress(NO_PROGRESS)
+        sampled = self.eval_env_runner.sample(
+            **{f"num_{self.config.evaluation_duration_unit}": self.config.evaluation_duration},
+            explore=False,
+            memory_weight=self.memory_weight,
+        )
+        self.last_evaluation_steps = [rollout.step for rollout in rollouts_of([sampled])]
+        return _means(self.last_evaluation_steps)
 
     def training_step(self) -> None:
         """See the class."""
-        group = self.env_runner_group
-        with self._timed(metric_keys.SAMPLE_S):
+        self.last_evaluation_steps = []
+        group, memory_weight = self.env_runner_group, self.memory_weight
+        with self.metrics.log_time(metric_keys.SAMPLE_S, reduce="mean", window=1):
             is_local = group.num_remote_workers() == 0
             dealt = self._warmup.deal([0] if is_local else group.healthy_worker_ids())
             sampled: Any = group.foreach_env_runner(
-                lambda runner: (runner.sample(policy=dealt.get(runner.worker_index)), runner.get_metrics()),
+                lambda runner: runner.sample(
+                    policy=dealt.get(runner.worker_index), memory_weight=memory_weight
+                ),
                 local_env_runner=is_local,
                 timeout_seconds=self.config.sample_timeout_s,
             )
-        self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
-        rollouts = rollouts_of(samples for samples, _ in sampled)
-        rollouts.sort(key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))
+        rollouts = rollouts_of(sampled)
         self.last_steps = [rollout.step for rollout in rollouts]
         self._warmup.settle(dealt, {step.worker_index: step.quality for step in self.last_steps})
         if not rollouts:
             return
         self._remember(rollouts)
         self._ascend()
-        with self._timed(metric_keys.LEARN_S):
+        with self.metrics.log_time(metric_keys.LEARN_S, reduce="mean", window=1):
             self._learn()
-        with self._timed(metric_keys.SYNC_WEIGHTS_S):
-            self.env_runner_group.sync_weights(
+        with self.metrics.log_time(metric_keys.SYNC_WEIGHTS_S, reduce="mean", window=1):
+            group.sync_weights(
                 from_worker_or_learner_group=self.learner_group, policies=list(KINDS), inference_only=True
             )
         self._log()
@@ -188,13 +158,9 @@ class TD3(Algorithm):
             self.replay_buffer.add(rollout.transitions)
             self._best_table.tell(rollout)
             step = rollout.step
-            self._runner_progress[step.worker_index] = {
-                "worker_index": step.worker_index,
+            self._runner_progress[step.worker_index] = NO_PROGRESS | {
                 "num_steps": step.runner_step + 1,
                 "num_resets": step.episode + 1,
-                "episode_step": 0,
-                "memory_weight": self.memory_weight,
-                "env": None,
             }
         self.num_table_steps += len(rollouts)
 
@@ -215,11 +181,6 @@ class TD3(Algorithm):
         ascended = (self.memory_weight + _MEMORY_WEIGHT_OFFSET) * factor - _MEMORY_WEIGHT_OFFSET
         low, high = self.config.memory_weight_bounds
         self.memory_weight = float(min(max(ascended, low), high))
-        self._push_memory_weight()
-
-    def _push_memory_weight(self) -> None:
-        memory_weight = self.memory_weight
-        self.env_runner_group.foreach_env_runner(lambda runner: runner.set_memory_weight(memory_weight))
 
     def _learn(self) -> None:
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_table_steps}
@@ -244,16 +205,9 @@ class TD3(Algorithm):
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
             self.num_updates += 1
 
-    @contextlib.contextmanager
-    def _timed(self, key: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[key] = time.perf_counter() - started
-
     def _log(self) -> None:
         values = {
             **_means(self.last_steps),
-            **self._seconds,
             metric_keys.MEMORY_WEIGHT: self.memory_weight,
             metric_keys.NUM_TABLE_STEPS: self.num_table_steps,
             metric_keys.NUM_UPDATES: self.num_updates,
@@ -266,24 +220,18 @@ class TD3(Algorithm):
             self.metrics.log_value(key, value, window=1)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Gives a runner that was started anew its counters and λ, so that it repeats no draw."""
+        """Gives a runner that was started anew its counters, so that it repeats no draw."""
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored and env_runner_group is self.env_runner_group:
-            known = {
-                index: {**self._runner_progress[index], "memory_weight": self.memory_weight}
-                for index in restored
-                if index in self._runner_progress
-            }
-            self._push_progress(known, restored)
+            self._push_progress(restored)
         return restored
 
-    def _push_progress(self, progress: dict[int, dict[str, Any]], indices: list[int] | None = None) -> None:
-        def push(runner: Any) -> None:
-            if runner.worker_index in progress:
-                runner.set_progress(progress[runner.worker_index])
-
+    def _push_progress(self, indices: list[int] | None = None) -> None:
+        progress = self._runner_progress
         self.env_runner_group.foreach_env_runner(
-            push, remote_worker_ids=indices, local_env_runner=indices is None
+            lambda runner: runner.set_progress(progress.get(runner.worker_index, NO_PROGRESS)),
+            remote_worker_ids=indices,
+            local_env_runner=indices is None,
         )
 
     def get_state(
@@ -295,15 +243,16 @@ class TD3(Algorithm):
     ) -> dict[str, Any]:
         """Adds the replay buffer, λ, warm-up, progress of every env runner with its environment's state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
-        if self._check_component(COMPONENT_REPLAY_BUFFER, components, not_components):
-            state[COMPONENT_REPLAY_BUFFER] = self.replay_buffer.get_state()
         if self._check_component(COMPONENT_SEARCH, components, not_components):
-            progress = self.env_runner_group.foreach_env_runner(lambda runner: runner.get_progress())
+            progress = self.env_runner_group.foreach_env_runner(
+                lambda runner: (runner.worker_index, runner.get_progress())
+            )
+            state[COMPONENT_REPLAY_BUFFER] = self.replay_buffer.get_state()
             state[COMPONENT_SEARCH] = {
                 "memory_weight": self.memory_weight,
                 "num_table_steps": self.num_table_steps,
                 "num_updates": self.num_updates,
-                "runner_progress": {entry["worker_index"]: entry for entry in progress},
+                "runner_progress": dict(progress),
                 "best_table": self._best_table.get_state(),
                 "warmup": self._warmup.get_state(),
             }
@@ -312,19 +261,12 @@ class TD3(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`get_state` returned; into an algorithm that has not trained yet."""
         super().set_state(state)
-        if COMPONENT_REPLAY_BUFFER in state:
-            self.replay_buffer.set_state(state[COMPONENT_REPLAY_BUFFER])
         if COMPONENT_SEARCH in state:
             search = state[COMPONENT_SEARCH]
+            self.replay_buffer.set_state(state[COMPONENT_REPLAY_BUFFER])
             self.memory_weight = search["memory_weight"]
             self.num_table_steps, self.num_updates = search["num_table_steps"], search["num_updates"]
             self._runner_progress = search["runner_progress"]
             self._best_table.set_state(search["best_table"])
             self._warmup.set_state(search["warmup"])
-            self._push_progress(self._runner_progress)
-            self._push_memory_weight()
-
-    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
-        """Adds the replay buffer, which RLlib leaves out."""
-        components: list[tuple[str, Any]] = super().get_checkpointable_components()
-        return [*components, (COMPONENT_REPLAY_BUFFER, self.replay_buffer)]
+            self._push_progress()

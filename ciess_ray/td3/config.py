@@ -3,24 +3,22 @@
 Each rule is whether it is broken, and what to change.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.from_config import NotProvided
 
 from ciess_ray.td3.env_runner import TableEnvRunner
-from ciess_ray.td3.evaluation import evaluate_greedily
 from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
-from ciess_ray.td3.replay import CAPACITY, ReplayBuffer
+from ciess_ray.td3.replay import CAPACITY
 from envs.errors import ConfigError
 from envs.mdp import KINDS, MAX_MEMORY_WEIGHT
 
-Rules = Iterator[tuple[bool, str]]
+Rules = list[tuple[bool, str]]
 
 # What RLlib offers and TD3 has no use for, and what takes its place.
 _UNUSED_FIELDS = {
@@ -29,6 +27,27 @@ _UNUSED_FIELDS = {
     "minibatch_size": "set train_batch_size_per_learner",
     "num_epochs": "set updates_per_step",
     "train_batch_size": "set train_batch_size_per_learner",
+}
+
+
+#: Those of :meth:`TD3Config.training` that RLlib does not know.
+_FIELDS = {
+    "hiddens",
+    "actor_lr",
+    "critic_lr",
+    "tau",
+    "policy_delay",
+    "target_noise",
+    "target_noise_clip",
+    "replay_buffer_capacity",
+    "updates_per_step",
+    "imitation_weight",
+    "exploration_spec",
+    "num_warmup_steps",
+    "memory_weight",
+    "target_ratio",
+    "memory_weight_lr",
+    "memory_weight_bounds",
 }
 
 
@@ -73,17 +92,12 @@ class TD3Config(AlgorithmConfig):
             alone, under the weights and the λ of the moment, in environments of its own. Training is the same
             with and without. The steps are in ``TD3.last_evaluation_steps``, their means in the results
             under ``evaluation`` (docs/metrics.md). Every evaluation makes the same draws, which are not those
-            of training.
-        evaluation_duration, evaluation_duration_unit: How many ``episodes`` or ``timesteps`` (table steps),
-            over all evaluation env runners.
-        evaluation_num_env_runners: Ray actors that take them; with 0 the driver does.
-        evaluation_parallel_to_training: Whether they are taken while the next iteration trains, with the
-            weights and the λ from before it.
+            of training. The driver takes them.
+        evaluation_duration, evaluation_duration_unit: How many ``episodes`` or ``timesteps`` (table steps).
     """
 
-    # RLlib declares None, or one of several types.
+    # RLlib declares None.
     env_runner_cls: Any
-    evaluation_duration: Any
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -123,36 +137,13 @@ class TD3Config(AlgorithmConfig):
         # A tuple: the order of a set, and with it the initial weights, would differ between processes.
         self.multi_agent(policies=KINDS, policy_mapping_fn=_module_of_agent)
         self.framework("torch")
-        # No time limit, as for a training step.
-        self.evaluation(custom_evaluation_function=evaluate_greedily, evaluation_sample_timeout_s=None)
 
-    def training(
-        self,
-        *,
-        hiddens: Any = NotProvided,
-        actor_lr: Any = NotProvided,
-        critic_lr: Any = NotProvided,
-        tau: Any = NotProvided,
-        policy_delay: Any = NotProvided,
-        target_noise: Any = NotProvided,
-        target_noise_clip: Any = NotProvided,
-        replay_buffer_capacity: Any = NotProvided,
-        updates_per_step: Any = NotProvided,
-        imitation_weight: Any = NotProvided,
-        exploration_spec: Any = NotProvided,
-        num_warmup_steps: Any = NotProvided,
-        memory_weight: Any = NotProvided,
-        target_ratio: Any = NotProvided,
-        memory_weight_lr: Any = NotProvided,
-        memory_weight_bounds: Any = NotProvided,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets fields of the class, and by ``kwargs`` RLlib's: gamma, train_batch_size_per_learner."""
-        given = {name: value for name, value in locals().items() if name in _FIELDS}
-        super().training(**kwargs)
-        for name, value in given.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
+    def training(self, **fields: Any) -> Self:
+        """Sets fields of the class, and RLlib's: gamma, train_batch_size_per_learner."""
+        own = {name: fields.pop(name) for name in _FIELDS & fields.keys()}
+        super().training(**fields)
+        for name, value in own.items():
+            setattr(self, name, value)
         return self
 
     def validate(self) -> None:
@@ -161,10 +152,9 @@ class TD3Config(AlgorithmConfig):
         Raises:
             ConfigError: A field cannot work; the message says what to change.
         """
-        for is_wrong, message in rules(self):
+        for is_wrong, message in [*_env_runner_rules(self), *_learner_rules(self), *_search_rules(self)]:
             if is_wrong:
                 raise ConfigError(message)
-        ReplayBuffer(self.replay_buffer_capacity, 0)
         build_exploration(self.exploration_spec, 1, 2)
         super().validate()
 
@@ -180,15 +170,104 @@ class TD3Config(AlgorithmConfig):
         return TD3TorchLearner
 
 
-_FIELDS = frozenset(TD3Config.training.__kwdefaults__ or ())
+def _env_runner_rules(config: Any) -> Rules:
+    return [
+        (
+            not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2),
+            "TD3 runs on RLlib's new API stack alone; leave api_stack() as it is.",
+        ),
+        (
+            not issubclass(config.env_runner_cls, TableEnvRunner),
+            f"env_runner_cls must be TableEnvRunner or made from it, not {config.env_runner_cls}.",
+        ),
+        (
+            set(config.policies) != set(KINDS),
+            f"policies must be {KINDS}, not {tuple(config.policies)}; leave multi_agent() as it is.",
+        ),
+        (
+            not config.create_local_env_runner,
+            "create_local_env_runner must stay True; RLlib needs it here.",
+        ),
+        (
+            config.num_envs_per_env_runner != 1,
+            f"an env runner steps one table: num_envs_per_env_runner must be 1, not "
+            f"{config.num_envs_per_env_runner}; raise num_env_runners to step several.",
+        ),
+        # RLlib sets these itself for evaluation, where they mean nothing.
+        (
+            not config.in_evaluation
+            and (config.rollout_fragment_length != 1 or config.batch_mode != "truncate_episodes"),
+            "an iteration is one table step an env runner: rollout_fragment_length must be 1 and batch_mode "
+            f"'truncate_episodes', not {config.rollout_fragment_length!r} and {config.batch_mode!r}; raise "
+            "num_env_runners for more steps an iteration.",
+        ),
+        (
+            config.sample_timeout_s is not None,
+            f"sample_timeout_s must be None, not {config.sample_timeout_s}: a step that takes longer would "
+            "be lost.",
+        ),
+        (
+            config.evaluation_duration_unit not in ("episodes", "timesteps"),
+            "evaluation_duration_unit must be 'episodes' or 'timesteps', not "
+            f"{config.evaluation_duration_unit!r}.",
+        ),
+        (
+            config.evaluation_parallel_to_training or config.evaluation_num_env_runners > 0,
+            "the driver evaluates, between two iterations: leave evaluation_parallel_to_training and "
+            "evaluation_num_env_runners alone.",
+        ),
+    ]
 
 
-def rules(config: Any) -> Rules:
-    """Every rule, of a ``TD3Config``: whether it is broken, and what to say."""
-    yield from _env_runner_rules(config)
-    yield from _learner_rules(config)
+def _learner_rules(config: Any) -> Rules:
+    defaults, batch_size = AlgorithmConfig(), config.train_batch_size_per_learner
+    return [
+        *(
+            (
+                getattr(config, name) != getattr(defaults, name),
+                f"{name} is not used by TD3: {remedy}; leave {name} alone.",
+            )
+            for name, remedy in _UNUSED_FIELDS.items()
+        ),
+        (config.framework_str != "torch", f"framework must be 'torch', not {config.framework_str!r}."),
+        (config.num_learners > 1, "num_learners > 1 is not supported: the nets are small; use 0 or 1."),
+        (
+            config.num_learners == 0 and config.num_gpus_per_learner > 0 and not torch.cuda.is_available(),
+            f"num_gpus_per_learner is {config.num_gpus_per_learner} and the driver, which learns where "
+            "num_learners is 0, has no GPU that PyTorch can use; set it to 0.",
+        ),
+        (batch_size < 1, f"train_batch_size_per_learner must be at least 1, not {batch_size}."),
+        (
+            config.replay_buffer_capacity < batch_size,
+            f"a replay_buffer_capacity of {config.replay_buffer_capacity} cannot fill a batch of "
+            f"{batch_size} transitions without repeating some: raise it, or lower "
+            "train_batch_size_per_learner.",
+        ),
+        (
+            min(config.actor_lr, config.critic_lr) <= 0,
+            f"actor_lr and critic_lr must be positive, not {config.actor_lr} and {config.critic_lr}.",
+        ),
+        (
+            min(config.target_noise, config.target_noise_clip) < 0,
+            "target_noise and target_noise_clip must not be negative, but are "
+            f"{config.target_noise} and {config.target_noise_clip}.",
+        ),
+        (config.policy_delay < 1, f"policy_delay must be at least 1, not {config.policy_delay}."),
+        (not 0 < config.tau <= 1, f"tau must lie in (0, 1], not {config.tau}."),
+        (
+            not 0 <= config.gamma < 1,
+            f"gamma must lie in [0, 1), not {config.gamma}: episodes never terminate.",
+        ),
+    ]
+
+
+def _search_rules(config: Any) -> Rules:
     low, high = config.memory_weight_bounds
-    yield from (
+    return [
+        *(
+            (getattr(config, name) < 0, f"{name} must not be negative: {getattr(config, name)}.")
+            for name in ("updates_per_step", "imitation_weight", "num_warmup_steps")
+        ),
         (
             config.seed is None or config.seed < 0,
             f"seed must be a whole number from 0 on, not {config.seed}.",
@@ -197,15 +276,6 @@ def rules(config: Any) -> Rules:
             not config.hiddens or min(config.hiddens) < 1,
             f"hiddens needs one width or more, each at least 1, e.g. (256, 256), not {config.hiddens}.",
         ),
-        (config.policy_delay < 1, f"policy_delay must be at least 1, not {config.policy_delay}."),
-        (not 0 < config.tau <= 1, f"tau must lie in (0, 1], not {config.tau}."),
-        (
-            not 0 <= config.gamma < 1,
-            f"gamma must lie in [0, 1), not {config.gamma}: episodes never terminate.",
-        ),
-        (config.updates_per_step < 0, f"updates_per_step must not be negative: {config.updates_per_step}."),
-        (config.imitation_weight < 0, f"imitation_weight must not be negative: {config.imitation_weight}."),
-        (config.num_warmup_steps < 0, f"num_warmup_steps must not be negative: {config.num_warmup_steps}."),
         (
             not 0 <= low <= config.memory_weight <= high,
             f"memory_weight {config.memory_weight} must lie in memory_weight_bounds {low, high}, >= 0.",
@@ -214,86 +284,4 @@ def rules(config: Any) -> Rules:
             config.target_ratio is not None and not 0 < config.target_ratio <= 1,
             f"target_ratio is a share of the full table, in (0, 1], not {config.target_ratio}.",
         ),
-    )
-
-
-def _env_runner_rules(config: Any) -> Rules:
-    yield (
-        not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2),
-        "TD3 runs on RLlib's new API stack alone; leave api_stack() as it is.",
-    )
-    yield (
-        not issubclass(config.env_runner_cls, TableEnvRunner),
-        f"env_runner_cls must be TableEnvRunner or made from it, not {config.env_runner_cls}.",
-    )
-    yield (
-        set(config.policies) != set(KINDS),
-        f"policies must be {KINDS}, not {tuple(config.policies)}; leave multi_agent() as it is.",
-    )
-    yield not config.create_local_env_runner, "create_local_env_runner must stay True; RLlib needs it here."
-    yield (
-        config.num_envs_per_env_runner != 1,
-        f"an env runner steps one table: num_envs_per_env_runner must be 1, not "
-        f"{config.num_envs_per_env_runner}; raise num_env_runners to step several.",
-    )
-    # RLlib sets these itself for evaluation, where they mean nothing.
-    yield (
-        not config.in_evaluation
-        and (config.rollout_fragment_length != 1 or config.batch_mode != "truncate_episodes"),
-        "an iteration is one table step an env runner: rollout_fragment_length must be 1 and batch_mode "
-        f"'truncate_episodes', not {config.rollout_fragment_length!r} and {config.batch_mode!r}; raise "
-        "num_env_runners for more steps an iteration.",
-    )
-    for name in ("sample_timeout_s", "evaluation_sample_timeout_s"):
-        yield (
-            getattr(config, name) is not None,
-            f"{name} must be None, not {getattr(config, name)}: a step that takes longer would be lost.",
-        )
-    yield (
-        config.evaluation_duration == "auto",
-        "evaluation_duration must be a number: 'auto' takes as many steps as the clock allows.",
-    )
-    yield (
-        config.evaluation_duration_unit not in ("episodes", "timesteps"),
-        "evaluation_duration_unit must be 'episodes' or 'timesteps', not "
-        f"{config.evaluation_duration_unit!r}.",
-    )
-    yield (
-        config.evaluation_parallel_to_training and config.evaluation_num_env_runners == 0,
-        "evaluation_parallel_to_training needs an env runner beside the driver: set "
-        "evaluation_num_env_runners to 1 or more.",
-    )
-    yield (
-        isinstance(config.evaluation_config, Mapping) and bool(config.evaluation_config.get("explore")),
-        "evaluation is of the actors alone: leave explore out of evaluation_config.",
-    )
-
-
-def _learner_rules(config: Any) -> Rules:
-    defaults = AlgorithmConfig()
-    for name, remedy in _UNUSED_FIELDS.items():
-        is_set = getattr(config, name) != getattr(defaults, name)
-        yield is_set, f"{name} is not used by TD3: {remedy}; leave {name} alone."
-    yield config.framework_str != "torch", f"framework must be 'torch', not {config.framework_str!r}."
-    yield config.num_learners > 1, "num_learners > 1 is not supported: the nets are small; use 0 or 1."
-    yield (
-        config.num_learners == 0 and config.num_gpus_per_learner > 0 and not torch.cuda.is_available(),
-        f"num_gpus_per_learner is {config.num_gpus_per_learner} and the driver, which learns where "
-        "num_learners is 0, has no GPU that PyTorch can use; set it to 0.",
-    )
-    yield (
-        min(config.actor_lr, config.critic_lr) <= 0,
-        f"actor_lr and critic_lr must be positive, not {config.actor_lr} and {config.critic_lr}.",
-    )
-    yield (
-        min(config.target_noise, config.target_noise_clip) < 0,
-        "target_noise and target_noise_clip must not be negative, but are "
-        f"{config.target_noise} and {config.target_noise_clip}.",
-    )
-    batch_size = config.train_batch_size_per_learner
-    yield batch_size < 1, f"train_batch_size_per_learner must be at least 1, not {batch_size}."
-    yield (
-        1 <= config.replay_buffer_capacity < batch_size,
-        f"a replay_buffer_capacity of {config.replay_buffer_capacity} cannot fill a batch of {batch_size} "
-        "transitions without repeating some: raise it, or lower train_batch_size_per_learner.",
-    )
+    ]

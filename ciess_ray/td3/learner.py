@@ -15,7 +15,7 @@ from ciess_ray.streams import Stream, key_of
 from ciess_ray.td3 import losses
 from ciess_ray.td3.exploration import seeded_generator
 from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS
-from ciess_ray.td3.module import TARGET_VALUES_1, TARGET_VALUES_2, TD3Module
+from ciess_ray.td3.module import TD3Module
 from envs.errors import TrainingError
 
 ACTOR = "actor"
@@ -53,6 +53,7 @@ class TD3TorchLearner(TorchLearner):
 
     # RLlib declares the base class of each.
     config: Any
+    module: Any
     _num_updates = 0
 
     def build(self) -> None:
@@ -93,13 +94,12 @@ class TD3TorchLearner(TorchLearner):
             next_actions = losses.smoothed_action(
                 module.target_actor(next_obs), config.target_noise, config.target_noise_clip, generator
             )
-            target_values = module.forward_target({Columns.OBS: next_obs, Columns.ACTIONS: next_actions})
             target = losses.critic_target(
                 batch[Columns.REWARDS],
                 batch[Columns.TERMINATEDS],
                 config.gamma,
-                target_values[TARGET_VALUES_1],
-                target_values[TARGET_VALUES_2],
+                module.target_critic_1(next_obs, next_actions),
+                module.target_critic_2(next_obs, next_actions),
             )
         value_1, value_2 = module.critic_1(obs, actions), module.critic_2(obs, actions)
         loss = losses.critic_loss(value_1, value_2, target)
@@ -156,8 +156,7 @@ class TD3TorchLearner(TorchLearner):
         optimizer.zero_grad(set_to_none=True)
 
     def _td3_module(self, module_id: str) -> TD3Module:
-        module = self.module[module_id].unwrapped()
-        assert isinstance(module, TD3Module)
+        module: TD3Module = self.module[module_id]
         return module
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

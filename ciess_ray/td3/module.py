@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.utils import make_target_network
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
@@ -17,8 +17,6 @@ from envs import mdp
 PROTO_ACTIONS = "proto_actions"
 #: What the critic values the end of each walk more than its start.
 WALK_GAINS = "walk_gains"
-TARGET_VALUES_1 = "target_values_1"
-TARGET_VALUES_2 = "target_values_2"
 
 # A mebibyte of a hidden layer stays in the cache.
 _CHUNK_FLOATS = 2**18
@@ -90,7 +88,7 @@ class Critic(nn.Module):
         return self.net.infer(inputs).squeeze(-1)
 
 
-class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
+class TD3Module(TorchRLModule, InferenceOnlyAPI):
     """One actor and two critics, with their targets on the learner.
 
     ``model_config`` holds ``hiddens`` and, on an env runner, ``exploration`` with ``min_embedding_size`` and
@@ -130,15 +128,6 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
         """What env runners do without: all but the actor and critic 1."""
         return ["critic_2", "target_actor", "target_critic_1", "target_critic_2"]
 
-    @torch.no_grad()
-    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Values both target critics give ``actions`` at ``obs``."""
-        obs, actions = batch[Columns.OBS], batch[Columns.ACTIONS]
-        return {
-            TARGET_VALUES_1: self.target_critic_1(obs, actions),
-            TARGET_VALUES_2: self.target_critic_2(obs, actions),
-        }
-
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         actions = self.actor.infer(batch[Columns.OBS])
         return {Columns.ACTIONS: actions, PROTO_ACTIONS: actions, WALK_GAINS: torch.zeros_like(actions)}
@@ -156,6 +145,3 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI, TargetNetworkAPI):
             PROTO_ACTIONS: proto_actions,
             WALK_GAINS: explored.walk_gains,
         }
-
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        return {Columns.ACTIONS: self.actor(batch[Columns.OBS])}

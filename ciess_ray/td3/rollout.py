@@ -1,5 +1,6 @@
 """What an env runner hands back of a step of the table: what happened, and a transition of every entity."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from envs import mdp
+from envs.errors import TrainingError
 from envs.mdp import KINDS
 
 Arrays = dict[str, NDArray[Any]]
@@ -143,44 +145,32 @@ class TableStep:
         }
 
 
+@dataclass(frozen=True, eq=False)
 class TableRollout:
-    """One table step with the transitions of its entities, as columns of the replay buffer."""
+    """One table step.
 
-    def __init__(self, step: TableStep, transitions: dict[str, Arrays]) -> None:
-        self.step = step
-        self.transitions = transitions
-
-    def env_steps(self) -> int:
-        """Table steps: one."""
-        return 1
-
-    def agent_steps(self) -> int:
-        """Entities that acted."""
-        return sum(len(columns["action"]) for columns in self.transitions.values())
-
-
-class StepFailure:
-    """In place of a rollout, a step that failed twice.
-
-    It is handed back, not raised: RLlib would take an exception for a dead actor and start it anew for ever.
-
-    Args:
-        worker_index: Which env runner.
-        episode: Episode of that runner, from 0.
-        step: Step within the episode, from 0.
-        error: What the environment raised.
+    Attributes:
+        step: What happened.
+        transitions: Of its entities, by kind, as columns of the replay buffer.
     """
 
-    def __init__(self, worker_index: int, episode: int, step: int, error: Exception) -> None:
-        self.message = (
-            f"the environment of env runner {worker_index} failed twice at step {step} of episode {episode}: "
-            f"{type(error).__name__}: {error}"
-        )
+    step: TableStep
+    transitions: dict[str, Arrays]
 
-    def env_steps(self) -> int:
-        """None was taken."""
-        return 0
 
-    def agent_steps(self) -> int:
-        """None was taken."""
-        return 0
+#: An error is handed back, not raised: RLlib would take it for a dead actor and start that anew for ever.
+Sampled = list[TableRollout | TrainingError]
+
+
+def rollouts_of(sampled: Iterable[Sampled]) -> list[TableRollout]:
+    """The steps that env runners have taken, by runner and in their order.
+
+    Raises:
+        TrainingError: The environment of one failed.
+    """
+    rollouts = []
+    for rollout in (rollout for rollouts in sampled for rollout in rollouts):
+        if isinstance(rollout, TrainingError):
+            raise rollout
+        rollouts.append(rollout)
+    return sorted(rollouts, key=lambda rollout: (rollout.step.worker_index, rollout.step.runner_step))

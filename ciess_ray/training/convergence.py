@@ -16,7 +16,7 @@ from envs.data import Interactions
 from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import FitReport, Recipe
+from envs.recommenders.training import FitReport, Recipe, Trainer
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, load_state
 
@@ -59,9 +59,7 @@ def fit_to_convergence(
         progress: Called after each validation with the batches trained and the quality.
         initial: Parameters to start from, in place of drawn ones.
     """
-    trainer = recipe_of(config, interactions).trainer(sizes, np.random.default_rng(seed))
-    if initial is not None:
-        load_state(trainer.recommender, initial)
+    trainer = _trainer(recipe_of(config, interactions), sizes, seed, initial)
     return trainer.recommender, trainer.fit(interactions.validation, progress)
 
 
@@ -109,14 +107,19 @@ def train_on_both(
     recipe = recipe_of(config, merged)
     # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
     stretched = replace(recipe.settings, decay_every=round(recipe.settings.decay_every * growth))
-    trainer = replace(recipe, settings=stretched).trainer(sizes, np.random.default_rng(seed))
-    if initial is not None:
-        load_state(trainer.recommender, initial)
+    trainer = _trainer(replace(recipe, settings=stretched), sizes, seed, initial)
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
     return trainer.recommender, num_batches
+
+
+def _trainer(recipe: Recipe, sizes: EmbeddingSizes, seed: tuple[int, ...], initial: State | None) -> Trainer:
+    trainer = recipe.trainer(sizes, np.random.default_rng(seed))
+    if initial is not None:
+        load_state(trainer.recommender, initial)
+    return trainer
 
 
 def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:

@@ -52,7 +52,7 @@ class Prepared:
     @property
     def cost(self) -> Cost:
         """What it took when it was trained."""
-        return Cost(**{one.name: self.arrays[_COST + one.name].item() for one in fields(Cost)})
+        return Cost(**{field.name: self.arrays[_COST + field.name].item() for field in fields(Cost)})
 
 
 def prepare(
@@ -76,29 +76,15 @@ def prepare(
         TrainingError: A loss is NaN or infinite, or the process of the training died again and again.
     """
     if shared and preparation.key in shared:
-        found = ray.get(shared[preparation.key])
-        if isinstance(found, BaseException):
-            raise found
-        return Prepared(found, is_cached=True)
-    file = file_of(preparation, preparation.config.kept_folder)
-    kept = read_arrays(file)
-    if kept is not None:
-        return Prepared(kept, is_cached=True)
-    stream = start(preparation, interactions, num_threads or torch.get_num_threads())
-    is_over = False
-    try:
-        while True:
-            ray.wait([stream])
-            news = next_of(stream, f"the {preparation.kind}")
-            if isinstance(news, Done):
-                is_over = True
-                write_arrays(file, news.value)
-                return Prepared(news.value)
-            if tell is not None:
-                tell(*news)
-    finally:
-        if not is_over:
-            ray.cancel(stream, force=True)
+        arrays = ray.get(shared[preparation.key])
+        made = arrays if isinstance(arrays, Exception) else Prepared(arrays, is_cached=True)
+    else:
+        threads = num_threads or torch.get_num_threads()
+        folder = preparation.config.kept_folder
+        ((_, made),) = _each([(preparation, interactions)], folder, lambda _: threads, tell)
+    if isinstance(made, Exception):
+        raise made
+    return made
 
 
 def prepare_all(
@@ -118,37 +104,50 @@ def prepare_all(
     Returns:
         References by key, see :func:`prepare`.
     """
-    made: dict[str, Any] = {}
+    references = {}
+    for preparation, made in _each(preparations, folder, num_threads):
+        # Whoever needs what has failed fails with it.
+        references[preparation.key] = ray.put(made if isinstance(made, Exception) else made.arrays)
+        on_done(preparation)
+    return references
+
+
+def _each(
+    preparations: Sequence[tuple[Preparation, Any]],
+    folder: Path,
+    num_threads: Callable[[Preparation], int],
+    tell: Tell | None = None,
+) -> Iterator[tuple[Preparation, Prepared | Exception]]:
+    """Each as it is there, or has failed; they are trained side by side."""
     streams: dict[Any, Preparation] = {}
     try:
         for preparation, interactions in preparations:
             kept = read_arrays(file_of(preparation, folder))
             if kept is not None:
-                made[preparation.key] = ray.put(kept)
-                on_done(preparation)
+                yield preparation, Prepared(kept, is_cached=True)
             else:
-                count = len(preparations)
-                stream = start(preparation, interactions, num_threads(preparation), num_claims=count)
-                streams[stream] = preparation
+                threads, num_claims = num_threads(preparation), len(preparations)
+                streams[start(preparation, interactions, threads, num_claims=num_claims)] = preparation
         while streams:
             (stream,), _ = ray.wait(list(streams), num_returns=1)
             preparation = streams[stream]
+            made: Prepared | Exception
             try:
                 news = next_of(stream, f"the {preparation.kind}")
             except Exception as error:
-                # Whoever needs it fails with it.
-                made[preparation.key] = ray.put(error)
+                made = error
             else:
                 if not isinstance(news, Done):
+                    if tell is not None:
+                        tell(*news)
                     continue
                 write_arrays(file_of(preparation, folder), news.value)
-                made[preparation.key] = ray.put(news.value)
+                made = Prepared(news.value)
             del streams[stream]
-            on_done(preparation)
+            yield preparation, made
     finally:
         for stream in streams:
             ray.cancel(stream, force=True)
-    return made
 
 
 def file_of(preparation: Preparation, folder: Path) -> Path:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.config.data import caps_params_of
+from ciess_ray.config.data import caps_params_of, check_training_memory
 from ciess_ray.config.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
-from ciess_ray.config.memory import check_training_memory
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.convergence import fit_to_convergence, recipe_of

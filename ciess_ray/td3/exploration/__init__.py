@@ -4,13 +4,14 @@ CIESS (arXiv 2304.03501) section 2.2.5. At its interface exploration speaks acti
 in embedding dimensions. Everything is an array over entities, and every draw is from the generator given.
 """
 
-from ciess_ray.td3.exploration.noise import NOISES, Gaussian, Noise, NoNoise, OrnsteinUhlenbeck, Uniform
 from ciess_ray.td3.exploration.size_graph import SizeGraph, pick_best, scale, unscale
 from ciess_ray.td3.exploration.walk import (
     EXPLORATIONS,
+    NOISES,
     Critic,
     Exploration,
     Explored,
+    Noise,
     RandomWalk,
     build_exploration,
     seeded_generator,
@@ -22,13 +23,9 @@ __all__ = [
     "Critic",
     "Exploration",
     "Explored",
-    "Gaussian",
-    "NoNoise",
     "Noise",
-    "OrnsteinUhlenbeck",
     "RandomWalk",
     "SizeGraph",
-    "Uniform",
     "build_exploration",
     "pick_best",
     "scale",

@@ -29,6 +29,10 @@ class SizeGraph:
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         max_step: t of CIESS, 5 there.
+
+    Attributes:
+        offsets: What a neighbour differs by, shape (2 * max_step,).
+        probabilities: Of each offset from each size, d_min first; 0 where the neighbour is out of bounds.
     """
 
     def __init__(self, min_embedding_size: int, max_embedding_size: int, max_step: int = 5) -> None:
@@ -47,19 +51,8 @@ class SizeGraph:
             (target >= min_embedding_size) & (target <= max_embedding_size)
         )
         total = weight.sum(dim=1, keepdim=True)
-        self._probabilities = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
+        self.probabilities = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
         self._thresholds, self._next = self._alias_table()
-
-    def transition_probabilities(self, start: Tensor) -> Tensor:
-        """Probability of each of :attr:`offsets` from each start.
-
-        Args:
-            start: Sizes, shape (n,), integer.
-
-        Returns:
-            Shape (n, 2 * max_step), float64; 0 where the neighbour would be out of bounds.
-        """
-        return self._probabilities[start.long() - self.min_embedding_size]
 
     def random_walk(self, start: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
         """The start and every size visited.
@@ -90,9 +83,9 @@ class SizeGraph:
 
     def _alias_table(self) -> tuple[Tensor, Tensor]:
         """Where in each cell its second neighbour begins, and the row either neighbour leads to."""
-        num_rows, num_cells = self._probabilities.shape
+        num_rows, num_cells = self.probabilities.shape
         rows, columns = torch.arange(num_rows), torch.arange(num_cells)
-        unsettled = self._probabilities * num_cells
+        unsettled = self.probabilities * num_cells
         thresholds = torch.ones(num_rows, num_cells, dtype=torch.float64)
         alias = columns.repeat(num_rows, 1)
         is_settled = torch.zeros(num_rows, num_cells, dtype=torch.bool)

@@ -3,22 +3,43 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ciess_ray.td3.exploration.noise import NOISES, Noise
 from ciess_ray.td3.exploration.size_graph import SizeGraph, pick_best, scale, unscale
 from envs.errors import ConfigError, UnknownNameError
 
 #: Values of actions in states, each state with its action behind it: ``critic((n, 4)) -> (n,)``.
 Critic = Callable[[Tensor], Tensor]
-
+#: One number an entity: ``noise(n, generator) -> (n,)``, float64, in embedding dimensions.
+Noise = Callable[[int, torch.Generator], Tensor]
 
 #: The longest walks and steps, whose cost grows with them, and the greatest other arguments.
 _MOST_STEPS, _MOST = 1_000, 1_000_000
+
+
+def no_noise(num_entities: int, generator: torch.Generator) -> Tensor:
+    """Zero everywhere."""
+    return torch.zeros(num_entities, dtype=torch.float64)
+
+
+def gaussian(num_entities: int, generator: torch.Generator, sigma: float = 6.0) -> Tensor:
+    """Independent normal noise of standard deviation ``sigma``; 6 size units in CIESS section 3."""
+    return sigma * torch.randn(num_entities, generator=generator).double()
+
+
+def uniform(
+    num_entities: int, generator: torch.Generator, half_width: float = 6.0 * math.sqrt(3.0)
+) -> Tensor:
+    """Independent uniform noise in [-half_width, half_width]; the default has Gaussian(6)'s variance."""
+    return half_width * (2.0 * torch.rand(num_entities, generator=generator, dtype=torch.float64) - 1.0)
+
+
+NOISES: dict[str, Callable[..., Tensor]] = {"none": no_noise, "gaussian": gaussian, "uniform": uniform}
 
 
 class Explored(NamedTuple):
@@ -43,11 +64,10 @@ def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gen
 class Exploration:
     """How the actor's proto-actions become the actions tried; here noise is added and that is all.
 
-    :meth:`explore` is called once a table step, for users and for items each by an object of their own;
-    :meth:`reset` when an episode starts; :meth:`get_state` and :meth:`set_state` around a checkpoint.
+    :meth:`explore` is called once a table step, for users and for items each by an object of their own.
 
     Args:
-        noise: The noise process, in size units.
+        noise: What is added, in size units.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         is_noise_shared: Whether one draw of the noise moves all entities alike, as in the authors' released
@@ -81,22 +101,10 @@ class Exploration:
         actions = scale(sizes, self.min_embedding_size, self.max_embedding_size)
         return Explored(actions, torch.zeros_like(actions))
 
-    def reset(self) -> None:
-        """Forgets the episode."""
-        self.noise.reset()
-
-    def get_state(self) -> dict[str, Any]:
-        """What is remembered within an episode."""
-        return self.noise.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`get_state` returned."""
-        self.noise.set_state(state)
-
     def _noisy_sizes(self, proto_action: Tensor, generator: torch.Generator) -> Tensor:
         sizes = unscale(proto_action, self.min_embedding_size, self.max_embedding_size)
         num_draws = 1 if self.is_noise_shared else sizes.shape[0]
-        sizes = sizes + self.noise.sample(num_draws, generator)
+        sizes = sizes + self.noise(num_draws, generator)
         return sizes.clamp(self.min_embedding_size, self.max_embedding_size)
 
 
@@ -106,7 +114,7 @@ class RandomWalk(Exploration):
     The start and the sizes visited are scored by critic 1 at the entity's state, and the best is taken.
 
     Args:
-        noise: The noise process, in size units.
+        noise: See the base class.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         num_steps: Length of the walk, 5 in CIESS.
@@ -207,9 +215,8 @@ def build_exploration(
         UnknownNameError: A name is in no table.
         ConfigError: An argument is not known to what it was given to.
     """
-    arguments = dict(spec)
-    name = str(arguments.pop("name", "random_walk"))
-    noise_spec = arguments.pop("noise", "gaussian")
+    arguments = {"name": "random_walk", "noise": "gaussian"} | dict(spec)
+    name, noise_spec = str(arguments.pop("name")), arguments.pop("noise")
     if not isinstance(noise_spec, (str, Mapping)):
         raise ConfigError(f"noise must be a name or a mapping with a name and arguments, not {noise_spec!r}.")
     noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
@@ -221,7 +228,8 @@ def build_exploration(
     _check_arguments(f"noise {noise_name!r}", NOISES[noise_name], noise_arguments)
     _check_arguments(f"exploration {name!r}", EXPLORATIONS[name], arguments)
     try:
-        noise = NOISES[noise_name](**noise_arguments)
+        inspect.signature(NOISES[noise_name]).bind(1, None, **noise_arguments)
+        noise = partial(NOISES[noise_name], **noise_arguments)
         return EXPLORATIONS[name](noise, min_embedding_size, max_embedding_size, **arguments)
     except TypeError as error:
         raise ConfigError(f"exploration {name!r} with noise {noise_name!r}: {error}.") from error

@@ -79,7 +79,7 @@ def test_communities_cost_a_byte_a_row(lightgcn):
 
 def test_under_a_budget_in_bytes_communities_pay_for_themselves(make_interactions):
     from ciess_ray.config.yaml_file import parse_config
-    from ciess_ray.training.communities import place
+    from ciess_ray.training.contest import place
 
     interactions = make_interactions(60, 40)
     budget = MemoryBudget(3_000, "bytes")

@@ -10,16 +10,10 @@ from envs.toy import ToySizeEnv
 
 KINDS = ("user", "item")
 TOY = {"num_users": 60, "num_items": 40, "max_embedding_size": 64, "episode_length": 3}
-HOW = {
-    "driver": {"evaluation_num_env_runners": 0},
-    "actor": {"evaluation_num_env_runners": 1},
-    "actors": {"evaluation_num_env_runners": 2},
-    "parallel": {"evaluation_num_env_runners": 1, "evaluation_parallel_to_training": True},
-}
 
 
-def evaluation(how, interval=2, duration=5, unit="timesteps"):
-    return HOW[how] | {
+def evaluation(interval=2, duration=5, unit="timesteps"):
+    return {
         "evaluation_interval": interval,
         "evaluation_duration": duration,
         "evaluation_duration_unit": unit,
@@ -50,13 +44,11 @@ def assert_same_training(mine, theirs):
                 np.testing.assert_array_equal(value, theirs_of_kind[name], err_msg=f"{kind} {name}")
 
 
-@pytest.mark.parametrize("how", ["driver", "actor", "parallel"])
-def test_evaluation_is_greedy_with_the_policy_of_the_moment_and_leaves_training_alone(make_algo, how):
+def test_evaluation_is_greedy_with_the_policy_of_the_moment_and_leaves_training_alone(make_algo):
     fields = {"target_ratio": 0.1, "memory_weight_lr": 0.3}
     plain = make_algo(TOY, **fields)
-    algo = make_algo(TOY, evaluation=evaluation(how), **fields)
+    algo = make_algo(TOY, evaluation=evaluation(), **fields)
     for iteration in range(1, 5):
-        before = first_greedy_sizes(algo), algo.memory_weight
         plain.train()
         result = algo.train()
         steps = algo.last_evaluation_steps
@@ -65,11 +57,11 @@ def test_evaluation_is_greedy_with_the_policy_of_the_moment_and_leaves_training_
             assert "evaluation" not in result
             continue
         assert [(step.episode, step.step) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
-        sizes, memory_weight = before if how == "parallel" else (first_greedy_sizes(algo), algo.memory_weight)
+        sizes = first_greedy_sizes(algo)
         for kind in KINDS:
             np.testing.assert_array_equal(steps[0].proposed_sizes[kind], sizes[kind])
         for step in steps:
-            assert step.memory_weight == memory_weight
+            assert step.memory_weight == algo.memory_weight
             assert step.info["proposed_ratio"] == pytest.approx(step.greedy_ratio)
             assert step.walk_gain == 0 and not step.is_warmup
         for key in (metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD):
@@ -77,17 +69,6 @@ def test_evaluation_is_greedy_with_the_policy_of_the_moment_and_leaves_training_
             assert result["evaluation"][key] == pytest.approx(mean)
     assert_same_training(plain, algo)
     assert [step.runner_step for step in algo.last_steps] == [3]
-
-
-def test_several_actors_share_the_steps(make_algo):
-    algo = make_algo(TOY, evaluation=evaluation("actors", interval=1))
-    algo.train()
-    assert [step.worker_index for step in algo.last_evaluation_steps] == [1, 1, 1, 2, 2]
-    algo.train()
-    sizes = first_greedy_sizes(algo)
-    for step in algo.last_evaluation_steps:
-        if step.step == 0:
-            np.testing.assert_array_equal(step.proposed_sizes["user"], sizes["user"])
 
 
 class SeededEnv(ToySizeEnv):
@@ -106,9 +87,7 @@ def test_evaluations_draw_alike_and_otherwise_than_training(make_algo):
     from ray.tune.registry import register_env
 
     register_env("seeded", lambda context: SeededEnv(**context))
-    algo = make_algo(
-        TOY | {"episode_length": 1}, env="seeded", evaluation=evaluation("driver", 1, 2, "episodes")
-    )
+    algo = make_algo(TOY | {"episode_length": 1}, env="seeded", evaluation=evaluation(1, 2, "episodes"))
     trained, evaluated = [], []
     for _ in range(3):
         algo.train()
@@ -119,9 +98,9 @@ def test_evaluations_draw_alike_and_otherwise_than_training(make_algo):
 
 
 def test_a_restored_algorithm_evaluates_alike(make_algo, tmp_path):
-    first = make_algo(TOY, evaluation=evaluation("driver", interval=1))
+    first = make_algo(TOY, evaluation=evaluation(interval=1))
     first.train()
-    second = make_algo(TOY, evaluation=evaluation("driver", interval=1))
+    second = make_algo(TOY, evaluation=evaluation(interval=1))
     second.restore_from_path(first.save_to_path(tmp_path))
     for algo in (first, second):
         algo.train()
@@ -140,7 +119,7 @@ def test_a_failing_environment_is_an_error(make_algo):
 
     register_env("failing", lambda context: FailingEnv(**context))
     overrides = {"evaluation_config": {"env": "failing"}}
-    algo = make_algo(TOY, evaluation=evaluation("driver", interval=1) | overrides)
+    algo = make_algo(TOY, evaluation=evaluation(interval=1) | overrides)
     with pytest.raises(TrainingError, match="no such luck"):
         algo.train()
 

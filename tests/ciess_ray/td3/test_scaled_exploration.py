@@ -10,7 +10,7 @@ from ciess_ray.td3.exploration import build_exploration
 def test_what_is_left_open_suits_the_budget_and_is_ciess_at_its_largest(mean_size, sigma, max_step):
     for spec in ({}, {"noise": "gaussian"}, {"name": "random_walk", "noise": {"name": "gaussian"}}):
         exploration = build_exploration(scaled_exploration(spec, mean_size), 1, 128)
-        assert exploration.noise.sigma == pytest.approx(sigma)
+        assert exploration.noise.keywords["sigma"] == pytest.approx(sigma)
         assert len(exploration.graph.offsets) == 2 * max_step
 
 
