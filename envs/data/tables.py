@@ -38,7 +38,7 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
         DataError: A file is no Parquet, a column is missing, or a value cannot be used.
     """
     parts = _parts(path) if path.is_dir() else [path]
-    tables, roles = [], {}
+    tables, roles = [], dict[str, str]()
     num_rows, source = 0, str(path)
     for part in parts:
         try:
@@ -49,9 +49,9 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
                 num_rows += file.metadata.num_rows
                 source = (file.schema_arrow.metadata or {}).get(_SOURCE, source.encode()).decode()
                 check_rows(num_rows, len(positions), str(path))
-                roles = {role: names[position] for role, position in positions.items()}
-                table = file.read(columns=list(roles.values()))
-                tables.append(table.select(list(roles.values())).rename_columns(list(roles)))
+                roles |= {role: names[position] for role, position in positions.items()}
+                wanted = [names[position] for position in positions.values()]
+                tables.append(file.read(columns=wanted).select(wanted).rename_columns(list(positions)))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{part}: it cannot be read as Parquet ({error}); write it anew, or name its format with "
@@ -87,7 +87,7 @@ def log_of_splits(interactions: Interactions) -> InteractionLog:
     """The rows of splits, each with what it is for; users and items without any are left out."""
     parts = [part.tocoo() for part in (interactions.train, interactions.validation, interactions.test)]
     codes = [np.concatenate([getattr(part, axis) for part in parts]) for axis in ("row", "col")]
-    (users, user), (items, item) = (np.unique(own, return_inverse=True) for own in codes)
+    (users, user), (items, item) = (np.unique(kind, return_inverse=True) for kind in codes)
     return InteractionLog(
         interactions.user_ids[users],
         interactions.item_ids[items],
@@ -152,14 +152,9 @@ def _joined(tables: list[pa.Table], parts: list[Path]) -> pa.Table:
     """All parts as one table.
 
     Raises:
-        DataError: A column has another type, or is missing, in one of them.
+        DataError: A column has another type in one of them.
     """
     for table, part in zip(tables, parts, strict=True):
-        if table.column_names != tables[0].column_names:
-            raise DataError(
-                f"{part}: it has {', '.join(table.column_names)}, and {parts[0]} has "
-                f"{', '.join(tables[0].column_names)}; write all parts alike"
-            )
         try:
             pa.concat_tables([tables[0], table], promote_options="permissive")
         except pa.ArrowException as error:

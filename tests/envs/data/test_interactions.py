@@ -5,9 +5,10 @@ from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
+from logs import log_of
 from scipy import sparse
 
-from envs.data import Interactions, generate_interactions, log_from_arrays, split_interactions
+from envs.data import Interactions, generate_interactions, split_interactions
 from envs.errors import DataError
 
 
@@ -73,7 +74,7 @@ def test_the_fingerprint_is_of_splits_and_ids(interactions: Interactions) -> Non
 
 def test_the_fingerprint_keeps_text_ids_apart() -> None:
     def fingerprint(ids: list[str]) -> str:
-        return split_interactions(log_from_arrays([1, 1, 1], ids), seed=0).fingerprint
+        return split_interactions(log_of([1, 1, 1], ids), seed=0).fingerprint
 
     assert fingerprint(["a", "bc", "d"]) != fingerprint(["ab", "c", "d"])
     # The same on every machine and in every version, so that results can be compared.

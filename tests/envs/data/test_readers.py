@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import log_of
 
-from envs.data import READERS, Columns, InteractionLog, guess_format, log_from_arrays, read_interactions
+from envs.data import READERS, Columns, InteractionLog, guess_format, read_interactions
 from envs.data.columns import MISSING_IDS
 from envs.errors import ConfigError, DataError, UnknownNameError
 
@@ -162,7 +163,7 @@ def test_rows_of_the_same_pair_are_merged(form: str, tmp_path: Path) -> None:
 
 
 def test_without_timestamps_the_last_row_of_a_pair_stays() -> None:
-    log = log_from_arrays(["a", "a", "b"], [1, 1, 1], [3.0, 5.0, 1.0])
+    log = log_of(["a", "a", "b"], [1, 1, 1], [3.0, 5.0, 1.0])
     assert as_rows(log) == {("a", 1): (5.0, None), ("b", 1): (1.0, None)}
 
 
@@ -178,7 +179,7 @@ def test_blanks_around_an_id_are_no_part_of_it(form: str, ids: list[str], tmp_pa
 
 
 def test_blanks_around_ids_of_arrays_and_of_adjacency(tmp_path: Path) -> None:
-    assert log_from_arrays(["a", " a", "a "], [1, 2, 3]).user_ids.tolist() == ["a"]
+    assert log_of(["a", " a", "a "], [1, 2, 3]).user_ids.tolist() == ["a"]
     path = tmp_path / "train.txt"
     path.write_text("\u00a01 5\n1 6\n", encoding="utf-8")
     assert read_interactions(path).user_ids.tolist() == [1]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import log_of
 
 from envs.data import (
     InteractionLog,
     generate_interactions,
     interaction_keys,
     k_core,
-    log_from_arrays,
     split_interactions,
 )
 from envs.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ shares = st.sampled_from([0.01, 0.1, 0.25, 0.3, 0.45, 0.49, 0.9])
 def test_splits_partition_the_pairs_in_the_shares_asked(
     pairs: set[tuple[int, int]], seed: int, validation_share: float, test_share: float
 ) -> None:
-    log = log_from_arrays(*zip(*pairs, strict=True))
+    log = log_of(*zip(*pairs, strict=True))
     counts = np.bincount(log.user)
     if validation_share + test_share >= 1 or counts.max() < 3:
         with pytest.raises((ConfigError, DataError)):
@@ -73,7 +73,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 
 def test_every_interaction_is_equally_likely_to_be_held_out() -> None:
-    log = log_from_arrays(np.zeros(8, np.int64), np.arange(8))
+    log = log_of(np.zeros(8, np.int64), np.arange(8))
     splits = [split_interactions(log, seed=seed) for seed in range(400)]
     for name in ("validation", "test"):
         held_out = sum(getattr(split, name).toarray()[0] for split in splits)
@@ -82,7 +82,7 @@ def test_every_interaction_is_equally_likely_to_be_held_out() -> None:
 
 
 def test_users_with_fewer_than_three_stay_in_training() -> None:
-    log = log_from_arrays([1, 1, 2, 3, 3, 3], [1, 2, 1, 1, 2, 3])
+    log = log_of([1, 1, 2, 3, 3, 3], [1, 2, 1, 1, 2, 3])
     split = split_interactions(log, seed=0)
     assert split.num_unevaluated_users == 2
     assert np.diff(split.train.indptr).tolist() == [2, 1, 1]
@@ -91,7 +91,7 @@ def test_users_with_fewer_than_three_stay_in_training() -> None:
 
 def test_fewer_interactions_than_a_split_needs() -> None:
     with pytest.raises(DataError, match=r"mine: none of the 2 users has the 3 interactions.*bring data"):
-        split_interactions(log_from_arrays([1, 1, 2], [1, 2, 3], source="mine"), seed=0)
+        split_interactions(log_of([1, 1, 2], [1, 2, 3], source="mine"), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def slow_core(pairs: set[tuple[int, int]], k: int) -> set[tuple[int, int]]:
 @settings(max_examples=100, deadline=None)
 @given(pairs=pair_sets, k=st.integers(1, 6))
 def test_the_core_is_what_removing_one_by_one_leaves(pairs: set[tuple[int, int]], k: int) -> None:
-    log = log_from_arrays(*zip(*pairs, strict=True))
+    log = log_of(*zip(*pairs, strict=True))
     expected = slow_core(pairs, k)
     if not expected:
         with pytest.raises(DataError, match=f"the {k}-core is empty.*smaller k"):
@@ -129,7 +129,7 @@ def test_the_core_is_what_removing_one_by_one_leaves(pairs: set[tuple[int, int]]
 
 
 def test_a_core_keeps_ratings_and_timestamps_beside_their_pairs() -> None:
-    log = log_from_arrays(["a", "b", "b", "c", "c"], [9, 1, 2, 1, 2], [0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
+    log = log_of(["a", "b", "b", "c", "c"], [9, 1, 2, 1, 2], [0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
     core = k_core(log, 2)
     assert core.user_ids.tolist() == ["b", "c"] and core.item_ids.tolist() == [1, 2]
     assert core.rating is not None and core.rating.tolist() == [1, 2, 3, 4]
