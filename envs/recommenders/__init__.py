@@ -15,7 +15,7 @@ from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
 from envs.recommenders.ngcf import NGCF
-from envs.recommenders.protocol import GIVEN, check_constructor, check_protocol, check_signature
+from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
@@ -129,10 +129,8 @@ def check_recommender(
                 f"the option {option} of the recommender {name} must be a number like "
                 f"{known[option].default!r}, at least 0, not {value!r}."
             )
-    if is_own:
-        check_protocol(found, options)
-    elif options:
-        check_constructor(found, options)
+    if is_own or options:
+        check_protocol(found, options, is_own=is_own)
     return found
 
 

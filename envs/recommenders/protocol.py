@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -31,7 +31,10 @@ _NUM_USERS, _NUM_ITEMS, _MAX_EMBEDDING_SIZE = 7, 9, 6
 
 
 def check_protocol(
-    recommender_class: type[BaseRecommender], options: dict[str, int | float] | None = None
+    recommender_class: type[BaseRecommender],
+    options: dict[str, int | float] | None = None,
+    *,
+    is_own: bool = True,
 ) -> None:
     """Build a recommender on a tiny graph with mixed sizes and check each rule of the protocol.
 
@@ -40,57 +43,38 @@ def check_protocol(
     Args:
         recommender_class: What is checked.
         options: What its constructor is given beside :data:`GIVEN`.
+        is_own: Whether it is somebody's own. One of the package is only built, which sees to it that its
+            options are usable.
 
     Raises:
         RecommenderProtocolError: Naming the class, the rule that it breaks, and the remedy.
+        ConfigError: An option has a value that it refuses.
     """
-    _check(recommender_class, tuple(sorted((options or {}).items())))
-
-
-def check_constructor(recommender_class: type[BaseRecommender], options: dict[str, int | float]) -> None:
-    """Build a recommender on a tiny graph, which sees to it that its options are usable; once a process.
-
-    Raises:
-        CiessError: They are not.
-    """
-    _construct(recommender_class, tuple(sorted(options.items())))
+    check_signature(recommender_class)
+    _check(recommender_class, tuple(sorted((options or {}).items())), is_own)
 
 
 @cache
-def _construct(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        _Trial(cls, dict(options)).check_constructor()
-
-
-@cache
-def _check(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...]) -> None:
-    check_signature(cls)
+def _check(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...], is_own: bool) -> None:
     # What the check draws must not show in what is drawn after it.
     with torch.random.fork_rng(devices=[]):
         trial = _Trial(cls, dict(options))
-        trial.check_constructor()
-        trial.check_encode()
-        trial.check_evaluation()
-        trial.check_score()
-        trial.check_score_pairs()
-        trial.check_penalty()
-        trial.check_gradient()
-        trial.check_embedding_sizes()
-        trial.check_save_and_load()
-        trial.check_seed()
+        for name, remedy, check in _RULES if is_own else _RULES[:1]:
+            with _rule(cls, name, remedy):
+                check(trial)
 
 
 class _Broken(Exception):
     """What was found to be wrong."""
 
 
-def _require(condition: object, found: str) -> None:
+def _require(condition: object, problem: str) -> None:
     if not condition:
-        raise _Broken(found)
+        raise _Broken(problem)
 
 
-def _are_close(one: Tensor, two: Tensor) -> bool:
-    return torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+def _are_close(scores: Tensor, others: Tensor) -> bool:
+    return torch.allclose(scores, others, rtol=1e-4, atol=1e-5)
 
 
 @contextlib.contextmanager
@@ -106,8 +90,10 @@ def _rule(cls: type[BaseRecommender], name: str, remedy: str) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         own_file = getattr(sys.modules[cls.__module__], "__file__", None)
         last = ([frame for frame in frames if frame.filename == own_file] or frames)[-1]
-        found = f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
-        raise RecommenderProtocolError(f"{start}{found}. {remedy}.") from error
+        place = f"{last.filename}, line {last.lineno}"
+        raise RecommenderProtocolError(
+            f"{start}{type(error).__name__}: {error} ({place}). {remedy}."
+        ) from error
 
 
 def check_signature(cls: type[BaseRecommender]) -> None:
@@ -122,17 +108,15 @@ def check_signature(cls: type[BaseRecommender]) -> None:
     )
     with _rule(cls, "constructor", remedy):
         parameters = inspect.signature(cls).parameters
-        for position, name in enumerate(GIVEN):
+        for name in GIVEN:
             _require(name in parameters, f"__init__ does not take {name!r}")
-            if position < 2:
-                _require(list(parameters)[position] == name, f"{name!r} is not argument {position + 1}")
+        _require(tuple(parameters)[:2] == GIVEN[:2], f"its first arguments are not {GIVEN[0]} and {GIVEN[1]}")
         for name, parameter in parameters.items():
-            kind, default = parameter.kind, parameter.default
             _require(
-                kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY),
+                parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY),
                 f"__init__ takes {parameter}, which does not say what its options are",
             )
-            is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            is_number = type(parameter.default) in (int, float)
             _require(name in GIVEN or is_number, f"the default of the option {name!r} is no number")
 
 
@@ -141,22 +125,24 @@ class _Trial:
 
     def __init__(self, cls: type[BaseRecommender], options: dict[str, Any]) -> None:
         self.cls, self.options = cls, options
-        rng = np.random.default_rng(0)
-        dense = rng.random((_NUM_USERS, _NUM_ITEMS)) < 0.5
+        dense = np.random.default_rng(0).random((_NUM_USERS, _NUM_ITEMS)) < 0.5
         dense[0], dense[:, 0] = False, False
         dense[1, 1:4] = dense[2:, 4] = True
         self.train = csr_array(dense.astype(np.float32))
         for array in (self.train.data, self.train.indices, self.train.indptr):
             array.flags.writeable = False
-        self.sizes = EmbeddingSizes(
-            np.array([5, 1, 3, 2, 5, 1, 4]),
-            np.array([1, 4, 2, 5, 1, 3, 2, 2, 3]),
-            1,
-            _MAX_EMBEDDING_SIZE,
-            num_tables=cls.num_tables,
-        )
+        self.sizes = self.sizes_up_to(5)
         self.users = torch.arange(_NUM_USERS).repeat_interleave(_NUM_ITEMS)
         self.items = torch.arange(_NUM_ITEMS).repeat(_NUM_USERS)
+
+    def sizes_up_to(self, largest: int) -> EmbeddingSizes:
+        user, item = np.array([5, 1, 3, 2, 5, 1, 4]), np.array([1, 4, 2, 5, 1, 3, 2, 2, 3])
+        return EmbeddingSizes(
+            np.minimum(user, largest),
+            np.minimum(item, largest),
+            max_embedding_size=_MAX_EMBEDDING_SIZE,
+            num_tables=self.cls.num_tables,
+        )
 
     def build(self, seed: int = 0) -> BaseRecommender:
         return self.cls(
@@ -176,155 +162,177 @@ class _Trial:
                 parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
         return recommender
 
+    @torch.no_grad()
+    def encoded(self, recommender: BaseRecommender) -> Encoded:
+        """What the recommender encodes in evaluation."""
+        return recommender.eval().encode()
+
+    @torch.no_grad()
     def scores(self, recommender: BaseRecommender) -> Tensor:
         """All scores of the recommender in evaluation."""
-        recommender.eval()
-        with torch.no_grad():
-            return recommender.score(recommender.encode(), torch.arange(_NUM_USERS)).clone()
-
-    def encoded(self, recommender: BaseRecommender) -> Encoded:
-        recommender.eval()
-        with torch.no_grad():
-            return recommender.encode()
+        return recommender.score(self.encoded(recommender), torch.arange(_NUM_USERS)).clone()
 
     def check_constructor(self) -> None:
-        remedy = "Call super().__init__(train, sizes, generator=generator, device=device, ...) first"
-        with _rule(self.cls, "constructor", remedy):
-            recommender = self.build()
-            _require(isinstance(recommender.table, SizedEmbedding), "self.table is no SizedEmbedding")
-            _require(recommender.sizes is self.sizes, "its table does not have the sizes that it was given")
-            shape = (recommender.num_users, recommender.num_items)
-            _require(shape == self.train.shape, f"num_users, num_items are {shape}, not {self.train.shape}")
+        recommender = self.build()
+        _require(isinstance(recommender.table, SizedEmbedding), "self.table is no SizedEmbedding")
+        _require(recommender.sizes is self.sizes, "its table does not have the sizes that it was given")
+        shape = (recommender.num_users, recommender.num_items)
+        _require(shape == self.train.shape, f"num_users, num_items are {shape}, not {self.train.shape}")
 
     def check_encode(self) -> None:
-        remedy = "encode() returns a tensor with a row a user and one with a row an item"
-        with _rule(self.cls, "encode", remedy):
-            encoded = self.encoded(self.build())
-            is_pair = isinstance(encoded, tuple) and len(encoded) == 2
-            _require(is_pair and all(isinstance(part, Tensor) for part in encoded), "they are no two tensors")
-            rows = tuple(len(part) for part in encoded)
-            _require(rows == self.train.shape, f"they have {rows} rows, not {self.train.shape}")
-
-    def check_score(self) -> None:
-        remedy = (
-            "score(encoded, users, items) returns a new tensor of shape (len(users), len(items)), with the "
-            "columns of score(encoded, users); a user or an item without any interaction must not give NaN"
-        )
-        with _rule(self.cls, "score", remedy), torch.no_grad():
-            recommender = self.build()
-            encoded = self.encoded(recommender)
-            users, items = torch.tensor([3, 0, 3]), torch.tensor([8, 1, 1, 5])
-            scores = recommender.score(encoded, users)
-            shape = (3, _NUM_ITEMS)
-            _require(scores.shape == shape, f"for 3 users the shape is {tuple(scores.shape)}, not {shape}")
-            _require(scores.isfinite().all(), "a score is NaN or infinite")
-            some = recommender.score(encoded, users, items)
-            _require(some.shape == (3, 4), f"for 3 users and 4 items the shape is {tuple(some.shape)}")
-            _require(_are_close(some, scores[:, items]), "with items, other columns come back")
-            before = scores.clone()
-            # The evaluation writes into the scores, where they are of items already seen.
-            scores.view(-1).fill_(-math.inf)
-            again = recommender.score(encoded, users)
-            _require(torch.equal(again, before), "writing into the scores changes the recommender")
-
-    def check_score_pairs(self) -> None:
-        remedy = "score_pairs(encoded, users, items)[n] is score(encoded, users)[n, items[n]]"
-        with _rule(self.cls, "score_pairs", remedy), torch.no_grad():
-            recommender = self.moved()
-            encoded = self.encoded(recommender)
-            pairs = recommender.score_pairs(encoded, self.users, self.items)
-            shape = (len(self.users),)
-            _require(pairs.shape == shape, f"the shape is {tuple(pairs.shape)}, not {shape}")
-            scores = recommender.score(encoded, torch.arange(_NUM_USERS))
-            _require(_are_close(pairs, scores.ravel()), "it disagrees with score")
-
-    def check_penalty(self) -> None:
-        remedy = "penalty(encoded, users, items) returns one finite number of at least 0, as a tensor"
-        with _rule(self.cls, "penalty", remedy):
-            recommender = self.moved()
-            penalty = recommender.penalty(recommender.encode(), self.users, self.items[:5])
-            _require(penalty.shape == (), f"its shape is {tuple(penalty.shape)}")
-            _require(penalty.isfinite() and penalty >= 0, f"it is {penalty.item()}")
-
-    def check_gradient(self) -> None:
-        remedy = "Compute scores from self.table(), without detach(), no_grad() or a copy"
-        weights = torch.randn(len(self.users), generator=torch.Generator().manual_seed(2))
-        for name in ("score_pairs", "score"):
-            with _rule(self.cls, "gradient", remedy):
-                recommender = self.moved().train()
-                encoded = recommender.encode()
-                if name == "score":
-                    values = recommender.score(encoded, torch.arange(_NUM_USERS)).reshape(-1)
-                else:
-                    values = recommender.score_pairs(encoded, self.users, self.items)
-                _require(values.requires_grad, f"{name} has no gradient")
-                (values * weights).sum().backward()  # type: ignore[no-untyped-call]
-                grad, mask = recommender.table.weight.grad, recommender.table.mask
-                _require(grad is not None and grad[mask].any(), f"that of {name} does not reach the table")
-                assert grad is not None
-                _require(grad.isfinite().all(), f"that of {name} is NaN or infinite")
-                _require(not grad[~mask].any(), f"that of {name} reaches beyond a row's size")
-
-    def check_embedding_sizes(self) -> None:
-        remedy = "Read the rows through self.table(), which is masked; self.table.weight is not"
-        with _rule(self.cls, "embedding sizes", remedy), torch.no_grad():
-            recommender = self.moved()
-            table = recommender.table
-            expected = self.scores(recommender)
-            table.weight[~table.mask] += 100.0
-            unchanged = torch.equal(self.scores(recommender), expected)
-            _require(unchanged, "what lies beyond a row's size changes the scores")
-            # A weight-sharing search cuts the rows of a recommender that has been built.
-            smaller = EmbeddingSizes(
-                np.minimum(self.sizes.user, 2),
-                np.minimum(self.sizes.item, 3),
-                1,
-                _MAX_EMBEDDING_SIZE,
-                num_tables=self.cls.num_tables,
-            )
-            table.mask_to(smaller)
-            cut = self.scores(recommender)
-            table.weight[~table.mask] = 0.0
-            table.mask_to(self.sizes)
-            is_same = _are_close(cut, self.scores(recommender))
-            _require(is_same, "a row cut with table.mask_to does not score as a row that ends in zeros")
+        encoded = self.encoded(self.build())
+        is_pair = isinstance(encoded, tuple) and [isinstance(part, Tensor) for part in encoded] == [True] * 2
+        _require(is_pair, "they are no two tensors")
+        rows = tuple(len(part) for part in encoded)
+        _require(rows == self.train.shape, f"they have {rows} rows, not {self.train.shape}")
 
     def check_evaluation(self) -> None:
-        remedy = "After eval() nothing is drawn and nothing is counted: look at self.training"
-        with _rule(self.cls, "evaluation is deterministic", remedy):
-            recommender = self.moved()
-            one, two = self.scores(recommender), self.scores(recommender)
-            _require(torch.allclose(one, two, rtol=0, atol=0, equal_nan=True), "two scores differ")
+        recommender = self.moved()
+        scores, again = self.scores(recommender), self.scores(recommender)
+        _require(torch.allclose(scores, again, rtol=0, atol=0, equal_nan=True), "two scores differ")
 
-    def check_seed(self) -> None:
-        remedy = "Draw from the generator that the constructor is given, in training too"
-        with _rule(self.cls, "one seed, one recommender", remedy):
-            one, two = self.build(), self.build()
-            other = two.state_dict()
-            for name, value in one.state_dict().items():
-                _require(torch.equal(value, other[name]), f"two built from one seed differ in {name}")
-            same = all(map(torch.equal, one.train().encode(), two.train().encode()))
-            _require(same, "two built from one seed differ in training")
-            _require(torch.equal(self.scores(one), self.scores(two)), "two built from one seed score apart")
+    @torch.no_grad()
+    def check_score(self) -> None:
+        recommender = self.build()
+        encoded = self.encoded(recommender)
+        users, items = torch.tensor([3, 0, 3]), torch.tensor([8, 1, 1, 5])
+        scores = recommender.score(encoded, users)
+        _require(scores.shape == (3, _NUM_ITEMS), f"for 3 users the shape is {tuple(scores.shape)}")
+        _require(scores.isfinite().all(), "a score is NaN or infinite")
+        some = recommender.score(encoded, users, items)
+        _require(some.shape == (3, 4), f"for 3 users and 4 items the shape is {tuple(some.shape)}")
+        _require(_are_close(some, scores[:, items]), "with items, other columns come back")
+        before = scores.clone()
+        # The evaluation writes into the scores, where they are of items already seen.
+        scores.view(-1).fill_(-math.inf)
+        is_same = torch.equal(recommender.score(encoded, users), before)
+        _require(is_same, "writing into the scores changes the recommender")
+
+    @torch.no_grad()
+    def check_score_pairs(self) -> None:
+        recommender = self.moved()
+        pairs = recommender.score_pairs(self.encoded(recommender), self.users, self.items)
+        _require(pairs.shape == self.users.shape, f"the shape is {tuple(pairs.shape)}")
+        _require(_are_close(pairs, self.scores(recommender).ravel()), "it disagrees with score")
+
+    def check_penalty(self) -> None:
+        recommender = self.moved()
+        penalty = recommender.penalty(recommender.encode(), self.users, self.items[:5])
+        _require(penalty.shape == (), f"its shape is {tuple(penalty.shape)}")
+        _require(penalty.isfinite() and penalty >= 0, f"it is {penalty.item()}")
+
+    def check_gradient(self) -> None:
+        weights = torch.randn(len(self.users), generator=torch.Generator().manual_seed(2))
+        for name in ("score_pairs", "score"):
+            recommender = self.moved().train()
+            encoded = recommender.encode()
+            if name == "score":
+                values = recommender.score(encoded, torch.arange(_NUM_USERS)).reshape(-1)
+            else:
+                values = recommender.score_pairs(encoded, self.users, self.items)
+            _require(values.requires_grad, f"{name} has no gradient")
+            (values * weights).sum().backward()  # type: ignore[no-untyped-call]
+            mask, grad = recommender.table.mask, recommender.table.weight.grad
+            grad = torch.zeros(mask.shape) if grad is None else grad
+            _require(grad[mask].any(), f"that of {name} does not reach the table")
+            _require(grad.isfinite().all(), f"that of {name} is NaN or infinite")
+            _require(not grad[~mask].any(), f"that of {name} reaches beyond a row's size")
+
+    @torch.no_grad()
+    def check_embedding_sizes(self) -> None:
+        recommender = self.moved()
+        table = recommender.table
+        expected = self.scores(recommender)
+        table.weight[~table.mask] += 100.0
+        is_same = torch.equal(self.scores(recommender), expected)
+        _require(is_same, "what lies beyond a row's size changes the scores")
+        # A weight-sharing search cuts the rows of a recommender that has been built.
+        table.mask_to(self.sizes_up_to(2))
+        cut = self.scores(recommender)
+        table.weight[~table.mask] = 0.0
+        table.mask_to(self.sizes)
+        is_same = _are_close(cut, self.scores(recommender))
+        _require(is_same, "a row cut with table.mask_to does not score as a row that ends in zeros")
 
     def check_save_and_load(self) -> None:
-        remedy = (
-            "Whatever is learned or drawn is a parameter or a buffer of its own, named in state_dict(); what "
-            "is computed from the training interactions is not"
-        )
-        with _rule(self.cls, "save and load", remedy):
-            saved = self.moved().train()
-            encoded = saved.encode()
-            saved.score_pairs(encoded, self.users, self.items).sum().backward()  # type: ignore[no-untyped-call]
-            torch.optim.SGD(saved.parameters(), lr=0.1).step()
-            state = saved.scorer_state()
-            stored = [saved.table.weight, *state.values()]
-            places = {part.untyped_storage().data_ptr() for part in stored if part.numel()}
-            _require(len(places) == sum(part.numel() > 0 for part in stored), "one tensor has two names")
-            loaded = self.build(seed=1)
-            loaded.table.load_packed_values(saved.table.packed_values())
-            missing = loaded.load_state_dict(state, strict=False)
-            is_whole = not missing.unexpected_keys and missing.missing_keys == ["table.weight"]
-            _require(is_whole, f"its state is not that of another instance ({missing})")
-            is_same = _are_close(self.scores(loaded), self.scores(saved))
-            _require(is_same, "another instance with the same table and scorer_state() scores differently")
+        saved = self.moved().train()
+        saved.score_pairs(saved.encode(), self.users, self.items).sum().backward()  # type: ignore[no-untyped-call]
+        torch.optim.SGD(saved.parameters(), lr=0.1).step()
+        state = saved.scorer_state()
+        stored = [part for part in (saved.table.weight, *state.values()) if part.numel()]
+        places = {part.untyped_storage().data_ptr() for part in stored}
+        _require(len(places) == len(stored), "one tensor has two names")
+        loaded = self.build(seed=1)
+        loaded.table.load_packed_values(saved.table.packed_values())
+        missing = loaded.load_state_dict(state, strict=False)
+        is_whole = not missing.unexpected_keys and missing.missing_keys == ["table.weight"]
+        _require(is_whole, f"its state is not that of another instance ({missing})")
+        is_same = _are_close(self.scores(loaded), self.scores(saved))
+        _require(is_same, "another instance with the same table and scorer_state() scores differently")
+
+    def check_seed(self) -> None:
+        built, again = self.build(), self.build()
+        for name, value in built.state_dict().items():
+            is_same = torch.equal(value, again.state_dict()[name])
+            _require(is_same, f"two built from one seed differ in {name}")
+        is_same = all(map(torch.equal, built.train().encode(), again.train().encode()))
+        _require(is_same, "two built from one seed differ in training")
+        is_same = torch.equal(self.scores(built), self.scores(again))
+        _require(is_same, "two built from one seed score apart")
+
+
+#: Each rule with what to do where it is broken, and its check, in their order.
+_RULES: tuple[tuple[str, str, Callable[[_Trial], None]], ...] = (
+    (
+        "constructor",
+        "Call super().__init__(train, sizes, generator=generator, device=device, ...) first",
+        _Trial.check_constructor,
+    ),
+    (
+        "encode",
+        "encode() returns a tensor with a row a user and one with a row an item",
+        _Trial.check_encode,
+    ),
+    (
+        "evaluation is deterministic",
+        "After eval() nothing is drawn and nothing is counted: look at self.training",
+        _Trial.check_evaluation,
+    ),
+    (
+        "score",
+        "score(encoded, users, items) returns a new tensor of shape (len(users), len(items)), with the "
+        "columns of score(encoded, users); a user or an item without any interaction must not give NaN",
+        _Trial.check_score,
+    ),
+    (
+        "score_pairs",
+        "score_pairs(encoded, users, items)[n] is score(encoded, users)[n, items[n]]",
+        _Trial.check_score_pairs,
+    ),
+    (
+        "penalty",
+        "penalty(encoded, users, items) returns one finite number of at least 0, as a tensor",
+        _Trial.check_penalty,
+    ),
+    (
+        "gradient",
+        "Compute scores from self.table(), without detach(), no_grad() or a copy",
+        _Trial.check_gradient,
+    ),
+    (
+        "embedding sizes",
+        "Read the rows through self.table(), which is masked; self.table.weight is not",
+        _Trial.check_embedding_sizes,
+    ),
+    (
+        "save and load",
+        "Whatever is learned or drawn is a parameter or a buffer of its own, named in state_dict(); what is "
+        "computed from the training interactions is not",
+        _Trial.check_save_and_load,
+    ),
+    (
+        "one seed, one recommender",
+        "Draw from the generator that the constructor is given, in training too",
+        _Trial.check_seed,
+    ),
+)
