@@ -24,8 +24,7 @@ from ciess_ray.sweeps.driver import read_sweep, sole_driver
 from ciess_ray.sweeps.monitor import Monitor
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import TRIAL_FILE, read_summary_of
-from ciess_ray.tracking.mlflow_run import End
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import End, MlflowStore
 from ciess_ray.tracking.tracker import result_metrics, run_tags, texts_of
 from envs.errors import ResultError
 

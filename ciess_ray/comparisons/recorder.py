@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
-from ciess_ray.tracking.mlflow_run import MlflowRun
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.tracking.tracker import run_tags, texts_of
 
 

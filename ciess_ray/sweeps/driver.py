@@ -38,8 +38,7 @@ from ciess_ray.sweeps.schedulers import build_scheduler, build_searcher, build_s
 from ciess_ray.sweeps.sharing import CACHE_FOLDER, prepare_shared
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
-from ciess_ray.tracking.mlflow_run import End
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import End, MlflowStore
 from ciess_ray.tracking.tracker import run_tags
 from envs.data import Interactions
 from envs.errors import ResultError

@@ -20,8 +20,7 @@ from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.results import RESULT_FILES
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, definition_of
-from ciess_ray.tracking.mlflow_run import MlflowRun
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.tracking.tracker import result_metrics, texts_of
 from envs.errors import CiessError
 

@@ -20,6 +20,7 @@ from ciess_ray.searches.journal import Progress
 from ciess_ray.sweeps.claims import num_threads, within_claims
 from ciess_ray.sweeps.config import SweepPlan, parse_sweep
 from ciess_ray.sweeps.storage import Storage
+from ciess_ray.tracking.tracker import NullTracker
 
 #: Keys of what a trial reports.
 OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows", "is_finished"
@@ -112,10 +113,8 @@ def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resour
     return RunConfig.model_validate(values)
 
 
-class Reporter:
-    """The tracker and watcher of a trial's search: what it is told goes to Tune."""
-
-    run_id: str | None = None
+class Reporter(NullTracker):
+    """The tracker and watcher of a trial's search: what it is told goes to Tune, its folder to the driver."""
 
     def __init__(self, config: RunConfig) -> None:
         self._output, self._checkpoints = config.output, config.checkpoint_folder
@@ -133,12 +132,6 @@ class Reporter:
         rows = [{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}]
         self._remember(rows)
         self._report(rows)
-
-    def log_folder(self, folder: Path) -> None:
-        """The folder goes to the sweep's storage when it is complete."""
-
-    def log_model(self, folder: Path) -> None:
-        """The driver does."""
 
     def __call__(self, progress: Progress) -> None:
         """Called with each piece of news."""

@@ -12,13 +12,14 @@ from filelock import FileLock
 from ciess_ray.config.credentials import with_secret, without_secrets
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.files.whole import check_writable
-from envs.errors import CiessError, ConfigError, ResultError
+from envs.errors import ConfigError
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 #: How MLflow is to behave; a user's own settings win. Its own retries last minutes; ours come between other
 #: writes and end when the store is closed. Its bars would run through whatever else is shown.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    _TIMEOUT: "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 #: Seconds that an upload may wait for its answer.
@@ -31,7 +32,7 @@ def connect(tracking: TrackingConfig) -> tuple[Any, str]:
     """A client of the store, and the experiment's id; both are made where they are not there.
 
     Raises:
-        ConfigError: MLflow cannot record there.
+        CiessError: MLflow cannot record there.
     """
     uri = with_secret(tracking.uri)
     for name, value in _SETTINGS.items():
@@ -41,19 +42,17 @@ def connect(tracking: TrackingConfig) -> tuple[Any, str]:
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    try:
-        _check_database_server(uri)
-        with _sole_maker(uri):
+    with _sole_maker(uri):
+        try:
+            _check_database_server(uri)
             client = MlflowClient(tracking_uri=uri)
             experiment = _experiment(client, tracking.experiment)
-    except CiessError:
-        raise
-    # MLflow lets through whatever its database, a driver or its HTTP client raises, secrets included.
-    except Exception as error:
-        raise ConfigError(
-            f"tracking.uri={without_secrets(uri)!r}: MLflow cannot record there ({told(error)}); name a "
-            "store such as sqlite:///mlflow.db or a server's address, or set tracking.mlflow=false."
-        ) from None
+        # MLflow lets through whatever its database, a driver or its HTTP client raises, secrets included.
+        except Exception as error:
+            raise ConfigError(
+                f"tracking.uri={without_secrets(uri)!r}: MLflow cannot record there ({told(error)}); name a "
+                "store such as sqlite:///mlflow.db or a server's address, or set tracking.mlflow=false."
+            ) from None
     if experiment.lifecycle_stage != "active":
         raise ConfigError(
             f"tracking.experiment={tracking.experiment!r} was deleted from {without_secrets(uri)}: name "
@@ -83,7 +82,7 @@ def _sole_maker(uri: str) -> Iterator[None]:
     """Of several processes that open a SQLite store at once, one makes its tables, and the others wait.
 
     Raises:
-        ConfigError: Its folder is not there, or cannot be written.
+        CiessError: Its folder is not there, or cannot be written.
     """
     file = uri.partition(":///")[2].partition("?")[0].removeprefix("file:")
     if not uri.startswith("sqlite") or file in ("", ":memory:"):
@@ -93,10 +92,7 @@ def _sole_maker(uri: str) -> Iterator[None]:
         raise ConfigError(
             f"tracking.uri: the folder {Path(file).parent} of the MLflow store does not exist; make it."
         )
-    try:
-        check_writable(Path(file).parent)
-    except ResultError as error:
-        raise ConfigError(f"tracking.uri: {error}") from None
+    check_writable(Path(file).parent)
     with FileLock(f"{file}.lock"):
         yield
 
@@ -116,16 +112,12 @@ def _check_database_server(uri: str) -> None:
 @contextlib.contextmanager
 def patiently() -> Iterator[None]:
     """A server that hands a large file on answers late, which is no failure."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    usual = os.environ.get(name)
-    if usual != _SETTINGS[name]:
-        yield
-        return
-    os.environ[name] = _UPLOAD_TIMEOUT
+    usual = os.environ[_TIMEOUT]
+    os.environ[_TIMEOUT] = _UPLOAD_TIMEOUT if usual == _SETTINGS[_TIMEOUT] else usual
     try:
         yield
     finally:
-        os.environ[name] = usual
+        os.environ[_TIMEOUT] = usual
 
 
 def told(error: Exception) -> str:

@@ -8,10 +8,6 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ciess_ray.files.manifest import write_manifest
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
@@ -43,30 +39,15 @@ def save_model(folder: Path, destination: Path) -> None:
     """
     import pandas as pd
 
+    user_ids, item_ids = SearchResult.load(folder).ids()
+    asked = pd.DataFrame({"user_id": user_ids[:_NUM_EXAMPLES]})
+    answer = pd.DataFrame({"user_id": user_ids[:1], "rank": [1], "item_id": item_ids[:1], "score": [0.5]})
     with warnings.catch_warnings():
-        # MLflow warns of its own type hints as it is imported.
+        # MLflow warns of its own type hints as it is imported, and of whole numbers, which ids always are.
         warnings.simplefilter("ignore", UserWarning)
         import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    user_ids, item_ids = SearchResult.load(folder).ids()
-
-    def type_of(ids: NDArray[Any]) -> DataType:
-        return DataType.long if np.issubdtype(ids.dtype, np.integer) else DataType.string
-
-    signature = ModelSignature(
-        Schema([ColSpec(type_of(user_ids), "user_id")]),
-        Schema(
-            [
-                ColSpec(type_of(user_ids), "user_id"),
-                ColSpec(DataType.long, "rank"),
-                ColSpec(type_of(item_ids), "item_id"),
-                ColSpec(DataType.double, "score"),
-            ]
-        ),
-        ParamSchema([ParamSpec("num_items", DataType.integer, 10)]),
-    )
+        signature = mlflow.models.infer_signature(asked, answer, {"num_items": 10})
     with TemporaryDirectory(prefix="ciess-ray-") as temporary:
         for name in _FILES:
             # An older folder may have none of these.
@@ -78,7 +59,7 @@ def save_model(folder: Path, destination: Path) -> None:
             python_model=str(_CODE),
             artifacts={"result": temporary},
             signature=signature,
-            input_example=pd.DataFrame({"user_id": user_ids[:_NUM_EXAMPLES]}),
+            input_example=asked,
             pip_requirements=[
                 f"{name}=={version(name)}" for name in ("ciess-ray", "numpy", "pandas", "pyarrow", "scipy")
             ],

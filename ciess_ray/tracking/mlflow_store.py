@@ -7,27 +7,162 @@ nothing.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.plain_text import command
-from ciess_ray.tracking.mlflow_connection import connect, told
-from ciess_ray.tracking.mlflow_run import CLOSE_S, MlflowRun, Row, Write, is_lasting
+from ciess_ray.tracking.mlflow_connection import connect, patiently, told
+from ciess_ray.tracking.mlflow_model import can_model, save_model
+from envs.errors import CiessError, ConfigError
 
-#: MLflow refuses longer values of parameters, and larger batches of metrics and of parameters.
-_MAX_PARAM_LENGTH, _MAX_METRICS, _MAX_PARAMS = 6000, 1000, 100
+End = Literal["FINISHED", "KILLED", "FAILED"]
+
+#: How long a server may fail: as a run begins, and at the end with what it was told.
+CLOSE_S = 60.0
+#: MLflow refuses longer values of parameters, and batches of more metrics.
+_MAX_PARAM_LENGTH, _MAX_METRICS = 6000, 1000
 _KEY_TAG = "ciess_ray.key"
 _PARENT_TAG = "mlflow.parentRunId"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-#: After how long somebody who waits for uploads is told so.
-_NOTICE_S = 10.0
+#: After how long somebody who waits for uploads is told so; how often it is seen whether time is up.
+_NOTICE_S, _LOOK_S = 10.0, 0.2
+#: What a server answers that will answer the same next time.
+_LASTING_ERRORS = frozenset(
+    (
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+        "PERMISSION_DENIED",
+        "RESOURCE_DOES_NOT_EXIST",
+        "NOT_IMPLEMENTED",
+        "INVALID_STATE",
+    )
+)
+#: HTTP's request timeout, conflict, too early, and too many requests; what else is the asker's fault lasts.
+_PASSING_STATUSES = (408, 409, 425, 429)
+
+
+class _ModelError(Exception):
+    """A model that cannot be written, now or later."""
+
+
+class MlflowRun:
+    """One run of a store; see :class:`Tracker`. Every call returns at once.
+
+    Attributes:
+        run_id: None until the store has begun it.
+        error: Why it never will.
+    """
+
+    def __init__(self, store: "MlflowStore") -> None:
+        self._store = store
+        self.run_id: str | None = None
+        self.error: str | None = None
+        self._is_known = threading.Event()
+        self._is_new = True
+        self._metrics: list[Any] = []
+        self._steps_there: dict[str, set[int]] = {}
+
+    def wait(self, timeout_s: float = CLOSE_S) -> str:
+        """The run's id, which takes the store a moment.
+
+        Raises:
+            ConfigError: The store refuses to begin it, or does not for so long.
+        """
+        self._is_known.wait(timeout_s)
+        if self.run_id is None:
+            store = self._store
+            why = self.error or f"MLflow at {store.uri} began no run ({store.last_error or 'it is slow'})"
+            raise ConfigError(f"tracking.uri: {why}. Try again, or set tracking.mlflow=false.")
+        return self.run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        """Metrics of a step; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``.
+
+        Args:
+            metrics: By name; what is not finite is left out.
+            step: Their step.
+            time_ms: When they were measured, in milliseconds since 1970; None for now.
+        """
+        from mlflow.entities import Metric
+
+        time_ms = int(time.time() * 1000) if time_ms is None else time_ms
+        self._metrics += [
+            Metric(name.replace("@", "_"), float(value), time_ms, step)
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        self._store.put(self, self._write_metrics)
+
+    def log_folder(self, folder: Path) -> None:
+        """The whole folder but its checkpoints, which are pickles, under ``result``."""
+        self._store.put(self, lambda: self._write_folder(folder))
+
+    def log_files(self, files: Iterable[Path]) -> None:
+        """Files, side by side."""
+        by_place = dict.fromkeys(files)
+        self._store.put(self, lambda: self._write_files(by_place))
+
+    def log_model(self, folder: Path) -> None:
+        """The packed table of a result folder, as ``model``, which ``mlflow.pyfunc.load_model`` reads."""
+        self._store.put(self, lambda: self._write_model(folder))
+
+    def end(self, status: End) -> None:
+        """The run is over."""
+        self._store.put(self, lambda: self._store.client.set_terminated(self.run_id, status))
+
+    def take(self, run_id: str | None, *, is_new: bool = True, error: str | None = None) -> None:
+        """The store has begun it, or found it again; or it never will."""
+        self.run_id, self._is_new, self.error = run_id, is_new, error
+        self._is_known.set()
+
+    def _write_metrics(self) -> None:
+        """All that wait, those of later steps too."""
+        batch = self._metrics[:_MAX_METRICS]
+        new = [metric for metric in batch if metric.step not in self._there(metric.key)]
+        if new:
+            self._store.client.log_batch(self.run_id, metrics=new)
+        del self._metrics[: len(batch)]
+
+    def _there(self, name: str) -> set[int]:
+        """Steps that a run which was found again has of a metric from before."""
+        if self._is_new:
+            return set()
+        if name not in self._steps_there:
+            history = self._store.client.get_metric_history(self.run_id, name)
+            self._steps_there[name] = {metric.step for metric in history}
+        return self._steps_there[name]
+
+    def _write_folder(self, folder: Path) -> None:
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        placed = {file: Path("result") / file.parent.relative_to(folder) for file in files}
+        self._write_files(
+            {file: str(place) for file, place in placed.items() if "checkpoints" not in place.parts}
+        )
+
+    def _write_files(self, files: Mapping[Path, str | None]) -> None:
+        with patiently():
+            for file, place in files.items():
+                self._store.client.log_artifact(self.run_id, str(file), place)
+
+    def _write_model(self, folder: Path) -> None:
+        if not can_model(folder):
+            return
+        with TemporaryDirectory(prefix="ciess-ray-") as temporary, patiently():
+            model = Path(temporary) / "model"
+            try:
+                save_model(folder, model)
+            except Exception as error:
+                raise _ModelError(f"the model of {folder} ({type(error).__name__}: {error})") from error
+            self._store.client.log_artifacts(self.run_id, str(model), "model")
 
 
 class MlflowStore:
@@ -54,9 +189,8 @@ class MlflowStore:
     def __init__(self, tracking: TrackingConfig, folder: Path | str) -> None:
         self.uri, self._folder = without_secrets(tracking.uri), folder
         self.client, self._experiment_id = connect(tracking)
-        self._writes: deque[Row | Write] = deque()
+        self._writes: deque[tuple[MlflowRun, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
-        self._num_in_hand = 0
         self._is_closing = self._is_given_up = False
         self._failing_since: float | None = None
         self.last_error = ""
@@ -67,7 +201,7 @@ class MlflowStore:
     @property
     def num_waiting(self) -> int:
         """Writes that the store has not taken yet."""
-        return len(self._writes) + self._num_in_hand
+        return len(self._writes)
 
     def run(
         self,
@@ -90,11 +224,16 @@ class MlflowStore:
             parent: The run that it belongs to.
         """
         run = MlflowRun(self)
-        params, tags = list(params), dict(tags or {})
         # A run that was begun, and whose store's answer was lost, is found by its key too.
-        known = key or uuid.uuid4().hex
-        self.put(Write(run, lambda: self._begin(run, known, name, params, tags, run_id, parent)))
+        tags = {**(tags or {}), _KEY_TAG: key or uuid.uuid4().hex}
+        self.put(run, lambda: self._begin(run, name, dict(params), tags, run_id, parent))
         return run
+
+    def put(self, run: MlflowRun, write: Callable[[], None]) -> None:
+        """Have something of a run written once all that came before it is."""
+        with self._changed:
+            self._writes.append((run, write))
+            self._changed.notify_all()
 
     def close(self, timeout_s: float = CLOSE_S) -> list[str]:
         """Wait for what is not written yet and end the thread; Ctrl-C ends the waiting.
@@ -132,127 +271,94 @@ class MlflowStore:
 
     def _wait_for_writes(self, timeout_s: float) -> None:
         """Until everything is written, or the store has failed for so long; the lock is held."""
-        started, is_told = time.monotonic(), False
-        while self.num_waiting:
-            now, ends = time.monotonic(), []
-            if self._failing_since is not None:
-                ends.append(max(self._failing_since, started) + timeout_s)
-                if now >= ends[0]:
-                    return
-            if not is_told:
-                ends.append(started + _NOTICE_S)
-                if now >= ends[-1]:
-                    is_told = True
-                    logging.getLogger(__name__).warning(
-                        f"MLflow at {self.uri}: {self.num_waiting:,} writes are still under way; Ctrl-C "
-                        f"leaves them. {self._remedy()}"
-                    )
-                    continue
-            self._changed.wait(min(ends) - now if ends else None)
+        started = time.monotonic()
+        notice_at = started + _NOTICE_S
+        while self._writes:
+            now = time.monotonic()
+            if self._failing_since is not None and now >= max(self._failing_since, started) + timeout_s:
+                return
+            if now >= notice_at:
+                notice_at = math.inf
+                logging.getLogger(__name__).warning(
+                    f"MLflow at {self.uri}: {self.num_waiting:,} writes are still under way; Ctrl-C "
+                    f"leaves them. {self._remedy()}"
+                )
+            self._changed.wait(_LOOK_S)
 
     def _remedy(self) -> str:
         return f"Send what is left: {command('ciess-ray', 'track', self._folder)}"
-
-    def put(self, write: Row | Write) -> None:
-        """Have it written once all that came before it is."""
-        with self._changed:
-            self._writes.append(write)
-            self._changed.notify_all()
 
     def _work(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
             with self._changed:
-                while not self._writes and not self._is_closing:
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._writes or self._is_closing)
                 if not self._writes:
                     return
-                first = self._writes.popleft()
-                rows = self._following(first) if isinstance(first, Row) else []
-                taken: list[Row | Write] = [*rows] or [first]
-                self._num_in_hand = len(taken)
+                run, write = self._writes[0]
             failure = None
             try:
-                if first.run.error is not None:
-                    # It never began, which is told already.
-                    pass
-                elif isinstance(first, Row):
-                    first.run.write(rows)
-                else:
-                    first.do()
+                # Of a run that never began it is told already.
+                if run.error is None:
+                    write()
             except Exception as error:
                 failure = error
             with self._changed:
-                self._num_in_hand = 0
-                self._changed.notify_all()
-                if failure is None or is_lasting(failure):
-                    self._failing_since, pause_s = None, _FIRST_PAUSE_S
-                    if failure is not None:
-                        self._refuse(first.run, failure)
-                    continue
                 if self._is_given_up:
                     return
-                self.last_error = told(failure)
-                self._failing_since = self._failing_since or time.monotonic()
-                self._writes.extendleft(reversed(taken))
-                # News of other writes must not make the next attempt come sooner, the end of all may.
-                self._changed.wait_for(
-                    lambda: self._is_given_up, min(pause_s, 1.0 if self._is_closing else pause_s)
-                )
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                if failure is not None and not _is_lasting(failure):
+                    self.last_error = told(failure)
+                    self._failing_since = self._failing_since or time.monotonic()
+                    # News of other writes must not make the next attempt come sooner, the end of all may.
+                    self._changed.wait_for(
+                        lambda: self._is_given_up, min(pause_s, 1.0 if self._is_closing else pause_s)
+                    )
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    continue
+                self._failing_since, pause_s = None, _FIRST_PAUSE_S
+                self._writes.popleft()
+                if failure is not None:
+                    self._refuse(run, failure)
+                self._changed.notify_all()
 
     def _refuse(self, run: MlflowRun, failure: Exception) -> None:
         """A write can never succeed; where it was to begin a run, there is no such run."""
         problem = f"MLflow at {self.uri} refused a write: {told(failure)}"
         self._problems.append(problem)
         if run.run_id is None:
-            run.fail(problem)
-
-    def _following(self, first: Row) -> list[Row]:
-        """The row and those of the same run right behind it, as many as fit into one batch."""
-        rows, size = [first], len(first.metrics)
-        while self._writes:
-            row = self._writes[0]
-            if not isinstance(row, Row) or row.run is not first.run or size + len(row.metrics) > _MAX_METRICS:
-                break
-            size += len(row.metrics)
-            rows.append(row)
-            self._writes.popleft()
-        return rows
+            run.take(None, error=problem)
 
     def _begin(
         self,
         run: MlflowRun,
-        key: str,
         name: str,
-        params: list[tuple[str, str]],
-        tags: dict[str, str],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
         run_id: str | None,
         parent: MlflowRun | None,
     ) -> None:
         from mlflow.entities import Param, ViewType
 
-        known = self._found(run_id)
-        if known is None:
-            found = self.client.search_runs(
-                [self._experiment_id],
-                filter_string=f"tags.`{_KEY_TAG}` = '{key}'",
-                run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=1,
+        there = self._found(run_id)
+        if there is None:
+            filter_string = f"tags.`{_KEY_TAG}` = '{tags[_KEY_TAG]}'"
+            alike = self.client.search_runs(
+                [self._experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1
             )
-            known = found[0] if found else None
-        is_new = known is None
-        if known is None:
-            tags = tags | {_KEY_TAG: key}
-            tags |= {_PARENT_TAG: parent.run_id} if parent is not None and parent.run_id is not None else {}
-            known = self.client.create_run(self._experiment_id, run_name=name, tags=tags)
+            there = next(iter(alike), None)
+        is_new = there is None
+        if there is None:
+            under = {} if parent is None or parent.run_id is None else {_PARENT_TAG: parent.run_id}
+            there = self.client.create_run(self._experiment_id, run_name=name, tags={**tags, **under})
         else:
-            self.client.update_run(known.info.run_id, status="RUNNING")
-        there = known.data.params
-        entities = [Param(name, value[:_MAX_PARAM_LENGTH]) for name, value in params if name not in there]
-        for first in range(0, len(entities), _MAX_PARAMS):
-            self.client.log_batch(known.info.run_id, params=entities[first : first + _MAX_PARAMS])
-        run.take(known.info.run_id, is_new=is_new)
+            self.client.update_run(there.info.run_id, status="RUNNING")
+        missing = [
+            Param(name, value[:_MAX_PARAM_LENGTH])
+            for name, value in params.items()
+            if name not in there.data.params
+        ]
+        self.client.log_batch(there.info.run_id, params=missing)
+        run.take(there.info.run_id, is_new=is_new)
 
     def _found(self, run_id: str | None) -> Any:
         from mlflow.exceptions import MlflowException
@@ -266,6 +372,16 @@ class MlflowStore:
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether a write that failed so will fail so next time."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return (
+        isinstance(error, FileNotFoundError | PermissionError | CiessError | _ModelError)
+        or getattr(error, "error_code", None) in _LASTING_ERRORS
+        or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUSES)
+    )
 
 
 def tell_problems(problems: Iterable[str]) -> None:

@@ -5,23 +5,22 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, flatten
-from ciess_ray.tracking.mlflow_run import End
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import End, MlflowRun, MlflowStore
 
 
-class Tracker(Protocol):
-    """Where a run is recorded.
+class NullTracker:
+    """Records nothing, where :class:`ciess_ray.tracking.mlflow_store.MlflowRun` records.
 
     Attributes:
-        run_id: By which it is found again; None where nothing is recorded, or not yet.
+        run_id: By which a run is found again; None where nothing is recorded, or not yet.
     """
 
-    run_id: str | None
+    run_id: str | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Called once a step; values that are not finite are left out."""
@@ -33,19 +32,7 @@ class Tracker(Protocol):
         """Called once, when the result folder is complete."""
 
 
-class NullTracker:
-    """Records nothing."""
-
-    run_id: str | None = None
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Does nothing."""
-
-    def log_folder(self, folder: Path) -> None:
-        """Does nothing."""
-
-    def log_model(self, folder: Path) -> None:
-        """Does nothing."""
+Tracker: TypeAlias = MlflowRun | NullTracker
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ import traceback
 import pytest
 
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.tracking.mlflow_run import MlflowRun
-from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.mlflow_store import MlflowRun, MlflowStore
 from ciess_ray.tracking.tracker import texts_of, track
 from envs.errors import ConfigError
 
@@ -200,7 +199,7 @@ def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, 
 
 
 def test_a_model_that_cannot_be_made_does_not_hold_up_the_rest(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("ciess_ray.tracking.mlflow_run.can_model", lambda folder: True)
+    monkeypatch.setattr("ciess_ray.tracking.mlflow_store.can_model", lambda folder: True)
     run = store.run("key", "mine")
     run.log_model(tmp_path)
     run.end("FINISHED")
