@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.data import TripleSampler, read_interactions, split_interactions
-from envs.recommenders.propagation import normalised_adjacency
+from envs.recommenders.propagation import symmetric_weights
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         read = time.perf_counter()
         interactions = split_interactions(log, seed=0)
         split = time.perf_counter()
-        normalised_adjacency(interactions.train)
+        symmetric_weights(interactions.train)
         normalised = time.perf_counter()
         sampler, rng = TripleSampler(interactions.train), np.random.default_rng(0)
         sampler.draw(10_000, rng)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import baseline_bytes, batch_cost, describe_machine, measure_limits, peak_bytes, repeat, summary
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import block_array, csr_array, csr_matrix
 
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.propagation import normalised_adjacency
+from envs.recommenders.propagation import symmetric_weights
 from envs.recommenders.training import Trainer, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -151,6 +151,12 @@ def recommender(case: dict[str, Any]) -> dict[str, Any]:
         },
         "cost_of_batch": cost,
     }
+
+
+def normalised_adjacency(train: csr_array) -> csr_array:
+    """D^-1/2 A D^-1/2 of the bipartite graph, users first."""
+    weights = symmetric_weights(train)
+    return csr_array(block_array([[None, weights], [weights.T, None]]))
 
 
 def growth(case: dict[str, Any]) -> dict[str, Any]:

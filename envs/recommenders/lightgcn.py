@@ -5,12 +5,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from envs.recommenders.base import DotProductRecommender
-from envs.recommenders.propagation import (
-    TiledAdjacency,
-    check_num_layers,
-    mean_of_layers,
-    normalised_adjacency,
-)
+from envs.recommenders.propagation import TiledAdjacency, check_num_layers, mean_of_layers
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
@@ -47,9 +42,7 @@ class LightGCN(DotProductRecommender):
         super().__init__(train, sizes, generator=generator, device=device, l2=l2, init_std=init_std)
         check_num_layers("lightgcn", num_layers)
         self.num_layers = num_layers
-        self.adjacency = TiledAdjacency.of(
-            normalised_adjacency(train), self.num_users, self.table.width, self.device
-        )
+        self.adjacency = TiledAdjacency(train, self.table.width, self.device)
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Means over the layers, (num_users, width) and (num_items, width)."""

@@ -25,7 +25,7 @@ class RankingLoss(ABC):
         num_negatives: Negatives that the whole batch shares, where they are shared.
     """
 
-    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
+    def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
         self.batch_size = batch_size
 
     @abstractmethod
@@ -44,8 +44,8 @@ class RankingLoss(ABC):
 class BPR(RankingLoss):
     """Softplus of the margin of a negative item over a positive one (arXiv 1205.2618), the paper's loss."""
 
-    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
-        super().__init__(train, batch_size=batch_size, num_negatives=num_negatives)
+    def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
+        super().__init__(train, batch_size, num_negatives)
         self.sampler = TripleSampler(train)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
@@ -75,8 +75,8 @@ class SampledSoftmax(RankingLoss):
     user interacted with in training is left out of that user's negatives.
     """
 
-    def __init__(self, train: csr_array, *, batch_size: int, num_negatives: int) -> None:
-        super().__init__(train, batch_size=batch_size, num_negatives=num_negatives)
+    def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
+        super().__init__(train, batch_size, num_negatives)
         self.sampler = SharedNegativeSampler(train, num_negatives=num_negatives)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:

@@ -20,29 +20,10 @@ _FEW_COLUMNS = 16
 MAX_LAYERS = 100
 
 
-def normalised_adjacency(train: csr_array) -> csr_array:
-    """D^-1/2 A D^-1/2 of the bipartite graph, users first, then items.
+def symmetric_weights(train: csr_array) -> csr_array:
+    """Each interaction over the roots of both degrees: the upper right of D^-1/2 A D^-1/2, users first.
 
     LightGCN (arXiv 2002.02126) equation 8. A row without interactions stays zero.
-
-    Args:
-        train: Training interactions, ones, shape (num_users, num_items), sorted indices.
-
-    Returns:
-        Symmetric, shape (num_users + num_items,) squared, float32, int32 indices.
-    """
-    num_users = train.shape[0]
-    upper = symmetric_weights(train)
-    lower = upper.T.tocsr()
-    # Users' rows point at items and items' rows at users, so the two halves only need their offsets.
-    indptr = np.concatenate([upper.indptr, upper.indptr[-1] + lower.indptr[1:]]).astype(np.int32)
-    indices = np.concatenate([upper.indices + num_users, lower.indices]).astype(np.int32)
-    num_entities = sum(train.shape)
-    return csr_array((np.concatenate([upper.data, lower.data]), indices, indptr), shape=(num_entities,) * 2)
-
-
-def symmetric_weights(train: csr_array) -> csr_array:
-    """Each interaction over the roots of both degrees: the upper right of :func:`normalised_adjacency`.
 
     Args:
         train: Training interactions, ones, shape (num_users, num_items), sorted indices.
@@ -74,14 +55,8 @@ def row_normalised_adjacency(train: csr_array) -> csr_array:
     with_self = csr_array(adjacency + eye_array(adjacency.shape[0], dtype=np.float32))
     with_self.sort_indices()
     degrees = np.diff(with_self.indptr)
-    return csr_array(
-        (
-            np.repeat(1.0 / degrees, degrees).astype(np.float32),
-            with_self.indices.astype(np.int32),
-            with_self.indptr.astype(np.int32),
-        ),
-        shape=with_self.shape,
-    )
+    with_self.data = np.repeat(1.0 / degrees, degrees).astype(np.float32)
+    return with_self
 
 
 def to_torch(matrix: csr_array, device: torch.device) -> Tensor:
@@ -100,60 +75,45 @@ def _sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: torch
         return torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
 
 
-@dataclass(frozen=True, eq=False)
 class TiledAdjacency:
-    """The normalised adjacency of a bipartite graph, cut so that a product reads from the cache.
+    """D^-1/2 A D^-1/2 of the bipartite graph of interactions, cut so that a product reads from the cache.
 
     A product gathers a row of the table for every interaction, in no order; beyond the cache each of them
     waits for memory. Here users gather from one slice of the items after another, and items from slices of
     the users, each slice of some ``tile_bytes``; what is written more often for it is written in order.
 
+    Args:
+        train: Training interactions, ones, shape (num_users, num_items), sorted indices.
+        width: Columns of the widest table that will be multiplied.
+        device: Where the products are taken; only a CPU's are cut.
+        tile_bytes: Bytes of the table that a slice should have; about a core's second-level cache.
+        least_entries: Slices are larger where a row, which is read and written for each of them, would
+            have fewer entries in one, on average.
+
     Attributes:
-        num_users: Rows that come first.
         user_tiles: First item and matrix (num_users, items of the slice), slice after slice.
         item_tiles: First user and matrix (num_items, users of the slice).
     """
 
-    num_users: int
-    user_tiles: list[tuple[int, Tensor]]
-    item_tiles: list[tuple[int, Tensor]]
-
-    @classmethod
-    def of(
-        cls,
-        adjacency: csr_array,
-        num_users: int,
+    def __init__(
+        self,
+        train: csr_array,
         width: int,
         device: torch.device,
         tile_bytes: int = 2**20,
         least_entries: int = 4,
-    ) -> "TiledAdjacency":
-        """Cut a symmetric adjacency.
-
-        Args:
-            adjacency: What :func:`normalised_adjacency` gives.
-            num_users: Its first rows.
-            width: Columns of the widest table that will be multiplied.
-            device: Where the products are taken; only a CPU's are cut.
-            tile_bytes: Bytes of the table that a slice should have; about a core's second-level cache.
-            least_entries: Slices are larger where a row, which is read and written for each of them, would
-                have fewer entries in one, on average.
-        """
-        num_rows = max(tile_bytes // (4 * width), 1) if device.type == "cpu" else adjacency.shape[0]
-        upper, lower = adjacency[:num_users, num_users:], adjacency[num_users:, :num_users]
+    ) -> None:
+        self._num_rows = list(train.shape)
+        num_columns = max(tile_bytes // (4 * width), 1) if device.type == "cpu" else sum(train.shape)
+        weights = symmetric_weights(train)
         # The adjacency is symmetric: a slice of one half's columns is a slice of the other half's rows.
-        return cls(
-            num_users, *(_cut_columns(half, num_rows, least_entries, device) for half in (lower, upper))
+        self.user_tiles, self.item_tiles = (
+            _cut_columns(half, num_columns, least_entries, device) for half in (weights.T.tocsr(), weights)
         )
-
-    @property
-    def num_items(self) -> int:
-        """Rows that come after the users."""
-        return self.item_tiles[0][1].shape[0]
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Those of users, and those of items."""
-        user, item = torch.split(rows, [self.num_users, self.num_items])
+        user, item = torch.split(rows, self._num_rows)
         return user, item
 
     def cross(self, rows: Tensor, side: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Training of a base recommender: a number of batches, or until validation stops rising."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,25 +57,17 @@ class TrainingSettings:
         return max(decayed, min(self.min_learning_rate, self.learning_rate))
 
 
-@dataclass
+@dataclass(frozen=True)
 class FitReport:
-    """How a training to convergence went.
+    """Where a training to convergence was best.
 
     Attributes:
-        num_batches: Batches trained.
-        best_batch: Batches after which validation quality was best; the recommender is left in that state.
-        best: Validation metrics at that point.
-        history: Validation quality after so many batches.
-        train_s: Seconds spent training.
-        evaluate_s: Seconds spent on validation.
+        best: Validation metrics there.
+        best_batch: Batches until there; the recommender is left in that state.
     """
 
     best: RankingMetrics
-    num_batches: int = 0
-    best_batch: int = 0
-    history: list[tuple[int, float]] = field(default_factory=list)
-    train_s: float = 0.0
-    evaluate_s: float = 0.0
+    best_batch: int
 
 
 def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
@@ -88,11 +79,7 @@ def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
     """
     if settings.loss not in LOSSES:
         raise UnknownNameError("loss", settings.loss, LOSSES)
-    return LOSSES[settings.loss](
-        train,
-        batch_size=settings.batch_size,
-        num_negatives=settings.num_negatives,
-    )
+    return LOSSES[settings.loss](train, settings.batch_size, settings.num_negatives)
 
 
 def _copy_of_state(recommender: BaseRecommender) -> dict[str, Tensor]:
@@ -191,36 +178,26 @@ class Trainer:
         settings, recommender = self.settings, self.recommender
         report: FitReport | None = None
         best_state: dict[str, Tensor] = {}
-        train_s = evaluate_s = 0.0
-        history: list[tuple[int, float]] = []
         waited = 0
         patience = math.inf if settings.patience is None else settings.patience
         while self.num_batches < settings.max_batches and waited < patience:
-            started = time.perf_counter()
             try:
                 self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
             except TrainingError:
                 if best_state:
                     recommender.load_state_dict(best_state)
                 raise
-            trained = time.perf_counter()
             metrics = evaluate(recommender, self.train_interactions, validation)
-            train_s += trained - started
-            evaluate_s += time.perf_counter() - trained
-            history.append((self.num_batches, metrics.quality))
+            waited += 1
             if report is None or metrics.quality > report.best.quality:
-                report = FitReport(metrics, best_batch=self.num_batches)
+                report = FitReport(metrics, self.num_batches)
                 best_state = _copy_of_state(recommender)
                 waited = 0
-            else:
-                waited += 1
             if progress is not None:
                 progress(self.num_batches, metrics.quality)
         if report is None:
             raise TrainingError("nothing was trained: training.max_batches must be at least 1.")
         recommender.load_state_dict(best_state)
-        report.num_batches, report.history = self.num_batches, history
-        report.train_s, report.evaluate_s = train_s, evaluate_s
         return report
 
 

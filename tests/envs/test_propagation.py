@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import block_array, csr_array
 
-from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, normalised_adjacency
+from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, symmetric_weights
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes
 from envs.sizes.scattered import ScatteredSizes
@@ -14,18 +14,18 @@ NUM_USERS, NUM_ITEMS = 7, 5
 
 
 @pytest.fixture
-def adjacency():
+def train():
     rng = np.random.default_rng(0)
     # A user and an item without interactions among them.
     dense = (rng.random((NUM_USERS, NUM_ITEMS)) < 0.4).astype(np.float32)
     dense[3], dense[:, 2] = 0, 0
-    return normalised_adjacency(csr_array(dense))
+    return csr_array(dense)
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 2, 3])
 @pytest.mark.parametrize("widths", [(4, 1), (2, 4), (4, 4), (1, 1), (21, 1), (18, 24)])
 @pytest.mark.parametrize("tile_bytes", [1, 2**20])
-def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_bytes):
+def test_mean_of_layers_and_its_gradient(train, num_layers, widths, tile_bytes):
     generator = torch.Generator().manual_seed(1)
     width = max(widths)
     table = torch.randn(NUM_USERS + NUM_ITEMS, width, generator=generator)
@@ -33,6 +33,8 @@ def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_byt
     table = (table * is_used).requires_grad_()
     weights = torch.randn(table.shape, generator=generator)
 
+    weights_of_pairs = symmetric_weights(train)
+    adjacency = block_array([[None, weights_of_pairs], [weights_of_pairs.T, None]])
     dense = torch.from_numpy(adjacency.toarray())
     layers = [table]
     for _ in range(num_layers):
@@ -40,7 +42,7 @@ def test_mean_of_layers_and_its_gradient(adjacency, num_layers, widths, tile_byt
     expected = torch.stack(layers).mean(dim=0)
     (expected_grad,) = torch.autograd.grad((weights * expected).sum(), table)
 
-    tiled = TiledAdjacency.of(adjacency, NUM_USERS, width, torch.device("cpu"), tile_bytes, least_entries=0)
+    tiled = TiledAdjacency(train, width, torch.device("cpu"), tile_bytes, least_entries=0)
     found = mean_of_layers(tiled, table, widths, num_layers)
     (grad,) = torch.autograd.grad((weights * found).sum(), table)
     torch.testing.assert_close(found, expected)
@@ -61,10 +63,9 @@ def test_widths_are_those_of_the_masks():
 
 def test_slices_keep_some_entries_a_row():
     train = csr_array(np.ones((6, 12), np.float32))
-    adjacency = normalised_adjacency(train)
 
     def num_slices(**options):
-        tiled = TiledAdjacency.of(adjacency, 6, 4, torch.device("cpu"), tile_bytes=1, **options)
+        tiled = TiledAdjacency(train, 4, torch.device("cpu"), tile_bytes=1, **options)
         return len(tiled.user_tiles), len(tiled.item_tiles)
 
     # 12 entries for a user, 6 for an item.

@@ -329,19 +329,17 @@ class TestTraining:
         trainer = trainer_of(recommender, interactions.train, patience=3, max_batches=2_000)
         seen = []
         report = trainer.fit(interactions.validation, lambda batch, quality: seen.append((batch, quality)))
-        assert report.history == seen
-        assert [batch for batch, _ in seen] == list(range(10, report.num_batches + 1, 10))
+        assert [batch for batch, _ in seen] == list(range(10, trainer.num_batches + 1, 10))
         qualities = [quality for _, quality in seen]
         best = int(np.argmax(qualities))
         assert (report.best_batch, report.best.quality) == seen[best]
         # It stopped at the third validation in a row without a new best, and at none before.
-        assert report.num_batches == report.best_batch + 30 < 2_000
+        assert trainer.num_batches == report.best_batch + 30 < 2_000
         bests = np.maximum.accumulate(qualities)
         first_at = [qualities.index(value) for value in bests]
         assert all(place - first < 3 for place, first in enumerate(first_at[:-1]))
         now = evaluate(recommender, interactions.train, interactions.validation)
         np.testing.assert_array_equal(now.user_quality, report.best.user_quality)
-        assert report.train_s > 0 and report.evaluate_s > 0
 
     def test_fit_without_patience_takes_every_batch(self, make_interactions, monkeypatch):
         interactions = make_interactions()
@@ -356,13 +354,14 @@ class TestTraining:
             build("mf", interactions.train), interactions.train, patience=None, max_batches=100
         )
         report = trainer.fit(interactions.validation)
-        assert (report.num_batches, report.best_batch) == (100, 10)
+        assert (trainer.num_batches, report.best_batch) == (100, 10)
 
     def test_fit_ends_at_the_last_batch_it_may_take(self, make_interactions):
         interactions = make_interactions()
         trainer = trainer_of(build("mf", interactions.train), interactions.train, max_batches=25)
-        report = trainer.fit(interactions.validation)
-        assert [batch for batch, _ in report.history] == [10, 20, 25]
+        seen = []
+        trainer.fit(interactions.validation, lambda batch, quality: seen.append(batch))
+        assert seen == [10, 20, 25]
         with pytest.raises(TrainingError, match="max_batches must be at least 1"):
             trainer_of(build("mf", interactions.train), interactions.train, max_batches=0).fit(
                 interactions.validation
