@@ -199,7 +199,13 @@ def measure_update(num_entities: int, hiddens: tuple[int, ...], repeats: int) ->
     config = (
         TD3.get_default_config()
         .environment(TOY_SIZE_ENV_ID, env_config={"num_users": 100, "num_items": 100})
-        .training(hiddens=hiddens, updates_per_step=1, train_batch_size_per_learner=BATCH_SIZE)
+        .training(
+            hiddens=hiddens,
+            gamma=0.99,
+            imitation_weight=0.0,
+            updates_per_step=1,
+            train_batch_size_per_learner=BATCH_SIZE,
+        )
         .debugging(seed=SEED, log_level="ERROR")
     )
     algo: Any = config.build_algo()

@@ -34,6 +34,7 @@ NUM_LAST_EPISODES = 10
 TRAINING: dict[str, Any] = {
     "hiddens": (64, 64),
     "gamma": 0.0,
+    "imitation_weight": 0.0,
     "updates_per_step": 20,
     "train_batch_size_per_learner": 4096,
     "memory_weight": 0.0,

@@ -36,6 +36,7 @@ STEPS_A_POINT = 100
 TRAINING: dict[str, Any] = {
     "hiddens": (64, 64),
     "gamma": 0.99,
+    "imitation_weight": 0.0,
     "tau": 0.02,
     "train_batch_size_per_learner": 256,
     "updates_per_step": 8,

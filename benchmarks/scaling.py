@@ -53,7 +53,7 @@ SLEEPING_ENV = "sleeping_table"
 NUM_RUNNERS = (1, 2, 4, 8)
 WIDTH = 64
 #: The agent of the files in configs/.
-TRAINING: dict[str, Any] = {"hiddens": (64, 64), "gamma": 0.0, "updates_per_step": 20}
+TRAINING: dict[str, Any] = {"hiddens": (64, 64), "imitation_weight": 0.0, "updates_per_step": 20}
 
 
 class SleepingEnv(ToySizeEnv):

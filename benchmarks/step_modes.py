@@ -257,7 +257,7 @@ def main() -> None:
         "changed": [override for override in arguments.set if "path" not in override],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "recipe": config.training.model_dump(mode="json"),
-        "options": config.recommender.options,
+        "options": config.recommender.options_with(),
         "modes": summary,
     }
     arguments.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -36,6 +36,7 @@ MAX_STEPS = 150
 TRAINING: dict[str, Any] = {
     "hiddens": (64, 64),
     "gamma": 0.99,
+    "imitation_weight": 0.0,
     "updates_per_step": 20,
     "train_batch_size_per_learner": 4096,
 }

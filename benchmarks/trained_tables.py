@@ -63,9 +63,9 @@ def main() -> None:
             "communities": communities,
             # None as in rows from before there were tilts.
             "tilt": tilt or None,
-            "l2": config.recommender.options.get("l2"),
+            "l2": config.recommender.options_with().get("l2"),
             "seed": config.seed,
-            "training": config.training.model_dump(mode="json", exclude={"tried_l2"}),
+            "training": config.training.model_dump(mode="json") | {"num_negatives": 128},
         }
         if rows.has(**key):
             continue

@@ -141,7 +141,7 @@ def run_cell(
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
         "num_columns": sizes.width,
-        "l2": config.with_l2(chosen.l2).recommender.options.get("l2"),
+        "l2": config.recommender.options_with(chosen.l2).get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
         "num_test_batches": final.num_batches,
@@ -180,7 +180,7 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
     if is_search:
         equal = equal_sizes(config, problem.interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
-    best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
+    best = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
     return max(best, key=lambda one: one.quality)
 
 

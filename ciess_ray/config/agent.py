@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ciess_ray.config.section import Section, each_once, one_of
+from ciess_ray.td3 import defaults
 from ciess_ray.td3.exploration import build_exploration
-from ciess_ray.td3.replay import CAPACITY
 from envs.errors import ConfigError
 from envs.mdp import MAX_MEMORY_WEIGHT
 from envs.step_modes import STEP_MODES
@@ -18,30 +18,31 @@ class AgentConfig(Section):
     """TD3 and its exploration."""
 
     hiddens: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (256, 256), min_length=1, max_length=100, description="hidden widths; 2 x 256 in CIESS"
+        defaults.HIDDENS, min_length=1, max_length=100, description="hidden widths; 2 x 256 in CIESS"
     )
-    actor_lr: float = Field(1e-3, gt=0, description="Adam's rate for the actors; 1e-3 in CIESS")
     gamma: float = Field(
-        0.0,
+        defaults.GAMMA,
         ge=0,
         lt=1,
         description="discount; 0.99 in CIESS. A fresh recommender's quality depends on no earlier size, so 0 "
         "loses nothing and learns from far fewer steps",
     )
     batch_size: int = Field(
-        4096,
+        defaults.BATCH_SIZE,
         ge=1,
-        le=CAPACITY,
+        le=defaults.CAPACITY,
         description="transitions of users, and of items, an update; 4096 in CIESS",
     )
-    updates_per_step: int = Field(20, ge=0, description="updates a table step; 1 in CIESS")
+    updates_per_step: int = Field(
+        defaults.UPDATES_PER_STEP, ge=0, description="updates a table step; 1 in CIESS"
+    )
     imitation_weight: float = Field(
-        30.0,
+        defaults.IMITATION_WEIGHT,
         ge=0,
         description="how strongly the actors are held near the best table so far; 0 in CIESS: not at all",
     )
     exploration: Exploration = Field(
-        default_factory=lambda: {"name": "random_walk", "noise": "gaussian"},
+        default_factory=defaults.EXPLORATION.copy,
         description="{name: random_walk, noise: gaussian}; CIESS: Gaussian of 6 sizes, 5 steps of at most 5 "
         "sizes; in mode projected a quarter of the budget's mean size where that is less",
     )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ciess_ray.config.run import default_l2
+
 
 @dataclass(frozen=True)
 class Former:
@@ -32,6 +34,10 @@ FORMER = {
         0.0, "every rise of the validation counts, and training.patience says how long one is waited for"
     ),
     "training.positives": Former("user", "a user is drawn and then one of its items, as in CIESS's code"),
+    "training.num_negatives": Former(128, "a batch of training.loss=softmax shares 128 negatives"),
+    "training.tried_l2": Former(
+        [], "recommender.options.l2 takes a list: what is searched with, and then what is tried beside it"
+    ),
     "search.epochs_per_step": Former(
         5.0, "a step trains 5 epochs, as in CIESS, or as many batches as search.batches_per_step says"
     ),
@@ -49,6 +55,7 @@ FORMER = {
         0, "the driver takes the greedy steps, which nothing else is done beside"
     ),
     "search.num_checkpoints": Former(2, "the newest two checkpoints are kept, of a trial one"),
+    "agent.actor_lr": Former(0.001, "actors learn at a rate of 1e-3, as in CIESS"),
     "agent.critic_lr": Former(0.003, "critics learn at a rate of 3e-3, as in CIESS"),
     "agent.tau": Former(0.005, "targets move by 0.005 an update, as in CIESS"),
     "agent.replay_buffer_capacity": Former(1_000_000, "the last million transitions of each kind are kept"),
@@ -67,6 +74,12 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
     left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     if left.get("looser_budgets") and "budget" in left:
         left["budget"] = [left["budget"], *left.pop("looser_budgets")]
+    training, recommender = left.get("training"), left.get("recommender", {})
+    if isinstance(training, dict) and isinstance(recommender, dict) and training.get("tried_l2"):
+        options = recommender.get("options", {})
+        first = options.get("l2", default_l2(recommender.get("name", "lightgcn")))
+        weights = [first, *training.pop("tried_l2")]
+        left["recommender"] = {**recommender, "options": {**options, "l2": weights}}
     for name, former in FORMER.items():
         section, _, field = name.partition(".")
         for fields, key in ((left, name), (left.get(section), field)):
@@ -82,4 +95,10 @@ def with_former(values: dict[str, Any]) -> dict[str, Any]:
         (values[section] if section else values)[field] = former.value
     if isinstance(values["budget"], list):
         values["budget"], *values["looser_budgets"] = values["budget"]
+    options = values["recommender"]["options"]
+    if isinstance(options.get("l2"), list):
+        first, *values["training"]["tried_l2"] = options.pop("l2")
+        # Nobody named the first alone where it is what counts anyway.
+        if first != default_l2(values["recommender"]["name"]):
+            options["l2"] = first
     return values

@@ -4,6 +4,7 @@ Every field carries its meaning, and its default the source. What can be known t
 any work is done. ``yaml_file`` reads them.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from pydantic import (
 from ciess_ray.config.agent import AgentConfig, SearchConfig
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.presets import with_preset
-from ciess_ray.config.section import Claims, Place, Section, each_once, one_of, refuse_equal_budgets
+from ciess_ray.config.section import Claims, Place, Section, one_of, refuse_equal_budgets, refuse_twice
 from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE
 from envs.errors import ConfigError
@@ -29,6 +30,12 @@ from envs.sizes.projection import check_bounds
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
 _MAX_SEED = 4_000_000_000
+
+
+def default_l2(recommender: str) -> Any:
+    """The weight of L2 of a recommender whose options name none; None where it knows no L2."""
+    parameter = inspect.signature(find_recommender(recommender)).parameters.get("l2")
+    return None if parameter is None else parameter.default
 
 
 class DatasetConfig(Section):
@@ -85,7 +92,9 @@ class RecommenderConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
-        "node_dropout, message_dropout",
+        "node_dropout, message_dropout. Of a list l2 the first is what is searched with; what was chosen, "
+        "equal sizes and the full table are trained with each of the others too, and keep what is best on "
+        "validation",
     )
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
     # Whether there is a GPU is seen where the training runs, which need not be here.
@@ -95,9 +104,24 @@ class RecommenderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "RecommenderConfig":
-        check_recommender(self.name, self.options)
+        if not self.weights_of_l2:
+            raise ConfigError("recommender.options.l2: the list names none; leave it out.")
+        refuse_twice("recommender.options.l2", self.weights_of_l2)
+        for l2 in self.weights_of_l2:
+            check_recommender(self.name, self.options_with(l2))
         check_bounds(self.min_embedding_size, self.max_embedding_size)
         return self
+
+    @property
+    def weights_of_l2(self) -> list[Any]:
+        """Those that options name, the first of which is searched with; None for the recommender's own."""
+        l2 = self.options.get("l2")
+        return list(l2) if isinstance(l2, list | tuple) else [l2]
+
+    def options_with(self, l2: float | None = None) -> dict[str, Any]:
+        """What its constructor is given, with this weight of L2, or else the first that options name."""
+        l2 = self.weights_of_l2[0] if l2 is None else l2
+        return self.options if l2 is None else self.options | {"l2": l2}
 
     @property
     def num_tables(self) -> int:
@@ -117,7 +141,6 @@ class TrainingConfig(Section):
     loss: Annotated[str, one_of("training.loss", LOSSES)] = Field(
         "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
     )
-    num_negatives: int = Field(128, ge=1, description="negatives that a batch shares, for softmax")
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
     patience: Annotated[int, Field(ge=1)] | None = Field(
         5,
@@ -125,11 +148,6 @@ class TrainingConfig(Section):
         "rate that has decayed by max_batches",
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
-    tried_l2: Annotated[tuple[Annotated[float, Field(ge=0)], ...], each_once("training.tried_l2")] = Field(
-        (),
-        description="further values of recommender.options.l2: what was chosen, equal sizes and the full "
-        "table are trained with each of them too, and keep what is best on validation; none in CIESS",
-    )
 
     def is_cut_short(self, best_batch: int) -> bool:
         """Whether a training whose validation was best there may have ended before it stopped rising."""
@@ -139,7 +157,7 @@ class TrainingConfig(Section):
 
     def settings(self) -> TrainingSettings:
         """The same as the recommenders take it."""
-        return TrainingSettings(**self.model_dump(exclude={"tried_l2"}))
+        return TrainingSettings(**self.model_dump())
 
 
 class ResourcesConfig(Claims):
@@ -221,19 +239,11 @@ class RunConfig(Section):
         refuse_equal_budgets("budget", budgets)
         return budgets if len(budgets) > 1 else budgets[0]
 
-    @model_validator(mode="after")
-    def _check(self) -> "RunConfig":
-        recommender = self.recommender
-        for l2 in self.training.tried_l2:
-            check_recommender(recommender.name, recommender.options | {"l2": l2})
-        return self
-
     def with_l2(self, l2: float | None) -> "RunConfig":
-        """The same run with another weight of L2; None leaves what is configured."""
+        """The same run with this weight of L2 alone; None leaves what is configured."""
         if l2 is None:
             return self
-        options = self.recommender.options | {"l2": l2}
-        recommender = self.recommender.model_copy(update={"options": options})
+        recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(l2)})
         return self.model_copy(update={"recommender": recommender})
 
     @property

@@ -207,9 +207,11 @@ def _shown(value: Any) -> str:
 def _in_modes(name: str, default: str) -> str:
     """What the modes set instead of a default, e.g. `` (paper: 0.4; reference: 0.01)``."""
     modes: dict[str, list[str]] = {}
+    section, _, field = name.partition(".")
     for mode, preset in PRESETS.items():
-        if name in preset and _shown(preset[name]) != default:
-            modes.setdefault(_shown(preset[name]), []).append(mode)
+        value = _shown(preset.get(section, {}).get(field, default))
+        if value != default:
+            modes.setdefault(value, []).append(mode)
     told = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
     return f" ({told})" if told else ""
 

@@ -43,7 +43,7 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         # The authors' code measures no full-size table; the fit is the yardstick of the report alone.
         "full_quality": None if is_reference else ray.put(full.quality),
         "recommender": recommender.name,
-        "recommender_options": recommender.options,
+        "recommender_options": recommender.options_with(),
         "training": replace(
             config.training.settings(),
             learning_rate=settings.step_learning_rate or config.training.learning_rate,
@@ -77,7 +77,6 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
     td3.debugging(seed=config.seed, log_level="ERROR")
     td3.training(
         hiddens=agent.hiddens,
-        actor_lr=agent.actor_lr,
         gamma=agent.gamma,
         train_batch_size_per_learner=agent.batch_size,
         updates_per_step=agent.updates_per_step,

@@ -78,7 +78,9 @@ def retrain(
 
     converged = converge([contest.proposed for contest in contests], train)
     contests = [replace(contest, proposed=own) for contest, own in zip(contests, converged, strict=True)]
-    whole, *best = choose(contests, train, config.search.tried_communities, config.training.tried_l2)
+    whole, *best = choose(
+        contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:]
+    )
     finalists = []
     for (equal,), own, best_equal, best_own in zip(
         converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
@@ -247,7 +249,7 @@ def _row(
         "validation": outcome.metrics | {"quality": outcome.quality},
         "test": tested.metrics,
         "num_columns": sizes.width,
-        "l2": config.with_l2(allocation.l2).recommender.options.get("l2"),
+        "l2": config.recommender.options_with(allocation.l2).get("l2"),
         "best_batch": outcome.num_batches,
         "num_test_batches": tested.num_batches,
         "mean_user_size": float(sizes.user.mean()),

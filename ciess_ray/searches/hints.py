@@ -1,11 +1,9 @@
 """What a reader of a search's figures should know about how they came about."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ciess_ray.config.run import RunConfig
-from envs.recommenders import find_recommender
+from ciess_ray.config.run import RunConfig, default_l2
 
 Row = Mapping[str, Any]
 
@@ -66,8 +64,8 @@ def _of_first_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
         return []
     return [
         f"{', '.join(fell)}: best at the first validation, batch {training.evaluate_every:,}, and worse from "
-        "there on: what is measured against it says little. Try larger weights of L2 (training.tried_l2), a "
-        "lower training.learning_rate, or a smaller training.evaluate_every."
+        "there on: what is measured against it says little. Try larger weights of L2 "
+        "(recommender.options.l2), a lower training.learning_rate, or a smaller training.evaluate_every."
     ]
 
 
@@ -89,19 +87,19 @@ def _of_last_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
 def _of_weight(config: RunConfig, rows: Sequence[Row]) -> list[str]:
     """What another weight of L2 is better for, when no further one was tried."""
     recommender = config.recommender
-    default = inspect.signature(find_recommender(recommender.name)).parameters.get("l2")
-    configured = recommender.options.get("l2", None if default is None else default.default)
+    first, *others = recommender.weights_of_l2
+    configured = default_l2(recommender.name) if first is None else first
     if not isinstance(configured, int | float):
         return []
-    tried = [configured, *config.training.tried_l2]
+    tried = [configured, *others]
     ends = {
         words: dict.fromkeys(row["name"] for row in rows if row.get("l2") == end != configured)
         for words, end in ((("larger", "largest"), max(tried)), (("smaller", "smallest"), min(tried)))
     }
     return [
         f"{', '.join(names)}: better with the {superlative} weight of L2 that was tried than with "
-        f"recommender.options.l2={configured:g}, and measured with it; a {what} one in training.tried_l2 may "
-        "be better still."
+        f"the first, {configured:g}, and measured with it; a {what} one in recommender.options.l2 may be "
+        "better still."
         for (what, superlative), names in ends.items()
         if names
     ]

@@ -38,7 +38,7 @@ class Training:
         seed: What its initial values and triples depend on.
         best_batch: Where validation was best, for a training on training and validation interactions that is
             measured on test; None for one that finds this out.
-        l2: One of ``training.tried_l2``; None for the configured weight.
+        l2: A further one of ``recommender.options.l2``; None for the first.
     """
 
     name: str

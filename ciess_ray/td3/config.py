@@ -10,11 +10,11 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from ciess_ray.td3 import defaults
 from ciess_ray.td3.env_runner import TableEnvRunner
 from ciess_ray.td3.exploration import build_exploration
 from ciess_ray.td3.learner import TD3TorchLearner
 from ciess_ray.td3.module import TD3Module
-from ciess_ray.td3.replay import CAPACITY
 from envs.errors import ConfigError
 from envs.mdp import KINDS, MAX_MEMORY_WEIGHT
 
@@ -58,10 +58,10 @@ def _module_of_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
 class TD3Config(AlgorithmConfig):
     """Configuration that ``TD3.get_default_config()`` gives; the fields below are set with :meth:`training`.
 
-    Networks and learning (CIESS, arXiv 2304.03501, section 3, unless said):
+    Networks and learning, as in CIESS (arXiv 2304.03501, section 3) unless said:
         hiddens: Widths of the hidden layers of actors and critics.
         actor_lr, critic_lr: Learning rates of Adam.
-        gamma: Discount.
+        gamma: Discount; 0.99 in the paper, here 0.
         tau: Share of the network that a target takes on at each of its updates.
         policy_delay: Critic updates to one of the actor; Fujimoto et al. 2018 section 5.2.
         target_noise, target_noise_clip: Target-policy smoothing, in action units; ibid. section 6.1.
@@ -70,8 +70,8 @@ class TD3Config(AlgorithmConfig):
         updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
             and an update milliseconds (docs/findings.md).
         imitation_weight: What the squared distance of the actors from the best table so far counts beside
-            their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, for
-            none.
+            their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, is
+            for none.
 
     Exploration:
         exploration_spec: See :func:`ciess_ray.td3.exploration.build_exploration`.
@@ -101,25 +101,20 @@ class TD3Config(AlgorithmConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
-        self.hiddens: tuple[int, ...] = (256, 256)
+        self.hiddens: tuple[int, ...] = defaults.HIDDENS
         self.actor_lr = 1e-3
         self.critic_lr = 3e-3
-        self.gamma = 0.99
+        self.gamma = defaults.GAMMA
         self.tau = 0.005
         self.policy_delay = 2
         self.target_noise = 0.2
         self.target_noise_clip = 0.5
-        self.train_batch_size_per_learner = 4096
-        self.replay_buffer_capacity = CAPACITY
-        self.updates_per_step = 20
-        self.imitation_weight = 0.0
+        self.train_batch_size_per_learner = defaults.BATCH_SIZE
+        self.replay_buffer_capacity = defaults.CAPACITY
+        self.updates_per_step = defaults.UPDATES_PER_STEP
+        self.imitation_weight = defaults.IMITATION_WEIGHT
 
-        self.exploration_spec: Mapping[str, Any] = {
-            "name": "random_walk",
-            "noise": {"name": "gaussian", "sigma": 6.0},
-            "num_steps": 5,
-            "max_step": 5,
-        }
+        self.exploration_spec: Mapping[str, Any] = defaults.EXPLORATION
         self.num_warmup_steps = 0
 
         self.memory_weight = 0.4
@@ -220,11 +215,11 @@ def _env_runner_rules(config: Any) -> Rules:
 
 
 def _learner_rules(config: Any) -> Rules:
-    defaults, batch_size = AlgorithmConfig(), config.train_batch_size_per_learner
+    batch_size, untouched = config.train_batch_size_per_learner, AlgorithmConfig()
     return [
         *(
             (
-                getattr(config, name) != getattr(defaults, name),
+                getattr(config, name) != getattr(untouched, name),
                 f"{name} is not used by TD3: {remedy}; leave {name} alone.",
             )
             for name, remedy in _UNUSED_FIELDS.items()

@@ -19,8 +19,6 @@ COLUMNS: dict[str, int | slice] = {
     "next_obs": slice(6, 9),
     "terminated": 9,
 }
-#: Transitions kept of users, and as many of items.
-CAPACITY = 1_000_000
 _WIDTH = 10
 
 

@@ -88,7 +88,7 @@ class Allocation:
         step_quality: Validation quality in the search's step mode; NaN where it was not judged.
         candidate: Of a search, whose sizes these are; None where it is none.
         start: Where its training starts; None for drawn parameters.
-        l2: One of ``training.tried_l2``; None for the configured weight.
+        l2: A further one of ``recommender.options.l2``; None for the first.
         trained: Where it has been trained to convergence already, what came of it.
     """
 
@@ -131,7 +131,10 @@ Train = Callable[[Sequence[tuple[int, Allocation]]], Sequence[Trained]]
 
 
 def choose(
-    contests: Sequence[Contest], train: Train, tried_communities: Sequence[int], tried_l2: Sequence[float]
+    contests: Sequence[Contest],
+    train: Train,
+    tried_communities: Sequence[int],
+    tried_l2: Sequence[float],
 ) -> list[Allocation]:
     """Train and compare, stage after stage, all contests in step.
 

@@ -128,6 +128,6 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
         interactions.train,
         config.training.settings(),
         config.recommender.name,
-        config.recommender.options,
+        config.recommender.options_with(),
         resolve_device(config.recommender.device),
     )

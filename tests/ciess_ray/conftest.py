@@ -159,7 +159,8 @@ def make_algo(ray_cluster):
         evaluation=None,
         **training,
     ):
-        fields = {"hiddens": (32, 32), "updates_per_step": 4} | training
+        plain = {"gamma": 0.99, "imitation_weight": 0.0}
+        fields = {"hiddens": (32, 32), "updates_per_step": 4} | plain | training
         config = (
             TD3.get_default_config()
             .environment(env, env_config=env_config)

@@ -179,7 +179,7 @@ def test_every_block_of_yaml_is_a_configuration(folder):
             continue
         assert len(load_sweep(file).trials) == 12
         # What is commented out works as well.
-        drawn = "agent.actor_lr: {loguniform: [1e-4, 1e-2]}"
+        drawn = "training.learning_rate: {loguniform: [1e-2, 1]}"
         commented = f"# {drawn}   with num_samples: 8"
         assert commented in block
         file.write_text(block.replace(commented, drawn) + "num_samples: 8\n")

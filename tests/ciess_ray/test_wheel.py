@@ -87,7 +87,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
         str(file.relative_to(ROOT))
         for package in ("ciess_ray", "envs")
         for file in (ROOT / package).rglob("*")
-        if file.suffix in (".py", ".html", ".css", ".js", ".typed")
+        if file.suffix in (".py", ".html", ".css", ".js", ".typed", ".yaml")
     }
     assert len(files) > 100 and files <= held
     assert {name.partition("/")[0] for name in held - files} == {

@@ -68,7 +68,8 @@ def results(tmp_path):
 
 def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path):
     values = make_results(tmp_path).plan.values() | {"methods": ["full size", "equal sizes", "search"]}
-    values["base"]["training"] = {"evaluate_every": 20, "max_batches": 400, "patience": 5, "tried_l2": [1e-2]}
+    values["base"]["training"] = {"evaluate_every": 20, "max_batches": 400, "patience": 5}
+    values["base"]["recommender"] = {"options": {"l2": [1e-4, 1e-2]}}
     plan = parse_comparison(values, "comparison.yaml", tmp_path)
     best = {"full size": 20, "equal sizes": 200, "search": 380}
     qualities = {"full size": 0.4, "equal sizes": 0.3, "search": 0.2}

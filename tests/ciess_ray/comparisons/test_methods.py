@@ -86,12 +86,12 @@ def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, re
 def test_a_method_keeps_the_weight_of_l2_that_suits_it(method, world, interactions, tmp_path):
     config, *others = world()
 
-    def under(l2, tried_l2):
-        training = config.training.model_copy(update={"tried_l2": tried_l2})
-        changed = config.model_copy(update={"training": training}).with_l2(l2)
+    def under(l2):
+        recommender = config.recommender.model_copy(update={"options": {"l2": l2}})
+        changed = config.model_copy(update={"recommender": recommender})
         return cell(lambda _: (changed, *others), method, interactions, tmp_path).row
 
-    plain, tuned = under(1e-3, ()), under(50.0, (1e-3, 20.0))
+    plain, tuned = under(1e-3), under([50.0, 1e-3, 20.0])
     assert plain["l2"] == tuned["l2"] == 1e-3
     assert tuned["num_trainings"] == plain["num_trainings"] + 2
     if method == "equal sizes":

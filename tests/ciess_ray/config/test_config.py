@@ -11,15 +11,17 @@ import yaml
 from ciess_ray.comparisons.config import load_comparison
 from ciess_ray.config.agent import SearchConfig
 from ciess_ray.config.former import FORMER, with_former, without_former
-from ciess_ray.config.presets import PRESETS
+from ciess_ray.config.presets import PRESETS as SECTIONS
 from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
-from ciess_ray.config.yaml_file import field_table, load_config, parse_config, put_override
+from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_override
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import search
 from ciess_ray.sweeps.config import load_sweep
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
 
+#: By mode, what it sets by dotted names.
+PRESETS = {mode: dotted_fields(sections, ("search", "agent")) for mode, sections in SECTIONS.items()}
 GOLDEN = Path(__file__).parents[2] / "golden" / "result"
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
@@ -150,6 +152,15 @@ class TestFormerFields:
             parse_config(without_former(recorded), "result.json")
         assert without_former({"agent.tau": 0.005, "agent": 3, "seed": 1}) == {"agent": 3, "seed": 1}
 
+    def test_weights_of_l2_that_a_folder_recorded_apart_are_one_list_and_have_the_keys_they_had(self, file):
+        for named, first in (("0.0001", {}), ("0.5", {"l2": 0.5})):
+            config = load_config(file, [f"recommender.options.l2=[{named}, 0.01]"])
+            values = with_former(config.model_dump(mode="json"))
+            assert values["recommender"]["options"] == first and values["training"]["tried_l2"] == [0.01]
+            assert parse_config(without_former(values)) == config
+        one = load_config(file, ["recommender.options.l2=0.0001"]).model_dump(mode="json")
+        assert with_former(one)["recommender"]["options"] == {"l2": 0.0001}
+
     def test_budgets_that_a_folder_recorded_apart_are_one_list(self, file):
         config = load_config(file, ["budget=[10%, 20%, 0.5]"])
         values = config.model_dump(mode="json")
@@ -169,7 +180,9 @@ def test_a_configuration_cannot_be_changed(file):
     ("override", "error", "says"),
     [
         ("sed=1", ConfigError, "unknown field 'sed'. Did you mean 'seed'"),
-        ("training.tried_l2=[0, 0.5, 0.0]", ConfigError, r"training\.tried_l2: 0 stands there twice"),
+        ("recommender.options.l2=[0, 0.5, 0.0]", ConfigError, r"options\.l2: 0 stands there twice"),
+        ("recommender.options.l2=[]", ConfigError, r"options\.l2: the list names none"),
+        ("recommender.options.l2=[0.1, two]", ConfigError, "the option l2 .* must be a number like"),
         ("search.tried_communities=[2, 2]", ConfigError, r"tried_communities: 2 stands there twice; once"),
         ("output=''", ConfigError, "output='': an empty name; name a file or a folder"),
         ("cache=''", ConfigError, "cache='': an empty name"),
@@ -346,8 +359,8 @@ def test_an_override_takes_the_place_of_a_dotted_name():
     values = {"set": {"search.num_episodes": 6, "agent": {"gamma": 0.5}}}
     put_override(values, "set.search.num_episodes=3")
     put_override(values, "set.agent.gamma=1e-1")
-    put_override(values, "set.agent.actor_lr=1")
-    assert values == {"set": {"search.num_episodes": 3, "agent": {"gamma": 0.1, "actor_lr": 1}}}
+    put_override(values, "set.agent.hiddens=1")
+    assert values == {"set": {"search.num_episodes": 3, "agent": {"gamma": 0.1, "hiddens": 1}}}
 
 
 def test_the_sweep_that_comes_along_loads():

@@ -57,27 +57,28 @@ def test_a_field_that_stands_there_nested_and_by_its_dotted_name_is_refused(plan
 def test_bounds_of_draws_may_have_an_exponent(tmp_path):
     file = tmp_path / "sweep.yaml"
     file.write_text(
-        "base: {dataset: {path: a}}\nspace: {agent.actor_lr: {loguniform: [1e-4, 1e-2]}}\nnum_samples: 3\n"
+        "base: {dataset: {path: a}}\nnum_samples: 3\n"
+        "space: {training.learning_rate: {loguniform: [1e-4, 1e-2]}}\n"
     )
-    rates = [trial.config.agent.actor_lr for trial in load_sweep(file).trials]
+    rates = [trial.config.training.learning_rate for trial in load_sweep(file).trials]
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
 def test_draws_are_the_same_at_every_point_and_by_seed(plan_of):
     space = {
         "budget": ["5%", "10%"],
-        "agent.actor_lr": {"loguniform": [1e-4, 1e-2]},
+        "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
         "agent.gamma": {"uniform": [0.0, 0.5]},
         "search.step_mode": {"choice": ["fresh", "supernet"]},
     }
     plan, again = plan_of(space, num_samples=5), plan_of(space, num_samples=5)
     assert [trial.fields for trial in plan.trials] == [trial.fields for trial in again.trials]
     first, second = plan.trials[:5], plan.trials[5:]
-    assert [t.fields["agent.actor_lr"] for t in first] == [t.fields["agent.actor_lr"] for t in second]
-    rates = [trial.fields["agent.actor_lr"] for trial in first]
+    rates = [trial.fields["training.learning_rate"] for trial in first]
+    assert [trial.fields["training.learning_rate"] for trial in second] == rates
     assert len(set(rates)) == 5 and all(1e-4 <= rate <= 1e-2 for rate in rates)
     other = plan_of(space, "seed=1", num_samples=5)
-    assert [trial.fields["agent.actor_lr"] for trial in other.trials[:5]] != rates
+    assert [trial.fields["training.learning_rate"] for trial in other.trials[:5]] != rates
 
 
 def test_a_presets_defaults_come_after_the_sweeps_fields(plan_of):
@@ -168,7 +169,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"budget": []}, {}, r"space\.budget: an empty grid"),
         ({"budget": {"choice": []}}, {}, r"space\.budget: an empty choice"),
         ({"budgte": ["5%"]}, {}, "unknown field 'budgte'. Did you mean 'budget'"),
-        ({"agent.actor_rl": [1e-3]}, {}, "unknown field 'agent.actor_rl'. Did you mean 'agent.actor_lr'"),
+        ({"agent.gama": [0.1]}, {}, "unknown field 'agent.gama'. Did you mean 'agent.gamma'"),
         (
             {"budget": ["5%", "200%"]},
             {},
@@ -177,9 +178,9 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"budget": ["0%"]}, {}, r"space\.budget: a memory budget must be above 0"),
         ({"agent.gamma": {"uniform": [0.5, 0.1]}}, {}, "two numbers, the lower first"),
         ({"agent.gamma": {"uniform": [0.5, 2.0]}}, {"num_samples": 20}, r"agent\.gamma="),
-        ({"agent.actor_lr": {"loguniform": [0, 0.1]}}, {}, "positive numbers"),
-        ({"agent.actor_lr": {"normal": [0, 0.1]}}, {}, "expected a list of values or one of"),
-        ({"agent.actor_lr": 0.1}, {}, "expected a list of values or one of"),
+        ({"training.learning_rate": {"loguniform": [0, 0.1]}}, {}, "positive numbers"),
+        ({"training.learning_rate": {"normal": [0, 0.1]}}, {}, "expected a list of values or one of"),
+        ({"training.learning_rate": 0.1}, {}, "expected a list of values or one of"),
         ({"output": ["a", "b"]}, {}, "a sweep sets output of its trials itself"),
         ({"seed": [0]}, {"set": {"budget": ["5%", "10%"]}}, "budget=.*: a trial has one; name each under"),
         (
@@ -205,7 +206,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ),
         ({"seed": [0]}, {"base": "nowhere.yaml"}, "nowhere.yaml: no such configuration"),
         (
-            {"seed": list(range(1000)), "agent.actor_lr": [i / 1000 for i in range(1, 1001)]},
+            {"seed": list(range(1000)), "training.learning_rate": [i / 1000 for i in range(1, 1001)]},
             {},
             "1,000,000 trials are more than",
         ),
@@ -215,9 +216,9 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
         ({"seed": [0, 1, 0]}, {}, r"space\.seed: 0 stands there twice"),
         ({"seed": [1, 1.0]}, {}, r"space\.seed: 1 stands there twice"),
         (
-            {"agent.actor_lr": {"choice": [0.1, 0.2, 0.1]}},
+            {"training.learning_rate": {"choice": [0.1, 0.2, 0.1]}},
             {},
-            r"space\.agent\.actor_lr: 0\.1 stands there twice",
+            r"space\.training\.learning_rate: 0\.1 stands there twice",
         ),
         ({"seed": [0]}, {"output": ""}, "output='': an empty name; name a file or a folder"),
         ({"seed": [0]}, {"base": ""}, "base='': an empty name"),

@@ -40,11 +40,11 @@ RANDOM = tuple(
 )
 #: By what is kept, the fields that do not matter to it, or whole sections.
 IGNORED = {
-    "full size": ("agent", "search", "training.tried_l2", *BUDGETS),
-    "training": ("agent", "search", "training.tried_l2", *BUDGETS),
+    "full size": ("agent", "search", *BUDGETS),
+    "training": ("agent", "search", *BUDGETS),
     "checkpoint": ("search.num_episodes", "search.num_greedy_steps", "search.num_candidates"),
     # Budgets and kept ratios are looked at below.
-    "supernet": ("agent", "search", "training.tried_l2", *BUDGETS),
+    "supernet": ("agent", "search", *BUDGETS),
     "cell full size": ("agent", "search", *BUDGETS),
     "cell equal sizes": ("agent", "search"),
     "cell split": ("agent", "search"),
@@ -173,6 +173,18 @@ def test_a_key_changes_with_what_matters_and_with_nothing_else(keys, what):
         if (made[what](changed(config, name)) != before) != matters:
             wrong.append(name)
     assert wrong == []
+
+
+@pytest.mark.parametrize("what", ["full size", "supernet", "training", "cell split", "cell search"])
+def test_of_several_weights_of_l2_the_first_counts_where_one_is_trained(keys, what):
+    config, made = keys
+
+    def key(l2):
+        recommender = config.recommender.model_copy(update={"options": {"l2": l2}})
+        return made[what](config.model_copy(update={"recommender": recommender}))
+
+    assert (key([0.5, 0.1]) == key(0.5)) == ("cell" not in what)
+    assert key([0.5, 0.1]) != key([0.1, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_yardstick_that_was_best_at_its_first_validation_is_named(hints_of):
     assert hint.startswith(
         "full size, search: best at the first validation, batch 20, and worse from there on"
     )
-    assert "training.tried_l2" in hint and "training.evaluate_every" in hint
+    assert "recommender.options.l2" in hint and "training.evaluate_every" in hint
     # There was no other.
     assert not any("first" in hint for hint in hints_of((20, 20, 20), max_batches=20))
 
@@ -54,13 +54,13 @@ def test_a_yardstick_that_was_still_rising_is_named(hints_of):
 
 
 def test_a_weight_of_l2_beyond_which_none_was_tried_is_named(hints_of):
-    (hint,) = hints_of(weights=(1e-3, 1e-3, None), tried_l2=[1e-3])
+    (hint,) = hints_of(weights=(1e-3, 1e-3, None), options={"l2": [1e-4, 1e-3]})
     assert hint.startswith("full size, equal sizes: better with the largest weight of L2 that was tried")
-    assert "recommender.options.l2=0.0001" in hint and "a larger one" in hint
-    (hint,) = hints_of(weights=(None, 1e-5, None), tried_l2=[1e-3, 1e-5])
+    assert "the first, 0.0001" in hint and "a larger one" in hint
+    (hint,) = hints_of(weights=(None, 1e-5, None), options={"l2": [1e-4, 1e-3, 1e-5]})
     assert hint.startswith("equal sizes: better with the smallest weight") and "a smaller one" in hint
-    assert hints_of(weights=(1e-3,) * 3, tried_l2=[1e-3, 1e-2]) == []
-    assert hints_of(weights=(1e-3,) * 3, options={"l2": 1e-3}, tried_l2=[1e-4]) == []
+    assert hints_of(weights=(1e-3,) * 3, options={"l2": [1e-4, 1e-3, 1e-2]}) == []
+    assert hints_of(weights=(1e-3,) * 3, options={"l2": [1e-3, 1e-4]}) == []
 
 
 def test_a_search_that_loses_to_equal_sizes_is_told(hints_of):

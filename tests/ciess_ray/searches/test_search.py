@@ -288,13 +288,12 @@ class TestModes:
     def test_each_keeps_the_weight_of_l2_that_suits_it(self, make_config, tmp_path):
         settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
 
-        def run(name, l2, tried_l2):
-            options = {"recommender": {"max_embedding_size": 16, "device": "cpu", "options": {"l2": l2}}}
-            training = {"tried_l2": tried_l2}
-            result = search(make_config(tmp_path / name, search=settings, training=training, **options))
+        def run(name, l2):
+            recommender = {"options": {"l2": l2}}
+            result = search(make_config(tmp_path / name, search=settings, recommender=recommender))
             return result.summary["methods"]
 
-        plain, tuned = run("plain", 1e-3, []), run("tuned", 50.0, [1e-3, 20.0])
+        plain, tuned = run("plain", 1e-3), run("tuned", [50.0, 1e-3, 20.0])
         assert [row["l2"] for row in tuned] == [row["l2"] for row in plain] == [1e-3] * 3
         # What a search finds differs with the weight of its steps; equal sizes are what they were.
         assert tuned[1] == plain[1]

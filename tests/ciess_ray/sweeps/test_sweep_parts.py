@@ -259,7 +259,7 @@ def test_trials_of_other_data_or_another_budget_are_no_rivals(others):
 def test_only_trials_of_one_budget_are_rivals():
     values = {
         "base": BASE | {"search": {"num_episodes": 3}},
-        "space": {"budget": ["5%", "10%"], "agent.actor_lr": {"loguniform": [1e-4, 1e-2]}},
+        "space": {"budget": ["5%", "10%"], "training.learning_rate": {"loguniform": [1e-4, 1e-2]}},
         "num_samples": 4,
         "scheduler": {"name": "asha", "grace_steps": 5, "reduction_factor": 2},
     }

@@ -17,6 +17,8 @@ def algo(ray_cluster):
         .environment(PENDULUM_TABLE_ENV_ID)
         .training(
             hiddens=(64, 64),
+            gamma=0.99,
+            imitation_weight=0.0,
             tau=0.02,
             updates_per_step=8,
             train_batch_size_per_learner=256,
