@@ -3,43 +3,33 @@
 import time
 from typing import Any, ClassVar, get_args
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.budget import MemoryBudget
 from envs.data import Interactions
-from envs.errors import ConfigError, EmbeddingSizeError, UnknownNameError
+from envs.errors import ConfigError, UnknownNameError
 from envs.mdp import (
     KINDS,
-    NUM_STATE_FEATURES,
+    Action,
     Form,
-    memory_cost,
-    observe,
+    Observation,
+    TableEnv,
     relative_quality,
-    reward,
     saturated_quality,
-    scale_popularity,
     scale_size,
-    unscale_size,
 )
 from envs.metrics import EntityQuality, entity_quality
 from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.projection import check_bounds
 from envs.step_modes import STEP_MODES, State, batches_of_step
-
-Observation = dict[str, NDArray[np.float32]]
-Action = dict[str, NDArray[np.float32]]
-
 
 _FULL_SIZE_SEED = 0
 
 
-class EmbeddingSizeEnv(gym.Env[Observation, Action]):
+class EmbeddingSizeEnv(TableEnv):
     """One step gives every user and every item an embedding size and trains a recommender with them.
 
     ## Description
@@ -133,116 +123,79 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
-        check_bounds(min_embedding_size, max_embedding_size)
-        if episode_length < 1:
-            raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
         if form not in get_args(Form):
             raise UnknownNameError("form", form, get_args(Form))
+        if step_mode not in STEP_MODES:
+            raise UnknownNameError("step mode", step_mode, STEP_MODES)
+        options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
+        super().__init__(
+            {"user": interactions.user_popularity, "item": interactions.item_popularity},
+            *bounds,
+            episode_length,
+            memory_weight,
+            num_tables=check_recommender(recommender, options).num_tables,
+            form=form,
+            shows_quality=shows_quality,
+        )
         self.interactions = interactions
-        self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
-        self.episode_length = episode_length
-        self.memory_weight = memory_weight
         self.render_mode = render_mode
-        self._num_tables = check_recommender(recommender, recommender_options or {}).num_tables
         self.training = training or TrainingSettings()
-        self.cap_params = (
-            None
-            if budget is None
-            else MemoryBudget.parse(budget).cap_params(
-                interactions.num_entities, min_embedding_size, max_embedding_size, self._num_tables
-            )
-        )
-        self._recipe = Recipe(
-            interactions.train, self.training, recommender, recommender_options or {}, resolve_device(device)
-        )
+        self.cap_params = None
+        if budget is not None:
+            cap = MemoryBudget.parse(budget).cap_params
+            self.cap_params = cap(interactions.num_entities, *bounds, self._num_tables)
+        self._recipe = Recipe(interactions.train, self.training, recommender, options, resolve_device(device))
         self.batches_per_step = (
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )
-        self._form, self._shows_quality = form, shows_quality
         self._full_quality = full_quality
-        self._popularity = {
-            "user": scale_popularity(interactions.user_popularity),
-            "item": scale_popularity(interactions.item_popularity),
-        }
-        counts = {"user": interactions.num_users, "item": interactions.num_items}
-        self.observation_space = spaces.Dict(
-            {k: spaces.Box(-1.0, 1.0, (n, NUM_STATE_FEATURES), np.float32) for k, n in counts.items()}
-        )
-        self.action_space = spaces.Dict(
-            {k: spaces.Box(-1.0, 1.0, (n,), np.float32) for k, n in counts.items()}
-        )
-        self._sizes = self._full_sizes()
-        if step_mode not in STEP_MODES:
-            raise UnknownNameError("step mode", step_mode, STEP_MODES)
         self._step_mode = STEP_MODES[step_mode](self._recipe, self.batches_per_step, self._sizes, pretrained)
-        self._quality: dict[str, NDArray[np.float32]] = {}
-        self._num_steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode from the full table."""
-        super().reset(seed=seed)
-        self._num_steps = 0
-        self._sizes = self._full_sizes()
+    def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
         if self._form == "reference":
-            self._quality = {k: np.full_like(self._popularity[k], np.nan) for k in KINDS}
-        else:
-            full = self.full_quality
-            self._quality = {k: relative_quality(getattr(full, k), getattr(full, k)) for k in KINDS}
-        return self._observation(), {}
+            return {kind: np.full_like(self._popularity[kind], np.nan) for kind in KINDS}
+        full = self.full_quality
+        return {kind: relative_quality(getattr(full, kind), getattr(full, kind)) for kind in KINDS}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Train and judge a recommender with the sizes asked for.
-
-        Args:
-            action: For ``user`` and ``item`` one number in [-1, 1] an entity, float32.
-
-        Returns:
-            Observation, mean reward, False, whether the episode is over, and info (see the class).
-
-        Raises:
-            EmbeddingSizeError: An action has the wrong shape, or is NaN or infinite.
-        """
-        proposed = {k: self._proposal(k, action[k]) for k in KINDS}
-        self._sizes = self._execute(proposed)
-        metrics, seconds = self._train_and_rank()
-        quality = entity_quality(metrics, self.interactions.train)
-        info: dict[str, Any] = {}
+        """Train and judge a recommender with the sizes asked for; see :meth:`envs.mdp.TableEnv.step`."""
+        observation, mean_reward, is_terminated, is_over, info = super().step(action)
         for kind in KINDS:
-            of_kind = getattr(quality, kind)
-            if self._form == "reference":
-                rewarded, shown = of_kind.astype(np.float32), saturated_quality(of_kind)
-            else:
-                full = getattr(self.full_quality, kind)
-                rewarded = shown = relative_quality(of_kind, full)
-            executed = getattr(self._sizes, kind)
-            cost = memory_cost(executed, self.max_embedding_size, self._form)
-            info[kind] = {
-                "reward": reward(rewarded, cost, self.memory_weight),
-                "quality": rewarded,
-                "memory_cost": cost,
-                "action": scale_size(executed, self.min_embedding_size, self.max_embedding_size),
-                "proposed_sizes": proposed[kind],
-                "embedding_sizes": executed,
-            }
-            self._quality[kind] = shown
-        num_proposed = sum(int(p.sum(dtype=np.int64)) for p in proposed.values())
-        info |= {
-            "kept_ratio": self._sizes.kept_ratio,
-            "proposed_ratio": num_proposed / (self._sizes.num_rows * self.max_embedding_size),
-            "num_params": self._sizes.num_params,
-            "packed_bytes": self._sizes.packed_bytes,
-            "quality": metrics.quality,
-            **metrics.summary(),
-            **seconds,
-        }
-        rewards = np.concatenate([info[k]["reward"] for k in KINDS])
-        mean_reward = float(np.nanmean(rewards)) if not np.isnan(rewards).all() else 0.0
-        self._num_steps += 1
-        return self._observation(), mean_reward, False, self._num_steps >= self.episode_length, info
+            executed = info[kind]["embedding_sizes"]
+            info[kind]["action"] = scale_size(executed, self.min_embedding_size, self.max_embedding_size)
+        return observation, mean_reward, is_terminated, is_over, info
+
+    def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
+        started = time.perf_counter()
+        recommender = self._step_mode.recommender(self._sizes, self.np_random)
+        trained = time.perf_counter()
+        metrics = evaluate(recommender, self.interactions.train, self.interactions.validation)
+        seconds = {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
+        quality = entity_quality(metrics, self.interactions.train)
+        if self._form == "reference":
+            rewarded = {kind: getattr(quality, kind).astype(np.float32) for kind in KINDS}
+            shown = {kind: saturated_quality(getattr(quality, kind)) for kind in KINDS}
+        else:
+            full = self.full_quality
+            rewarded = {k: relative_quality(getattr(quality, k), getattr(full, k)) for k in KINDS}
+            shown = rewarded
+        return rewarded, shown, {"quality": metrics.quality, **metrics.summary(), **seconds}
+
+    def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
+        if self.cap_params is None:
+            return super()._execute(proposed)
+        return EmbeddingSizes.from_proposal(
+            proposed["user"],
+            proposed["item"],
+            self.cap_params,
+            self.min_embedding_size,
+            self.max_embedding_size,
+            self.np_random,
+            fill=True,
+            num_tables=self._num_tables,
+        )
 
     @property
     def full_quality(self) -> EntityQuality:
@@ -273,74 +226,3 @@ class EmbeddingSizeEnv(gym.Env[Observation, Action]):
         figure.suptitle(f"step {self._num_steps}, kept ratio {self._sizes.kept_ratio:.4f}")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that the next step depends on beside the arguments."""
-        return {
-            "user_sizes": self._sizes.user,
-            "item_sizes": self._sizes.item,
-            "quality": {k: v.copy() for k, v in self._quality.items()},
-            "num_steps": self._num_steps,
-            "memory_weight": self.memory_weight,
-            "random_state": self.np_random.bit_generator.state,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go back to what :meth:`get_state` gave."""
-        bounds = self.min_embedding_size, self.max_embedding_size
-        self._sizes = EmbeddingSizes(state["user_sizes"], state["item_sizes"], *bounds, self._num_tables)
-        self._quality = {k: v.copy() for k, v in state["quality"].items()}
-        self._num_steps = state["num_steps"]
-        self.memory_weight = state["memory_weight"]
-        self.np_random.bit_generator.state = state["random_state"]
-
-    def _proposal(self, kind: str, action: NDArray[np.float32]) -> NDArray[np.int32]:
-        expected = self.action_space[kind].shape  # type: ignore[index]
-        if np.shape(action) != expected or not np.isfinite(action).all():
-            raise EmbeddingSizeError(
-                f"the action of {kind}s must be finite and of shape {expected}, not {np.shape(action)}."
-            )
-        proposed = unscale_size(action, self.min_embedding_size, self.max_embedding_size)
-        return np.rint(proposed).astype(np.int32)
-
-    def _full_sizes(self) -> EmbeddingSizes:
-        return EmbeddingSizes.full(
-            self.interactions.num_users,
-            self.interactions.num_items,
-            self.max_embedding_size,
-            self.min_embedding_size,
-            self._num_tables,
-        )
-
-    def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
-        bounds = (self.min_embedding_size, self.max_embedding_size)
-        if self.cap_params is None:
-            return EmbeddingSizes(proposed["user"], proposed["item"], *bounds, self._num_tables)
-        return EmbeddingSizes.from_proposal(
-            proposed["user"],
-            proposed["item"],
-            self.cap_params,
-            *bounds,
-            self.np_random,
-            fill=True,
-            num_tables=self._num_tables,
-        )
-
-    def _train_and_rank(self) -> tuple[Any, dict[str, float]]:
-        started = time.perf_counter()
-        recommender = self._step_mode.recommender(self._sizes, self.np_random)
-        trained = time.perf_counter()
-        metrics = evaluate(recommender, self.interactions.train, self.interactions.validation)
-        return metrics, {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
-
-    def _observation(self) -> Observation:
-        return {
-            k: observe(
-                self._popularity[k],
-                getattr(self._sizes, k),
-                self._quality[k] if self._shows_quality else np.full(len(self._quality[k]), np.nan),
-                self.min_embedding_size,
-                self.max_embedding_size,
-            )
-            for k in KINDS
-        }

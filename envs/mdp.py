@@ -1,15 +1,25 @@
-"""The Markov decision process of CIESS as pure functions of arrays.
+"""The Markov decision process of CIESS: state, action and reward as functions of arrays, and their episodes.
 
-State, action and reward are those of CIESS (arXiv 2304.03501) section 2.2: one row an entity, every
-number scaled to [-1, 1]. Nothing here knows a recommender or an environment.
+They are those of CIESS (arXiv 2304.03501) section 2.2: one row an entity, every number scaled to [-1, 1].
+Nothing here knows a recommender.
 """
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
+from envs.errors import ConfigError, EmbeddingSizeError
+from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.sizes.projection import check_bounds
+
 Floats = NDArray[np.float32] | NDArray[np.float64]
+
+Observation = dict[str, NDArray[np.float32]]
+Action = dict[str, NDArray[np.float32]]
 
 #: ``paper``: what CIESS's text says. ``reference``: what the authors' released code computes.
 Form = Literal["paper", "reference"]
@@ -145,3 +155,162 @@ def reward(quality: Floats, memory_cost: Floats, memory_weight: float) -> NDArra
     return (np.asarray(quality, np.float64) - memory_weight * np.asarray(memory_cost, np.float64)).astype(
         np.float32
     )
+
+
+class TableEnv(gym.Env[Observation, Action], ABC):
+    """Episodes in which every user and every item is given its embedding size at once, step after step.
+
+    Subclasses say what a table of these sizes is worth.
+
+    Args:
+        popularity: Training interactions of each user and of each item, shape (n,) each.
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        episode_length: Steps after which an episode is cut.
+        memory_weight: λ; settable later as an attribute.
+        num_tables: Tables in which every row has its size.
+        form: What a size costs.
+        shows_quality: Whether the state shows the quality of each entity.
+
+    Raises:
+        EmbeddingSizeError: d_max is below d_min, or d_min below 1.
+        ConfigError: An episode has no step.
+    """
+
+    def __init__(
+        self,
+        popularity: dict[str, NDArray[np.int64]],
+        min_embedding_size: int,
+        max_embedding_size: int,
+        episode_length: int,
+        memory_weight: float,
+        *,
+        num_tables: int = 1,
+        form: Form = "paper",
+        shows_quality: bool = True,
+    ) -> None:
+        check_bounds(min_embedding_size, max_embedding_size)
+        if episode_length < 1:
+            raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
+        self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
+        self.episode_length, self.memory_weight = episode_length, memory_weight
+        self._num_tables, self._form, self._shows_quality = num_tables, form, shows_quality
+        self._popularity = {kind: scale_popularity(popularity[kind]) for kind in KINDS}
+        counts = {kind: len(popularity[kind]) for kind in KINDS}
+        self.observation_space = spaces.Dict(
+            {k: spaces.Box(-1.0, 1.0, (n, NUM_STATE_FEATURES), np.float32) for k, n in counts.items()}
+        )
+        self.action_space = spaces.Dict(
+            {k: spaces.Box(-1.0, 1.0, (n,), np.float32) for k, n in counts.items()}
+        )
+        self._sizes = self._full_sizes()
+        self._quality: dict[str, NDArray[np.float32]] = {}
+        self._num_steps = 0
+
+    @abstractmethod
+    def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
+        """The quality that the state shows of each entity before the first step."""
+
+    @abstractmethod
+    def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
+        """What the sizes are worth: quality that is rewarded, quality that the state shows, more info."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode from the full table; nothing is drawn, so the seed only seeds ``np_random``."""
+        super().reset(seed=seed)
+        self._num_steps = 0
+        self._sizes = self._full_sizes()
+        self._quality = self._full_size_quality()
+        return self._observation(), {}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Set every size, and see what the table is worth.
+
+        Args:
+            action: For ``user`` and ``item`` one number in [-1, 1] an entity, float32.
+
+        Returns:
+            Observation, mean reward, False, whether the episode is over, and info (see the class).
+
+        Raises:
+            EmbeddingSizeError: An action has the wrong shape, or is NaN or infinite.
+        """
+        proposed = {kind: self._proposal(kind, action[kind]) for kind in KINDS}
+        self._sizes = self._execute(proposed)
+        rewarded, self._quality, info = self._judge()
+        for kind in KINDS:
+            executed = getattr(self._sizes, kind)
+            cost = memory_cost(executed, self.max_embedding_size, self._form)
+            info[kind] = {
+                "reward": reward(rewarded[kind], cost, self.memory_weight),
+                "quality": rewarded[kind],
+                "memory_cost": cost,
+                "proposed_sizes": proposed[kind],
+                "embedding_sizes": executed,
+            }
+        num_proposed = sum(int(sizes.sum(dtype=np.int64)) for sizes in proposed.values())
+        info |= {
+            "kept_ratio": self._sizes.kept_ratio,
+            "proposed_ratio": num_proposed / (self._sizes.num_rows * self.max_embedding_size),
+            "num_params": self._sizes.num_params,
+            "packed_bytes": self._sizes.packed_bytes,
+        }
+        rewards = np.concatenate([info[kind]["reward"] for kind in KINDS])
+        mean_reward = float(np.nanmean(rewards)) if not np.isnan(rewards).all() else 0.0
+        self._num_steps += 1
+        return self._observation(), mean_reward, False, self._num_steps >= self.episode_length, info
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that the next step depends on beside the arguments."""
+        return {
+            "user_sizes": self._sizes.user,
+            "item_sizes": self._sizes.item,
+            "quality": {kind: quality.copy() for kind, quality in self._quality.items()},
+            "num_steps": self._num_steps,
+            "memory_weight": self.memory_weight,
+            "random_state": self.np_random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go back to what :meth:`get_state` gave."""
+        self._sizes = self._sizes_of(state["user_sizes"], state["item_sizes"])
+        self._quality = {kind: quality.copy() for kind, quality in state["quality"].items()}
+        self._num_steps = state["num_steps"]
+        self.memory_weight = state["memory_weight"]
+        self.np_random.bit_generator.state = state["random_state"]
+
+    def _sizes_of(self, user: NDArray[np.int32], item: NDArray[np.int32]) -> EmbeddingSizes:
+        bounds = self.min_embedding_size, self.max_embedding_size
+        return EmbeddingSizes(user, item, *bounds, self._num_tables)
+
+    def _full_sizes(self) -> EmbeddingSizes:
+        return self._sizes_of(
+            *(np.full(len(self._popularity[kind]), self.max_embedding_size, np.int32) for kind in KINDS)
+        )
+
+    def _proposal(self, kind: str, action: NDArray[np.float32]) -> NDArray[np.int32]:
+        expected = self._popularity[kind].shape
+        if np.shape(action) != expected or not np.isfinite(action).all():
+            raise EmbeddingSizeError(
+                f"the action of {kind}s must be finite and of shape {expected}, not {np.shape(action)}."
+            )
+        proposed = unscale_size(action, self.min_embedding_size, self.max_embedding_size)
+        return np.rint(proposed).astype(np.int32)
+
+    def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
+        """The sizes that the table gets, of those that were asked for."""
+        return self._sizes_of(proposed["user"], proposed["item"])
+
+    def _observation(self) -> Observation:
+        return {
+            kind: observe(
+                self._popularity[kind],
+                getattr(self._sizes, kind),
+                self._quality[kind] if self._shows_quality else np.full(len(self._quality[kind]), np.nan),
+                self.min_embedding_size,
+                self.max_embedding_size,
+            )
+            for kind in KINDS
+        }

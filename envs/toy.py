@@ -2,16 +2,11 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs import mdp
-from envs.errors import ConfigError, EmbeddingSizeError
-from envs.mdp import KINDS
-
-BYTES_PER_PARAM = 4
+from envs.errors import ConfigError
+from envs.mdp import KINDS, TableEnv
 
 #: Saturation point of the least popular and of the most popular entity, as shares of d_max.
 SATURATION = {"user": (0.2, 0.8), "item": (0.8, 0.2)}
@@ -30,7 +25,7 @@ def power_law_counts(
     return np.rint(counts).astype(np.int64)
 
 
-class ToySizeEnv(gym.Env[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]):
+class ToySizeEnv(TableEnv):
     """Sizes for a table whose quality is a parabola around each entity's saturation point.
 
     No recommender is trained: entity n with saturation point s_n has quality
@@ -102,44 +97,22 @@ class ToySizeEnv(gym.Env[dict[str, NDArray[np.float32]], dict[str, NDArray[np.fl
         popularity_exponent: float = 0.5,
         seed: int = 0,
     ) -> None:
-        if not 1 <= min_embedding_size <= max_embedding_size:
+        if curvature <= 0 or not 0 <= popularity_exponent < 1:
             raise ConfigError(
-                f"need 1 <= min_embedding_size <= max_embedding_size, not {min_embedding_size} and "
-                f"{max_embedding_size}."
+                f"need curvature > 0 and 0 <= popularity_exponent < 1, not {curvature} and "
+                f"{popularity_exponent}."
             )
-        if curvature <= 0 or not 0 <= popularity_exponent < 1 or episode_length < 1:
-            raise ConfigError(
-                f"need curvature > 0, 0 <= popularity_exponent < 1 and episode_length >= 1, not {curvature}, "
-                f"{popularity_exponent} and {episode_length}."
-            )
-        self.min_embedding_size = min_embedding_size
-        self.max_embedding_size = max_embedding_size
-        self.episode_length = episode_length
-        self.memory_weight = memory_weight
-        self.curvature = curvature
-        self._num = {"user": num_users, "item": num_items}
-
         rng = np.random.default_rng(seed)
-        self._popularity: dict[str, NDArray[np.float32]] = {}
-        self._saturation: dict[str, NDArray[np.float64]] = {}
-        for kind in KINDS:
-            counts = power_law_counts(self._num[kind], max_count, popularity_exponent, rng)
-            self._popularity[kind] = mdp.scale_popularity(counts)
-            least, most = SATURATION[kind]
-            share = (self._popularity[kind].astype(np.float64) + 1.0) / 2.0
-            self._saturation[kind] = least + (most - least) * share
-
-        self.observation_space = spaces.Dict(
-            {
-                kind: spaces.Box(-1.0, 1.0, (self._num[kind], mdp.NUM_STATE_FEATURES), np.float32)
-                for kind in KINDS
-            }
-        )
-        self.action_space = spaces.Dict(
-            {kind: spaces.Box(-1.0, 1.0, (self._num[kind],), np.float32) for kind in KINDS}
-        )
-        self._step_index = 0
-        self._set_full_size()
+        counts = {
+            kind: power_law_counts(num_entities, max_count, popularity_exponent, rng)
+            for kind, num_entities in (("user", num_users), ("item", num_items))
+        }
+        super().__init__(counts, min_embedding_size, max_embedding_size, episode_length, memory_weight)
+        self.curvature = curvature
+        self._saturation = {
+            kind: least + (most - least) * (self._popularity[kind].astype(np.float64) + 1.0) / 2.0
+            for kind, (least, most) in SATURATION.items()
+        }
 
     def optimal_sizes(self) -> dict[str, NDArray[np.float64]]:
         """The real-valued sizes with the largest reward under the current λ, shape (n,) each."""
@@ -150,101 +123,14 @@ class ToySizeEnv(gym.Env[dict[str, NDArray[np.float32]], dict[str, NDArray[np.fl
             for kind, s in self._saturation.items()
         }
 
-    def quality(self, embedding_sizes: dict[str, NDArray[np.int32]]) -> dict[str, NDArray[np.float32]]:
-        """q_n(d) of every entity at the given sizes, shape (n,) each."""
-        return {
-            kind: (
-                1.0 - self.curvature * np.square(sizes / self.max_embedding_size - self._saturation[kind])
-            ).astype(np.float32)
-            for kind, sizes in embedding_sizes.items()
-        }
+    def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
+        return {kind: np.ones(len(self._popularity[kind]), np.float32) for kind in KINDS}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-        """Every size back to d_max; nothing is drawn, so the seed only seeds ``np_random``."""
-        super().reset(seed=seed)
-        self._step_index = 0
-        self._set_full_size()
-        return self._observe(), self._info()
-
-    def step(
-        self, action: dict[str, NDArray[np.float32]]
-    ) -> tuple[dict[str, NDArray[np.float32]], float, bool, bool, dict[str, Any]]:
-        """Sets every size at once and computes the qualities.
-
-        Raises:
-            EmbeddingSizeError: An action has the wrong shape or is not finite.
-        """
+    def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
+        """q_n(d) of every entity."""
+        quality = {}
         for kind in KINDS:
-            values = np.asarray(action[kind])
-            if values.shape != (self._num[kind],) or not np.isfinite(values).all():
-                raise EmbeddingSizeError(
-                    f"the {kind} action must be {self._num[kind]} finite numbers; its shape is "
-                    f"{values.shape}."
-                )
-            sizes = mdp.unscale_size(values, self.min_embedding_size, self.max_embedding_size)
-            self._sizes[kind] = np.rint(sizes).astype(np.int32)
-        self._quality = self.quality(self._sizes)
-        self._step_index += 1
-        info = self._info()
-        rewards = np.concatenate([info[kind]["reward"] for kind in KINDS])
-        return self._observe(), float(rewards.mean()), False, self._step_index >= self.episode_length, info
-
-    def get_state(self) -> dict[str, Any]:
-        """A snapshot that :meth:`set_state` of an environment with the same arguments continues from."""
-        return {
-            "sizes": {kind: sizes.copy() for kind, sizes in self._sizes.items()},
-            "quality": {kind: quality.copy() for kind, quality in self._quality.items()},
-            "step_index": self._step_index,
-            "memory_weight": self.memory_weight,
-            "np_random": self.np_random.bit_generator.state,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues from a snapshot."""
-        self._sizes = {kind: sizes.copy() for kind, sizes in state["sizes"].items()}
-        self._quality = {kind: quality.copy() for kind, quality in state["quality"].items()}
-        self._step_index = state["step_index"]
-        self.memory_weight = state["memory_weight"]
-        self.np_random.bit_generator.state = state["np_random"]
-
-    def _set_full_size(self) -> None:
-        self._sizes = {kind: np.full(self._num[kind], self.max_embedding_size, np.int32) for kind in KINDS}
-        self._quality = {kind: np.ones(self._num[kind], np.float32) for kind in KINDS}
-
-    def _observe(self) -> dict[str, NDArray[np.float32]]:
-        return {
-            kind: mdp.observe(
-                self._popularity[kind],
-                self._sizes[kind],
-                self._quality[kind],
-                self.min_embedding_size,
-                self.max_embedding_size,
-            )
-            for kind in KINDS
-        }
-
-    def _info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {}
-        for kind in KINDS:
-            cost = mdp.memory_cost(self._sizes[kind], self.max_embedding_size)
-            info[kind] = {
-                "reward": mdp.reward(self._quality[kind], cost, self.memory_weight),
-                "quality": self._quality[kind].copy(),
-                "memory_cost": cost,
-                "proposed_sizes": self._sizes[kind].copy(),
-                "embedding_sizes": self._sizes[kind].copy(),
-            }
-        num_params = int(sum(int(sizes.sum()) for sizes in self._sizes.values()))
-        ratio = num_params / (self.max_embedding_size * sum(self._num.values()))
-        info |= {
-            "kept_ratio": ratio,
-            "proposed_ratio": ratio,
-            "num_params": num_params,
-            "packed_bytes": BYTES_PER_PARAM * num_params,
-            "quality": float(np.concatenate([self._quality[kind] for kind in KINDS]).mean()),
-            "train_s": 0.0,
-            "evaluate_s": 0.0,
-        }
-        return info
+            excess = getattr(self._sizes, kind) / self.max_embedding_size - self._saturation[kind]
+            quality[kind] = (1.0 - self.curvature * np.square(excess)).astype(np.float32)
+        mean = float(np.concatenate(list(quality.values())).mean())
+        return quality, quality, {"quality": mean, "train_s": 0.0, "evaluate_s": 0.0}

@@ -86,7 +86,7 @@ def test_a_snapshot_continues_exactly():
     "arguments", [{"min_embedding_size": 0}, {"curvature": 0.0}, {"popularity_exponent": 1.0}]
 )
 def test_arguments_that_cannot_work_are_refused(arguments):
-    with pytest.raises(ConfigError):
+    with pytest.raises((ConfigError, EmbeddingSizeError)):
         make(**arguments)
 
 
