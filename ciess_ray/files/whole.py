@@ -2,16 +2,14 @@
 
 import contextlib
 import ctypes
-import errno
-import glob
-import math
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import uuid
-import zipfile
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from envs.errors import ResultError
 
 #: A byte of what is deflated stands for no more.
-DEFLATED = 1032
+_DEFLATED = 1032
 #: Under this name a file of arrays has its own.
 _NAME = "name of this file"
 #: Of renameat2: names are of this process's folder; two change places.
@@ -64,19 +62,17 @@ def check_writable(folder: Path) -> None:
     Raises:
         ResultError: Naming what is in the way.
     """
-    try:
-        with contextlib.suppress(OSError):
-            os.stat(folder)
-    except ValueError as error:
-        raise ResultError(f"{str(folder)!a}: can be no folder's name ({error}); name another.") from error
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
+        # What can be no folder's name is a ValueError.
+        with contextlib.suppress(OSError):
+            os.stat(folder)
         with tempfile.TemporaryFile(dir=there):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ResultError(
             f"{folder}: cannot be {'written' if there == folder.absolute() else 'made'} ({there}: "
-            f"{error.strerror}); name a folder that you may write."
+            f"{getattr(error, 'strerror', error)}); name a folder that you may write."
         ) from error
 
 
@@ -110,83 +106,62 @@ def read_arrays(path: Path, *, is_named: bool = True) -> dict[str, NDArray[Any]]
         is_named: Whether it must say its name, which it did not always.
     """
     try:
-        with open(open_regular(path), "rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            num_bytes = os.fstat(stream.fileno()).st_size
-            for entry in kept.zip.infolist():
-                _check_claim(kept.zip, entry, num_bytes)
-            arrays = dict(kept)
+        arrays = arrays_of(path)
     except Exception:  # Damage shows in a dozen ways, of zipfile, zlib and NumPy.
         return None
     name = arrays.pop(_NAME, None)
     return arrays if str(name) == path.name or (name is None and not is_named) else None
 
 
-def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of the array that a stream holds, which is then at its first value."""
-    reader = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[np.lib.format.read_magic(stream)]
-    shape, _, dtype = reader(stream)
-    return shape, dtype
-
-
-def _check_claim(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, num_bytes: int) -> None:
-    """Refuse an array that is longer than what is there.
+def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file; no more memory is filled than its bytes can stand for.
 
     Raises:
-        ValueError: It is.
+        ResultError: There is no such file, or it is another thing.
+        Exception: It is damaged; of zipfile, zlib or NumPy, by where the damage is.
     """
-    with archive.open(entry) as stream:
-        shape, dtype = read_npy_header(stream)
-    claimed = math.prod(shape) * dtype.itemsize
-    if not claimed <= entry.file_size <= DEFLATED * num_bytes:
-        raise ValueError(f"{entry.filename} claims {claimed:,} bytes")
+    with open_regular(path) as stream, np.load(stream, allow_pickle=False) as archive:
+        # An array that claims more than its entry has fails as that comes to its end.
+        num_bytes = sum(entry.file_size for entry in archive.zip.infolist())
+        if num_bytes > _DEFLATED * size_of(path):
+            raise ValueError(f"it claims {num_bytes:,} bytes")
+        return dict(archive)
 
 
-def open_regular(file: Path) -> int:
-    """A descriptor of a file; one that is a device or a pipe is never waited for.
+def open_regular(file: Path) -> BufferedReader:
+    """A stream of a file's bytes; one that is a device or a pipe is never waited for.
 
     Raises:
         ResultError: There is no such file, or it is another thing.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ResultError(f"{file}: damaged: it is no regular file.")
+        return file.open("rb")
     except FileNotFoundError:
         raise ResultError(
             f"{file}: no such file; is {file.parent} the folder of a finished search, or of a packed export?"
         ) from None
     except OSError as error:
         raise ResultError(f"{file}: cannot be read ({error.strerror}).") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ResultError(f"{file}: damaged: it is no regular file.")
-    return descriptor
 
 
-def read_regular(file: Path, most: int | None = None) -> bytes:
+def size_of(file: Path) -> int:
+    """Bytes of a file; raises as :func:`open_regular`."""
+    with open_regular(file) as stream:
+        return os.fstat(stream.fileno()).st_size
+
+
+def read_regular(file: Path, max_bytes: int) -> bytes:
     """The content of a file.
 
-    Args:
-        file: Any.
-        most: Bytes it may have.
-
     Raises:
-        ResultError: There is no such file, it is another thing, or longer.
+        ResultError: As :func:`open_regular`, or it has more bytes.
     """
-    with open(open_regular(file), "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if most is not None and size > most:
-            raise ResultError(f"{file}: damaged: {size:,} bytes are more than it can have.")
-        return stream.read()
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For :func:`json.loads`: an object in which no key stands twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
+    size = size_of(file)
+    if size > max_bytes:
+        raise ResultError(f"{file}: damaged: {size:,} bytes are more than it can have.")
+    return file.read_bytes()
 
 
 @contextlib.contextmanager
@@ -201,82 +176,41 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path: What is replaced: nothing, or a folder.
 
     Raises:
-        ResultError: It is a link, or cannot be replaced as a whole.
+        ResultError: It is a link, another process writes it, or it cannot be replaced as a whole.
     """
-    if path.is_symlink():
-        raise ResultError(f"{path}: is a link; name the folder itself.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = f".{glob.escape(path.name)}.*"
-    for left in {
-        file.with_suffix(".partial")
-        for end in (".partial", ".lock")
-        for file in path.parent.glob(beside + end)
-    }:
-        with contextlib.suppress(Timeout), _claimed(left):
-            # A file, or a link, is left alone.
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    with _claimed(temporary):
-        temporary.mkdir()
-        yield from _filled(temporary, path)
-
-
-def _filled(temporary: Path, path: Path) -> Iterator[Path]:
-    try:
-        yield temporary
+    beside = path.with_name(f".{path.name}.partial")
+    for place in (path, beside):
+        if place.is_symlink():
+            raise ResultError(f"{place}: is a link; name the folder itself.")
+    with sole_writer(beside):
+        new = beside / "new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
         try:
-            _exchange(temporary, path)
-        except OSError as error:
-            raise ResultError(
-                f"{path}: cannot be replaced as a whole ({error.strerror}); name a folder within it."
-            ) from error
-    finally:
-        # By now what was there before.
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _claimed(temporary: Path) -> Iterator[None]:
-    """Keep a folder that is being written from who clears away what killed processes left.
-
-    Raises:
-        Timeout: Another process writes it.
-    """
-    file = temporary.with_suffix(".lock")
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise
-    except OSError:  # See :func:`sole_writer`.
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
-        file.unlink(missing_ok=True)
+            yield new
+            _exchange(new, path)
+        finally:
+            # By now with what was there before.
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _exchange(new: Path, path: Path) -> None:
     """Give a folder the name of another, or of none, which gets its name."""
-    if not path.exists() or not any(path.iterdir()):
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
+    with contextlib.suppress(OSError):
+        # Over nothing, or a folder with nothing in it.
         new.rename(path)
         return
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename and not rename(_HERE, os.fsencode(new), _HERE, os.fsencode(path), _RENAME_EXCHANGE):
+        return
+    old = new.with_name("old")
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # No Linux.
-        pass
-    else:
-        if not rename(_HERE, os.fsencode(new), _HERE, os.fsencode(path), _RENAME_EXCHANGE):
-            return
-        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    old = new.with_suffix(".old")
-    path.rename(old)
-    new.rename(path)
-    old.rename(new)
+        path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        raise ResultError(
+            f"{path}: cannot be replaced as a whole ({error.strerror}); name a folder within it."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -311,19 +245,18 @@ def settle(folder: Path) -> None:
     ready = folder / _READY
     if not ready.is_dir() or ready.is_symlink():
         return
-    for inner in sorted(ready.rglob("*")):
-        # The folder may be a stranger's, who would have files of others replaced.
-        place = folder / inner.relative_to(ready)
-        if inner.is_dir() and place.is_symlink():
-            raise ResultError(f"{place}: is a link, through which nothing is replaced; remove {ready}.")
     try:
-        for file in sorted(ready.rglob("*")):
-            if not file.is_dir():
-                target = folder / file.relative_to(ready)
-                target.parent.mkdir(exist_ok=True)
+        for waiting in sorted(ready.rglob("*")):
+            target = folder / waiting.relative_to(ready)
+            if not waiting.is_dir():
                 # Another process may be at it too.
                 with contextlib.suppress(FileNotFoundError):
-                    file.replace(target)
+                    waiting.replace(target)
+            elif target.is_symlink():
+                # The folder may be a stranger's, who would have files of others replaced.
+                raise ResultError(f"{target}: is a link, through which nothing is replaced; remove {ready}.")
+            else:
+                target.mkdir(exist_ok=True)
         shutil.rmtree(ready, ignore_errors=True)
     except OSError as error:
         raise ResultError(

@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
-from ciess_ray.packed.blocks import block_bits_of, starts_of
-from ciess_ray.packed.file import SIZE_TYPES, STORED_COLUMN, STORED_SCALE, header_of, number_of, parse
+from ciess_ray.packed.file import FORMAT, SIZE_TYPES, Part, header_of, number_of, parse
 from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
@@ -32,6 +31,8 @@ from envs.sizes.placed import PlacedSizes
 from envs.sizes.scattered import ScatteredSizes
 
 _MAX_NAME = 200
+_NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
+_MAX_BLOCK_BITS = 8
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
 #: Values that are looked at in one go.
@@ -74,8 +75,8 @@ class PackedTable:
     first_columns: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        if not len(self.row_sizes):
-            raise ResultError("it has no rows")
+        if not len(self.row_sizes) or self.num_tables < 1:
+            raise ResultError("it has no rows, or no table")
         least, most = int(self.row_sizes.min()), int(self.row_sizes.max())
         if not 1 <= self.min_embedding_size <= least <= most <= self.max_embedding_size:
             raise ResultError(
@@ -158,7 +159,7 @@ class PackedTable:
         """
         path = Path(path)
         try:
-            with open(open_regular(path), "rb") as file:
+            with open_regular(path) as file:
                 # Private: what somebody writes into the arrays stays in this process.
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             return cls.from_buffer(content)
@@ -175,22 +176,19 @@ class PackedTable:
         Raises:
             ResultError: They are no packed table, or contradict each other.
         """
-        arrays, types, metadata = parse(memoryview(content))
-        dtype = next(name for name, (stored, _) in VALUE_TYPES.items() if stored == types["values"])
-        numbers = {
-            key: number_of(metadata, key) for key in ("num_users", "min_embedding_size", "max_embedding_size")
-        }
-        num_tables = number_of(metadata, "num_tables")
-        size_type = SIZE_TYPES[index_bytes_per_row(numbers["max_embedding_size"])][0]
-        if types["sizes"] != size_type:
-            raise ResultError(f"its sizes are {types['sizes']}, not {size_type}")
-        if num_tables < 1:
-            raise ResultError("it has no table")
+        parts, metadata = parse(memoryview(content))
+        types = {name: stored for name, stored, _ in parts}
+        numbers = {key: number_of(metadata, key) for key in _NUMBERS}
+        stored_as = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
+        dtype = stored_as.get(types.get("values", ""), "float32")
+        expected = _types_of(dtype, numbers["max_embedding_size"])
+        if {"first_columns": expected["first_columns"]} | types != expected:
+            raise ResultError(f"it has the parts {types}, not {expected}")
+        arrays = {name: array for name, _, array in parts}
         return cls(
             arrays["values"],
             arrays["sizes"],
             **numbers,
-            num_tables=num_tables,
             dtype=dtype,
             scales=arrays.get("scales"),
             recommender=metadata.get("recommender"),
@@ -241,8 +239,9 @@ class PackedTable:
 
     @cached_property
     def block_bits(self) -> int:
-        """Rows r with one r >> block_bits are a block."""
-        return block_bits_of(self.max_embedding_size * self.num_tables)
+        """Rows r with one r >> block_bits are a block, in which 16 bits tell where a row begins."""
+        largest_row = self.max_embedding_size * self.num_tables
+        return min(max(2**16 // largest_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
 
     @cached_property
     def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
@@ -250,7 +249,11 @@ class PackedTable:
 
         Shapes (number of blocks,) and (num_rows,).
         """
-        return starts_of(self.row_sizes, self.num_tables, self.block_bits)
+        num_values = self._values_a_row()
+        starts = np.cumsum(num_values) - num_values
+        block_starts = starts[:: 1 << self.block_bits].copy()
+        starts -= np.repeat(block_starts, 1 << self.block_bits)[: self.num_rows]
+        return block_starts, starts.astype(np.uint16)
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
         """Rows of the masked table, zeros where they keep nothing.
@@ -376,25 +379,34 @@ class PackedTable:
         for *_, array in self._tensors():
             yield array.data.cast("B")
 
-    def _tensors(self) -> list[tuple[str, str, NDArray[Any]]]:
+    def _tensors(self) -> list[Part]:
         """Names, types in the file and arrays as they follow each other: the widest first, all aligned."""
-        index_type = SIZE_TYPES[self.row_sizes.itemsize][0]
-        named = [
-            ("values", VALUE_TYPES[self.dtype][0], self.values),
-            ("sizes", index_type, self.row_sizes),
-            ("scales", STORED_SCALE, self.scales),
-            ("first_columns", STORED_COLUMN, self.first_columns),
-        ]
-        there = [(name, stored, array) for name, stored, array in named if array is not None]
-        return sorted(there, key=lambda entry: -entry[2].itemsize)
+        arrays = {
+            "values": self.values,
+            "sizes": self.row_sizes,
+            "scales": self.scales,
+            "first_columns": self.first_columns,
+        }
+        types = _types_of(self.dtype, self.max_embedding_size)
+        parts = [(name, types[name], array) for name, array in arrays.items() if array is not None]
+        return sorted(parts, key=lambda part: -part[2].itemsize)
 
     def _header(self) -> bytes:
-        metadata = {"version": version("ciess-ray")}
-        numbers = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
-        metadata |= {name: str(getattr(self, name)) for name in numbers}
+        metadata = {"format": FORMAT, "version": version("ciess-ray")}
+        metadata |= {name: str(getattr(self, name)) for name in _NUMBERS}
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
         return header_of(self._tensors(), metadata)
 
     def _values_a_row(self) -> NDArray[np.int64]:
         return self.row_sizes.astype(np.int64) * self.num_tables
+
+
+def _types_of(dtype: str, max_embedding_size: int) -> dict[str, str]:
+    """The type in the file of each part that a table may have."""
+    types = {
+        "values": VALUE_TYPES[dtype][0],
+        "sizes": SIZE_TYPES[index_bytes_per_row(max_embedding_size)][0],
+        "first_columns": "U8",
+    }
+    return types | ({"scales": "F16"} if dtype == "int8" else {})

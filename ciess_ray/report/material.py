@@ -277,8 +277,6 @@ def _named_apart(searches: Sequence[Search]) -> list[Search]:
 def _read_rows(file: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = read_parquet(file).to_pylist()
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file; {file.parent} is incomplete.") from None
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     for number, row in enumerate(rows, 1):

@@ -1,6 +1,5 @@
 """What the files of a search's folder say, whatever the version that wrote them."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ciess_ray.candidate import with_kinds
-from ciess_ray.files.foreign import parse_json, read_json, read_parquet, read_text
+from ciess_ray.files.foreign import read_json, read_json_lines, read_parquet
 from ciess_ray.files.whole import settle
 from envs.errors import ResultError
 
@@ -42,22 +41,13 @@ def read_summary(path: Path) -> dict[str, Any]:
         ResultError: There is none, it is damaged, or of another format.
     """
     settle(path)
-    file = path / RESULT_FILE
-    try:
-        return read_json(file, RESULT_FORMAT, "; run the search again with --overwrite")
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file; is {path} the folder of a search?") from None
+    return read_json(path / RESULT_FILE, RESULT_FORMAT)
 
 
 def read_progress(path: Path) -> list[dict[str, Any]]:
     """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
     file = path / PROGRESS_FILE
-    lines: list[dict[str, Any]] = []
-    for text in read_text(file).splitlines() if file.exists() else ():
-        # The last line of a search that was killed may be torn.
-        with contextlib.suppress(ValueError):
-            lines.append(parse_json(text))
-    return lines
+    return read_json_lines(file) if file.exists() else []
 
 
 def read_candidates(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -77,8 +67,6 @@ def read_candidates(path: Path, columns: Sequence[str] | None = None) -> pa.Tabl
             return table
         searched = [line for line in read_progress(path) if line.get("phase") == "search"]
         return with_kinds(table, {line["step"]: line.get("note", "") for line in searched})
-    except FileNotFoundError:
-        raise ResultError(f"{file}: no such file.") from None
     except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
 

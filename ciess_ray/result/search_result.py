@@ -18,12 +18,11 @@ from ciess_ray.result.reading import looser_folders, read_summary
 from ciess_ray.serving.files import (
     INTERACTIONS_FILE,
     TABLE_FILE,
-    ScorerFile,
+    TableFolder,
     read_ids,
     read_interactions_file,
 )
 from ciess_ray.serving.recommender import ServedRecommender
-from ciess_ray.serving.scorers import SCORERS, check_parts
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
 
@@ -142,12 +141,7 @@ class SearchResult:
         Raises:
             ResultError: Its weights are missing or damaged, or another class is needed than was given.
         """
-        scorer = ScorerFile.read(self.path)
-        if scorer.recommender in SCORERS:
-            try:
-                check_parts(self.packed_table, scorer)
-            except ResultError as error:
-                raise error.within(str(self.path)) from error
+        folder = TableFolder.read(self.path)
         described = self.summary["config"]["recommender"]
         name = described["name"]
         needed = name.rpartition(":")[2] if ":" in name else None
@@ -159,7 +153,7 @@ class SearchResult:
                 + (", with the class that you import." if needed else ".")
             )
         return unpack_recommender(
-            self.packed_table, self.train, own_class or name, described["options"], scorer.state
+            folder.table, folder.train, own_class or name, described["options"], folder.scorer.state
         )
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -4,9 +4,8 @@ They are read with NumPy, SciPy and Arrow alone, so that a process that only ser
 Ray. Nothing in them is believed: what contradicts itself is refused.
 """
 
-import io
 import json
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.files.foreign import read_parquet
 from ciess_ray.files.manifest import Manifest
-from ciess_ray.files.whole import DEFLATED, read_npy_header, unique_keys, whole_file, write_whole
+from ciess_ray.files.whole import arrays_of, whole_file, write_whole
+from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
 
 TABLE_FILE = "table.safetensors"
@@ -31,9 +32,8 @@ IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
 SCORER_FORMAT = "ciess-ray scorer 2"
-_CHUNK = 2**20
-#: Bytes, and entries, of one part of a Parquet file's own description.
-_THRIFT = 2**24
+#: Propagations of LightGCN and NGCF.
+MAX_LAYERS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,43 +72,123 @@ class ScorerFile:
             ResultError: There is none, it is damaged, or of another format.
         """
         path = folder / SCORER_FILE
-        content = Manifest.read(folder).content(SCORER_FILE)
+        Manifest.read(folder).verify(SCORER_FILE)
         try:
-            header = json.loads(content[8 : 8 + _header_bytes(content)], object_pairs_hook=unique_keys)
-            metadata = header.pop("__metadata__", {})
-            state = safetensors.numpy.load(content)
-            if state.keys() != header.keys():
-                raise ValueError("its parts are not those that its header names")
-        except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.
-            raise ResultError(
-                f"{path}: damaged, or no safetensors file ({error}); write it again."
-            ) from error
-        if metadata.get("format") != SCORER_FORMAT:
-            raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}.")
-        try:
-            options = json.loads(metadata["options"], object_pairs_hook=unique_keys, parse_constant=_refuse)
-            if not isinstance(options, dict):
-                raise ValueError("its options are no JSON object")
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+            if metadata.get("format") != SCORER_FORMAT:
+                raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}.")
+            options = {**json.loads(metadata["options"])}
+            state = safetensors.numpy.load_file(path)
             return cls(metadata["recommender"], options, state, metadata.get("origin"))
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+        except ResultError:
+            raise
+        except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.
             raise ResultError(f"{path}: damaged ({error!r}); write it again.") from error
+
+    def check(self, table: PackedTable) -> None:
+        """Refuse options and weights that a recommender of this package cannot have beside a table.
+
+        Raises:
+            ResultError: Saying which.
+        """
+        fault = self._fault(table)
+        if fault is not None:
+            raise ResultError(
+                f"the scorer's weights are not those of a {self.recommender} of this table: {fault}."
+            )
+
+    def _fault(self, table: PackedTable) -> str | None:
+        name, num_layers = self.recommender, self.options.get("num_layers")
+        if name in PROPAGATING and not (type(num_layers) is int and 0 <= num_layers <= MAX_LAYERS):
+            return f"its num_layers are {str(num_layers)[:20]}, not 0 to {MAX_LAYERS}"
+        num_tables = 2 if name == "ncf" else 1
+        if (table.num_tables, table.recommender or name) != (num_tables, name):
+            return f"its table is of a {table.recommender} and {table.num_tables} in all, not {num_tables}"
+        if self.origin is not None and (name != "mf" or self.origin not in PROPAGATING):
+            return f"they come from {self.origin[:20]!r}"
+        expected = {part: (shape, "float32") for part, shape in _shapes(name, num_layers, table).items()}
+        read = {part: (value.shape, value.dtype.name) for part, value in self.state.items()}
+        for part in sorted(expected.keys() | read.keys()):
+            if read.get(part) != expected.get(part):
+                return f"{part[:40]} is {read.get(part)}, not {expected.get(part)}"
+            if not np.isfinite(self.state[part]).all():
+                return f"{part} holds what is no finite number"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class TableFolder:
+    """A folder that recommends: all of it is there and belongs together.
+
+    Attributes:
+        path: The folder.
+        table: The packed table, mapped into memory; none of its values is read.
+        scorer: What scores beside it.
+        train: The interactions that it was trained on, shape (num_users, num_items).
+        test: Those held out for test; None in an older folder, which may have none.
+        user_ids: The ids of the user's own data, by row.
+        item_ids: The same of items.
+    """
+
+    path: Path
+    table: PackedTable
+    scorer: ScorerFile
+    train: csr_array
+    test: csr_array | None
+    user_ids: NDArray[Any]
+    item_ids: NDArray[Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "TableFolder":
+        """Read the folder of a finished search, or one that ``ciess-ray export`` made.
+
+        Raises:
+            ResultError: A file is missing, damaged or of another search.
+        """
+        if not path.is_dir():
+            what = "is no folder" if path.exists() else "no such folder"
+            raise ResultError(f"{path}: {what}; name that of a finished search, or of a packed export.")
+        manifest = Manifest.read(path)
+        table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
+        shape = table.num_users, table.num_rows - table.num_users
+        if ":" not in scorer.recommender:
+            try:
+                scorer.check(table)
+            except ResultError as error:
+                raise error.within(str(path)) from error
+        test = read_interactions_file(path / TEST_FILE, shape) if manifest.has(TEST_FILE) else None
+        train = read_interactions_file(path / INTERACTIONS_FILE, shape)
+        return cls(path, table, scorer, train, test, *read_ids(path, *shape))
+
+
+def _shapes(name: str, num_layers: Any, table: PackedTable) -> Mapping[str, tuple[int, ...]]:
+    """Of the weights that a recommender has beside its table."""
+    width, d_max = table.width, table.max_embedding_size
+    if name == "ncf":
+        return {
+            "hidden_user": (width, d_max),
+            "hidden_item": (width, d_max),
+            "hidden_bias": (d_max,),
+            "output_hidden": (d_max,),
+            "output_product": (width,),
+            "output_bias": (1,),
+        }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(num_layers if name == "ngcf" else 0):
+        fan_in = d_max if number else width
+        shapes[f"weights_sum.{number}"] = shapes[f"weights_product.{number}"] = fan_in, d_max
+        shapes[f"biases.{number}"] = (d_max,)
+    return shapes
 
 
 def safetensors_of(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
     """A safetensors file, the same bytes for the same content: its library writes metadata in any order."""
     content = safetensors.numpy.save(arrays, metadata)
-    end = 8 + _header_bytes(content)
+    end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def _header_bytes(content: bytes) -> int:
-    return int.from_bytes(content[:8], "little")
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def write_interactions(file: Path, interactions: csr_array) -> None:
@@ -118,10 +198,8 @@ def write_interactions(file: Path, interactions: csr_array) -> None:
         np.savez_compressed(stream, indptr=interactions.indptr, indices=interactions.indices, shape=shape)
 
 
-def read_interactions_file(file: Path, shape: tuple[int, int] | None = None) -> csr_array:
+def read_interactions_file(file: Path, shape: tuple[int, int]) -> csr_array:
     """What :func:`write_interactions` wrote: ones, shape (num_users, num_items), float32.
-
-    Nothing is allocated that the file is too short to fill.
 
     Args:
         file: In a folder whose manifest, if it has one, tells what it was.
@@ -130,68 +208,27 @@ def read_interactions_file(file: Path, shape: tuple[int, int] | None = None) -> 
     Raises:
         ResultError: There is no such file, it is damaged, contradicts itself, or is of another shape.
     """
-    content = Manifest.read(file.parent).content(file.name)
+    Manifest.read(file.parent).verify(file.name)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = sorted(archive.namelist())
-            if names != ["indices.npy", "indptr.npy", "shape.npy"]:
-                raise ValueError("its parts are others")
-            found_shape = tuple(_array(archive, "shape", 2, len(content)).tolist())
-            if min(found_shape) < 0:
-                raise ValueError(f"its shape is {found_shape}")
-            if shape is not None and found_shape != shape:
-                raise ResultError(
-                    f"{file.parent}: the table has {shape[0]} users and {shape[1]} items, the interactions "
-                    f"{found_shape[0]} and {found_shape[1]}: they come from different searches."
-                )
-            num_users, num_items = found_shape
-            indptr = _array(archive, "indptr", num_users + 1, len(content))
-            counts = np.diff(indptr)
-            if indptr[0] != 0 or (counts < 0).any() or counts.max(initial=0) > num_items:
-                raise ValueError("its rows are not one after the other")
-            indices = _array(archive, "indices", int(indptr[-1]), len(content))
-        is_next = np.diff(indices) > 0
-        # A row begins where the one before it ends.
-        starts = indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(indices))]
-        is_next[starts - 1] = True
-        if not is_next.all() or (len(indices) and not 0 <= indices.min() <= indices.max() < num_items):
-            raise ValueError("its items are out of order, stand twice, or are not in the table")
-        return csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=found_shape)
+        parts = arrays_of(file)
+        indptr, indices = parts["indptr"], parts["indices"]
+        its_shape = tuple(parts["shape"].tolist())
+        if its_shape != shape:
+            raise ResultError(
+                f"{file.parent}: the table has {shape[0]} users and {shape[1]} items, the interactions "
+                f"{' and '.join(map(str, its_shape))}: they come from different searches."
+            )
+        if indptr.dtype.kind != "i" or indices.dtype.kind != "i":
+            raise ValueError("its parts are no whole numbers")
+        graph = csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+        graph.check_format(full_check=True)
+        if not graph.has_canonical_format:
+            raise ValueError("its items are out of order, or stand twice")
+        return graph
     except ResultError:
         raise
-    except Exception as error:  # Of zipfile, zlib, struct, NumPy or SciPy, by where the damage is.
+    except Exception as error:  # Of zipfile, zlib, NumPy or SciPy, by where the damage is.
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-
-
-def _array(
-    archive: zipfile.ZipFile, name: str, length: int, file_bytes: int
-) -> NDArray[np.signedinteger[Any]]:
-    """A part of the file: so many whole numbers.
-
-    Raises:
-        ValueError: It is another, or more than the bytes of the file can stand for.
-    """
-    entry = archive.getinfo(f"{name}.npy")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"its part {name} is packed in another way")
-    with archive.open(entry) as stream:
-        shape, dtype = read_npy_header(stream)
-        if dtype not in (np.dtype(np.int32), np.dtype(np.int64)) or shape != (length,):
-            raise ValueError(f"its part {name} is {dtype} of shape {shape}, not {length} whole numbers")
-        num_bytes = length * dtype.itemsize
-        if num_bytes > DEFLATED * file_bytes:
-            raise ValueError(f"its part {name} claims {num_bytes:,} bytes")
-        numbers = np.empty(length, dtype)
-        view, read = numbers.view(np.uint8), 0
-        while read < num_bytes:
-            chunk = stream.read(min(_CHUNK, num_bytes - read))
-            if not chunk:
-                raise ValueError(f"its part {name} is cut off")
-            view[read : read + len(chunk)] = np.frombuffer(chunk, np.uint8)
-            read += len(chunk)
-        if stream.read(1):
-            raise ValueError(f"its part {name} is longer than it says")
-    return numbers
 
 
 def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> None:
@@ -206,10 +243,8 @@ def entity_columns(user_ids: NDArray[Any], item_ids: NDArray[Any]) -> dict[str, 
         ids = pa.concat_arrays([pa.array(user_ids), pa.array(item_ids)])
     else:
         ids = pa.array([*map(str, user_ids.tolist()), *map(str, item_ids.tolist())])
-    kinds = pa.DictionaryArray.from_arrays(
-        np.repeat(np.array([0, 1], np.int8), [len(user_ids), len(item_ids)]), ["user", "item"]
-    )
-    return {"kind": kinds, "id": ids}
+    numbers = np.repeat(np.array([0, 1], np.int8), [len(user_ids), len(item_ids)])
+    return {"kind": pa.DictionaryArray.from_arrays(numbers, ["user", "item"]), "id": ids}
 
 
 def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -219,56 +254,42 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
         ResultError: Their file is missing or damaged, or of another table.
     """
     file = folder / IDS_FILE
-    content = Manifest.read(folder).content(IDS_FILE)
-    num_rows = num_users + num_items
-    try:
-        parquet = pq.ParquetFile(
-            pa.BufferReader(content), thrift_string_size_limit=_THRIFT, thrift_container_size_limit=_THRIFT
+    Manifest.read(folder).verify(IDS_FILE)
+    table = read_parquet(file, ("kind", "id"))
+    if table.num_rows != num_users + num_items:
+        raise ResultError(
+            f"{file}: {table.num_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
+            "different searches."
         )
-        found_rows = parquet.metadata.num_rows
-        if found_rows != num_rows:
-            raise ResultError(
-                f"{file}: {found_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
-                "different searches."
-            )
-        # A thread of Arrow's that lets go of Python's bytes when Python has ended aborts the process.
-        table = parquet.read(columns=["kind", "id"], use_threads=False)
-        table.validate(full=True)
-        kinds, ids = _column(table, "kind", num_rows), _column(table, "id", num_rows)
-    except ResultError:
-        raise
-    except (pa.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
+    try:
+        kinds, ids = _values_of(table, "kind"), _values_of(table, "id")
+    except (KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
     expected = np.repeat(np.array(["user", "item"], object), [num_users, num_items])
     if not np.array_equal(kinds, expected):
         raise ResultError(
             f"{file}: damaged: its rows are not {num_users:,} users and then {num_items:,} items."
         )
-    for kind, own in (("user", ids[:num_users]), ("item", ids[num_users:])):
-        if len(np.unique(own)) != len(own):
+    for kind, of_kind in (("user", ids[:num_users]), ("item", ids[num_users:])):
+        if len(np.unique(of_kind)) != len(of_kind):
             raise ResultError(f"{file}: damaged: two {kind}s have one id.")
     return ids[:num_users], ids[num_users:]
 
 
-def _column(table: pa.Table, name: str, length: int) -> NDArray[Any]:
-    """A column of whole numbers or of text.
+def _values_of(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of whole numbers or of text; Arrow's own to_numpy imports pandas, which takes long.
 
     Raises:
         ValueError: It is another, or has gaps.
     """
     column = table.column(name).combine_chunks()
-    if column.null_count or len(column) != length:
+    if column.null_count:
         raise ValueError(f"the column {name} has {len(column) - column.null_count:,} values")
-    # Arrow's own to_numpy imports pandas, which takes longer than all the rest.
-    if pa.types.is_integer(column.type):
+    if pa.types.is_signed_integer(column.type):
         numbers: NDArray[Any] = np.from_dlpack(column)
-        return numbers.astype(np.int64, casting="safe", copy=False)
-    if pa.types.is_dictionary(column.type):
-        values, places = column.dictionary.to_pylist(), np.from_dlpack(column.indices)
-    else:
-        values, places = column.to_pylist(), None
-    if not all(isinstance(value, str) for value in values):
+        return numbers.astype(np.int64)
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if not pa.types.is_string(texts.type):
         raise ValueError(f"the column {name} is {column.type}, not text or whole numbers")
-    texts = np.empty(len(values), object)
-    texts[:] = values
-    return texts if places is None else texts[places]
+    values: NDArray[Any] = np.array(texts.to_pylist(), object)
+    return values if texts is column else values[np.from_dlpack(column.indices)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ciess_ray.serving.scorers import DotProductScorer, LightGCNScorer, NCFScorer, Scorer
+from ciess_ray.serving.scorers import NCFScorer, Scorer
 from envs.errors import ConfigError
 
 _OPSET = 17
@@ -26,8 +26,7 @@ def onnx_model(scorer: Scorer, num_users: int) -> bytes:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise ConfigError("the format onnx needs an extra: pip install 'ciess-ray[onnx]'.") from error
-    users = scorer.of_users(np.arange(num_users))
-    constants = {"users": users}
+    constants = {"users": scorer.of_users(np.arange(num_users))}
     nodes = [helper.make_node("Gather", ["users", "user"], ["row"])]
     if isinstance(scorer, NCFScorer):
         constants |= scorer.constants()
@@ -46,9 +45,7 @@ def onnx_model(scorer: Scorer, num_users: int) -> bytes:
             helper.make_node("Add", ["unbiased", "output_bias"], ["score"]),
         ]
     else:
-        dot = scorer.propagated if isinstance(scorer, LightGCNScorer) else scorer
-        assert isinstance(dot, DotProductScorer)
-        constants["items"] = np.ascontiguousarray(dot.item.T)
+        constants["items"] = np.ascontiguousarray(scorer.item.T)
         nodes.append(helper.make_node("MatMul", ["row", "items"], ["score"]))
     graph = helper.make_graph(
         nodes,
@@ -59,5 +56,4 @@ def onnx_model(scorer: Scorer, num_users: int) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
     onnx.checker.check_model(model)
-    content: bytes = model.SerializeToString()
-    return content
+    return bytes(model.SerializeToString())

@@ -222,7 +222,9 @@ def header_and_data(content):
 
 
 def with_header(header, data):
-    text = json.dumps(header).encode()
+    """A header that differs from ours in what it says alone."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
 
 
@@ -248,7 +250,7 @@ class TestHostileFiles:
         for length in range(len(content)):
             with pytest.raises(ResultError):
                 PackedTable.from_buffer(content[:length])
-        with pytest.raises(ResultError, match="do not fill"):
+        with pytest.raises(ResultError, match="does not describe the .* bytes that follow"):
             PackedTable.from_buffer(content + b"\0")
 
     def test_another_format(self):
@@ -267,33 +269,31 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         ("part", "change", "message"),
         [
-            ("values", {"shape": [2**40]}, "does not lie where its header says"),
-            ("values", {"shape": [-1]}, "has no shape or place"),
-            ("values", {"shape": [5, 2]}, "has no shape or place"),
-            ("values", {"shape": [True]}, "has no shape or place"),
-            ("values", {"dtype": "F64"}, "is of the type 'F64'"),
-            ("values", {"dtype": "U8"}, "does not lie where|its values are of the type"),
-            ("values", {"dtype": ["F32"]}, "is of the type"),
-            ("values", {"data_offsets": [-4, 36]}, "has no shape or place"),
-            ("values", {"data_offsets": [2**61, 2**61 + 40]}, "does not lie where its header says"),
-            ("sizes", {"data_offsets": [0, 4]}, "do not fill"),
-            ("sizes", {"dtype": "I8"}, "its sizes are I8, not U8"),
-            ("sizes", {"extra": 1}, "is not described as one"),
+            ("values", {"shape": [2**40]}, "does not describe"),
+            ("values", {"shape": [-1]}, "does not describe"),
+            ("values", {"shape": [5, 2]}, "does not describe"),
+            ("values", {"shape": [True]}, "does not describe"),
+            ("values", {"dtype": "F64"}, "describes no packed table .*F64"),
+            ("values", {"dtype": "U8"}, "does not describe|it has the parts"),
+            ("values", {"dtype": ["F32"]}, "describes no packed table"),
+            ("values", {"data_offsets": [-4, 36]}, "does not describe|describes no"),
+            ("values", {"data_offsets": [2**61, 2**61 + 40]}, "does not describe"),
+            ("sizes", {"data_offsets": [0, 4]}, "does not describe"),
+            ("sizes", {"dtype": "I8"}, "it has the parts .*'sizes': 'I8'"),
+            ("sizes", {"extra": 1}, "does not describe"),
             ("__metadata__", {"num_users": "5"}, "5 of 4 rows cannot be users"),
             ("__metadata__", {"num_users": "-1"}, "its num_users is '-1'"),
             ("__metadata__", {"num_users": "9" * 400}, "its num_users is"),
             ("__metadata__", {"max_embedding_size": "3"}, "sizes between 1 and 4 lie outside"),
             ("__metadata__", {"min_embedding_size": "2"}, "sizes between 1 and 4 lie outside"),
-            ("__metadata__", {"max_embedding_size": "300"}, "its sizes are U8, not U16"),
+            ("__metadata__", {"max_embedding_size": "300"}, "it has the parts .*'sizes': 'U16'"),
             ("__metadata__", {"num_tables": "2"}, "sizes of 20 parameters in all"),
-            ("__metadata__", {"num_tables": "0"}, "it has no table"),
+            ("__metadata__", {"num_tables": "0"}, "it has no rows, or no table"),
             ("__metadata__", {"recommender": 3}, "its metadata is not all text"),
         ],
     )
     def test_a_header_that_lies(self, content, part, change, message):
         header, data = header_and_data(content)
-        if part == "values" and header["values"]["dtype"] == "I8" and "U8" in str(change):
-            message = "it has the parts|its values are of the type"
         header[part] |= change
         with pytest.raises(ResultError, match=message):
             PackedTable.from_buffer(with_header(header, data))

@@ -669,7 +669,7 @@ class TestDamage:
         folder = write_search(tmp_path / "quick")
         (folder / file).unlink()
         os.mkfifo(folder / file)
-        with pytest.raises(ResultError, match=rf"{file}: not a file"):
+        with pytest.raises(ResultError, match=rf"{file}: damaged: it is no regular file"):
             make(folder)
 
     def test_a_pipe_in_place_of_a_folder(self, make, tmp_path):
@@ -689,7 +689,9 @@ class TestDamage:
         folder = write_search(tmp_path / "quick")
         # Without a byte of it on the disk.
         os.truncate(folder / "progress.jsonl", 10**12)
-        with pytest.raises(ResultError, match=r"progress\.jsonl: 1,000,000,000,000 bytes, where at most"):
+        with pytest.raises(
+            ResultError, match=r"progress\.jsonl: damaged: 1,000,000,000,000 bytes are more than"
+        ):
             make(folder)
 
     def test_any_bytes_lost_or_changed(self, make, tmp_path, without_figures):

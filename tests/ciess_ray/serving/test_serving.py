@@ -10,7 +10,6 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray.files.manifest import MANIFEST_FILE
-from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import scorers
 from ciess_ray.serving.files import (
     IDS_FILE,
@@ -23,11 +22,9 @@ from ciess_ray.serving.files import (
     write_interactions,
 )
 from ciess_ray.serving.recommender import ServedRecommender
-from ciess_ray.serving.scorers import build_scorer
 from envs.errors import ConfigError, DataError, ResultError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import rank_items
-from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_USERS, NUM_ITEMS = 60, 40
 
@@ -302,7 +299,7 @@ class TestDamage:
             shape=np.array([NUM_USERS, NUM_ITEMS]),
         )
         with pytest.raises(ResultError, match="interactions.npz: damaged"):
-            read_interactions_file(copy / INTERACTIONS_FILE)
+            read_interactions_file(copy / INTERACTIONS_FILE, (NUM_USERS, NUM_ITEMS))
 
     def test_parts_of_different_searches(self, copy):
         write_interactions(copy / INTERACTIONS_FILE, csr_array((NUM_USERS, NUM_ITEMS + 1), dtype=np.float32))
@@ -335,12 +332,6 @@ class TestDamage:
         (copy / SCORER_FILE).write_bytes(safetensors.numpy.save({}, {"format": "ciess-ray scorer 2"}))
         with pytest.raises(ResultError, match="damaged.*options"):
             ServedRecommender.open(copy)
-
-
-def test_a_table_of_one_side_only_is_refused():
-    table = PackedTable.of(np.zeros(3, np.float32), EmbeddingSizes(np.array([1]), np.array([2])))
-    with pytest.raises(ResultError, match="1 users and 1 items, the interactions 2 and 1"):
-        build_scorer(table, csr_array((2, 1)), ScorerFile("mf", {}, {}))
 
 
 def test_ids_are_read_by_no_thread_that_could_outlive_the_process():
