@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
@@ -49,17 +49,26 @@ class TextTable(Table):
 
     Args:
         headings: Of its columns.
+        rows: Its rows, of which more may be added.
         first_number: From this column on they are numbers, which stand at the right; None for no column.
         show_header: Whether the headings are shown.
     """
 
-    def __init__(self, *headings: str, first_number: int | None = None, show_header: bool = True) -> None:
+    def __init__(
+        self,
+        *headings: str,
+        rows: Iterable[Sequence[str]] = (),
+        first_number: int | None = None,
+        show_header: bool = True,
+    ) -> None:
         super().__init__(box=None, pad_edge=False, show_header=show_header)
         for place, heading in enumerate(headings):
             is_number = first_number is not None and place >= first_number
             self.add_column(
                 Text(visible_line(heading)), justify="right" if is_number else "left", overflow="fold"
             )
+        for row in rows:
+            self.add_row(*row)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         """Cells that are strings are shown as they are, line ends as escapes."""

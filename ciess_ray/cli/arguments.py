@@ -1,39 +1,108 @@
-"""What the commands that begin work have in common as they read their arguments."""
+"""What the commands that do work have in common: their arguments, and what they say at their end."""
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import typer
+
 from ciess_ray.cli.tracking import TRACKING_FIELDS
+from ciess_ray.plain_text import command
+from ciess_ray.terminal import console
 from envs.errors import ConfigError
 
 
-def resumed_fields(what: str, config: str | None, overrides: Sequence[str] | None) -> list[str]:
-    """The fields that may be said beside --resume, the first of which stands where CONFIG would."""
-    given = [*([] if config is None else [config]), *(overrides or [])]
-    others = [one for one in given if not one.startswith(("dataset.", TRACKING_FIELDS))]
-    if others:
-        raise ConfigError(
-            f"--resume goes on with {what} as it was configured; {others[0]!r} cannot be said beside it, "
-            "only dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
-        )
-    return given
+def as_yaml(value: object) -> str:
+    """A value as YAML has it: JSON is YAML, and in quotation marks a text stays one."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def check_folder(resumed: Path | None) -> None:
-    """Before the imports that take seconds: is there a folder to go on with?"""
-    if resumed is not None and not resumed.is_dir():
-        raise ConfigError(f"--resume {resumed}: no such folder.")
+def changed_fields(
+    what: str,
+    config: str | None,
+    overrides: Sequence[str] | None,
+    options: Sequence[str],
+    resumed: str | Path | None,
+    *,
+    is_refused: bool,
+    beside: str = "",
+) -> list[str]:
+    """The fields to change, of a configuration or of what is gone on with.
 
+    From here on Ray's actors find recommenders of one's own too; last, where the folder hides no installed
+    module.
 
-def find_own_modules() -> None:
-    """Recommenders of one's own, in Ray's actors too; last, where the folder hides no installed module."""
+    Args:
+        what: The command.
+        config: Its argument CONFIG, in whose place the first change stands beside --resume.
+        overrides: Its further arguments.
+        options: Fields that options named.
+        resumed: What --resume names.
+        is_refused: Whether an option was given that --resume does not go with.
+        beside: Options that it goes with.
+
+    Raises:
+        ConfigError: There is neither a configuration nor a folder to go on with, or too much of both.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    if resumed is None:
+        if config is None:
+            raise ConfigError(f"CONFIG, a YAML file, is missing; 'ciess-ray {what} --help' has examples.")
+        return [*(overrides or []), *options]
+    changes = [*([] if config is None else [config]), *(overrides or [])]
+    if (
+        is_refused
+        or options
+        or not all(change.startswith(("dataset.", TRACKING_FIELDS)) for change in changes)
+    ):
+        raise ConfigError(
+            f"--resume goes on with what was configured; give only {beside}dataset.path=FILE where its data "
+            "have moved, and tracking.uri=URI where it is recorded."
+        )
+    # Before the imports that take seconds.
+    if "://" not in str(resumed) and not Path(resumed).is_dir():
+        raise ConfigError(f"--resume {resumed}: no such folder.")
+    return changes
 
 
-def as_yaml(value: object) -> str:
-    """A value as an override has it: JSON is YAML, and in quotation marks a text stays one."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+def say_end(
+    what: str,
+    parts: Iterable[tuple[str, str, str | None]],
+    seconds: float,
+    location: str,
+    *,
+    problems: Iterable[str],
+    hints: Iterable[str] = (),
+    is_complete: bool,
+) -> None:
+    """What became of a sweep or a comparison; where a part of it is missing the command fails.
+
+    Args:
+        what: The command.
+        parts: Name, status and error of each trial or cell.
+        seconds: How long it took.
+        location: Its folder or URI.
+        problems: What MLflow did not take.
+        hints: What is to be read with it.
+        is_complete: Whether every part is there.
+    """
+    listed = list(parts)
+    statuses = [status for _, status, _ in listed]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    console.say(f"{'trials' if what == 'sweep' else 'cells'}: {counts}; {seconds:.0f} s")
+    for name, status, error in listed:
+        if status == "failed":
+            console.say(f"{name}: {error}", "failed:", "red")
+    for hint in hints:
+        console.say(hint, "hint:", "yellow")
+    for problem in problems:
+        console.say(problem, "not recorded:", "yellow")
+    console.say(f"results: {location}")
+    if "://" not in location:
+        console.say(f"look at them: {command('ciess-ray', 'report', location)}")
+    if not is_complete:
+        console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")
+        raise typer.Exit(1)

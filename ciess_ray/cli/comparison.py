@@ -1,17 +1,13 @@
-"""What ``ciess-ray compare`` shows: a line a cell while it runs, and the table at its end."""
+"""``ciess-ray compare``."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+import typer
+
+from ciess_ray.cli.arguments import as_yaml, changed_fields, say_end
 from ciess_ray.metric_keys import RANKING_NOTE
-from ciess_ray.plain_text import command
-from ciess_ray.terminal import Terminal, TextTable
-from envs.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ciess_ray.comparisons.figures import MethodFigures
-    from ciess_ray.comparisons.results import ComparisonResults
+from ciess_ray.terminal import TextTable, console
 
 COMPARE_HELP = """
 Compare the search with what one would do by hand, and with other methods, at the same budgets.
@@ -38,90 +34,68 @@ method) and a file for each cell as soon as it is done, with the test metrics of
 goes on where it was killed, tries failed cells again, and adds what the file has gained since; remove the
 file of a cell to compute it anew. Validation chooses; test is read once a cell, at its end.
 """
+_TERMS = """\
+means over n seeds, on so many splits of the data; of full: NDCG@20 as a share of full size's on the same; \
+search, p: NDCG@20 of the search against the method's, paired over users and splits, with 95 % interval, too \
+narrow where splits are few; ^: a training ended before validation had stopped rising
+packed: bytes of the table's file; served: of all that answers a request that brings its own history; with \
+histories: everybody's interactions added
+trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs them, though \
+they are trained once for all"""
 
 
-def run_comparison(
-    console: Terminal,
-    config: Path | None,
-    overrides: Sequence[str],
-    *,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    resume: Path | None = None,
-) -> bool:
-    """Run or resume a comparison, or show its cells.
-
-    Args:
-        console: Where to.
-        config: YAML file; None for one that is resumed.
-        overrides: Fields to change.
-        dry_run: Whether to show the cells and start nothing.
-        overwrite: Whether cells of other settings may be replaced.
-        resume: Folder of the comparison to go on with.
-
-    Returns:
-        Whether all that was asked for is there.
-
-    Raises:
-        ConfigError: There is neither a file nor a folder, or the file is wrong.
-    """
-    if resume is None and config is None:
-        raise ConfigError("CONFIG, a YAML file, is missing; 'ciess-ray compare --help' has examples.")
+def compare(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Fields of the comparison to change.", metavar="[SECTION.FIELD=VALUE]..."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what is done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Compute cells of other settings in the folder anew.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """See :data:`COMPARE_HELP`."""
+    options = [] if output is None else [f"output={as_yaml(output)}"]
+    changes = changed_fields(
+        "compare", config, overrides, options, resume, is_refused=overwrite, beside="--dry-run, "
+    )
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
     from ciess_ray.comparisons.config import load_comparison
 
-    plan = None if config is None else load_comparison(config, overrides)
+    plan = load_comparison(Path(config or ""), changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.comparisons import driver as comparisons
+    from ciess_ray.comparisons.figures import to_rich
     from ciess_ray.comparisons.live import ComparisonLines
     from ciess_ray.config.data import check_places
 
     if plan is None:
-        assert resume is not None
-        plan = comparisons.read_plan(resume, overrides)
+        plan = comparisons.read_plan(Path(resume or ""), changes)
         check_places(plan.grid.trials, "compare", str(resume))
     if dry_run:
-        table = TextTable("cell", "state")
-        for cell, state in comparisons.check(plan):
-            table.add_row(cell.name, state)
-        console.show(table)
-        return True
+        rows = [(cell.name, state) for cell, state in comparisons.check(plan)]
+        console.show(TextTable("cell", "state", rows=rows))
+        return
     console.say(f"{len(plan.cells)} cells into {plan.config.output}")
     results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=ComparisonLines(console))
-    _print_results(console, results, figures)
-    return results.is_complete
-
-
-def _print_results(
-    console: Terminal, results: "ComparisonResults", figures: "Sequence[MethodFigures]"
-) -> None:
-    from ciess_ray.comparisons.figures import to_rich
-
     console.show(to_rich(figures))
     console.say(RANKING_NOTE)
-    console.say(
-        "means over n seeds, on so many splits of the data; of full: NDCG@20 as a share of full size's on "
-        "the same; search, p: NDCG@20 of the search against the method's, paired over users and splits, with "
-        "95 % interval, too narrow where splits are few; ^: a training ended before validation had stopped "
-        "rising\n"
-        "packed: bytes of the table's file; served: of all that answers a request that brings its own "
-        "history; with histories: everybody's interactions added\n"
-        "trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs "
-        "them, though they are trained once for all"
+    console.say(_TERMS)
+    say_end(
+        "compare",
+        [(cell.name, results.status(cell), results.error(cell)) for cell in results.plan.cells],
+        results.seconds,
+        str(results.plan.config.output),
+        problems=results.problems,
+        hints=results.hints(),
+        is_complete=results.is_complete,
     )
-    cells = results.plan.cells
-    statuses = [results.status(cell) for cell in cells]
-    told = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    console.say(f"cells: {told}; {results.seconds:.0f} s")
-    for cell in cells:
-        if results.status(cell) == "failed":
-            console.say(f"{cell.name}: {results.error(cell)}", "failed:", "red")
-    for hint in results.hints():
-        console.say(hint, "hint:", "yellow")
-    for problem in results.problems:
-        console.say(problem, "not recorded:", "yellow")
-    folder = results.plan.config.output
-    console.say(f"results: {folder}")
-    if not results.is_complete:
-        console.say(f"try again: {command('ciess-ray', 'compare', '--resume', folder)}")

@@ -45,8 +45,7 @@ def describe(
     untrained = "-"
     if not is_few.all():
         untrained = f"{split_interactions(log, seed=0).num_untrained_items:,} (of the split with seed 0)"
-    table = TextTable("", "", show_header=False)
-    for name, value in (
+    rows = (
         ("users", f"{log.num_users:,}"),
         ("items", f"{log.num_items:,}"),
         ("interactions", f"{log.num_rows:,}"),
@@ -59,9 +58,8 @@ def describe(
         ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
         ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
         ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
-    ):
-        table.add_row(name, value)
-    console.show(table)
+    )
+    console.show(TextTable("", "", rows=rows, show_header=False))
     if core is not None:
         console.say(f"{file}: the {core}-core leaves out {left_out}.")
 

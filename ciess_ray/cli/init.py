@@ -1,12 +1,12 @@
 """``ciess-ray init``: a commented configuration for a file of data."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ciess_ray.cli.arguments import as_yaml
 from ciess_ray.plain_text import command, visible_line
 from ciess_ray.terminal import console
 from envs.errors import ConfigError, DataError
@@ -18,7 +18,7 @@ _WORDS = {
 }
 
 _TEXT = """\
-# A search of {data}: {told}.
+# A search of {data}: {counts}.
 #
 #   {search}
 #
@@ -71,23 +71,23 @@ def init(
     names = read_column_names(file)
     columns = _guessed(names, {"user": user, "item": item}, str(file))
     log = read_interactions(file, columns=Columns(**columns) if columns else None)
-    full_mb = (log.num_users + log.num_items) * 128 * 4 / 1e6
-    others = [visible_line(one) for one in names if one not in columns.values()]
+    counts = f"{log.num_users:,} users, {log.num_items:,} items, {log.num_rows:,} interactions"
+    others = [visible_line(name) for name in names if name not in columns.values()]
     text = _TEXT.format(
         data=visible_line(str(file)),
-        told=f"{log.num_users:,} users, {log.num_items:,} items, {log.num_rows:,} interactions",
+        counts=counts,
         search=command("ciess-ray", "search", written),
-        path=_quoted(str(file)),
+        path=as_yaml(str(file)),
         columns=_section(columns, others),
-        budget=_quoted(budget),
-        output=_quoted(f"runs/{name}"),
-        full_mb=f"{full_mb:,.1f}",
+        budget=as_yaml(budget),
+        output=as_yaml(f"runs/{name}"),
+        full_mb=f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f}",
     )
     parse_config(read_yaml(text), str(written))
     write_whole(written, text)
-    found = ", ".join(f"{role} {_quoted(column)}" for role, column in columns.items())
-    console.say(f"{file}: {log.num_users:,} users, {log.num_items:,} items, {log.num_rows:,} interactions")
-    console.say(f"columns: {found or 'those of the format'}")
+    chosen = ", ".join(f"{role} {as_yaml(column)}" for role, column in columns.items())
+    console.say(f"{file}: {counts}")
+    console.say(f"columns: {chosen or 'those of the format'}")
     console.say(f"configuration: {written}")
     console.say(f"search: {command('ciess-ray', 'search', written)}")
 
@@ -106,8 +106,8 @@ def _guessed(names: Sequence[str], given: dict[str, str | None], source: str) ->
     for role, name in given.items():
         usual = getattr(Columns(), role)
         likely = [usual] if usual in names else []
-        likely += [one for word in _WORDS[role] for one in names if word in one.lower()]
-        chosen = name or next((one for one in likely if one not in columns.values()), None)
+        likely += [column for word in _WORDS[role] for column in names if word in column.lower()]
+        chosen = name or next((column for column in likely if column not in columns.values()), None)
         if chosen is None:
             raise DataError(
                 f"{source}: which of its columns, {', '.join(map(repr, names))}, is the {role}? Say so: "
@@ -120,13 +120,9 @@ def _guessed(names: Sequence[str], given: dict[str, str | None], source: str) ->
 def _section(columns: dict[str, str], others: Sequence[str]) -> str:
     if not columns:
         return ""
-    lines = ["  columns:", *(f"    {role}: {_quoted(name)}" for role, name in columns.items())]
+    lines = ["  columns:", *(f"    {role}: {as_yaml(name)}" for role, name in columns.items())]
     if others:
-        told = ", ".join(others)
-        lines.append(f"    # timestamp: NAME  # of two equal rows, which is later; other columns: {told}")
+        lines.append(
+            f"    # timestamp: NAME  # of two equal rows, which is later; other columns: {', '.join(others)}"
+        )
     return "\n".join(lines) + "\n"
-
-
-def _quoted(text: Any) -> str:
-    """A text as YAML has it; JSON is YAML."""
-    return json.dumps(text, ensure_ascii=False)

@@ -3,11 +3,11 @@
 Runs that the store knows are gone on with and get only what they lack, so that a folder may be sent twice.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +57,16 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     )
 
 
+@contextlib.contextmanager
+def _recording(tracking: TrackingConfig, folder: Path | str) -> Iterator[tuple[MlflowStore, list[str]]]:
+    """A store, and a list that has what it did not take once the block is over."""
+    store, problems = MlflowStore(tracking, folder), list[str]()
+    try:
+        yield store, problems
+    finally:
+        problems += store.close()
+
+
 def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
     summary = read_summary(folder)
     status = _ENDS.get(summary["status"])
@@ -69,8 +79,7 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
     for override in overrides:
         put_override(values, override)
     tracking = check_values(TrackingConfig, values["tracking"], f"{folder / RESULT_FILE}: tracking")
-    store = MlflowStore(tracking, folder)
-    try:
+    with _recording(tracking, folder) as (store, problems):
         run = store.run(
             # A store that knows no run by its id is given one, and knows it by this the next time.
             hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
@@ -86,62 +95,45 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
             run.log_metrics(row["metrics"], row["step"], row["time_ms"])
         if status == "FINISHED":
             for name in ("", *summary["looser_budgets"].values()):
-                its = read_summary(folder / name)
-                run.log_metrics(result_metrics(its["methods"], name), its["num_steps"])
+                budget = read_summary(folder / name)
+                run.log_metrics(result_metrics(budget["methods"], name), budget["num_steps"])
             run.log_folder(folder)
             run.log_model(folder)
         run.end(status)
-    finally:
-        problems = store.close()
     return store.uri, problems
 
 
 def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[str]]:
     plan, state = read_sweep(storage, overrides)
-    content = storage.read(SWEEP_ROWS_FILE)
-    if content is None:
+    rows = storage.read(SWEEP_ROWS_FILE)
+    if rows is None:
         raise ResultError(
             f"{storage.shown}: this sweep has not come to its end; go on with 'ciess-ray sweep --resume "
             f"{storage.shown}'."
         )
-    statuses = _statuses(content)
-    with sole_driver(storage):
-        store = MlflowStore(plan.config.tracking, storage.shown)
-        try:
-            monitor = Monitor(
-                plan, storage, state, store, {"sweep": storage.shown, **run_tags()}, on_change=None
-            )
-            for name, status in statuses.items():
-                told = storage.read(f"{name}/{TRIAL_FILE}")
-                if told is None:
-                    continue
-                if read_summary_of(storage, name) is not None:
-                    monitor.finish_earlier(name, json.loads(told))
-                elif status in ("stopped", "failed"):
-                    monitor.end_earlier(
-                        name, json.loads(told), "stopped" if status == "stopped" else "failed"
-                    )
-            monitor.log_results()
-            assert monitor.parent is not None
-            is_complete = set(statuses.values()) <= {"finished", "stopped"}
-            monitor.parent.end("FINISHED" if is_complete else "FAILED")
-        finally:
-            problems = store.close()
-        monitor.close()
-    return store.uri, problems
-
-
-def _statuses(rows: bytes) -> dict[str, Any]:
     # Without threads, see read_ids.
     table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
-    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    statuses = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    with sole_driver(storage), _recording(plan.config.tracking, storage.shown) as (store, problems):
+        monitor = Monitor(plan, storage, state, store, {"sweep": storage.shown, **run_tags()}, on_change=None)
+        for name, status in statuses.items():
+            fields = storage.read(f"{name}/{TRIAL_FILE}")
+            if fields is None:
+                continue
+            if read_summary_of(storage, name) is not None:
+                monitor.finish_earlier(name, json.loads(fields))
+            elif status in ("stopped", "failed"):
+                monitor.end_earlier(name, json.loads(fields), status)
+        monitor.log_results()
+        assert monitor.parent is not None
+        monitor.parent.end("FINISHED" if set(statuses.values()) <= {"finished", "stopped"} else "FAILED")
+    monitor.close()
+    return store.uri, problems
 
 
 def _send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
     plan = read_plan(folder, overrides)
-    store = MlflowStore(plan.config.tracking, folder)
-    problems: list[str] = []
-    try:
+    with _recording(plan.config.tracking, folder) as (store, problems):
         recorder = Recorder(plan, store, read_id(folder))
         results = [CellResult.read(cell_file(folder, cell)) for cell in plan.cells]
         for cell, result in zip(plan.cells, results, strict=True):
@@ -149,7 +141,5 @@ def _send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[
                 recorder.record(cell, result)
         files = [folder / name for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE)]
         is_complete = all(result is not None and result.row["status"] == "finished" for result in results)
-        problems = recorder.close([file for file in files if file.exists()], is_complete)
-    finally:
-        problems += store.close()
+        problems += recorder.close([file for file in files if file.exists()], is_complete)
     return store.uri, problems

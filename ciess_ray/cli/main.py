@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ciess_ray.cli.arguments import as_yaml, check_folder, find_own_modules, resumed_fields
-from ciess_ray.cli.comparison import COMPARE_HELP, run_comparison
+from ciess_ray.cli.arguments import as_yaml, changed_fields
+from ciess_ray.cli.comparison import COMPARE_HELP, compare
 from ciess_ray.cli.data import data_app
 from ciess_ray.cli.init import init
 from ciess_ray.cli.serving import export, recommend, verify
@@ -35,11 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-app.command()(init)
-app.command()(recommend)
-app.command()(export)
-app.command()(verify)
-app.command()(track)
+for _command in (init, recommend, export, verify, track):
+    app.command()(_command)
 
 _FIELDS_WIDTH = 160
 
@@ -130,23 +127,17 @@ def search(
         "recommender.device": device,
     }
     options = [f"{name}={as_yaml(value)}" for name, value in given.items() if value is not None]
-    find_own_modules()
-    changes = [*([] if config is None else [config]), *(overrides or [])]
-    if resume is not None and (options or overwrite or not all("=" in change for change in changes)):
+    changes = changed_fields(
+        "search", config, overrides, options, resume, is_refused=overwrite, beside="--more-episodes, "
+    )
+    if more_episodes and resume is None:
         raise ConfigError(
-            "--resume goes on with a search as it was configured; of the rest give --more-episodes, "
-            "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
+            "--resume FOLDER, the search to extend, is missing; 'ciess-ray search --help' has examples."
         )
-    check_folder(resume)
-    if resume is None and (config is None or more_episodes):
-        missing = "CONFIG, a YAML file," if config is None else "--resume FOLDER, the search to extend,"
-        raise ConfigError(f"{missing} is missing; 'ciess-ray search --help' has examples.")
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
     from ciess_ray.config.yaml_file import load_config
 
-    run = None
-    if resume is None and config is not None:
-        run = load_config(Path(config), [*(overrides or []), *options])
+    run = load_config(Path(config or ""), changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches import driver as searches
@@ -155,8 +146,7 @@ def search(
     with LiveView(console) as view:
         if resume is not None:
             result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
-        else:
-            assert run is not None
+        elif run is not None:
             result = searches.search(run, overwrite=overwrite, on_progress=view)
     for shown in (result, *result.looser()):
         console.show(_comparison(shown.summary))
@@ -205,44 +195,7 @@ def report(
     console.say(where)
 
 
-@app.command(help=paragraphs(COMPARE_HELP))
-def compare(
-    config: Annotated[
-        str | None,
-        typer.Argument(help="YAML file; see configs/quickstart-comparison.yaml.", metavar="[CONFIG]"),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Fields of the comparison to change.", metavar="[SECTION.FIELD=VALUE]..."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the comparison.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and what is done.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Compute cells of other settings in the folder anew.")
-    ] = False,
-    resume: Annotated[
-        Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
-    ] = None,
-) -> None:
-    """See ``COMPARE_HELP``."""
-    options = [] if output is None else [f"output={as_yaml(output)}"]
-    changes = [] if resume is None else resumed_fields("a comparison", config, overrides)
-    if resume is not None and (options or overwrite):
-        raise ConfigError(
-            "--resume goes on with a comparison as it was configured; give nothing but --dry-run beside it."
-        )
-    check_folder(resume)
-    find_own_modules()
-    is_complete = run_comparison(
-        console,
-        Path(config) if config is not None and resume is None else None,
-        changes or [*(overrides or []), *options],
-        dry_run=dry_run,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    if not is_complete:
-        raise typer.Exit(1)
+app.command(help=paragraphs(COMPARE_HELP))(compare)
 
 
 @app.command()
@@ -259,10 +212,8 @@ def fields(
     from ciess_ray.sweeps.config import SweepConfig
 
     model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
-    table = TextTable("field", "default", "meaning")
+    table = TextTable("field", "default", "meaning", rows=field_table(model))
     table.columns[0].no_wrap = True
-    for row in field_table(model):
-        table.add_row(*row)
     # A pipe has no width.
     console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
 
@@ -313,9 +264,8 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 def _comparison(summary: dict[str, Any]) -> TextTable:
     headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
-    table = TextTable(*headings, first_number=1)
-    for row in summary["methods"]:
-        table.add_row(
+    rows = [
+        (
             row["name"],
             percent(100 * row["kept_ratio"], 2),
             f"{row['test']['recall@20']:.4f}",
@@ -325,7 +275,9 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
             f"{row['served_bytes']:,}" if "served_bytes" in row else "",
             f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
         )
-    return table
+        for row in summary["methods"]
+    ]
+    return TextTable(*headings, rows=rows, first_number=1)
 
 
 def _print_files(path: Path, summary: dict[str, Any]) -> None:

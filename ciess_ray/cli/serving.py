@@ -6,9 +6,8 @@ None of them imports Ray; ``recommend`` and ``verify`` do without PyTorch too.
 import csv
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,27 +56,20 @@ def recommend(
         found = served.recommend(user, num_items, include_seen=include_seen)
     else:
         found = served.recommend_to_new([item or []], num_items)
-    rows: list[tuple[str | None, int, Any, float]] = []
-    names: Sequence[str | None] = user or [None]
-    for name, items, scores in zip(names, found.items, found.scores, strict=True):
-        is_there = items >= 0
-        ids = served.ids_of(items[is_there]).tolist()
-        rows += [(name, rank, *pair) for rank, pair in enumerate(zip(ids, scores.tolist(), strict=False), 1)]
     columns = ("user_id", "rank", "item_id", "score")
+    ranked = (column.tolist() for column in served.ranked(user or [None], found))
+    rows = list(zip(*ranked, strict=True))
     if format == "json":
         write_data(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) + "\n")
     elif format == "csv":
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
         write_data(text.getvalue())
     else:
+        # For one there is no need of a name.
         first = 0 if user and len(user) > 1 else 1
-        table = TextTable(*columns[first:])
-        for row in rows:
-            table.add_row(*(str(value) for value in (*row[:3], f"{row[3]:.4f}")[first:]))
-        console.show(table)
+        texts = [(str(name), str(rank), str(item), f"{score:.4f}") for name, rank, item, score in rows]
+        console.show(TextTable(*columns[first:], rows=[row[first:] for row in texts]))
 
 
 def export(
@@ -143,12 +135,13 @@ def verify(
 
 def _forms(written: "Exported") -> TextTable:
     is_measured = written.before.ndcg is not None
-    table = TextTable("", "file", "bytes", *(["N@20"] if is_measured else []), first_number=2)
+    rows = []
     for form in (written.before, written.after):
-        names = [form.name, *[""] * (len(form.files) - 1)]
-        figures = [form.ndcg, *[None] * (len(form.files) - 1)]
-        for name, (file, num_bytes), ndcg in zip(names, form.files.items(), figures, strict=True):
-            shown = ["" if ndcg is None else f"{ndcg:.4f}"] if is_measured else []
-            table.add_row(name, file, f"{num_bytes:,}", *shown)
-        table.add_row("", "in all", f"{form.num_bytes:,}", *([""] if is_measured else []))
-    return table
+        files = [*form.files.items(), ("in all", form.num_bytes)]
+        for place, (file, num_bytes) in enumerate(files):
+            # What is of the whole form stands in its first row.
+            name, ndcg = (form.name, form.ndcg) if place == 0 else ("", None)
+            measured = ["" if ndcg is None else f"{ndcg:.4f}"] if is_measured else []
+            rows.append((name, file, f"{num_bytes:,}", *measured))
+    headings = ("", "file", "bytes", "N@20")
+    return TextTable(*headings[: 4 if is_measured else 3], rows=rows, first_number=2)

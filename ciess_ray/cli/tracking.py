@@ -26,7 +26,7 @@ def track(
       ciess-ray track runs/quickstart tracking.uri=http://127.0.0.1:5000 tracking.experiment=mine
     """
     given = overrides or []
-    others = [one for one in given if not one.startswith(TRACKING_FIELDS)]
+    others = [change for change in given if not change.startswith(TRACKING_FIELDS)]
     if others:
         raise ConfigError(
             f"track {others[0]}: only where to is said beside the folder: {TRACKING_FIELDS}uri=..."

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -117,15 +116,8 @@ class SearchResult:
         import pandas as pd
 
         found = self._served.recommend(users, k, include_seen=include_seen)
-        place, rank = np.nonzero(found.items >= 0)
-        return pd.DataFrame(
-            {
-                "user": np.asarray(users)[place],
-                "rank": rank + 1,
-                "item": self._served.ids_of(found.items[place, rank]),
-                "score": found.scores[place, rank],
-            }
-        )
+        columns = ("user", "rank", "item", "score")
+        return pd.DataFrame(dict(zip(columns, self._served.ranked(users, found), strict=True)))
 
     @cached_property
     def _served(self) -> ServedRecommender:

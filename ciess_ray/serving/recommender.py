@@ -133,6 +133,17 @@ class ServedRecommender:
         ids: NDArray[Any] = self.item_ids[items]
         return ids
 
+    def ranked(self, wanted: Sequence[Any] | NDArray[Any], found: Recommendations) -> list[NDArray[Any]]:
+        """Columns of a table with a row an item: for whom it is, its rank from 1, its id and its score.
+
+        Args:
+            wanted: Whom the recommendations are for, n of them.
+            found: Their lists.
+        """
+        places, ranks = np.nonzero(found.items >= 0)
+        items, scores = found.items[places, ranks], found.scores[places, ranks]
+        return [np.asarray(wanted)[places], ranks + 1, self.ids_of(items), scores]
+
     def _best(
         self, represent: Callable[[Any], Floats], whom: Any, without: csr_array | None, k: int
     ) -> Recommendations:

@@ -37,15 +37,10 @@ class PackedRecommender(PythonModel):
             raise DataError("the input has no column user_id.")
         wanted = model_input["user_id"].to_numpy()
         found = self._served.recommend(wanted, int((params or {}).get("num_items", 10)))
-        users, ranks = np.nonzero(found.items >= 0)
-        return pd.DataFrame(
-            {
-                "user_id": wanted[users],
-                "rank": ranks + 1,
-                "item_id": self._served.ids_of(found.items[users, ranks]),
-                "score": found.scores[users, ranks].astype(np.float64),
-            }
+        columns = zip(
+            ("user_id", "rank", "item_id", "score"), self._served.ranked(wanted, found), strict=True
         )
+        return pd.DataFrame(dict(columns)).astype({"score": np.float64})
 
 
 mlflow.models.set_model(PackedRecommender())

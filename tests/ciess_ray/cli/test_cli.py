@@ -63,9 +63,9 @@ class TestMistakes:
         ("arguments", "says"),
         [
             (["--resume", "EMPTY"], "result.json: no such file"),
-            (["CONFIG", "--resume", "FOLDER"], "of the rest give --more-episodes"),
-            (["--resume", "FOLDER", "--seed", "1"], "of the rest give --more-episodes"),
-            (["--resume", "FOLDER", "--overwrite"], "of the rest give --more-episodes"),
+            (["CONFIG", "--resume", "FOLDER"], "give only --more-episodes"),
+            (["--resume", "FOLDER", "--seed", "1"], "give only --more-episodes"),
+            (["--resume", "FOLDER", "--overwrite"], "give only --more-episodes"),
             (["CONFIG", "--more-episodes", "3"], "--resume FOLDER, the search to extend, is missing"),
             ([], "CONFIG, a YAML file, is missing"),
         ],

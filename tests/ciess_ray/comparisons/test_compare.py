@@ -221,7 +221,7 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
     with pytest.raises(CiessError, match="of the format 'another'"):
         run("--resume", str(tmp_path))
-    with pytest.raises(CiessError, match="only dataset.path=FILE where its data have moved, and tracking"):
+    with pytest.raises(CiessError, match="give only --dry-run, dataset.path=FILE where its data"):
         run(write(), "--resume", str(tmp_path))
     with pytest.raises(CiessError, match="CONFIG, a YAML file, is missing"):
         run()

@@ -1,13 +1,12 @@
 """From cells to tables: means over seeds, and differences paired over users."""
 
-import io
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ciess_ray.cli.comparison import _print_results
+from ciess_ray.cli.arguments import say_end
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.comparisons.figures import to_rich
@@ -66,7 +65,7 @@ def results(tmp_path):
     return make_results(tmp_path)
 
 
-def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path):
+def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path, capsys):
     values = make_results(tmp_path).plan.values() | {"methods": ["full size", "equal sizes", "search"]}
     values["base"]["training"] = {"evaluate_every": 20, "max_batches": 400, "patience": 5}
     values["base"]["recommender"] = {"options": {"l2": [1e-4, 1e-2]}}
@@ -98,9 +97,8 @@ def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path):
     assert better.startswith("10%: equal sizes were better on validation") and "were what" not in better
     told.write(tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text())["hints"] == told.hints()
-    stream = io.StringIO()
-    _print_results(Terminal(file=stream), told, told.figures())
-    shown = [line for line in stream.getvalue().splitlines() if line.startswith("hint: ")]
+    say_end("compare", [], 1.0, "out", problems=[], hints=told.hints(), is_complete=True)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hint: ")]
     assert shown == [f"hint: {hint}" for hint in told.hints()]
 
 

@@ -102,8 +102,10 @@ def test_a_search_goes_on_wherever_it_is_started_and_its_data_lie(
     assert "its data, " in told and "ciess-ray search --resume out dataset.path=FILE" in told
     pq.write_table(pq.read_table(elsewhere / "other.parquet").slice(1), elsewhere / "fewer.parquet")
     assert "holds other interactions than when this search began" in say("dataset.path=../fewer.parquet")
-    assert "a search goes on as it was configured" in say("dataset.path=../other.parquet", "seed=1")
-    assert "of the rest give --more-episodes, dataset.path=FILE" in say("other.yaml")
+    for given in (("dataset.path=../other.parquet", "seed=1"), ("other.yaml",)):
+        assert "give only --more-episodes, dataset.path=FILE" in say(*given)
+    with pytest.raises(ConfigError, match="a search goes on as it was configured"):
+        resume(Path("out"), overrides=["seed=1"])
     with pytest.raises(Killed):
         resume(Path("out"), overrides=["dataset.path=../other.parquet"], on_progress=begun)
     # It is known from now on.
