@@ -35,7 +35,7 @@ from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe
 from envs.sizes.by_popularity import allocation_sampler
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, StepMode, state_of, train_supernet
+from envs.step_modes import STEP_MODES, StepRecommenders, state_of, train_supernet
 
 BUDGETS = (0.05, 0.1, 0.2)
 CONVERGED = "converged"
@@ -82,7 +82,7 @@ def allocations(interactions: Interactions, max_embedding_size: int) -> Iterator
 
 
 def measure(
-    mode: StepMode, allocation: Allocation, interactions: Interactions, seed: int
+    mode: StepRecommenders, allocation: Allocation, interactions: Interactions, seed: int
 ) -> dict[str, float | int]:
     rng = np.random.default_rng(seed)
     started = time.perf_counter()
@@ -236,7 +236,7 @@ def main() -> None:
                 pretrained, once_s = state_of(shared), time.perf_counter() - started
             key["once_s"] = once_s
             step_recipe = replace(recipe, settings=step_settings)
-            mode = STEP_MODES[mode_name](step_recipe, num_batches[mode_name], full, pretrained)
+            mode = StepRecommenders(mode_name, step_recipe, num_batches[mode_name], full, pretrained)
         for allocation in missing:
             row = (
                 converge(recipe, allocation, interactions, arguments.seed)

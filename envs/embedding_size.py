@@ -24,7 +24,7 @@ from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State, batches_of_step
+from envs.step_modes import State, StepRecommenders, batches_of_step
 
 _FULL_SIZE_SEED = 0
 
@@ -127,8 +127,6 @@ class EmbeddingSizeEnv(TableEnv):
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
         if form not in get_args(Form):
             raise UnknownNameError("form", form, get_args(Form))
-        if step_mode not in STEP_MODES:
-            raise UnknownNameError("step mode", step_mode, STEP_MODES)
         options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
         super().__init__(
             {"user": interactions.user_popularity, "item": interactions.item_popularity},
@@ -151,7 +149,9 @@ class EmbeddingSizeEnv(TableEnv):
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )
         self._full_quality = full_quality
-        self._step_mode = STEP_MODES[step_mode](self._recipe, self.batches_per_step, self._sizes, pretrained)
+        self._recommenders = StepRecommenders(
+            step_mode, self._recipe, self.batches_per_step, self._sizes, pretrained
+        )
 
     def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
         if self._form == "reference":
@@ -169,7 +169,7 @@ class EmbeddingSizeEnv(TableEnv):
 
     def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
         started = time.perf_counter()
-        recommender = self._step_mode.recommender(self._sizes, self.np_random)
+        recommender = self._recommenders.recommender(self._sizes, self.np_random)
         trained = time.perf_counter()
         metrics = evaluate(recommender, self.interactions.train, self.interactions.validation)
         seconds = {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}

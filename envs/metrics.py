@@ -130,24 +130,16 @@ class EntityQuality:
 
 
 def entity_quality(metrics: RankingMetrics, train: csr_array) -> EntityQuality:
-    """Quality of users and, through their training interactions, of items."""
-    user = metrics.user_quality
-    reached = (~np.isnan(user)).astype(np.float64) @ train
-    return EntityQuality(user, np.where(reached > 0, item_quality(user, train), np.nan))
-
-
-def item_quality(user_quality: NDArray[np.float64], train: csr_array) -> NDArray[np.float64]:
-    """Mean quality of the users that interacted with each item in training.
+    """Quality of users and, through their training interactions, of items.
 
     Args:
-        user_quality: Shape (num_users,); a NaN is left out of every mean.
+        metrics: Of each user; one without a quality is left out of every mean.
         train: Training interactions, ones, shape (num_users, num_items).
-
-    Returns:
-        Shape (num_items,), float64; 0 for an item none of whose users has a quality.
     """
-    present = ~np.isnan(user_quality)
-    total = np.where(present, user_quality, 0.0) @ train
-    count = present.astype(np.float64) @ train
-    mean: NDArray[np.float64] = np.divide(total, count, out=np.zeros(train.shape[1]), where=count > 0)
-    return mean
+    user = metrics.user_quality
+    has_quality = ~np.isnan(user)
+    total = np.where(has_quality, user, 0.0) @ train
+    count = has_quality.astype(np.float64) @ train
+    item = np.full(train.shape[1], np.nan)
+    np.divide(total, count, out=item, where=count > 0)
+    return EntityQuality(user, item)

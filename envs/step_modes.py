@@ -6,16 +6,16 @@ a table that was trained under random prefixes, so that a step costs one evaluat
 trains that a little further at the sizes of the step, where masking alone ranks them wrongly.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from envs.data import Interactions
-from envs.errors import ConfigError
+from envs.errors import ConfigError, UnknownNameError
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import Recipe, Trainer
 from envs.sizes.by_popularity import allocation_sampler
@@ -44,104 +44,88 @@ def load_state(recommender: BaseRecommender, state: State) -> None:
     recommender.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
 
 
-class StepMode(ABC):
+class StepMode(NamedTuple):
     """Where the recommender of a step comes from.
 
-    Args:
-        recipe: How recommenders are made and trained.
-        num_batches: Batches that a step trains.
-        full_sizes: Every entity at d_max.
-        pretrained: What was trained once for all steps; None where a mode needs nothing.
+    Attributes:
+        starts_from: What was trained once for all steps: ``full size`` or ``supernet``; None for nothing.
+        trains: Whether a step trains its recommender.
     """
 
-    #: What ``pretrained`` is the state of, ``full size`` or ``supernet``; None where nothing is needed.
-    starts_from: ClassVar[str | None]
-    #: Whether a step trains a recommender.
-    trains: ClassVar[bool] = True
+    starts_from: str | None
+    trains: bool
+
+
+STEP_MODES = {
+    "fresh": StepMode(None, trains=True),
+    "finetune": StepMode("full size", trains=True),
+    "supernet": StepMode("supernet", trains=False),
+    "finetuned_supernet": StepMode("supernet", trains=True),
+}
+
+
+class StepRecommenders:
+    """Recommenders as a step mode has them.
+
+    Args:
+        name: A name in :data:`STEP_MODES`.
+        recipe: How they are made and trained.
+        num_batches: Batches that a step trains.
+        full_sizes: Every entity at d_max.
+        pretrained: What was trained once for all steps; None where the mode needs nothing.
+
+    Raises:
+        UnknownNameError: There is no such mode.
+        ConfigError: The mode starts from what was not given.
+    """
 
     def __init__(
-        self, recipe: Recipe, num_batches: int, full_sizes: EmbeddingSizes, pretrained: State | None
+        self,
+        name: str,
+        recipe: Recipe,
+        num_batches: int,
+        full_sizes: EmbeddingSizes,
+        pretrained: State | None = None,
     ) -> None:
-        if self.starts_from and pretrained is None:
-            mode = next(name for name, one in STEP_MODES.items() if type(self) is one)
-            is_supernet = self.starts_from == "supernet"
-            source = "what train_supernet returns" if is_supernet else "the full-size one, fully trained"
+        if name not in STEP_MODES:
+            raise UnknownNameError("step mode", name, STEP_MODES)
+        self.mode = STEP_MODES[name]
+        if self.mode.starts_from and pretrained is None:
             raise ConfigError(
-                f"the step mode {mode} starts from a recommender trained beforehand: pass "
-                f"pretrained=state_of(...) of {source} (envs.step_modes)."
+                f"the step mode {name} starts from a recommender trained beforehand, the "
+                f"{self.mode.starts_from}: pass pretrained=state_of(...) of the one that was fully trained, "
+                "or that train_supernet returned (envs.step_modes)."
             )
         self._recipe, self._num_batches = recipe, num_batches
-        self._full_sizes, self._pretrained = full_sizes, pretrained
+        self._full_sizes, self._pretrained = full_sizes, pretrained or {}
 
-    @abstractmethod
+    @cached_property
+    def _shared(self) -> BaseRecommender:
+        """The one that all steps only mask."""
+        # Not from the episode's draws: one seed must give one episode, the first like any other.
+        return self._copy(np.random.default_rng(0))
+
+    def _copy(self, rng: np.random.Generator) -> BaseRecommender:
+        recommender = self._recipe.recommender(self._full_sizes, rng)
+        load_state(recommender, self._pretrained)
+        return recommender
+
     def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """A recommender ready to be evaluated at these sizes.
+        """One that is ready to be evaluated at these sizes.
 
         Args:
             sizes: One embedding size an entity.
             rng: Draws initial values and batches.
         """
-
-    def _pretrained_recommender(self, rng: np.random.Generator) -> BaseRecommender:
-        recommender = self._recipe.recommender(self._full_sizes, rng)
-        load_state(recommender, self._pretrained or {})
-        return recommender
-
-
-class Fresh(StepMode):
-    """Trains a new recommender from scratch."""
-
-    starts_from = None
-
-    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """A new one after ``num_batches`` batches."""
-        trainer = self._recipe.trainer(sizes, rng)
-        trainer.train(self._num_batches)
-        return trainer.recommender
-
-
-class Finetune(StepMode):
-    """Masks the fully trained full-size recommender and trains it a little further."""
-
-    starts_from = "full size"
-
-    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """A copy of what was trained beforehand, masked and trained ``num_batches`` batches."""
-        recommender = self._pretrained_recommender(rng)
-        recommender.table.mask_to(sizes)
         recipe = self._recipe
-        Trainer(recommender, recipe.train, recipe.settings, rng, recipe.loss).train(self._num_batches)
+        if self.mode.starts_from:
+            recommender = self._copy(rng) if self.mode.trains else self._shared
+            recommender.table.mask_to(sizes)
+        else:
+            recommender = recipe.recommender(sizes, rng)
+        if self.mode.trains:
+            Trainer(recommender, recipe.train, recipe.settings, rng, recipe.loss).train(self._num_batches)
         return recommender
-
-
-class Supernet(StepMode):
-    """Masks a recommender that was trained under a random prefix of every row in every batch."""
-
-    starts_from = "supernet"
-    trains = False
-    _shared: BaseRecommender | None = None
-
-    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """The one that all steps share, masked."""
-        if self._shared is None:
-            # Not from the episode's draws: one seed must give one episode, the first like any other.
-            self._shared = self._pretrained_recommender(np.random.default_rng(0))
-        self._shared.table.mask_to(sizes)
-        return self._shared
-
-
-class FinetunedSupernet(Finetune):
-    """Masks the supernet and trains it a little further, so that prefixes need not serve other sizes too."""
-
-    starts_from = "supernet"
-
-
-STEP_MODES: dict[str, type[StepMode]] = {
-    "fresh": Fresh,
-    "finetune": Finetune,
-    "supernet": Supernet,
-    "finetuned_supernet": FinetunedSupernet,
-}
 
 
 def train_supernet(

@@ -9,7 +9,7 @@ from ciess_ray.training.pretrained import full_sizes
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State, batches_of_step
+from envs.step_modes import State, StepRecommenders, batches_of_step
 
 
 class Judge:
@@ -29,16 +29,20 @@ class Judge:
         settings, recipe = config.search, recipe_of(config, interactions)
         learning_rate = settings.step_learning_rate or recipe.settings.learning_rate
         recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
-        mode = STEP_MODES[settings.resolved_step_mode]
-        num_batches = settings.batches_per_step or batches_of_step(recipe)
-        self._mode = mode(recipe, num_batches, full_sizes(config, interactions), pretrained)
+        self._recommenders = StepRecommenders(
+            settings.resolved_step_mode,
+            recipe,
+            settings.batches_per_step or batches_of_step(recipe),
+            full_sizes(config, interactions),
+            pretrained,
+        )
         self._interactions, self._seed = interactions, config.seed
         self.num_steps = 0
-        self.trains = mode.trains
+        self.trains = self._recommenders.mode.trains
 
     def __call__(self, sizes: EmbeddingSizes) -> float:
         """Mean ranking metric on validation."""
         rng = rng_of(self._seed, Stream.JUDGEMENT, self.num_steps)
         self.num_steps += 1
-        recommender = self._mode.recommender(sizes, rng)
+        recommender = self._recommenders.recommender(sizes, rng)
         return evaluate(recommender, self._interactions.train, self._interactions.validation).quality

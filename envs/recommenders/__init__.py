@@ -71,29 +71,20 @@ def find_recommender(name: str) -> type[BaseRecommender]:
         raise ConfigError(
             f"recommender {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}."
         ) from error
-    found = vars(module).get(class_name)
-    if found is None:
-        classes = [k for k, v in vars(module).items() if _is_recommender(v) and v.__module__ == module_name]
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseRecommender)
+    }
+    # A result is read back by the name of the class itself.
+    if class_name not in classes or classes[class_name].__name__ != class_name:
+        names = {value.__name__ for value in classes.values() if value.__module__ == module_name}
         raise ConfigError(
-            f"recommender {name!r}: the module has no {class_name!r}; its recommenders: "
-            f"{', '.join(classes) or 'none'}."
+            f"recommender {name!r}: the module has no class of that name which derives from "
+            "envs.recommenders.BaseRecommender, or from DotProductRecommender; its recommenders: "
+            f"{', '.join(sorted(names)) or 'none'}."
         )
-    if not _is_recommender(found):
-        raise ConfigError(
-            f"recommender {name!r}: {class_name} does not derive from envs.recommenders.BaseRecommender, or "
-            "from DotProductRecommender; let it."
-        )
-    recommender_class: type[BaseRecommender] = found
-    if recommender_class.__name__ != class_name:
-        # A result is read back by this name.
-        raise ConfigError(
-            f"recommender {name!r}: write {recommender_class.__name__}, the name of the class itself."
-        )
-    return recommender_class
-
-
-def _is_recommender(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseRecommender)
+    return classes[class_name]
 
 
 def check_recommender(

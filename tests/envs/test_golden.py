@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
 from envs import mdp
-from envs.metrics import CUTOFFS, entity_quality, item_quality, ranking_metrics
+from envs.metrics import CUTOFFS, RankingMetrics, entity_quality, ranking_metrics
 from envs.recommenders import NCF, NGCF, LightGCN
 from envs.recommenders.evaluation import evaluate, rank_items
 from envs.recommenders.losses import BPR
@@ -229,8 +229,9 @@ def test_the_ranking_of_every_user_gives_the_same_metrics(ranking):
 
 def test_item_quality(golden, ranking):
     expected = np.array(golden["e_item_quality"]["quality_item"])
-    counting_absent_users_as_0 = np.nan_to_num(ranking.metrics.user_quality)
-    assert_allclose(item_quality(counting_absent_users_as_0, ranking.seen), expected, **CLOSE)
+    recall, ndcg = np.nan_to_num(ranking.metrics.recall), np.nan_to_num(ranking.metrics.ndcg)
+    counting_absent_users_as_0 = entity_quality(RankingMetrics(recall, ndcg), ranking.seen)
+    assert_allclose(np.nan_to_num(counting_absent_users_as_0.item), expected, **CLOSE)
     # Here user 3, who has no quality, takes no part in the mean of an item, and an item of nobody else has
     # none itself.
     dense = ranking.seen.toarray()

@@ -10,7 +10,7 @@ from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, state_of, train_supernet
+from envs.step_modes import STEP_MODES, StepRecommenders, state_of, train_supernet
 
 SETTINGS = TrainingSettings(batch_size=256, learning_rate=0.05, evaluate_every=20, max_batches=100)
 
@@ -47,7 +47,7 @@ def pretrained_for(name, recipe, interactions):
 @pytest.mark.parametrize("name", STEP_MODES)
 def test_a_step_has_the_sizes_asked_for_and_repeats_by_seed(name, recipe, interactions):
     full = full_sizes(recipe)
-    mode = STEP_MODES[name](recipe, 5, full, pretrained_for(name, recipe, interactions))
+    mode = StepRecommenders(name, recipe, 5, full, pretrained_for(name, recipe, interactions))
     metrics = []
     for seed in (0, 0, 1):
         recommender = mode.recommender(skewed(full), np.random.default_rng(seed))
@@ -62,7 +62,7 @@ def test_a_step_has_the_sizes_asked_for_and_repeats_by_seed(name, recipe, intera
 
 def test_a_supernet_is_masked_and_never_trained_by_a_step(recipe, interactions):
     state = pretrained_for("supernet", recipe, interactions)
-    mode = STEP_MODES["supernet"](recipe, 5, full_sizes(recipe), state)
+    mode = StepRecommenders("supernet", recipe, 5, full_sizes(recipe), state)
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
     wide = mode.recommender(full_sizes(recipe), rng)
@@ -77,11 +77,11 @@ def test_a_supernet_is_masked_and_never_trained_by_a_step(recipe, interactions):
 def test_finetuning_starts_from_what_was_trained_and_leaves_it_alone(name, recipe, interactions):
     state = pretrained_for(name, recipe, interactions)
     kept = {name: value.copy() for name, value in state.items()}
-    untouched = STEP_MODES[name](recipe, 0, full_sizes(recipe), state)
+    untouched = StepRecommenders(name, recipe, 0, full_sizes(recipe), state)
     sizes = skewed(full_sizes(recipe))
     weight = untouched.recommender(sizes, np.random.default_rng(0)).table.weight.detach().numpy()
     np.testing.assert_array_equal(weight, state["table.weight"])
-    trained = STEP_MODES[name](recipe, 5, full_sizes(recipe), state)
+    trained = StepRecommenders(name, recipe, 5, full_sizes(recipe), state)
     weight = trained.recommender(sizes, np.random.default_rng(0)).table.weight.detach().numpy()
     mask = sizes.mask(8)
     assert (weight[mask] != kept["table.weight"][mask]).any()
@@ -133,9 +133,9 @@ def test_the_environment_steps_in_every_mode(name, interactions):
 
 def test_a_mode_that_lacks_what_it_starts_from_is_refused(interactions):
     for name, source in {
-        "finetune": "of the full-size one",
-        "supernet": "of what train_supernet returns",
-        "finetuned_supernet": "of what train_supernet returns",
+        "finetune": "the full size: pass pretrained=state_of",
+        "supernet": "the supernet: pass pretrained=state_of",
+        "finetuned_supernet": "the supernet: pass pretrained=state_of",
     }.items():
         with pytest.raises(ConfigError, match=rf"step mode {name} starts from a .* {source}"):
             EmbeddingSizeEnv(interactions, step_mode=name)
