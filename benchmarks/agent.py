@@ -31,7 +31,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.tune.registry import register_env
 
 from ciess_ray.resources import ray_session
-from ciess_ray.td3 import losses
+from ciess_ray.td3 import learner
 from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import TableEnvRunner
@@ -157,10 +157,10 @@ class BareTD3:
         config = self.config
         target_actor, target_critic_1, target_critic_2 = self.targets
         with torch.no_grad():
-            next_action = losses.smoothed_action(
+            next_action = learner.smoothed_action(
                 target_actor(batch["next_obs"]), config.target_noise, config.target_noise_clip, self.generator
             )
-            target = losses.critic_target(
+            target = learner.critic_target(
                 batch["reward"],
                 batch["terminated"],
                 config.gamma,
@@ -169,12 +169,12 @@ class BareTD3:
             )
         value_1 = self.critic_1(batch["obs"], batch["action"])
         value_2 = self.critic_2(batch["obs"], batch["action"])
-        loss = losses.critic_loss(value_1, value_2, target)
+        loss = learner.critic_loss(value_1, value_2, target)
         self.minimise(loss, self.critic_params, self.critic_adam)
         self.num_updates += 1
         if self.num_updates % config.policy_delay:
             return
-        loss = losses.actor_loss(self.critic_1(batch["obs"], self.actor(batch["obs"])))
+        loss = learner.actor_loss(self.critic_1(batch["obs"], self.actor(batch["obs"])))
         self.minimise(loss, self.actor_params, self.actor_adam)
         with torch.no_grad():
             for network, target_network in zip(
@@ -222,8 +222,8 @@ def measure_update(num_entities: int, hiddens: tuple[int, ...], repeats: int) ->
         },
         env_steps=BATCH_SIZE,
     )
-    learner = algo.learner_group._learner
-    bare = {kind: BareTD3(learner.module[kind], config) for kind in KINDS}
+    modules = algo.learner_group._learner.module
+    bare = {kind: BareTD3(modules[kind], config) for kind in KINDS}
 
     def twice(run: Callable[[], Any]) -> Callable[[], None]:
         def pair() -> None:

@@ -23,9 +23,9 @@ from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.training.costs import cpu_seconds
-from ciess_ray.training.judge import Judge
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import Preparation, full_sizes
+from ciess_ray.training.selection import Judge
 
 NUM_FRESH_STEPS = 300
 

@@ -32,9 +32,8 @@ from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE
 from ciess_ray.resources import check_resources, gpus_of_each, num_threads, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.tracking.mlflow_store import MlflowStore, tell_problems
-from ciess_ray.training.preparing import Arrays, Prepared, file_of, start
+from ciess_ray.training.preparing import Arrays, Done, Prepared, file_of, next_of, start
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, SUPERNET, Preparation
-from ciess_ray.training.streamed_tasks import Done, next_of
 from envs.data import Interactions
 from envs.errors import ResultError
 

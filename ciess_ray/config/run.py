@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BaseModel,
     Field,
     field_serializer,
     field_validator,
@@ -18,8 +19,8 @@ from pydantic import (
 
 from ciess_ray.config.agent import AgentConfig, SearchConfig
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.presets import with_preset
 from ciess_ray.config.section import Claims, Place, Section, one_of, refuse_equal_budgets, refuse_twice
+from ciess_ray.config.yaml_values import read_yaml
 from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE
 from envs.errors import ConfigError
@@ -30,6 +31,11 @@ from envs.sizes.projection import check_bounds
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
 _MAX_SEED = 4_000_000_000
+#: By ``search.mode``, the sections of a file of that name beside this one.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    mode: read_yaml(Path(__file__).with_name(f"{mode}.yaml").read_text(encoding="utf-8"))
+    for mode in ("paper", "reference")
+}
 
 
 def default_l2(recommender: str) -> Any:
@@ -228,7 +234,21 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _take_preset(cls, values: Any) -> Any:
-        return with_preset(values) if isinstance(values, Mapping) else values
+        """The fields that the mode sets where the user has not."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = {
+            name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+            for name, value in values.items()
+        }
+        search = filled.get("search")
+        mode = search.get("mode") if isinstance(search, Mapping) else None
+        for section, fields in PRESETS.get(mode, {}).items() if isinstance(mode, str) else ():
+            given = filled.get(section, {})
+            # What is no section is refused later, and by its own name.
+            if isinstance(given, Mapping):
+                filled[section] = {**fields, **given}
+        return filled
 
     @field_validator("budget")
     @classmethod

@@ -108,28 +108,23 @@ def _wrong(node: yaml.Node, what: str) -> ConfigError:
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node))
-    if _INTEGER.fullmatch(text) is None:
-        raise _wrong(node, "no whole number")
-    sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-").replace("_", "")
-    base = {"0o": 8, "0x": 16}.get(digits[:2], 10)
-    # A whole number of very many digits takes long to read.
-    value = sign * int(digits[2:] if base != 10 else digits, base) if len(digits) < 80 else None
-    if value is None or not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+    text = str(loader.construct_scalar(node)).replace("_", "")
+    try:
+        # A whole number of very many digits takes long to read.
+        value = int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10) if len(text) < 80 else math.inf
+    except ValueError:
+        raise _wrong(node, "no whole number") from None
+    if abs(value) > _MAX_INTEGER:
         raise _wrong(node, "a whole number of more than 64 bits")
-    return value
+    return int(value)
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    text = str(loader.construct_scalar(node))
-    if _INFINITY.fullmatch(text):
-        return -math.inf if text[0] == "-" else math.inf
-    if _NAN.fullmatch(text):
-        return math.nan
-    if _FLOAT.fullmatch(text) is None:
-        raise _wrong(node, "no number")
-    value = float(text.replace("_", ""))
-    if math.isinf(value):
+    try:
+        value = float(loader.construct_yaml_float(node))
+    except ValueError:
+        raise _wrong(node, "no number") from None
+    if math.isinf(value) and "inf" not in node.value.lower():
         raise _wrong(node, "beyond the largest number; write .inf for infinity")
     return value
 

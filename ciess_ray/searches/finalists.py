@@ -23,9 +23,8 @@ from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge, place
 from ciess_ray.training.convergence import recipe_of
-from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
-from ciess_ray.training.selection import project_smallest, reshape_candidates, select_finalists
+from ciess_ray.training.selection import Judge, project_smallest, reshape_candidates, select_finalists
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender

@@ -19,7 +19,7 @@ from ciess_ray.resources import gpus_of_each, num_threads
 from ciess_ray.searches.run import Run
 from ciess_ray.training.contest import Trained
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
-from ciess_ray.training.streamed_tasks import Done, next_of, streamed
+from ciess_ray.training.preparing import Done, next_of, streamed
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.placed import PlacedSizes

@@ -14,10 +14,9 @@ from ciess_ray import metric_keys
 from ciess_ray.streams import Stream, seed_of
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import NO_PROGRESS
-from ciess_ray.td3.imitation import BestTable
 from ciess_ray.td3.learner import learns_after
 from ciess_ray.td3.module import TD3Module
-from ciess_ray.td3.replay import ReplayBuffer
+from ciess_ray.td3.replay import BestTable, ReplayBuffer
 from ciess_ray.td3.rollout import TableRollout, TableStep, rollouts_of
 from ciess_ray.td3.warmup import WarmUp
 from envs.errors import ConfigError

@@ -70,7 +70,7 @@ class TD3Config(AlgorithmConfig):
         updates_per_step: Updates an iteration. The paper makes 1; here 20, because a table step costs minutes
             and an update milliseconds (docs/findings.md).
         imitation_weight: What the squared distance of the actors from the best table so far counts beside
-            their critic's value, in action units; see :mod:`ciess_ray.td3.imitation`. 0, as in the paper, is
+            their critic's value, in action units; see :mod:`ciess_ray.td3.replay`. 0, as in the paper, is
             for none.
 
     Exploration:

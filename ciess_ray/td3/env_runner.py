@@ -101,11 +101,6 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         """Raises AssertionError where the constructor did not finish."""
         assert self.module is not None
 
-    def stop(self) -> None:
-        """Closes the environment."""
-        if self.env is not None:
-            self.env.close()
-
     def sample(
         self,
         *,
@@ -213,19 +208,18 @@ class TableEnvRunner(EnvRunner, Checkpointable):
     def _try_step(self, actions: Arrays) -> Any:
         """One step, taken once more from the same state where it fails."""
         before = self._table.get_state() if hasattr(self._table, "get_state") else None
-        try:
-            return self.env.step(actions)
-        except Exception as error:
-            logger.warning("env runner %s takes its step again: %r", self.worker_index, error)
-        try:
-            if before is not None:
-                self._table.set_state(before)
-            return self.env.step(actions)
-        except Exception as error:
-            return TrainingError(
-                f"the environment of env runner {self.worker_index} failed twice at step "
-                f"{self._episode_step} of episode {self._num_resets - 1}: {type(error).__name__}: {error}"
-            )
+        for attempt in range(2):
+            try:
+                if attempt and before is not None:
+                    self._table.set_state(before)
+                return self.env.step(actions)
+            except Exception as error:
+                logger.warning("a step of env runner %s failed: %r", self.worker_index, error)
+                failure = f"{type(error).__name__}: {error}"
+        return TrainingError(
+            f"the environment of env runner {self.worker_index} failed twice at step {self._episode_step} of "
+            f"episode {self._num_resets - 1}: {failure}"
+        )
 
     def _act(self, obs: Arrays, explore: bool, policy: Policy | None) -> tuple[Arrays, Arrays, float]:
         """Actions, what the actors alone would do, and the walk's gain.

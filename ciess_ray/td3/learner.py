@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
 from ciess_ray.streams import Stream, key_of
-from ciess_ray.td3 import losses
 from ciess_ray.td3.exploration import seeded_generator
-from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS
 from ciess_ray.td3.module import TD3Module
+from ciess_ray.td3.replay import IMITATED_ACTION, IMITATED_OBS
 from envs.errors import TrainingError
 
 ACTOR = "actor"
@@ -91,10 +90,10 @@ class TD3TorchLearner(TorchLearner):
                 config.seed, Stream.TARGET_NOISE, self._num_updates, zlib.crc32(module_id.encode())
             )
             generator = seeded_generator(*noise, device=obs.device)
-            next_actions = losses.smoothed_action(
+            next_actions = smoothed_action(
                 module.target_actor(next_obs), config.target_noise, config.target_noise_clip, generator
             )
-            target = losses.critic_target(
+            target = critic_target(
                 batch[Columns.REWARDS],
                 batch[Columns.TERMINATEDS],
                 config.gamma,
@@ -102,12 +101,12 @@ class TD3TorchLearner(TorchLearner):
                 module.target_critic_2(next_obs, next_actions),
             )
         value_1, value_2 = module.critic_1(obs, actions), module.critic_2(obs, actions)
-        loss = losses.critic_loss(value_1, value_2, target)
+        loss = critic_loss(value_1, value_2, target)
         for key, value in (
             (CRITIC_LOSS, loss),
             (CRITIC_1_VALUE, value_1.mean()),
             (CRITIC_2_VALUE, value_2.mean()),
-            (TD_ERROR, losses.td_error(value_1, target)),
+            (TD_ERROR, td_error(value_1, target)),
         ):
             self.metrics.log_value((module_id, key), value.item(), window=1)
         return loss
@@ -133,9 +132,9 @@ class TD3TorchLearner(TorchLearner):
 
     def _update_actor(self, module_id: str, columns: dict[str, Tensor]) -> None:
         module, obs = self._td3_module(module_id), columns[Columns.OBS]
-        loss = losses.actor_loss(module.critic_1(obs, module.actor(obs)))
+        loss = actor_loss(module.critic_1(obs, module.actor(obs)))
         if IMITATED_OBS in columns:
-            distance = losses.imitation_loss(module.actor(columns[IMITATED_OBS]), columns[IMITATED_ACTION])
+            distance = imitation_loss(module.actor(columns[IMITATED_OBS]), columns[IMITATED_ACTION])
             loss = loss + self.config.imitation_weight * distance
         self.metrics.log_value((module_id, ACTOR_LOSS), loss.item(), window=1)
         self._minimise(module_id, ACTOR, loss)
@@ -167,3 +166,50 @@ class TD3TorchLearner(TorchLearner):
         """Takes up what :meth:`get_state` returned."""
         super().set_state(state)
         self._num_updates = state.get(_STATE_KEY, self._num_updates)
+
+
+def smoothed_action(
+    target_action: Tensor, noise_std: float, noise_clip: float, generator: torch.Generator
+) -> Tensor:
+    """Target-policy smoothing, equation 14: clipped noise, independent for each sample, within [-1, 1].
+
+    Args:
+        target_action: Output of the target actor, shape (n,).
+        noise_std: Standard deviation of the noise, in action units.
+        noise_clip: Largest noise, in action units.
+        generator: The generator drawn from, on the action's device.
+    """
+    noise = torch.randn(
+        target_action.shape, generator=generator, dtype=target_action.dtype, device=target_action.device
+    )
+    return (target_action + (noise_std * noise).clamp(-noise_clip, noise_clip)).clamp(-1.0, 1.0)
+
+
+def critic_target(
+    reward: Tensor, terminated: Tensor, gamma: float, target_value_1: Tensor, target_value_2: Tensor
+) -> Tensor:
+    """Algorithm 1: r + γ (1 - terminated) min(Q1', Q2').
+
+    Truncation is no termination: an episode cut at T bootstraps. All tensors have shape (n,).
+    """
+    return reward + gamma * (1.0 - terminated) * torch.minimum(target_value_1, target_value_2)
+
+
+def critic_loss(value_1: Tensor, value_2: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of both critics against one target, summed; a scalar."""
+    return (value_1 - target).square().mean() + (value_2 - target).square().mean()
+
+
+def td_error(value_1: Tensor, target: Tensor) -> Tensor:
+    """Mean distance of critic 1 from the target; a scalar."""
+    return (value_1 - target).abs().mean()
+
+
+def actor_loss(value_1: Tensor) -> Tensor:
+    """Minus the mean value critic 1 gives the actor's own actions; a scalar."""
+    return -value_1.mean()
+
+
+def imitation_loss(action: Tensor, imitated_action: Tensor) -> Tensor:
+    """Mean squared distance of the actor's actions from those to imitate; a scalar."""
+    return (action - imitated_action).square().mean()

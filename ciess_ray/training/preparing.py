@@ -4,6 +4,8 @@ Whoever starts the task keeps what comes of it in a file by its hash, hands it o
 and is told how far it has come.
 """
 
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,8 +20,8 @@ from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.training.costs import Cost, Meter
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, Tell, state_in
-from ciess_ray.training.streamed_tasks import Done, next_of, streamed
 from envs.data import Interactions
+from envs.errors import TrainingError
 from envs.step_modes import State
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -163,7 +165,7 @@ def start(
     num_claims: int = 1,
     is_alone: bool = False,
 ) -> Any:
-    """The task, as a stream that :func:`ciess_ray.training.streamed_tasks.next_of` reads.
+    """The task, as a stream that :func:`ciess_ray.training.preparing.next_of` reads.
 
     Args:
         preparation: What is trained.
@@ -195,3 +197,61 @@ def _stream(preparation: Preparation, interactions: Interactions, num_threads: i
 
 _train: Any = ray.remote(num_returns="streaming", max_retries=3)(_stream)
 _train_alone: Any = ray.remote(num_returns="streaming", max_retries=3, max_calls=1)(_stream)
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The last that a task gives.
+
+    Attributes:
+        value: What came of it.
+    """
+
+    value: Any
+
+
+def streamed(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
+    """What work tells, as it tells it, and then :class:`Done`; for the body of a task with streaming returns.
+
+    Args:
+        work: Is called with what it tells its news to.
+    """
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            news.put(Done(work(news.put)))
+        except BaseException as error:
+            news.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        item = news.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+        if isinstance(item, Done):
+            return
+
+
+def next_of(stream: Any, name: str) -> Any:
+    """The next news of a task, in the end :class:`Done`, and after it None.
+
+    Args:
+        stream: Of the task.
+        name: What it trains, for a message.
+
+    Raises:
+        TrainingError: Its process died again and again; and whatever the task raised, as it was raised there.
+    """
+    try:
+        return ray.get(next(stream))
+    except StopIteration:
+        return None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"the process that trained {name} died again and again ({type(error).__name__}: {error}); is "
+            "there memory for as many trainings at once? A larger resources.num_cpus_per_training runs fewer."
+        ) from error

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.training.contest import Allocation
-from ciess_ray.training.judge import Judge
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
+from ciess_ray.training.selection import Judge
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.scattered import ScatteredSizes

@@ -11,7 +11,7 @@ import yaml
 from ciess_ray.comparisons.config import load_comparison
 from ciess_ray.config.agent import SearchConfig
 from ciess_ray.config.former import FORMER, with_former, without_former
-from ciess_ray.config.presets import PRESETS as SECTIONS
+from ciess_ray.config.run import PRESETS as SECTIONS
 from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
 from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_override
 from ciess_ray.names import flatten

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from ciess_ray.td3 import losses
+from ciess_ray.td3 import learner
 from ciess_ray.td3.exploration import seeded_generator
 
 
 def test_target_takes_the_smaller_value_and_stops_at_termination_only():
-    target = losses.critic_target(
+    target = learner.critic_target(
         reward=torch.tensor([1.0, 1.0, 0.5]),
         terminated=torch.tensor([0.0, 0.0, 1.0]),
         gamma=0.9,
@@ -17,24 +17,24 @@ def test_target_takes_the_smaller_value_and_stops_at_termination_only():
 
 
 def test_critic_loss_sums_both_mean_squared_errors():
-    loss = losses.critic_loss(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0]), torch.tensor([2.0, 4.0]))
+    loss = learner.critic_loss(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0]), torch.tensor([2.0, 4.0]))
     assert loss.item() == pytest.approx((1 + 4) / 2 + (4 + 16) / 2)
 
 
 def test_td_error_is_the_mean_distance_from_the_target():
-    error = losses.td_error(torch.tensor([1.0, 2.0, -1.0]), torch.tensor([2.0, 2.0, 1.0]))
+    error = learner.td_error(torch.tensor([1.0, 2.0, -1.0]), torch.tensor([2.0, 2.0, 1.0]))
     assert error.item() == pytest.approx((1 + 0 + 2) / 3)
 
 
 def test_actor_loss_is_minus_the_mean_value():
-    assert losses.actor_loss(torch.tensor([1.0, 4.0])).item() == -2.5
+    assert learner.actor_loss(torch.tensor([1.0, 4.0])).item() == -2.5
 
 
 def test_smoothing_noise_differs_by_sample_and_is_clipped():
     action = torch.zeros(100_000)
-    smoothed = losses.smoothed_action(action, 0.2, 0.5, seeded_generator(0))
+    smoothed = learner.smoothed_action(action, 0.2, 0.5, seeded_generator(0))
     assert smoothed.unique().numel() > 90_000
     assert smoothed.std().item() == pytest.approx(0.2, rel=0.03)
     assert smoothed.abs().max().item() == 0.5
-    assert losses.smoothed_action(torch.ones(1000), 0.2, 0.5, seeded_generator(0)).max().item() == 1.0
-    assert torch.equal(smoothed, losses.smoothed_action(action, 0.2, 0.5, seeded_generator(0)))
+    assert learner.smoothed_action(torch.ones(1000), 0.2, 0.5, seeded_generator(0)).max().item() == 1.0
+    assert torch.equal(smoothed, learner.smoothed_action(action, 0.2, 0.5, seeded_generator(0)))

@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from ciess_ray.td3 import losses
-from ciess_ray.td3.imitation import IMITATED_ACTION, IMITATED_OBS, BestTable
+from ciess_ray.td3 import learner
 from ciess_ray.td3.module import Actor
+from ciess_ray.td3.replay import IMITATED_ACTION, IMITATED_OBS, BestTable
 
 KINDS = ("user", "item")
 
@@ -86,8 +86,8 @@ def test_an_actor_comes_near_what_it_imitates():
         drawn = batch()["user"]
         columns = {"user": drawn}
         best.add_to(columns)
-        loss = losses.imitation_loss(actor(drawn[IMITATED_OBS]), drawn[IMITATED_ACTION])
+        loss = learner.imitation_loss(actor(drawn[IMITATED_OBS]), drawn[IMITATED_ACTION])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses.imitation_loss(actor(drawn[IMITATED_OBS]), drawn[IMITATED_ACTION]) < 1e-4
+    assert learner.imitation_loss(actor(drawn[IMITATED_OBS]), drawn[IMITATED_ACTION]) < 1e-4
