@@ -10,11 +10,18 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from ciess_ray.packed.table import DAMAGED, PackedTable
-from ciess_ray.packed.values import MAX_PREFIX_WIDTH
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, build_recommender
 
-_BITS: dict[int, torch.dtype] = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+#: By the type of a table's values, the same to PyTorch, and integers of as many bits.
+_TYPES = {
+    "float32": (torch.float32, torch.int32),
+    "float16": (torch.float16, torch.int16),
+    "bfloat16": (torch.bfloat16, torch.int16),
+    "int8": (torch.int8, torch.int8),
+}
+#: Up to this width the bits that each size keeps stand in a table, which is square.
+_MAX_PREFIX = 512
 #: Where a row begins in its block is kept as a signed number of 16 bits.
 _BIAS = 2**15
 
@@ -34,46 +41,38 @@ class PackedEmbedding(nn.Module):
         embedding_dim: Numbers a row, ``num_tables * width``.
     """
 
-    values: Tensor
-    row_sizes: Tensor
-    block_starts: Tensor
-    in_block: Tensor
-    prefix: Tensor | None
-    scales: Tensor | None
-    first_columns: Tensor | None
-
     def __init__(self, table: PackedTable, width: int | None = None) -> None:
         super().__init__()
         self.width = table.width if width is None else width
         if self.width < 1:
             raise ValueError(f"a width of {self.width}: ask for at least one column")
+        if table.dtype not in _TYPES:
+            raise ResultError(
+                f"its values are {table.dtype}, which PyTorch does not read: astype('float32')."
+            )
+        dtype, self.bits = _TYPES[table.dtype]
         self.num_tables, self.block_bits = table.num_tables, table.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
         #: Numbers that are copied of a row.
         self.num_copied = self.width if table.first_columns is None else table.largest_size
         self.num_scattered = max(self.width, table.width + self.num_copied)
-        values = _tensor(table.values)
-        if table.dtype == "bfloat16":
-            values = values.view(torch.bfloat16)
+        values = _tensor(table.values).view(dtype)
         if len(values) < self.num_copied:
             values = torch.cat([values, values.new_zeros(self.num_copied)])
         # PyTorch indexes with no unsigned numbers of more than 8 bits.
         sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
         block_starts, in_block = table.starts
-        prefix = None
-        if self.num_copied <= MAX_PREFIX_WIDTH:
-            is_kept = torch.arange(self.num_copied) < torch.arange(self.num_copied + 1)[:, None]
-            prefix = -is_kept.to(_BITS[values.itemsize])
-        for name, buffer in (
-            ("values", values),
-            ("row_sizes", _tensor(sizes)),
-            ("block_starts", torch.from_numpy(block_starts + _BIAS)),
-            ("in_block", torch.from_numpy((in_block.astype(np.int32) - _BIAS).astype(np.int16))),
-            ("prefix", prefix),
-            ("scales", None if table.scales is None else _tensor(table.scales)),
-            ("first_columns", None if table.first_columns is None else _tensor(table.first_columns)),
-        ):
-            self.register_buffer(name, buffer, persistent=False)
+        self.values = nn.Buffer(values, persistent=False)
+        self.row_sizes = nn.Buffer(_tensor(sizes), persistent=False)
+        self.block_starts = nn.Buffer(torch.from_numpy(block_starts + _BIAS), persistent=False)
+        biased = (in_block.astype(np.int32) - _BIAS).astype(np.int16)
+        self.in_block = nn.Buffer(torch.from_numpy(biased), persistent=False)
+        self.scales = None if table.scales is None else nn.Buffer(_tensor(table.scales), persistent=False)
+        num_prefixes = self.num_copied + 1 if self.num_copied <= _MAX_PREFIX else 0
+        is_kept = torch.arange(self.num_copied) < torch.arange(num_prefixes)[:, None]
+        self.prefix = nn.Buffer(-is_kept.to(self.bits), persistent=False)
+        columns = table.first_columns
+        self.first_columns = None if columns is None else nn.Buffer(_tensor(columns), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the masked table, zeros where they keep nothing.
@@ -97,21 +96,18 @@ class PackedEmbedding(nn.Module):
             sizes = sizes.repeat_interleave(self.num_tables)
         last = len(self.values) - num_copied
         window = self.values.as_strided((last + 1, num_copied), (1, 1))
-        found = window.index_select(0, starts.clamp(max=last))
+        stored = window.index_select(0, starts.clamp(max=last))
         late = torch.nonzero(starts > last).squeeze(1)
         if len(late):
             tail = torch.cat([self.values[last:], self.values.new_zeros(num_copied)])
-            found[late] = tail.as_strided((len(tail) - num_copied + 1, num_copied), (1, 1))[
-                starts[late] - last
-            ]
+            stored[late] = tail.unfold(0, num_copied, 1)[starts[late] - last]
         # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
-        bits = found.view(_BITS[found.itemsize])
-        if self.prefix is None:
-            is_kept = torch.arange(num_copied, device=bits.device) < sizes[:, None]
-            bits.bitwise_and_(-is_kept.to(bits.dtype))
+        if num_copied <= _MAX_PREFIX:
+            kept = self.prefix.index_select(0, sizes.clamp(max=num_copied))
         else:
-            bits.bitwise_and_(self.prefix.index_select(0, sizes.clamp(max=num_copied)))
-        numbers = found.float()
+            kept = -(torch.arange(num_copied, device=stored.device) < sizes[:, None]).to(self.bits)
+        stored.view(self.bits).bitwise_and_(kept)
+        numbers = stored.float()
         if self.scales is not None:
             scales = self.scales.index_select(0, flat).float()
             numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
 from ciess_ray.packed.file import FORMAT, SIZE_TYPES, Part, header_of, number_of, parse
-from ciess_ray.packed.values import VALUE_TYPES, decode, encode, prefix_bits, windows
+from ciess_ray.packed.values import VALUE_TYPES, decode, encode, windows
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -306,11 +306,11 @@ class PackedTable:
         sizes = self.row_sizes[rows].astype(np.int64)
         starts = block_starts[rows >> self.block_bits] + in_block[rows]
         starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
-        found = windows(self.values, starts, width)
+        stored = windows(self.values, starts, width)
         # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
-        bits = found.view(f"i{found.itemsize}")
-        bits &= prefix_bits(np.repeat(sizes, self.num_tables), width, bits.dtype)
-        decoded = decode(found, self.dtype)
+        bits = stored.view(f"i{stored.itemsize}")
+        bits &= -(np.arange(width) < np.repeat(sizes, self.num_tables)[:, None]).astype(bits.dtype)
+        decoded = decode(stored, self.dtype)
         if self.scales is not None:
             decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
         if not np.isfinite(decoded).all():

@@ -14,8 +14,6 @@ VALUE_TYPES: dict[str, tuple[str, Any]] = {
     "bfloat16": ("BF16", np.uint16),
     "int8": ("I8", np.int8),
 }
-#: Up to this width there is a table of all prefixes, which is square.
-MAX_PREFIX_WIDTH = 512
 
 
 def encode(
@@ -46,18 +44,16 @@ def encode(
             # Rounded up, so that the largest value still fits.
             scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
             steps = np.repeat(scales.astype(np.float32), num_values)
-            is_usable = np.isfinite(steps).all() and np.isfinite(values).all()
             scaled = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
             encoded = np.rint(scaled).astype(np.int8)
         elif dtype == "bfloat16":
             bits = values.view(np.uint32)
             # To the nearest, halves to even.
             encoded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-            is_usable = np.isfinite(values).all() and np.isfinite(decode(encoded, dtype)).all()
         else:
             encoded = values.astype(VALUE_TYPES[dtype][1], copy=False)
-            is_usable = np.isfinite(encoded).all()
-    if not is_usable:
+    held = (values, decode(encoded, dtype), *(() if scales is None else (scales,)))
+    if not all(np.isfinite(numbers).all() for numbers in held):
         raise ResultError(f"the table holds numbers that are not finite in {dtype}: float32 or retrain it.")
     return encoded, scales
 
@@ -77,19 +73,9 @@ def windows(values: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDAr
     last = len(values) - width
     # An element for each place of the buffer, as wide as a row: taking one is one copy.
     window = np.ndarray((last + 1,), np.dtype((np.void, width * values.itemsize)), values, 0, values.strides)
-    found = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
+    taken = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
     late = np.flatnonzero(starts > last)
     if late.size:
         tail = np.concatenate([values[last:], np.zeros(width, values.dtype)])
-        found[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
-    return found
-
-
-def prefix_bits(sizes: NDArray[np.int64], width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """All bits of the first d numbers set for each size d, shape (len(sizes), width), signed."""
-    bits = np.dtype(f"i{dtype.itemsize}")
-    if width > MAX_PREFIX_WIDTH:
-        return -(np.arange(width) < sizes[:, None]).astype(bits)
-    is_kept = np.arange(width) < np.arange(width + 1)[:, None]
-    every: NDArray[Any] = -is_kept.astype(bits)
-    return every[np.minimum(sizes, width)]
+        taken[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
+    return taken

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import random
 import subprocess
@@ -135,6 +136,10 @@ class TestEmbedding:
             table.rows(np.array(rows))
         with pytest.raises((IndexError, RuntimeError)):
             PackedEmbedding(table)(torch.tensor(rows))
+
+    def test_a_type_of_value_that_pytorch_is_not_told_of_is_refused(self, table):
+        with pytest.raises(ResultError, match="its values are float8, which PyTorch does not read"):
+            PackedEmbedding(dataclasses.replace(table, dtype="float8"))
 
     def test_no_width(self, table):
         for make in (lambda: table.rows(np.array([0]), 0), lambda: PackedEmbedding(table, 0)):
