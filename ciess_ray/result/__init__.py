@@ -17,18 +17,15 @@ One folder, no pickle in it:
 """
 
 from ciess_ray.result.folder import (
+    CANDIDATES_FILE,
     CHECKPOINT_FOLDER,
+    NOT_SETTINGS,
+    PROGRESS_FILE,
+    RESULT_FILE,
     SIZES_FILE,
     ResultFolder,
     check_output,
     checkpoint_bytes,
-    versions,
-)
-from ciess_ray.result.reading import (
-    CANDIDATES_FILE,
-    NOT_SETTINGS,
-    PROGRESS_FILE,
-    RESULT_FILE,
     dataset_name,
     looser_folders,
     read_candidates,
@@ -36,6 +33,7 @@ from ciess_ray.result.reading import (
     read_retrained,
     read_steps,
     read_summary,
+    versions,
 )
 from ciess_ray.result.search_result import SearchResult
 

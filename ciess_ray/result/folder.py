@@ -1,9 +1,9 @@
-"""Writing the folder of a search."""
+"""The folder of a search: written, and read back whatever the version that wrote it."""
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ciess_ray.candidate import Candidate, candidate_table
+from ciess_ray.candidate import Candidate, candidate_table, with_kinds
+from ciess_ray.files.foreign import read_json, read_json_lines, read_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.files.whole import check_writable, settle, whole_file, write_whole
 from ciess_ray.packed.embedding import pack_recommender
-from ciess_ray.result.reading import (
-    CANDIDATES_FILE,
-    PROGRESS_FILE,
-    RESULT_FILE,
-    RESULT_FORMAT,
-    read_progress,
-    read_summary,
-)
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
     SCORER_FILE,
     TABLE_FILE,
     TEST_FILE,
-    ScorerFile,
     entity_columns,
-    write_ids,
     write_interactions,
 )
+from ciess_ray.serving.served_bytes import write_companions
 from envs.data import Interactions
 from envs.errors import ResultError
-from envs.recommenders import BaseRecommender, options_of
+from envs.recommenders import BaseRecommender
 
+RESULT_FILE = "result.json"
+CANDIDATES_FILE = "candidates.parquet"
+PROGRESS_FILE = "progress.jsonl"
+RESULT_FORMAT = "ciess-ray result 1"
+#: What of a configuration does not make two searches different.
+NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources")
 SIZES_FILE = "sizes.parquet"
 #: Serves ``--resume`` and ``--more-episodes`` alone.
 CHECKPOINT_FOLDER = "checkpoints"
@@ -85,11 +83,10 @@ class ResultFolder:
         Of a finished search the checksums of all files are written beside it.
         """
         bytes_by_file = {
-            entry.name: entry.stat().st_size
-            for entry in sorted(self.path.iterdir())
-            if entry.name in _OWN_FILES
+            name: (self.path / name).stat().st_size
+            for name in sorted({*_OWN_FILES} - {RESULT_FILE})
+            if (self.path / name).exists()
         }
-        bytes_by_file.pop(RESULT_FILE, None)
         content = {"format": RESULT_FORMAT, "versions": versions(), **values, "bytes": bytes_by_file}
         write_whole(self.path / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
         if values.get("status") == "finished":
@@ -114,16 +111,12 @@ class ResultFolder:
             The last step of the search that was told.
         """
         lines = read_progress(self.path)
-        is_search = [line.get("phase") == "search" for line in lines]
         # What came before a search that never began is told again from the start.
-        first = is_search.index(True) if any(is_search) else 0
-        kept = [
-            line
-            for position, line in enumerate(lines)
-            if position < first or (is_search[position] and line["step"] <= num_steps)
-        ]
+        first = next((place for place, line in enumerate(lines) if line.get("phase") == "search"), 0)
+        steps = [line for line in lines[first:] if line.get("phase") == "search"]
+        kept = lines[:first] + [line for line in steps if line["step"] <= num_steps]
         write_whole(self.path / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
-        return max((line["step"] for line, own in zip(lines, is_search, strict=True) if own), default=0)
+        return max((line["step"] for line in steps), default=0)
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Every step of the search, and its evaluations between them."""
@@ -139,16 +132,12 @@ class ResultFolder:
             name: What the configuration calls the recommender.
         """
         pack_recommender(recommender, name).save(self.path / TABLE_FILE)
-        state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
-        ScorerFile(name, options_of(recommender), state).write(self.path)
-        write_interactions(self.path / INTERACTIONS_FILE, interactions.train)
+        write_companions(self.path, recommender, interactions, name)
         write_interactions(self.path / TEST_FILE, interactions.test)
-        ids = interactions.user_ids, interactions.item_ids
-        write_ids(self.path / IDS_FILE, *ids)
         sizes = recommender.sizes
         popularity = np.concatenate([interactions.user_popularity, interactions.item_popularity])
         columns = {
-            **entity_columns(*ids),
+            **entity_columns(interactions.user_ids, interactions.item_ids),
             "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
             "popularity": pa.array(popularity),
         }
@@ -180,10 +169,94 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("ciess-ray", "ray", "torch", "numpy", "scipy", "gymnasium", "mlflow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
+    names = ("ciess-ray", "ray", "torch", "numpy", "scipy", "gymnasium", "mlflow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def looser_folders(path: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """The folders of a search's looser budgets, which lie in its own.
+
+    Raises:
+        ResultError: A name is that of no folder there.
+    """
+    names = list((summary.get("looser_budgets") or {}).values())
+    for name in names:
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise ResultError(
+                f"{path / RESULT_FILE}: looser_budgets names {str(name)[:80]!r}, which lies elsewhere."
+            )
+    return [path / name for name in names]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a folder's ``result.json`` says.
+
+    Raises:
+        ResultError: There is none, it is damaged, or of another format.
+    """
+    settle(path)
+    return read_json(path / RESULT_FILE, RESULT_FORMAT)
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
+    file = path / PROGRESS_FILE
+    return read_json_lines(file) if file.exists() else []
+
+
+def read_candidates(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """What a folder's ``candidates.parquet`` says, with ``step`` and ``kind`` as today whatever its age.
+
+    Args:
+        path: The folder.
+        columns: Which; None for all.
+
+    Raises:
+        ResultError: It is missing or damaged.
+    """
+    file = path / CANDIDATES_FILE
+    try:
+        table = read_parquet(file, columns)
+        if "kind" in table.column_names:
+            return table
+        searched = [line for line in read_progress(path) if line.get("phase") == "search"]
+        return with_kinds(table, {line["step"]: line.get("note", "") for line in searched})
+    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ResultError(f"{file}: damaged ({error}).") from error
+
+
+def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a folder's summary says was trained, with ``step`` and ``kind`` as today whatever its age."""
+    rows = [dict(row) for row in summary.get("retrained", ())]
+    old = [row for row in rows if row["step"] is not None and "kind" not in row]
+    if old:
+        # They were numbered from 0, steps and evaluations alike.
+        has_steps = (path / CANDIDATES_FILE).exists()
+        columns = ["step", "kind", "is_greedy"]
+        known = read_candidates(path, columns).select(columns[:2]).to_pylist() if has_steps else []
+        for row in old:
+            if has_steps and not 0 <= row["step"] < len(known):
+                raise ResultError(
+                    f"{path / CANDIDATES_FILE}: the step {row['step']} of the retrained is missing."
+                )
+            row |= known[row["step"]] if has_steps else {"step": row["step"] + 1}
+    return rows
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The table steps in a folder's ``progress.jsonl``: ``step``, ``time_ms`` and ``metrics`` of each."""
+    return [
+        {
+            "step": line["step"],
+            "time_ms": line.get("time_ms"),
+            "metrics": {key: value for key, value in line.items() if "/" in key},
+        }
+        for line in read_progress(path)
+        if line.get("phase") == "search"
+    ]
+
+
+def dataset_name(config: Mapping[str, Any]) -> str:
+    """What a reader calls the data of a configuration, of which these are the plain values."""
+    dataset = config["dataset"]
+    return str(dataset["sample"] or Path(dataset["path"]).name)

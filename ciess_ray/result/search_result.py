@@ -13,7 +13,7 @@ from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.packed.embedding import unpack_recommender
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.plain_text import command
-from ciess_ray.result.reading import looser_folders, read_summary
+from ciess_ray.result.folder import looser_folders, read_summary
 from ciess_ray.serving.files import (
     INTERACTIONS_FILE,
     TABLE_FILE,
@@ -65,12 +65,7 @@ class SearchResult:
             )
         table = PackedTable.open(path / TABLE_FILE)
         shape = table.num_users, table.num_rows - table.num_users
-        return cls(
-            path,
-            summary,
-            table,
-            read_interactions_file(path / INTERACTIONS_FILE, shape),
-        )
+        return cls(path, summary, table, read_interactions_file(path / INTERACTIONS_FILE, shape))
 
     def looser(self) -> list["SearchResult"]:
         """What the same search gave for looser budgets, tightest first.
@@ -90,11 +85,10 @@ class SearchResult:
         import pandas as pd
 
         rows = self.summary["methods"]
-        table = pd.DataFrame(
+        return pd.DataFrame(
             [row["test"] | {name: row.get(name) for name in TABLE_FIGURES} for row in rows],
             index=pd.Index([row["name"] for row in rows], name="table"),
         )
-        return table
 
     def recommend(
         self, users: Sequence[Any] | NDArray[Any], k: int = 10, *, include_seen: bool = False

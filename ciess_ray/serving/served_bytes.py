@@ -64,27 +64,39 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
     sizes = recommender.sizes
     is_scattered = isinstance(sizes, ScatteredSizes)
     packed = sizes.packed_bytes if is_scattered else pack_recommender(recommender, name).num_bytes
-    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
     with tempfile.TemporaryDirectory(prefix="ciess-ray-bytes-") as temporary:
         folder = Path(temporary)
-        ScorerFile(name, options_of(recommender), state).write(folder)
-        write_interactions(folder / INTERACTIONS_FILE, interactions.train)
-        write_ids(folder / IDS_FILE, interactions.user_ids, interactions.item_ids)
+        write_companions(folder, recommender, interactions, name)
         scorer, histories, ids = (
             (folder / file).stat().st_size for file in (SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
         )
-        alone = packed + scorer
+        with_histories = packed + scorer + histories
         # A recommender of one's own is made of its training graph, whatever it does with it.
-        forms = (
-            {TABLE: alone} if name in RECOMMENDERS and name not in PROPAGATING else {GRAPH: alone + histories}
-        )
-        with_histories = alone + histories
+        needs_graph = name in PROPAGATING or name not in RECOMMENDERS
+        forms = {GRAPH: with_histories} if needs_graph else {TABLE: packed + scorer}
         if name in PROPAGATING:
             ScorerFile("mf", {}, {}, origin=name).write(folder)
             forms[ROWS] = _propagated(recommender).num_bytes + (folder / SCORER_FILE).stat().st_size
             with_histories = min(with_histories, forms[ROWS] + histories)
     served_as = min(forms, key=lambda form: forms[form])
     return ServedBytes(packed, forms[served_as], served_as, with_histories, ids)
+
+
+def write_companions(
+    folder: Path, recommender: BaseRecommender, interactions: Interactions, name: str
+) -> None:
+    """Write what scoring and ids need beside a packed table.
+
+    Args:
+        folder: Where to.
+        recommender: Trained on ``interactions.train``.
+        interactions: What it was trained on.
+        name: What the configuration calls it.
+    """
+    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
+    ScorerFile(name, options_of(recommender), state).write(folder)
+    write_interactions(folder / INTERACTIONS_FILE, interactions.train)
+    write_ids(folder / IDS_FILE, interactions.user_ids, interactions.item_ids)
 
 
 def _propagated(recommender: BaseRecommender) -> PackedTable:
