@@ -31,9 +31,7 @@ from ciess_ray.training.convergence import fit_to_convergence
 from envs.communities import find_communities
 from envs.data import Interactions
 from envs.recommenders.propagation import symmetric_weights
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
 
 _SEED = 22
 _NUM_LOTS = 32

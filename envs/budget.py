@@ -19,18 +19,21 @@ HEADER_BYTES = 1024
 
 BudgetUnit = Literal["ratio", "params", "bytes"]
 
-_UNIT_BYTES = {
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
+#: What is counted, and how many of it a unit is.
+_UNITS: dict[str, tuple[BudgetUnit, int]] = {
+    **{name: ("params", 1) for name in ("params", "param", "parameters")},
+    "k params": ("params", 10**3),
+    "m params": ("params", 10**6),
+    "b": ("bytes", 1),
+    "kb": ("bytes", 10**3),
+    "mb": ("bytes", 10**6),
+    "gb": ("bytes", 10**9),
+    "tb": ("bytes", 10**12),
+    "kib": ("bytes", 2**10),
+    "mib": ("bytes", 2**20),
+    "gib": ("bytes", 2**30),
+    "tib": ("bytes", 2**40),
 }
-_UNIT_PARAMS = {"params": 1, "param": 1, "parameters": 1, "k params": 10**3, "m params": 10**6}
 _BUDGET = re.compile(
     r"\s*(?P<number>(?:[0-9][0-9_,.]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(?P<unit>[a-z% ]*?)\s*", re.I | re.ASCII
 )
@@ -97,21 +100,18 @@ class MemoryBudget:
             )
         number = float(re.sub("[_,]", "", digits))
         unit = " ".join(match["unit"].lower().split())
-        if unit in {**_UNIT_PARAMS, **_UNIT_BYTES} and _AMBIGUOUS.fullmatch(digits):
+        if unit in ("", "%"):
+            return cls(number / 100.0 if unit else number)
+        if unit not in _UNITS:
+            raise BudgetError(f"unknown unit {match['unit']!r} in the memory budget {text!r}: {_EXAMPLES}.")
+        if _AMBIGUOUS.fullmatch(digits):
             raise BudgetError(
                 f"the memory budget {text!r} may mean {number:g} or {digits.replace('.', '')}: decimals "
                 f"begin with a point and a comma parts groups of three digits, so that {number:g} or "
                 f"{digits.replace('.', ',')} is clear: {_EXAMPLES}."
             )
-        if unit == "":
-            return cls(number, "ratio")
-        if unit == "%":
-            return cls(number / 100.0, "ratio")
-        if unit in _UNIT_PARAMS:
-            return cls(number * _UNIT_PARAMS[unit], "params")
-        if unit in _UNIT_BYTES:
-            return cls(number * _UNIT_BYTES[unit], "bytes")
-        raise BudgetError(f"unknown unit {match['unit']!r} in the memory budget {text!r}: {_EXAMPLES}.")
+        counted, factor = _UNITS[unit]
+        return cls(number * factor, counted)
 
     def cap_params(
         self, num_rows: int, min_embedding_size: int, max_embedding_size: int, num_tables: int = 1

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import svds
 
 from envs.errors import EmbeddingSizeError
 from envs.recommenders.propagation import symmetric_weights
-from envs.sizes.placed import COLUMN_TYPE
+from envs.sizes.embedding_sizes import COLUMN_TYPE
 
 #: One less than the columns at which a row may begin: the first is left to the items.
 MAX_COMMUNITIES = int(np.iinfo(COLUMN_TYPE).max)

@@ -31,8 +31,7 @@ from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
 from envs.recommenders import resolve_device
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 from envs.step_modes import State, state_of
 
 #: What a method may miss the budget by.

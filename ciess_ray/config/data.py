@@ -26,7 +26,7 @@ from envs.data import (
 )
 from envs.errors import BudgetError, CiessError, ConfigError, ResultError
 from envs.recommenders import resolve_device
-from envs.sizes.placed import column_params
+from envs.sizes.embedding_sizes import column_params
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,7 @@ from ciess_ray.packed.file import FORMAT, SIZE_TYPES, Part, header_of, number_of
 from ciess_ray.packed.values import VALUE_TYPES, decode, encode, windows
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")

@@ -21,8 +21,7 @@ from ciess_ray.training.contest import Trained
 from ciess_ray.training.convergence import fit_to_convergence, train_for_test
 from ciess_ray.training.preparing import Done, next_of, streamed
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 from envs.step_modes import state_of
 
 Tell = Callable[[str], None]

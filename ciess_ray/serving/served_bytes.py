@@ -26,8 +26,7 @@ from ciess_ray.serving.files import (
 )
 from envs.data import Interactions
 from envs.recommenders import RECOMMENDERS, BaseRecommender, options_of
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 TABLE, GRAPH, ROWS = "table", "table and graph", "propagated rows"
 

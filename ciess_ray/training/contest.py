@@ -19,8 +19,7 @@ from ciess_ray.streams import Stream, rng_of
 from envs.budget import MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import EmbeddingSizes, is_plain_split
-from envs.sizes.placed import COLUMN_TYPE, PlacedSizes, column_params
+from envs.sizes.embedding_sizes import COLUMN_TYPE, EmbeddingSizes, PlacedSizes, column_params, is_plain_split
 from envs.step_modes import State
 
 _STATE = "state/"

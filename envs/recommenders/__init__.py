@@ -105,24 +105,28 @@ def check_recommender(
         ConfigError: There is no such class, or an option's value is not of the kind of its default.
         RecommenderProtocolError: The class breaks a rule of the protocol.
     """
-    found = find_recommender(recommender) if isinstance(recommender, str) else recommender
-    is_own = found not in RECOMMENDERS.values()
-    if is_own:
-        check_signature(found)
     name = recommender if isinstance(recommender, str) else recommender.__name__
-    known = {k: v for k, v in inspect.signature(found).parameters.items() if k not in GIVEN}
+    recommender_class = find_recommender(name) if isinstance(recommender, str) else recommender
+    is_own = recommender_class not in RECOMMENDERS.values()
+    if is_own:
+        check_signature(recommender_class)
+    defaults = {
+        option: parameter.default
+        for option, parameter in inspect.signature(recommender_class).parameters.items()
+        if option not in GIVEN
+    }
     for option, value in options.items():
-        if option not in known:
-            raise UnknownNameError(f"option of the recommender {name}", option, known)
-        number = (int, float) if isinstance(known[option].default, float) else type(known[option].default)
+        if option not in defaults:
+            raise UnknownNameError(f"option of the recommender {name}", option, defaults)
+        number = (int, float) if isinstance(defaults[option], float) else int
         if not isinstance(value, number) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise ConfigError(
-                f"the option {option} of the recommender {name} must be a number like "
-                f"{known[option].default!r}, at least 0, not {value!r}."
+                f"the option {option} of the recommender {name} must be a number like {defaults[option]!r}, "
+                f"at least 0, not {value!r}."
             )
     if is_own or options:
-        check_protocol(found, options, is_own=is_own)
-    return found
+        check_protocol(recommender_class, options, is_own=is_own)
+    return recommender_class
 
 
 def build_recommender(
@@ -140,8 +144,8 @@ def build_recommender(
         CiessError: Those of :func:`check_recommender`.
     """
     options = options or {}
-    found = check_recommender(recommender, options)
-    return found(train, sizes, generator=generator, device=device, **options)
+    recommender_class = check_recommender(recommender, options)
+    return recommender_class(train, sizes, generator=generator, device=device, **options)
 
 
 def options_of(recommender: BaseRecommender) -> dict[str, Any]:
@@ -159,12 +163,12 @@ def own_source(name: str) -> str | None:
 
     What was computed with such a class is known by its code: the name stays when the file is edited.
     """
-    found = find_recommender(name)
-    if found in RECOMMENDERS.values():
+    recommender_class = find_recommender(name)
+    if recommender_class in RECOMMENDERS.values():
         return None
-    modules = {cls.__module__ for cls in found.__mro__ if issubclass(cls, BaseRecommender)}
-    own = sorted(module for module in modules if not module.startswith(f"{__name__}."))
-    return "\n".join(inspect.getsource(sys.modules[module]) for module in own)
+    modules = {cls.__module__ for cls in recommender_class.__mro__ if issubclass(cls, BaseRecommender)}
+    others = sorted(module for module in modules if not module.startswith(f"{__name__}."))
+    return "\n".join(inspect.getsource(sys.modules[module]) for module in others)
 
 
 def resolve_device(name: str) -> torch.device:

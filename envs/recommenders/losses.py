@@ -1,6 +1,7 @@
 """What training minimises, and the batches that it draws for it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,20 @@ class RankingLoss(ABC):
     """A loss with the sampler of its batches.
 
     Args:
-        train: Training interactions, shape (num_users, num_items).
+        sampler: Draws the batches.
         batch_size: Positives a batch.
-        num_negatives: Negatives that the whole batch shares, where they are shared.
     """
 
-    def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, sampler: TripleSampler | SharedNegativeSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
 
-    @abstractmethod
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """The arrays of one batch."""
+        """The arrays of one batch, as the sampler gives them."""
+        return self.sampler.draw(self.batch_size, rng)
 
-    @abstractmethod
     def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
         """Of a batch the positives at these rows, shape (batch_size,), with what belongs to them."""
+        return tuple(column[rows] for column in batch)
 
     @abstractmethod
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
@@ -45,16 +45,7 @@ class BPR(RankingLoss):
     """Softplus of the margin of a negative item over a positive one (arXiv 1205.2618), the paper's loss."""
 
     def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
-        super().__init__(train, batch_size, num_negatives)
-        self.sampler = TripleSampler(train)
-
-    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
-        """Users, positive items and negative items, each of shape (batch_size,), int64."""
-        return self.sampler.draw(self.batch_size, rng)
-
-    def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
-        """These triples."""
-        return tuple(column[rows] for column in batch)
+        super().__init__(TripleSampler(train), batch_size)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs."""
@@ -76,12 +67,7 @@ class SampledSoftmax(RankingLoss):
     """
 
     def __init__(self, train: csr_array, batch_size: int, num_negatives: int) -> None:
-        super().__init__(train, batch_size, num_negatives)
-        self.sampler = SharedNegativeSampler(train, num_negatives=num_negatives)
-
-    def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """Users and positives (batch_size,), negatives (num_negatives,), pairs to leave out (both)."""
-        return self.sampler.draw(self.batch_size, rng)
+        super().__init__(SharedNegativeSampler(train, num_negatives=num_negatives), batch_size)
 
     def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
         """These positives, and the negatives that all share."""
@@ -99,4 +85,5 @@ class SampledSoftmax(RankingLoss):
         return (total - positive).mean() + recommender.penalty(encoded, users, positives)
 
 
-LOSSES: dict[str, type[RankingLoss]] = {"bpr": BPR, "softmax": SampledSoftmax}
+#: Each made of training interactions, positives a batch, and negatives that a batch shares.
+LOSSES: dict[str, Callable[[csr_array, int, int], RankingLoss]] = {"bpr": BPR, "softmax": SampledSoftmax}

@@ -1,14 +1,17 @@
-"""One embedding size for every user and item, and how far two such tables are apart."""
+"""One embedding size for every user and item, where rows begin, and how far two such tables are apart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import packed_bytes
+from envs.budget import BYTES_PER_PARAM, HEADER_BYTES, index_bytes_per_row, packed_bytes
 from envs.errors import EmbeddingSizeError
 from envs.sizes.projection import check_bounds, project_sizes
+
+#: In which the packed file writes where a row begins.
+COLUMN_TYPE = np.uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +163,189 @@ class EmbeddingSizes:
         return np.tile(mask, (1, self.num_tables))
 
 
+def column_params(num_rows: int) -> int:
+    """Parameters that take as many bytes as the columns at which so many rows begin."""
+    return -(-num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedSizes(EmbeddingSizes):
+    """Sizes, and the column at which each row begins: each community of users has some columns to itself.
+
+    Rows that all begin at the first column share the few columns that a tight budget leaves: at three numbers
+    a row, three directions for everybody. A recommender that propagates rows over the interactions fills what
+    a row leaves empty from its neighbours, so that the rows of one community may use columns that others do
+    without. The table is as large as before; a byte a row says where it begins.
+
+    Attributes:
+        first_columns: Of each row, users first, shape (num_rows,), uint8.
+
+    Raises:
+        EmbeddingSizeError: There are not as many of them as rows, or one is no number of 0 to 255.
+    """
+
+    first_columns: NDArray[np.integer] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        first = np.asarray(self.first_columns)
+        if first.shape != (self.num_rows,) or not np.array_equal(first, first.astype(COLUMN_TYPE)):
+            raise EmbeddingSizeError(
+                f"first columns must be {self.num_rows} integers of 0 to 255, one a row, not {first.dtype} "
+                f"of shape {first.shape}."
+            )
+        first = first.astype(COLUMN_TYPE)
+        first.flags.writeable = False
+        object.__setattr__(self, "first_columns", first)
+
+    @classmethod
+    def of(cls, sizes: EmbeddingSizes, first_columns: NDArray[np.integer]) -> "PlacedSizes":
+        """The same sizes at other columns."""
+        return cls(
+            sizes.user,
+            sizes.item,
+            sizes.min_embedding_size,
+            sizes.max_embedding_size,
+            sizes.num_tables,
+            first_columns=first_columns,
+        )
+
+    @property
+    def packed_bytes(self) -> int:
+        """Upper bound of the packed file's bytes."""
+        return super().packed_bytes + self.num_rows * np.dtype(COLUMN_TYPE).itemsize
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns up to the last that users have in use, and items."""
+        user, item = np.split(self.first_columns.astype(np.int64), [len(self.user)])
+        return int((user + self.user).max(initial=1)), int((item + self.item).max(initial=1))
+
+    def mask(self, width: int | None = None) -> NDArray[np.bool_]:
+        """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.
+
+        Args:
+            width: Columns of one table; by default up to the last in use.
+        """
+        columns, row_sizes = np.arange(width or self.width), np.concatenate([self.user, self.item])[:, None]
+        first = self.first_columns.astype(np.int32)[:, None]
+        return np.tile((columns >= first) & (columns < first + row_sizes), (1, self.num_tables))
+
+
+@dataclass(frozen=True, eq=False)
+class ScatteredSizes(EmbeddingSizes):
+    """A mask in place of prefixes, as pruning of single weights leaves it; made with :meth:`of`.
+
+    The table keeps its full width, for no row says which columns it does without.
+
+    Attributes:
+        user: Numbers that each user keeps in a table, over several tables the mean, rounded up; may be 0.
+        item: The same of each item.
+        kept: Which numbers are kept, shape (num_rows, num_tables * max_embedding_size), bool, users first.
+
+    Raises:
+        EmbeddingSizeError: The mask has another shape.
+    """
+
+    kept: NDArray[np.bool_] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_bounds(self.min_embedding_size, self.max_embedding_size)
+        expected = (len(self.user) + len(self.item), self.num_tables * self.max_embedding_size)
+        if self.kept.shape != expected or self.kept.dtype != np.bool_:
+            raise EmbeddingSizeError(
+                f"a mask of {expected[0]} rows must be boolean and of shape {expected}, not "
+                f"{self.kept.dtype} of {self.kept.shape}."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        kept: NDArray[np.bool_],
+        num_users: int,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        num_tables: int = 1,
+    ) -> "ScatteredSizes":
+        """The sizes of a mask, shape (num_rows, num_tables * max_embedding_size), users first."""
+        counts = -(-kept.sum(axis=1) // num_tables)
+        sizes = counts.astype(np.int32)
+        bounds = min_embedding_size, max_embedding_size
+        return cls(sizes[:num_users], sizes[num_users:], *bounds, num_tables, kept=kept)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters kept, in all tables together."""
+        return int(np.count_nonzero(self.kept))
+
+    @property
+    def packed_bytes(self) -> int:
+        """Upper bound of a packed file's bytes, with the cheaper of two indices.
+
+        Either one bit for each number of the full table, or the column of each number that is kept and how
+        many a row keeps, in as many bytes as a prefix's size would take.
+        """
+        num_rows, num_columns = self.num_rows, self.num_tables * self.max_embedding_size
+        columns = index_bytes_per_row(num_columns) * (self.num_params + num_rows)
+        bitmap = -(-num_rows * num_columns // 8)
+        return self.num_params * BYTES_PER_PARAM + min(columns, bitmap) + HEADER_BYTES
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """The full table's, for both."""
+        return self.max_embedding_size, self.max_embedding_size
+
+    def mask(self, width: int | None = None) -> NDArray[np.bool_]:
+        """Which numbers are kept, shape (num_rows, num_tables * width).
+
+        Args:
+            width: Columns of one table; by default, and at most, the full table's.
+        """
+        tables = self.kept.reshape(self.num_rows, self.num_tables, self.max_embedding_size)
+        return tables[:, :, :width].reshape(self.num_rows, -1)
+
+
+def keep_largest(
+    importance: NDArray[np.floating], num_kept: int, least_per_row: int, num_tables: int = 1
+) -> NDArray[np.bool_]:
+    """The mask of the most important numbers of a table, with a protected minimum in each row.
+
+    Of equals the one that comes first is kept.
+
+    Args:
+        importance: Of each number, shape (num_rows, num_tables * max_embedding_size).
+        num_kept: How many are kept in all.
+        least_per_row: How many of each row, in each table, are kept in any case.
+        num_tables: Tables that stand side by side.
+
+    Returns:
+        Shape of ``importance``, bool, with exactly ``num_kept`` True.
+
+    Raises:
+        EmbeddingSizeError: There are not so many numbers, or the protected ones alone are more.
+    """
+    num_protected = len(importance) * num_tables * least_per_row
+    if not num_protected <= num_kept <= importance.size:
+        raise EmbeddingSizeError(
+            f"cannot keep {num_kept} of {importance.size} numbers and {least_per_row} of each row in each of "
+            f"{num_tables} table(s), which are {num_protected}."
+        )
+    rows = importance.reshape(len(importance) * num_tables, -1)
+    kept = np.zeros(rows.shape, bool)
+    if least_per_row:
+        first = np.argsort(-rows, axis=1, kind="stable")[:, :least_per_row]
+        np.put_along_axis(kept, first, True, axis=1)
+    order = np.argsort(np.where(kept, np.inf, -rows).ravel(), kind="stable")
+    kept.ravel()[order[: num_kept - num_protected]] = True
+    return kept.reshape(importance.shape)
+
+
 def is_plain_split(sizes: EmbeddingSizes) -> bool:
     """Whether users have one size and items have one, but for what rounding leaves."""
-    return all(np.ptp(one) <= 1 for one in (sizes.user, sizes.item))
+    return all(np.ptp(sizes_of_kind) <= 1 for sizes_of_kind in (sizes.user, sizes.item))
 
 
 def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:
     """How far two tables are apart: the numbers that change hands, as a share of the smaller one."""
-    one, other = (np.concatenate([sizes.user, sizes.item]).astype(np.int64) for sizes in (first, second))
-    return float(np.abs(one - other).sum() / (2 * min(one.sum(), other.sum())))
+    rows, others = (np.concatenate([sizes.user, sizes.item]).astype(np.int64) for sizes in (first, second))
+    return float(np.abs(rows - others).sum() / (2 * min(rows.sum(), others.sum())))

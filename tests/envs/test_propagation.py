@@ -6,9 +6,7 @@ import torch
 from scipy.sparse import block_array, csr_array
 
 from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, symmetric_weights
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
 
 NUM_USERS, NUM_ITEMS = 7, 5
 

@@ -17,7 +17,7 @@ from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import RankingLoss
 from envs.recommenders.sized_embedding import SizedEmbedding
 from envs.recommenders.training import Trainer, make_loss
-from envs.sizes.scattered import ScatteredSizes, keep_largest
+from envs.sizes.embedding_sizes import ScatteredSizes, keep_largest
 from envs.step_modes import State, load_state, state_of
 
 #: What users' magnitudes are multiplied with before they compete with the items'; 1 is plain magnitude.

@@ -20,8 +20,7 @@ from ciess_ray.training.contest import Allocation
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
 from ciess_ray.training.selection import Judge
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 from envs.step_modes import State
 
 

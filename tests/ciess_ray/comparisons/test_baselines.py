@@ -31,7 +31,7 @@ from ciess_ray.training.convergence import recipe_of
 from ciess_ray.training.pretrained import FullSizeFit
 from envs.data import contains, interaction_keys
 from envs.metrics import EntityQuality
-from envs.sizes.scattered import keep_largest
+from envs.sizes.embedding_sizes import keep_largest
 from envs.step_modes import state_of
 
 

@@ -16,8 +16,7 @@ from ciess_ray.training.costs import Cost
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
 from ciess_ray.training.selection import select_finalists
 from envs.errors import BudgetError
-from envs.sizes.embedding_sizes import is_plain_split
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import PlacedSizes, is_plain_split
 
 CAP = {"lightgcn": 171, "ncf": 342}
 

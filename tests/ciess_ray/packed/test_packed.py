@@ -22,8 +22,7 @@ from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.training import Trainer, TrainingSettings
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 
 #: How far from a value its stored form may be, as a share of the value, and of the largest of its row.
 CLOSE = {"float32": (0.0, 0.0), "float16": (2**-11, 1e-7), "bfloat16": (2**-8, 0.0), "int8": (0.0, 0.0045)}

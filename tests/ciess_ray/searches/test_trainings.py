@@ -11,8 +11,7 @@ from ciess_ray.searches.run import Run, budgets_of
 from ciess_ray.searches.trainings import Training, train_all
 from ciess_ray.tracking.tracker import NullTracker
 from envs.errors import BudgetError, ConfigError, TrainingError
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from ciess_ray.serving.export import PROPAGATING, export
 from ciess_ray.serving.served_bytes import served_bytes
 from envs.budget import MemoryBudget
 from envs.recommenders import RECOMMENDERS, build_recommender
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
-from envs.sizes.scattered import ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
 
 FILES = ("table.safetensors", "scorer.safetensors")
 

@@ -6,8 +6,7 @@ from scipy.sparse import csr_array
 
 from envs.communities import find_communities
 from envs.errors import EmbeddingSizeError
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.placed import PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 
 
 def sizes(user=(2, 1), item=(3,), **fields):

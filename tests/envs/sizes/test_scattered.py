@@ -8,8 +8,7 @@ from envs.errors import EmbeddingSizeError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.scattered import ScatteredSizes, keep_largest
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes, keep_largest
 
 SETTINGS = TrainingSettings(batch_size=256, learning_rate=0.05, evaluate_every=20, max_batches=40)
 
