@@ -83,7 +83,7 @@ def draw(rows: list[dict], path: Path) -> None:
         )
         for row in rows
     }
-    save_png(draw_quality(list(points.values()), "Recall@20 on test"), path)
+    save_png(draw_quality({"": list(points.values())}, "Recall@20 on test"), path)
 
 
 if __name__ == "__main__":

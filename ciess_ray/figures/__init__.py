@@ -8,7 +8,7 @@ from ciess_ray.figures.course import (
     draw_retrained,
     draw_seconds,
 )
-from ciess_ray.figures.quality import Point, draw_qualities, draw_quality
+from ciess_ray.figures.quality import Point, draw_quality
 from ciess_ray.figures.sizes import draw_deciles, draw_sizes
 from ciess_ray.figures.style import format_bytes, save_png, to_png, to_svg
 
@@ -19,7 +19,6 @@ __all__ = [
     "draw_course",
     "draw_deciles",
     "draw_memory_course",
-    "draw_qualities",
     "draw_quality",
     "draw_retrained",
     "draw_seconds",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.figures.style import (
@@ -29,6 +30,8 @@ _RATIOS = {
 _NUM_SMOOTHED = 10
 _HEIGHT_INCHES = 4.6
 _DOTS = (0, (2, 2))
+#: How a line looks that others are measured against.
+_REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.1, "linestyle": _DOTS}
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,14 @@ class Course:
     full_quality: float | None
     cap_ratio: float | None = None
 
-    def values(self, key: str, note: str | None = None) -> tuple[list[float], list[float]]:
-        """Steps, and what they say under a key; of one note alone where that is given."""
-        told = [
-            (float(step["step"]), float(step[key]))
+    def values(self, key: str, note: str | None = None) -> NDArray[np.float64]:
+        """Steps, and what they say under a key, shape (2, n); of one note alone where that is given."""
+        pairs = [
+            (step["step"], step[key])
             for step in self.steps
-            if key in step and (note is None or step.get("note", "") == note)
+            if key in step and note in (None, step.get("note", ""))
         ]
-        return [step for step, _ in told], [value for _, value in told]
+        return np.array(pairs, np.float64).reshape(-1, 2).T
 
     @property
     def num_warmup(self) -> int:
@@ -75,7 +78,7 @@ def draw_course(courses: Sequence[Course]) -> Figure:
         scale = 100 / course.full_quality if is_share and course.full_quality else 1.0
         _draw_steps(axes, course, scale, series_style(position), is_line=len(courses) > 1)
     if is_share:
-        axes.axhline(100, color=MUTED, linewidth=1.1, linestyle=_DOTS, label="full size, fully trained")
+        axes.axhline(100, label="full size, fully trained", **_REFERENCE)
     _mark_warmup(courses, axes, with_name=True)
     axes.set_title("validation quality, % of full size" if is_share else "validation quality")
     axes.set_xlabel("step of the search")
@@ -93,30 +96,29 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
     is_single = len(courses) == 1
     figure = new_figure(_HEIGHT_INCHES)
     kept, weight, gain = figure.subplots(3, 1, sharex=True, height_ratios=(1.6, 1, 1))
-    lowest = 100.0
     for position, course in enumerate(courses):
-        line = series_style(position) | {"marker": "", "linewidth": 1.5}
-        for number, (key, name) in enumerate(_RATIOS.items() if is_single else [*_RATIOS.items()][:1]):
+        line = {"marker": "", "linewidth": 1.5}
+        labels = _RATIOS if is_single else {metric_keys.KEPT_RATIO: plain(course.label)}
+        for number, (key, label) in enumerate(labels.items()):
             steps, ratios = course.values(key)
-            own = line | (series_style(number) | {"marker": ""} if is_single else {})
-            kept.plot(steps, 100 * np.array(ratios), label=name if is_single else plain(course.label), **own)
-            lowest = min([lowest, *(100 * ratio for ratio in ratios)])
+            kept.plot(steps, 100 * ratios, label=label, **series_style(position + number) | line)
         for axes, key in ((weight, metric_keys.MEMORY_WEIGHT), (gain, metric_keys.WALK_GAIN)):
-            axes.plot(*course.values(key), **line)
+            axes.plot(*course.values(key), **series_style(position) | line)
     for number, cap in enumerate(sorted({course.cap_ratio for course in courses if course.cap_ratio})):
-        label = "budget" if number == 0 else None
-        kept.axhline(100 * cap, color=MUTED, linewidth=1.1, linestyle=_DOTS, label=label)
-        lowest = min(lowest, 100 * cap)
+        kept.axhline(100 * cap, label=None if number else "budget", **_REFERENCE)
+    lowest = min((float(np.min(line.get_ydata(), initial=100.0)) for line in kept.lines), default=100.0)
     kept.set_yscale("log")
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick >= lowest / 2]
     kept.set_yticks(ticks[-1 :: -(1 + len(ticks) // 7)], minor=False)
     kept.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     kept.minorticks_off()
-    for axes in (kept, weight, gain):
+    for axes, title in (
+        (kept, "kept, % of the full table"),
+        (weight, "λ"),
+        (gain, "gain of the random walk"),
+    ):
         _mark_warmup(courses, axes, with_name=axes is kept)
-    kept.set_title("kept, % of the full table")
-    weight.set_title("λ")
-    gain.set_title("gain of the random walk")
+        axes.set_title(title)
     gain.set_xlabel("step of the search")
     mark_cut_axes([weight, gain])
     legend_below(figure, kept, 2)
@@ -124,28 +126,27 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
 
 
 def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], *, is_line: bool) -> None:
-    colour = style["color"]
     steps, values = course.values(metric_keys.QUALITY)
+    mean = scale * _smoothed(values)
     if is_line:
-        smooth = _smoothed(values)
-        axes.plot(steps, scale * smooth, label=plain(course.label), linewidth=1.5, **(style | {"marker": ""}))
-        greedy, greedy_values = course.values(metric_keys.QUALITY, "greedy")
-        axes.plot(greedy, scale * np.array(greedy_values), "^", color=colour, markersize=5)
+        axes.plot(steps, mean, label=plain(course.label), **style | {"marker": "", "linewidth": 1.5})
+        greedy, values = course.values(metric_keys.QUALITY, "greedy")
+        axes.plot(greedy, scale * values, "^", color=style["color"], markersize=5)
         return
-    looks: dict[str, dict[str, Any]] = {
-        "warm-up": {"marker": "o", "markerfacecolor": PAPER, "color": MUTED},
-        "": {"marker": "o", "color": colour},
-        "greedy": {"marker": "^", "color": series_style(1)["color"], "markersize": 7},
-    }
-    names = {"warm-up": "warm-up", "": "with exploration", "greedy": "greedy"}
-    for note, look in looks.items():
-        own_steps, own = course.values(metric_keys.QUALITY, note)
-        if own:
-            drawn = {"markersize": 4.5, "linestyle": ""} | look
-            axes.plot(own_steps, scale * np.array(own), label=names[note], **drawn)
-    axes.plot(
-        steps, scale * _smoothed(values), color=INK, linewidth=1.4, label=f"mean of {_NUM_SMOOTHED} steps"
-    )
+    for note, label, look in (
+        ("warm-up", "warm-up", {"markerfacecolor": PAPER, "color": MUTED}),
+        ("", "with exploration", {"color": style["color"]}),
+        ("greedy", "greedy", {"marker": "^", "color": series_style(1)["color"], "markersize": 7}),
+    ):
+        noted, values = course.values(metric_keys.QUALITY, note)
+        if values.size:
+            axes.plot(
+                noted,
+                scale * values,
+                label=label,
+                **{"marker": "o", "markersize": 4.5, "linestyle": ""} | look,
+            )
+    axes.plot(steps, mean, color=INK, linewidth=1.4, label=f"mean of {_NUM_SMOOTHED} steps")
 
 
 def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
@@ -154,24 +155,25 @@ def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
     if len(warmups) == 1 and (end := warmups.pop()):
         axes.axvspan(0.5, end + 0.5, color=MUTED, alpha=0.10, linewidth=0, zorder=0)
         if with_name:
-            place = {"xy": (0.5, 1.0), "xycoords": ("data", "axes fraction")}
             axes.annotate(
                 "warm-up",
-                xytext=(4, -4),
+                (0.5, 1.0),
+                (4, -4),
+                xycoords=("data", "axes fraction"),
                 textcoords="offset points",
                 va="top",
                 color=MUTED,
                 fontsize=8.5,
-                **place,
             )
 
 
-def _smoothed(values: Sequence[float]) -> Any:
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of each value and those before it, as many as there are up to ten."""
     sums = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - _NUM_SMOOTHED, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
 
 
 @dataclass(frozen=True)
@@ -194,49 +196,29 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
     """Validation quality once trained against that in the search; the best of each search is ringed."""
     figure = new_figure(3.6)
     axes = figure.subplots()
-    for position, own in enumerate(searches):
-        style = series_style(position)
-        before = [seen for _, seen, _ in own.candidates]
-        after = [trained for *_, trained in own.candidates]
-        label = "candidates" if len(searches) == 1 else plain(own.label)
-        axes.plot(
-            before,
-            after,
-            color=style["color"],
-            marker=style["marker"],
-            linestyle="",
-            markersize=8,
-            label=label,
-        )
-        if own.equal_quality is not None:
-            axes.axhline(
-                own.equal_quality,
-                color=style["color"] if len(searches) > 1 else MUTED,
-                linewidth=1.2,
-                linestyle=_DOTS,
+    is_single = len(searches) == 1
+    for position, search in enumerate(searches):
+        style = series_style(position) | {"linestyle": "", "markersize": 8}
+        before, after = zip(*(values for _, *values in search.candidates), strict=True)
+        axes.plot(before, after, label="candidates" if is_single else plain(search.label), **style)
+        if search.equal_quality is not None:
+            colour = MUTED if is_single else style["color"]
+            axes.axhline(search.equal_quality, color=colour, linewidth=1.2, linestyle=_DOTS)
+        for name, seen, trained in search.candidates if is_single else ():
+            axes.annotate(
+                name, (seen, trained), (7, 5), textcoords="offset points", fontsize=8.5, color=MUTED
             )
-        for name, seen, trained in own.candidates:
-            if len(searches) == 1:
-                axes.annotate(
-                    name,
-                    (seen, trained),
-                    (7, 5),
-                    textcoords="offset points",
-                    fontsize=8.5,
-                    color=MUTED,
-                )
-            if trained == max(after):
-                axes.plot(
-                    [seen],
-                    [trained],
-                    "o",
-                    markersize=15,
-                    markerfacecolor="none",
-                    color=INK,
-                    markeredgewidth=1.1,
-                    label="best on validation" if position == 0 else None,
-                )
-    if any(own.equal_quality is not None for own in searches):
+        best = [(seen, trained) for seen, trained in zip(before, after, strict=True) if trained == max(after)]
+        axes.plot(
+            *zip(*best, strict=True),
+            "o",
+            markersize=15,
+            markerfacecolor="none",
+            color=INK,
+            markeredgewidth=1.1,
+            label=None if position else "best on validation",
+        )
+    if any(search.equal_quality is not None for search in searches):
         axes.plot([], [], color=MUTED, linewidth=1.2, linestyle=_DOTS, label="equal sizes, trained")
     axes.margins(0.18)
     axes.locator_params(axis="x", nbins=5)
@@ -250,14 +232,13 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
 @styled
 def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     """Seconds by phase: a bar a phase of one search, or a bar a search."""
-    phases = list(dict.fromkeys(phase for _, seconds in searches for phase in seconds))
     if len(searches) == 1:
         return _draw_phases(searches[0][1])
     figure = new_figure(1.4 + 0.36 * len(searches))
     axes = figure.subplots()
     rows = range(len(searches))
     lefts = np.zeros(len(searches))
-    for position, phase in enumerate(phases):
+    for position, phase in enumerate(dict.fromkeys(phase for _, seconds in searches for phase in seconds)):
         widths = np.array([seconds.get(phase, 0.0) for _, seconds in searches])
         axes.barh(
             rows,
@@ -271,8 +252,7 @@ def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             label=phase,
         )
         lefts += widths
-    axes.set_yticks(rows, [plain(label) for label, _ in searches])
-    _bars(axes)
+    _bars(axes, [label for label, _ in searches])
     legend_below(figure, axes)
     return figure
 
@@ -281,25 +261,19 @@ def _draw_phases(seconds: Mapping[str, float]) -> Figure:
     figure = new_figure(0.9 + 0.36 * len(seconds))
     axes = figure.subplots()
     total = sum(seconds.values()) or 1.0
-    rows = range(len(seconds))
-    axes.barh(rows, list(seconds.values()), height=0.62, color=series_style(0)["color"])
-    for row, value in zip(rows, seconds.values(), strict=True):
-        axes.annotate(
-            f"{value:,.3g} s, {value / total:.0%}" if value < 100 else f"{value:,.0f} s, {value / total:.0%}",
-            (value, row),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=INK,
-        )
-    axes.set_yticks(rows, list(map(plain, seconds)))
+    bars = axes.barh(range(len(seconds)), list(seconds.values()), height=0.62, color=series_style(0)["color"])
+    labels = [
+        (f"{value:,.3g} s" if value < 100 else f"{value:,.0f} s") + f", {value / total:.0%}"
+        for value in seconds.values()
+    ]
+    axes.bar_label(bars, labels, padding=5, fontsize=9, color=INK)
     axes.margins(x=0.25)
-    _bars(axes)
+    _bars(axes, list(seconds))
     return figure
 
 
-def _bars(axes: Any) -> None:
+def _bars(axes: Any, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), list(map(plain, labels)))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds")

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from ciess_ray.figures.style import (
@@ -25,6 +24,11 @@ from ciess_ray.statistics import Spread
 
 _MAX_TICKS = 6
 _HEIGHT_INCHES = 3.5
+#: What is compared looks alike in every figure.
+_STYLES: dict[str, dict[str, Any]] = {
+    SEARCH: {"color": BLUE, "linewidth": 2.4, "markersize": 8, "zorder": 4},
+    EQUAL_SIZES: {"color": VERMILLION},
+}
 
 
 @dataclass(frozen=True)
@@ -45,33 +49,21 @@ class Point:
 
 
 @styled
-def draw_quality(points: Sequence[Point], label: str, title: str = "") -> Figure:
+def draw_quality(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
     """A line a method, a point a budget, bars over seeds; full size is a line across.
 
     Args:
-        points: At least one, in any order.
+        panels: By title the points of one recommender or data set, in any order; they stand side by side.
         label: What is drawn, e.g. ``Recall@20 on test``.
-        title: Above the axes.
     """
-    figure = new_figure(_HEIGHT_INCHES)
-    axes = figure.subplots()
-    _draw_points(axes, points, title)
-    axes.set_ylabel(label)
-    mark_cut_axes([axes])
-    legend_below(figure, axes)
-    return figure
-
-
-@styled
-def draw_qualities(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
-    """As :func:`draw_quality`, of several recommenders or data sets beside each other, by their titles."""
-    figure = new_figure(_HEIGHT_INCHES, max(len(panels), 1))
-    all_axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
+    num_wide = max(len(panels), 1)
+    figure = new_figure(_HEIGHT_INCHES, num_wide)
+    all_axes = figure.subplots(1, num_wide, squeeze=False, sharey=True)[0]
     for axes, (title, points) in zip(all_axes, panels.items(), strict=False):
         _draw_points(axes, points, title)
     all_axes[0].set_ylabel(label)
     mark_cut_axes(all_axes)
-    legend_below(figure, all_axes[0], 4)
+    legend_below(figure, all_axes[0], 3 if num_wide == 1 else 4)
     return figure
 
 
@@ -83,7 +75,8 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
     others = [name for name in by_series if name not in (SEARCH, EQUAL_SIZES)]
     for position, name in enumerate((SEARCH, EQUAL_SIZES, *others)):
         if name in by_series:
-            _draw_series(axes, by_series[name], plain(name), _style(position, name))
+            style = {"markersize": 6.5} | series_style(position) | _STYLES.get(name, {})
+            _draw_series(axes, by_series[name], plain(name), style)
     for point in full:
         _draw_full(axes, point, FULL_SIZE if point is full[0] else None)
     front = sorted((point.packed_bytes, point.value.mean) for point in points if point.is_on_front)
@@ -99,15 +92,6 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
     axes.set_title(plain(title))
 
 
-def _style(position: int, name: str) -> dict[str, Any]:
-    style = series_style(position)
-    if name == SEARCH:
-        return style | {"color": BLUE, "linewidth": 2.4, "markersize": 8, "zorder": 4}
-    if name == EQUAL_SIZES:
-        return style | {"color": VERMILLION}
-    return style
-
-
 def _draw_series(axes: Any, own: Sequence[Point], label: str, style: dict[str, Any]) -> None:
     if len({point.packed_bytes for point in own}) < len(own):
         # Several tables of as many bytes are no line.
@@ -119,7 +103,7 @@ def _draw_series(axes: Any, own: Sequence[Point], label: str, style: dict[str, A
         capsize=3,
         elinewidth=1.2,
         label=label,
-        **({"markersize": 6.5} | style),
+        **style,
     )
 
 
@@ -141,13 +125,12 @@ def _draw_full(axes: Any, full: Point, label: str | None) -> None:
 
 def _ticks(values: Sequence[float]) -> list[float]:
     """Some of the values, so far apart on a log axis that their labels do not touch."""
-    there = np.unique(np.asarray(values, np.float64))
-    if not there.size:
-        return []
-    width = max(float(np.log(there[-1] / there[0])), 1e-9)
-    chosen = [float(there[0])]
-    for tick in there[1:-1]:
-        is_apart = np.log(tick / chosen[-1]) > width / _MAX_TICKS
-        if is_apart and np.log(there[-1] / tick) > width / _MAX_TICKS:
-            chosen.append(float(tick))
-    return chosen if len(there) == 1 else [*chosen, float(there[-1])]
+    there = sorted(set(values))
+    if len(there) < 3:
+        return there
+    first, *middle, last = there
+    chosen, apart = [first], (last / first) ** (1 / _MAX_TICKS)
+    for tick in middle:
+        if tick > apart * chosen[-1] and last > apart * tick:
+            chosen.append(tick)
+    return [*chosen, last]

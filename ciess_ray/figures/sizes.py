@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import binned_statistic
 
 from ciess_ray.figures.style import (
     BLUE,
@@ -113,11 +114,6 @@ def _binned_means(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean popularity and size in bins that are equally wide on a log axis; empty ones are left out."""
     borders = np.geomspace(popularity.min(), popularity.max() * 1.0001, _NUM_BINS + 1)
-    places = np.clip(np.searchsorted(borders, popularity, side="right") - 1, 0, _NUM_BINS - 1)
-    counts = np.bincount(places, minlength=_NUM_BINS)
-    filled = counts > 0
-    middles, means = (
-        np.bincount(places, values, minlength=_NUM_BINS)[filled] / counts[filled]
-        for values in (popularity, sizes)
-    )
-    return middles, means
+    means = binned_statistic(popularity, [popularity, sizes], bins=borders).statistic
+    middles, of_sizes = means[:, np.isfinite(means[0])]
+    return middles, of_sizes

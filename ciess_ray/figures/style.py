@@ -5,15 +5,13 @@ series has a marker and a line style of its own beside. Figures are narrow, with
 that a phone shows their text at a size that can be read.
 """
 
-import functools
 import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -85,23 +83,15 @@ _STYLE: Any = {
     "lines.linewidth": 1.8,
     "hatch.linewidth": 0.6,
     "figure.facecolor": "none",
+    "savefig.dpi": 130,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ciess-ray",
 }
-_SVG: Any = {"svg.fonttype": "none", "svg.hashsalt": "ciess-ray", "savefig.dpi": 130}
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _MAX_LABEL = 44
 
-_Arguments = ParamSpec("_Arguments")
-
-
-def styled(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """Draw in the style of all figures."""
-
-    @functools.wraps(draw)
-    def draw_styled(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
-            return draw(*arguments, **options)
-
-    return draw_styled
+#: Draws in the style of all figures.
+styled = matplotlib.rc_context(_STYLE)
 
 
 def new_figure(height_inches: float, num_wide: int = 1) -> Figure:
@@ -174,10 +164,7 @@ def format_bytes(num_bytes: float) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """On white, for slides and README files."""
-    stream = io.BytesIO()
-    with matplotlib.rc_context(_STYLE), _all_letters():
-        figure.savefig(stream, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
-    return stream.getvalue()
+    return _saved(figure, format="png", dpi=180, facecolor=PAPER, metadata={"Software": None})
 
 
 def save_png(figure: Figure, path: Path) -> None:
@@ -193,12 +180,9 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
         name: Begins every id in it, so that no two figures of a page share one.
         alt: What it shows, for those who do not see it.
     """
-    stream = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, **_SVG}), _all_letters():
-        figure.savefig(stream, format="svg", transparent=True, metadata=_NO_METADATA)
+    text = _saved(figure, format="svg", transparent=True, metadata=_NO_METADATA).decode()
     # Where its parts lie holds for whatever else it is saved as.
     figure.set_layout_engine("none")
-    text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     label = html.escape(alt, quote=True)
     # Text between tags comes from files and is left as it is.
@@ -216,9 +200,10 @@ def _tag(tag: str, name: str, label: str) -> str:
     return tag
 
 
-@contextmanager
-def _all_letters() -> Iterator[None]:
-    """A letter that the font lacks is drawn as a box, which is nothing to warn of."""
-    with warnings.catch_warnings():
+def _saved(figure: Figure, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
-        yield
+        figure.savefig(stream, **options)
+    return stream.getvalue()

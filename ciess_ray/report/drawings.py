@@ -125,7 +125,7 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
                 + _CUT
                 + (" Bars are standard deviations over seeds." if has_bars else ""),
                 f"{label} against packed bytes for {where}: {told}.",
-                draw_quality(points, label, where),
+                draw_quality({where: points}, label),
             )
 
 

@@ -24,7 +24,6 @@ from ciess_ray.config.former import without_former
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, told
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_override
-from ciess_ray.figures import Course, draw_course, save_png
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.plain_text import command
@@ -310,6 +309,9 @@ def _search(
                 result.write_candidates(candidates)
                 copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
                 steps = [line for line in read_progress(new) if line.get("phase") == "search"]
+                # Matplotlib is imported where something is drawn.
+                from ciess_ray.figures import Course, draw_course, save_png
+
                 course = Course(config.output.name, steps, full.mean_quality)
                 save_png(draw_course([course]), new / "search.png")
                 for budget, own, its_rows, recommender in zip(

@@ -13,7 +13,6 @@ import numpy as np
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
-from ciess_ray.figures import draw_sizes, save_png
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.hints import search_hints
@@ -157,6 +156,9 @@ def write_result(
     recommender: BaseRecommender,
 ) -> dict[str, Any]:
     """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
+    # Matplotlib is imported where something is drawn.
+    from ciess_ray.figures import draw_sizes, save_png
+
     sizes = recommender.sizes
     folder.write_table(
         recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name

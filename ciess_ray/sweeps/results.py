@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ciess_ray.figures import Point, draw_qualities, save_png
 from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.names import (
     EQUAL_SIZES,
@@ -233,6 +232,9 @@ class SweepResults:
 
     def draw(self, path: Path) -> None:
         """NDCG on test against bytes, for each recommender and data set: search, equal sizes, full size."""
+        # Matplotlib is imported where something is drawn.
+        from ciess_ray.figures import Point, draw_quality, save_png
+
         panels: dict[str, list[Point]] = {}
         for group in self.groups():
             own = panels.setdefault(f"{group.recommender} on {group.dataset}", [])
@@ -247,7 +249,7 @@ class SweepResults:
                 own = panels[f"{outcome.config['recommender']['name']} on {dataset_name(outcome.config)}"]
                 full = outcome.row(FULL_SIZE)
                 own.append(Point(FULL_SIZE, full["packed_bytes"], Spread(full["test"]["ndcg@20"], None)))
-        save_png(draw_qualities(panels, "NDCG@20 on test"), path)
+        save_png(draw_quality(panels, "NDCG@20 on test"), path)
 
     def to_rich(self) -> TextTable:
         """What people read: a row a group."""

@@ -381,7 +381,7 @@ def test_an_axis_that_does_not_begin_at_0_bears_a_mark():
         points = [
             Point(f"m{place}", 10.0 ** (place + 1), Spread(value, None)) for place, value in enumerate(values)
         ]
-        (axes,) = draw_quality(points, "R@20").axes
+        (axes,) = draw_quality({"": points}, "R@20").axes
         return [line for line in axes.lines if line.get_transform() == axes.transAxes]
 
     assert len(marks(0.20, 0.21)) == 1 and marks(0.0, 0.21) == []
@@ -434,7 +434,7 @@ class TestHostileNames:
 
     def test_a_label_changes_no_attribute(self):
         point = Point('"><script> id="x" #1d2733 url(#a)', 10.0, Spread(0.1, None))
-        svg = to_svg(draw_quality([point], "<R&D>"), "one", 'an "alt" <text>')
+        svg = to_svg(draw_quality({"": [point]}, "<R&D>"), "one", 'an "alt" <text>')
         assert 'aria-label="an &quot;alt&quot; &lt;text&gt;"' in svg
         assert "<script" not in svg and "&lt;R&amp;D&gt;" in svg
         assert 'id="x" #1d2733 url(#a)' in svg
