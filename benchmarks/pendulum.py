@@ -56,7 +56,7 @@ def greedy_return(algo: TD3, start_seeds: list[int]) -> float:
         while not is_over:
             with torch.no_grad():
                 action = {
-                    kind: algo.greedy_policy(kind).actor(torch.from_numpy(columns)).numpy()
+                    kind: algo.get_module(kind).actor(torch.from_numpy(columns)).numpy()
                     for kind, columns in obs.items()
                 }
             obs, reward, _, is_over, _ = env.step(action)

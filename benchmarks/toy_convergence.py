@@ -52,7 +52,7 @@ def greedy_errors(algo: TD3, env: Any) -> dict[str, float]:
         action = {}
         for kind in KINDS:
             with torch.no_grad():
-                action[kind] = algo.greedy_policy(kind).actor(torch.from_numpy(obs[kind])).numpy()
+                action[kind] = algo.get_module(kind).actor(torch.from_numpy(obs[kind])).numpy()
             sizes = np.rint(mdp.unscale_size(action[kind], env.min_embedding_size, env.max_embedding_size))
             errors[kind].append(float(np.abs(sizes - optimum[kind]).mean()))
         obs, _, _, is_over, _ = env.step(action)

@@ -39,9 +39,9 @@ def with_secret(uri: str, field: str = "tracking.uri") -> str:
     """
     if without_secrets(uri) != uri or _HIDDEN not in uri:
         return uri
-    told = os.environ.get(_URI_VARIABLE, "")
-    if without_secrets(told) == uri:
-        return told
+    from_environment = os.environ.get(_URI_VARIABLE, "")
+    if without_secrets(from_environment) == uri:
+        return from_environment
     bare = uri.replace(f"://{_HIDDEN}@", "://")
     is_server = urlsplit(uri).scheme in ("http", "https")
     if is_server and _HIDDEN not in bare and any(os.environ.get(name) for name in _SERVER_VARIABLES):

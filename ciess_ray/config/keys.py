@@ -80,7 +80,7 @@ def key_of_run(
     """
     depends_on = [
         interactions.fingerprint,
-        told(config, ignores),
+        values_of_key(config, ignores),
         own_source(config.recommender.name),
         [version(package) for package in ("ciess-ray", "torch")[: 1 + with_torch]],
         what,
@@ -88,7 +88,7 @@ def key_of_run(
     return digest(depends_on)[:24]
 
 
-def told(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]:
+def values_of_key(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]:
     """Plain values of a run, without those that are ignored and without those that never matter."""
     values = with_former(config.model_dump(mode="json"))
     for name in {*_NEVER, *ignores}:

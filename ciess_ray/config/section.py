@@ -37,15 +37,15 @@ def refuse_equal_budgets(where: str, budgets: Iterable[str | float]) -> None:
         BudgetError: One cannot be read.
         ConfigError: Two are the same.
     """
-    known: dict[str, str | float] = {}
+    spellings: dict[str, str | float] = {}
     for budget in budgets:
         try:
             same = str(MemoryBudget.parse(budget))
         except BudgetError as error:
             raise error.within(where) from None
-        if same in known:
-            raise ConfigError(f"{where}: {known[same]} and {budget} are the same budget; name it once.")
-        known[same] = budget
+        if same in spellings:
+            raise ConfigError(f"{where}: {spellings[same]} and {budget} are the same budget; name it once.")
+        spellings[same] = budget
 
 
 def refuse_twice(where: str, values: Iterable[Any]) -> None:

@@ -134,15 +134,15 @@ def dotted_fields(fields: Mapping[str, Any], sections: Collection[str] | None = 
     """
     dotted: dict[str, Any] = {}
     for name, value in fields.items():
-        inner = {name: value}
+        named = {name: value}
         if isinstance(value, Mapping) and value and (sections is None or name in sections):
-            inner = dotted_fields({f"{name}.{field}": one for field, one in value.items()}, sections)
-        twice = sorted(inner.keys() & dotted.keys())
+            named = dotted_fields({f"{name}.{field}": inner for field, inner in value.items()}, sections)
+        twice = sorted(named.keys() & dotted.keys())
         if twice:
             raise ConfigError(
                 f"{', '.join(twice)} stands there twice, by its dotted name and nested; keep one."
             )
-        dotted |= inner
+        dotted |= named
     return dotted
 
 
@@ -211,8 +211,8 @@ def _in_modes(name: str, default: str) -> str:
         value = _shown(preset.get(section, {}).get(field, default))
         if value != default:
             modes.setdefault(value, []).append(mode)
-    told = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
-    return f" ({told})" if told else ""
+    listed = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
+    return f" ({listed})" if listed else ""
 
 
 def _field_of(fields: Collection[str], place: Sequence[str | int]) -> str:

@@ -21,7 +21,7 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.former import without_former
-from ciess_ray.config.keys import NOT_CHECKPOINT, digest, told
+from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_override
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
@@ -362,7 +362,7 @@ def _last_step(candidates: Sequence[Candidate]) -> int:
 
 def _checkpoints(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
     """Those of a run, with what each must belong to."""
-    settings = told(config, NOT_CHECKPOINT)
+    settings = values_of_key(config, NOT_CHECKPOINT)
     recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
     identity = {
         "dataset": f"{_digest(interactions.fingerprint)} ({interactions.num_users:,} users, "

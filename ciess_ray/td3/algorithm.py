@@ -15,7 +15,6 @@ from ciess_ray.streams import Stream, seed_of
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import NO_PROGRESS
 from ciess_ray.td3.learner import learns_after
-from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import BestTable, ReplayBuffer
 from ciess_ray.td3.rollout import TableRollout, TableStep, rollouts_of
 from ciess_ray.td3.warmup import WarmUp
@@ -43,8 +42,8 @@ _LEARNER_KEYS = (
 
 
 def _mean(values: Iterable[float]) -> float:
-    known = [float(value) for value in values]
-    return sum(known) / len(known) if known else float("nan")
+    numbers = [float(value) for value in values]
+    return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
 def _means(steps: Sequence[TableStep]) -> dict[str, float]:
@@ -146,11 +145,6 @@ class TD3(Algorithm):
                 from_worker_or_learner_group=self.learner_group, policies=list(KINDS), inference_only=True
             )
         self._log()
-
-    def greedy_policy(self, kind: str) -> TD3Module:
-        """Actor and critic 1 of users or of items, as the learner left them after the last iteration."""
-        module: TD3Module = self.env_runner.module[kind]
-        return module
 
     def _remember(self, rollouts: list[TableRollout]) -> None:
         for rollout in rollouts:

@@ -135,10 +135,9 @@ class TD3Config(AlgorithmConfig):
 
     def training(self, **fields: Any) -> Self:
         """Sets fields of the class, and RLlib's: gamma, train_batch_size_per_learner."""
-        own = {name: fields.pop(name) for name in _FIELDS & fields.keys()}
-        super().training(**fields)
-        for name, value in own.items():
-            setattr(self, name, value)
+        super().training(**{name: value for name, value in fields.items() if name not in _FIELDS})
+        for name in _FIELDS & fields.keys():
+            setattr(self, name, fields[name])
         return self
 
     def validate(self) -> None:

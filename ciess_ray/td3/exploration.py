@@ -132,14 +132,9 @@ def pick_best(candidates: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Shape (n,) both.
     """
-    best_values = values.amax(dim=1)
-    # Several times faster than argmax: how many columns come before the first that is best.
-    choice = torch.zeros_like(best_values, dtype=torch.int16)
-    is_before = torch.ones_like(best_values, dtype=torch.bool)
-    for column in values.unbind(dim=1):
-        is_before &= column < best_values
-        choice += is_before
-    return candidates.gather(1, choice.long().unsqueeze(1)).squeeze(1), best_values
+    # NumPy takes the first of equals, PyTorch any.
+    choice = torch.from_numpy(values.numpy().argmax(axis=1)).unsqueeze(1)
+    return candidates.gather(1, choice).squeeze(1), values.gather(1, choice).squeeze(1)
 
 
 def no_noise(num_entities: int, generator: torch.Generator) -> Tensor:

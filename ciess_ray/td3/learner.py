@@ -13,13 +13,11 @@ from torch import Tensor
 from ciess_ray.metric_keys import ACTOR_LOSS, CRITIC_1_VALUE, CRITIC_2_VALUE, CRITIC_LOSS, TD_ERROR
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.td3.exploration import seeded_generator
-from ciess_ray.td3.module import TD3Module
 from ciess_ray.td3.replay import IMITATED_ACTION, IMITATED_OBS
 from envs.errors import TrainingError
 
 ACTOR = "actor"
 CRITIC = "critic"
-_STATE_KEY = "num_updates"
 
 
 #: Iterations at the end of the warm-up that have updates. Earlier ones would learn from a table or two, and
@@ -61,11 +59,11 @@ class TD3TorchLearner(TorchLearner):
             return
         super().build()
         for module_id in self.module.keys():
-            self._td3_module(module_id).make_target_networks()
+            self.module[module_id].make_target_networks()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One Adam for the actor, one for both critics."""
-        module = self._td3_module(module_id)
+        module = self.module[module_id]
         critic_params = [*module.critic_1.parameters(), *module.critic_2.parameters()]
         for name, params, lr in (
             (ACTOR, list(module.actor.parameters()), config.actor_lr),
@@ -83,7 +81,7 @@ class TD3TorchLearner(TorchLearner):
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """The critics' loss on one batch; the actor's comes after the critics' step."""
-        module = self._td3_module(module_id)
+        module = self.module[module_id]
         obs, actions, next_obs = batch[Columns.OBS], batch[Columns.ACTIONS], batch[Columns.NEXT_OBS]
         with torch.no_grad():
             noise = key_of(
@@ -126,12 +124,12 @@ class TD3TorchLearner(TorchLearner):
             if is_actor_update:
                 self._update_actor(module_id, columns)
             if is_delayed_update:
-                for network, target in self._td3_module(module_id).get_target_network_pairs():
+                for network, target in self.module[module_id].get_target_network_pairs():
                     update_target_network(main_net=network, target_net=target, tau=config.tau)
         return {}, critic_losses, {}
 
     def _update_actor(self, module_id: str, columns: dict[str, Tensor]) -> None:
-        module, obs = self._td3_module(module_id), columns[Columns.OBS]
+        module, obs = self.module[module_id], columns[Columns.OBS]
         loss = actor_loss(module.critic_1(obs, module.actor(obs)))
         if IMITATED_OBS in columns:
             distance = imitation_loss(module.actor(columns[IMITATED_OBS]), columns[IMITATED_ACTION])
@@ -154,18 +152,14 @@ class TD3TorchLearner(TorchLearner):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def _td3_module(self, module_id: str) -> TD3Module:
-        module: TD3Module = self.module[module_id]
-        return module
-
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Adds the update counter, on which the delay and the smoothing noise depend."""
-        return {**super().get_state(*args, **kwargs), _STATE_KEY: self._num_updates}
+        return {**super().get_state(*args, **kwargs), "num_updates": self._num_updates}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`get_state` returned."""
         super().set_state(state)
-        self._num_updates = state.get(_STATE_KEY, self._num_updates)
+        self._num_updates = state.get("num_updates", self._num_updates)
 
 
 def smoothed_action(

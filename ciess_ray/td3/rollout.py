@@ -83,7 +83,7 @@ class TableStep:
         proto_actions: Arrays,
         bounds: tuple[int, int],
         deciles: dict[str, PopularityDeciles],
-        **told: Any,
+        **attributes: Any,
     ) -> "TableStep":
         """The step that an environment has answered.
 
@@ -94,15 +94,15 @@ class TableStep:
             bounds: d_min and d_max.
             deciles: By kind; kept from step to step by the caller, and renewed here where popularity is not
                 that of the step before.
-            **told: The other attributes.
+            **attributes: The other attributes.
         """
         dtype = np.int16 if bounds[1] <= np.iinfo(np.int16).max else np.int32
         greedy = np.concatenate([np.rint(mdp.unscale_size(proto_actions[kind], *bounds)) for kind in KINDS])
         for kind in KINDS:
             # Ranking costs more than all else that is told, and popularity stays while a table does.
             popularity = obs[kind][:, 0]
-            known = deciles.get(kind)
-            if known is None or not np.array_equal(known.popularity, popularity):
+            before = deciles.get(kind)
+            if before is None or not np.array_equal(before.popularity, popularity):
                 deciles[kind] = PopularityDeciles(popularity.copy())
         return cls(
             proposed_sizes={kind: info[kind]["proposed_sizes"].astype(dtype) for kind in KINDS},
@@ -114,7 +114,7 @@ class TableStep:
             },
             greedy_ratio=float(greedy.mean() / bounds[1]),
             size_deciles={kind: deciles[kind].means(info[kind]["embedding_sizes"]) for kind in KINDS},
-            **told,
+            **attributes,
         )
 
     @property

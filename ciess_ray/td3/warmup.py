@@ -44,8 +44,11 @@ def plain_splits(num_steps: int) -> list[Policy]:
     # As many that favour users as items, and equal sizes in the middle.
     user_levels = np.linspace(0.0, 1.0, 2 * num_pairs + 3)[1:-1]
     return [
-        {kind: np.array([level, 0.0, 0.0]) for kind, level in zip(KINDS, (one, 1.0 - one), strict=True)}
-        for one in user_levels
+        {
+            kind: np.array([level, 0.0, 0.0])
+            for kind, level in zip(KINDS, (user_level, 1.0 - user_level), strict=True)
+        }
+        for user_level in user_levels
     ]
 
 

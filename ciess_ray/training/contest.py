@@ -155,13 +155,13 @@ def choose(
         if contest.place
         for first in _firsts(converged[position])
     ]
-    best = [[_best(own)] for own in converged]
+    best = [[_best(allocations)] for allocations in converged]
     for num_communities in tried_communities:
         if not bases:
             break
         placed = [_placed(contests[position], first, num_communities) for position, first, _ in bases]
-        outcomes = train([(position, one) for (position, *_), one in zip(bases, placed, strict=True)])
-        forms = [replace(one, trained=outcome) for one, outcome in zip(placed, outcomes, strict=True)]
+        outcomes = train([(position, form) for (position, *_), form in zip(bases, placed, strict=True)])
+        forms = [replace(form, trained=outcome) for form, outcome in zip(placed, outcomes, strict=True)]
         bases = [
             (position, first, form)
             for (position, first, before), form in zip(bases, forms, strict=True)
@@ -169,14 +169,16 @@ def choose(
         ]
         for position, _, form in bases:
             best[position].append(form)
-    chosen = [_best(own) for own in best]
-    rivals = [[one, *(replace(one, l2=l2, trained=None) for l2 in tried_l2)] for one in chosen]
-    return [_best(own) for own in converge(rivals, train)]
+    rivals = [
+        [chosen, *(replace(chosen, l2=l2, trained=None) for l2 in tried_l2)] for chosen in map(_best, best)
+    ]
+    return [_best(allocations) for allocations in converge(rivals, train)]
 
 
 def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:
     """What is tried in communities: the best, and the best plain split unless that is the same."""
-    best, splits = _best(proposed), [one for one in proposed if is_plain_split(one.sizes)]
+    best = _best(proposed)
+    splits = [allocation for allocation in proposed if is_plain_split(allocation.sizes)]
     return [best] if best in splits or not splits else [best, _best(splits)]
 
 
@@ -188,14 +190,25 @@ def _placed(contest: Contest, first: Allocation, num_communities: int) -> Alloca
 
 def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
     """The same, trained; what has been trained already is left as it is."""
-    asked = [(position, one) for position, own in enumerate(rivals) for one in own if one.trained is None]
+    asked = [
+        (position, allocation)
+        for position, allocations in enumerate(rivals)
+        for allocation in allocations
+        if allocation.trained is None
+    ]
     outcomes = iter(train(asked) if asked else ())
-    return [[one if one.trained else replace(one, trained=next(outcomes)) for one in own] for own in rivals]
+    return [
+        [
+            allocation if allocation.trained else replace(allocation, trained=next(outcomes))
+            for allocation in allocations
+        ]
+        for allocations in rivals
+    ]
 
 
-def _best(own: Sequence[Allocation]) -> Allocation:
+def _best(allocations: Sequence[Allocation]) -> Allocation:
     """The best on validation; the first of those that are alike."""
-    return max(own, key=lambda one: one.quality)
+    return max(allocations, key=lambda allocation: allocation.quality)
 
 
 def place(

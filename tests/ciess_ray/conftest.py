@@ -190,7 +190,7 @@ def greedy_errors():
         result = {}
         for kind, optimum in env.optimal_sizes().items():
             with torch.no_grad():
-                action = algo.greedy_policy(kind).actor(torch.from_numpy(obs[kind])).numpy()
+                action = algo.get_module(kind).actor(torch.from_numpy(obs[kind])).numpy()
             sizes = np.rint(mdp.unscale_size(action, env.min_embedding_size, env.max_embedding_size))
             result[kind] = float(np.abs(sizes - optimum).mean())
         return result

@@ -12,7 +12,7 @@ from ciess_ray.comparisons.board import Board
 from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.former import without_former
-from ciess_ray.config.keys import told
+from ciess_ray.config.keys import values_of_key
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
@@ -152,7 +152,7 @@ def keys(make_config, tmp_path_factory):
 def test_a_key_says_of_every_field_what_it_always_said():
     folder = Path(__file__).parents[2] / "golden" / "result"
     recorded = json.loads((folder / "result.json").read_text())["config"]
-    assert flatten(told(parse_config(without_former(recorded)), ())) == {
+    assert flatten(values_of_key(parse_config(without_former(recorded)), ())) == {
         name: value
         for name, value in flatten(recorded).items()
         if not is_in(name, ("dataset", *NEVER, "search.num_checkpoints"))

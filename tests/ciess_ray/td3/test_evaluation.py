@@ -26,7 +26,7 @@ def first_greedy_sizes(algo):
     sizes = {}
     for kind in KINDS:
         with torch.no_grad():
-            action = algo.greedy_policy(kind).actor(torch.from_numpy(obs[kind])).numpy()
+            action = algo.get_module(kind).actor(torch.from_numpy(obs[kind])).numpy()
         sizes[kind] = np.rint(mdp.unscale_size(action, 1, 64))
     return sizes
 

@@ -41,7 +41,7 @@ def greedy_returns(algo, seeds):
         is_over, total = False, 0.0
         while not is_over:
             with torch.no_grad():
-                action = {k: algo.greedy_policy(k).actor(torch.from_numpy(o)).numpy() for k, o in obs.items()}
+                action = {k: algo.get_module(k).actor(torch.from_numpy(o)).numpy() for k, o in obs.items()}
             obs, _, _, is_over, info = env.step(action)
             total = total + np.concatenate([info[kind]["quality"] for kind in obs])
         returns.append(total)
