@@ -1,6 +1,6 @@
 """Table steps that each exploration needs to bring TD3 to the known optimum of ToySizeEnv.
 
-    OMP_NUM_THREADS=1 python benchmarks/toy_convergence.py
+    OMP_NUM_THREADS=1 python benchmarks/findings/toy_convergence.py
 
 Ten thousand entities, half of them users; every noise of ``td3.exploration``, with the walk and without,
 several seeds. After each table step the actors take an episode alone. The optimum counts as reached
@@ -12,6 +12,7 @@ twice, so the command can be broken off and resumed.
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from measurements import Measurements
-from provenance import provenance
 
 from ciess_ray.resources import ray_session
 from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.exploration import NOISES
 from envs import TOY_SIZE_ENV_ID, mdp
+
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
+from provenance import provenance  # noqa: E402
 
 KINDS = ("user", "item")
 EXPLORATIONS = {"walk": "random_walk", "no walk": "noise"}

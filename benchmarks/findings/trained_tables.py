@@ -1,6 +1,6 @@
 """Tables of given sizes trained to convergence: where their rows begin, and which L2 they want.
 
-    python benchmarks/trained_tables.py configs/ml-1m-lightgcn.yaml 2%:3.5 2%:equal 20%:39 20%:equal
+    python benchmarks/findings/trained_tables.py configs/ml-1m-lightgcn.yaml 2%:3.5 2%:equal 20%:39 20%:equal
         --communities 1 16 32 lot --tilts 0 0.2 --l2 0.00025 0.0005 --set dataset.path=ml-1m.parquet
 
 Each table is ``BUDGET:SIZE``, the size of every user; items share what is left. With one community all rows
@@ -14,12 +14,12 @@ at. A row is appended as it is measured, and none is measured twice.
 
 import argparse
 import itertools
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from measurements import Measurements
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
@@ -32,6 +32,10 @@ from envs.communities import find_communities
 from envs.data import Interactions
 from envs.recommenders.propagation import symmetric_weights
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
+
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
 
 _SEED = 22
 _NUM_LOTS = 32

@@ -1,6 +1,6 @@
 """Dual ascent on λ: does the actors' own mean size end at the budget, and stay there?
 
-    OMP_NUM_THREADS=1 python benchmarks/memory_weight.py
+    OMP_NUM_THREADS=1 python benchmarks/findings/memory_weight.py
 
 ToySizeEnv, whose sizes nothing projects, from λ = 0, three budgets, several seeds. A run has arrived at the
 first episode from which on the mean of every episode, ``TableStep.greedy_ratio``, is within 2 % of the
@@ -10,6 +10,7 @@ soon as a run is done and none is run twice, so the command can be broken off an
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ import gymnasium as gym
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measurements import Measurements
 from numpy.typing import NDArray
-from provenance import provenance
 from scipy.optimize import brentq
 
 from ciess_ray.resources import ray_session
 from ciess_ray.td3.algorithm import TD3
 from envs import TOY_SIZE_ENV_ID
+
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
+from provenance import provenance  # noqa: E402
 
 NEAR = 0.02
 EPISODE_LENGTH = 10

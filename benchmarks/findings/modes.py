@@ -1,6 +1,6 @@
 """CIESS as its text has it against what its authors' code computes, with and without the random walk.
 
-    python benchmarks/modes.py --set dataset.path=ml-1m.parquet --steps 30 --seeds 0 1 2
+    python benchmarks/findings/modes.py --set dataset.path=ml-1m.parquet --steps 30 --seeds 0 1 2
 
 LightGCN on MovieLens-1M, one search phase a cell: ``search.mode`` ``paper`` or ``reference``, as in
 configs/ml-1m-lightgcn-paper.yaml and -reference.yaml, and ``agent.exploration`` as the mode has it, or the
@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,8 +30,6 @@ import numpy as np
 import ray
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measurements import Measurements
-from provenance import provenance
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
@@ -48,7 +47,12 @@ from ciess_ray.training.selection import project_smallest, select_candidates
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
+from provenance import provenance  # noqa: E402
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 MODES = ("reference", "paper")
 EXPLORATIONS = ("random walk", "no walk")
 EQUAL = "equal sizes"

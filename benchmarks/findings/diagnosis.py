@@ -1,6 +1,7 @@
 """What holds a search back: the judge, the shape of what it judges, or the noise of its steps.
 
-    python benchmarks/diagnosis.py configs/ml-1m-lightgcn.yaml --budgets 5% --set dataset.path=ml-1m.parquet
+    python benchmarks/findings/diagnosis.py configs/ml-1m-lightgcn.yaml --budgets 5%
+        --set dataset.path=ml-1m.parquet
 
 Three parts, each of them rows that are appended as they come and made once:
 
@@ -16,6 +17,7 @@ Three parts, each of them rows that are appended as they come and made once:
 import argparse
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from measurements import Measurements
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -46,6 +47,10 @@ from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
+
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
 
 NOISE_STDS = (0.0, 0.03, 0.05, 0.1, 0.2)
 NUM_DRAWS = 3

@@ -1,6 +1,6 @@
 """Which cheap step ranks allocations as full training does, and what each costs.
 
-    python benchmarks/step_modes.py configs/ml-1m-lightgcn.yaml --set dataset.path=ml-1m.parquet
+    python benchmarks/findings/step_modes.py configs/ml-1m-lightgcn.yaml --set dataset.path=ml-1m.parquet
 
 Thirty allocations at 5, 10 and 20 %: equal sizes, splits between users and items, powers of popularity, a
 favoured head of the items, random ones. Each is trained to convergence once, and judged by every step mode.
@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measurements import Measurements
 from scipy.stats import spearmanr
 
 from ciess_ray.config.data import load_interactions
@@ -36,6 +36,10 @@ from envs.recommenders.training import Recipe
 from envs.sizes.by_popularity import allocation_sampler
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, StepRecommenders, state_of, train_supernet
+
+# What all measurements share lies a folder above.
+sys.path.append(str(Path(__file__).parents[1]))
+from measurements import Measurements  # noqa: E402
 
 BUDGETS = (0.05, 0.1, 0.2)
 CONVERGED = "converged"
@@ -253,7 +257,7 @@ def main() -> None:
             )
     summary = summarise(table.rows)
     report = {
-        "command": f"python benchmarks/step_modes.py {arguments.config}",
+        "command": f"python benchmarks/findings/step_modes.py {arguments.config}",
         "changed": [override for override in arguments.set if "path" not in override],
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "recipe": config.training.model_dump(mode="json"),
