@@ -60,5 +60,4 @@ def find_communities(train: csr_array, num_communities: int, rng: np.random.Gene
         order = leaves_list(linkage(centres[present], "average", optimal_ordering=True))
     numbers = np.empty(len(present), COLUMN_TYPE)
     numbers[order] = np.arange(len(present), dtype=COLUMN_TYPE)
-    found: NDArray[np.uint8] = numbers[members]
-    return found
+    return np.asarray(numbers[members])

@@ -67,8 +67,7 @@ def scale_popularity(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     if seen.size == 0 or seen.min() == seen.max():
         return np.zeros(counts.shape, np.float32)
     scaled = 2.0 * (counts - seen.min()) / (seen.max() - seen.min()) - 1.0
-    clipped: NDArray[np.float32] = np.clip(scaled, -1.0, 1.0).astype(np.float32)
-    return clipped
+    return np.asarray(np.clip(scaled, -1.0, 1.0), np.float32)
 
 
 def relative_quality(quality: Floats, full_quality: Floats) -> NDArray[np.float32]:

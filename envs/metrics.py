@@ -32,8 +32,7 @@ class RankingMetrics:
     @property
     def user_quality(self) -> NDArray[np.float64]:
         """Mean of all metrics of each user, shape (num_users,); NaN without relevant items."""
-        quality: NDArray[np.float64] = np.hstack([self.recall, self.ndcg]).mean(axis=1)
-        return quality
+        return np.asarray(np.hstack([self.recall, self.ndcg]).mean(axis=1))
 
     @property
     def quality(self) -> float:

@@ -30,8 +30,7 @@ EPOCHS_PER_STEP = 5.0
 
 def batches_of_step(recipe: Recipe) -> int:
     """Batches of :data:`EPOCHS_PER_STEP`, at least one."""
-    num_triples: int = recipe.train.nnz
-    return max(1, round(EPOCHS_PER_STEP * num_triples / recipe.settings.batch_size))
+    return max(1, round(EPOCHS_PER_STEP * int(recipe.train.nnz) / recipe.settings.batch_size))
 
 
 def state_of(recommender: BaseRecommender) -> State:

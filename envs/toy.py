@@ -20,9 +20,8 @@ def power_law_counts(
     Drawn by inverting the distribution function of the bounded power law.
     """
     tail = 1.0 - exponent
-    share = rng.random(num_entities)
-    counts: NDArray[np.float64] = ((max_count**tail - 1.0) * share + 1.0) ** (1.0 / tail)
-    return np.rint(counts).astype(np.int64)
+    counts = ((max_count**tail - 1.0) * rng.random(num_entities) + 1.0) ** (1.0 / tail)
+    return np.asarray(np.rint(counts), np.int64)
 
 
 class ToySizeEnv(TableEnv):

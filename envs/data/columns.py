@@ -44,8 +44,8 @@ class Columns:
 
 def shown(value: object) -> str:
     """A value for a message, cut where it is long."""
-    told = repr(value)
-    return told if len(told) <= _MAX_SHOWN else f"{told[:_MAX_SHOWN]}... ({len(told):,} characters)"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text):,} characters)"
 
 
 def pick_columns(
@@ -100,8 +100,8 @@ def _nearest(role: str, asked: dict[str, str], names: Sequence[str]) -> str | No
         words = (asked[other], other)
         return max(difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio() for word in words)
 
-    own = [name for name in names if max(asked, key=lambda other: likeness(name, other)) == role]
-    near = max(own, key=lambda name: likeness(name, role), default="")
+    likely = [name for name in names if max(asked, key=lambda other: likeness(name, other)) == role]
+    near = max(likely, key=lambda name: likeness(name, role), default="")
     return near if near and likeness(near, role) >= 0.5 else None
 
 

@@ -128,13 +128,13 @@ class SharedNegativeSampler:
         num_items, num_users = self._users_of_item.shape
         user, positive = self._positives.draw(batch_size, rng)
         negative = rng.permutation(num_items)[: self._num_negatives]
-        known = self._users_of_item[negative]
+        with_users = self._users_of_item[negative]
         # Of the negatives' users only those in the batch matter: each has one row of a small table.
         present, row = np.unique(user, return_inverse=True)
         row_of_user = np.full(num_users, -1)
         row_of_user[present] = np.arange(len(present))
-        known_row = row_of_user[known.indices]
-        column = np.repeat(np.arange(len(negative)), np.diff(known.indptr))[known_row >= 0]
+        rows = row_of_user[with_users.indices]
+        columns = np.repeat(np.arange(len(negative)), np.diff(with_users.indptr))
         is_positive = np.zeros((len(present), len(negative)), np.bool_)
-        is_positive[known_row[known_row >= 0], column] = True
+        is_positive[rows[rows >= 0], columns[rows >= 0]] = True
         return user, positive, negative, is_positive[row]

@@ -1,4 +1,4 @@
-"""What every base recommender is."""
+"""What every base recommender is, and the table of rows that differ in size which it scores with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,13 +9,66 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from envs.errors import EmbeddingSizeError
-from envs.recommenders.sized_embedding import SizedEmbedding
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Encoded = tuple[Tensor, Tensor]
 
 #: Numbers that are gathered at once: 2 MiB, about a core's second-level cache.
 _PART = 2**19
+
+
+class SizedEmbedding(nn.Module):
+    """Rows of users, then items; row n keeps its first d_n numbers and the rest are zero.
+
+    The table is as wide as the largest size it was made for, not as d_max: what no row keeps is not stored.
+    Where ``sizes.num_tables`` is more than one, the tables stand side by side and share the sizes.
+
+    Args:
+        sizes: One size a row.
+        init_std: Standard deviation of the initial values.
+        generator: Draws the initial values.
+        device: Where the table lives.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, sizes: EmbeddingSizes, *, init_std: float, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.sizes, self.width = sizes, sizes.width
+        mask = torch.from_numpy(sizes.mask()).to(device)
+        values = torch.randn(mask.shape, generator=generator) * init_std
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight = nn.Parameter(values.to(device) * mask)
+
+    def forward(self, num_columns: int | None = None) -> Tensor:
+        """The masked table, shape (num_users + num_items, num_tables * width).
+
+        Args:
+            num_columns: Leading columns that are wanted; None for all.
+        """
+        # A product with a mask of booleans makes one of numbers first.
+        return torch.where(self.mask[:, :num_columns], self.weight[:, :num_columns], 0.0)
+
+    def mask_to(self, sizes: EmbeddingSizes) -> None:
+        """Let each row show another prefix from now on; what it holds beyond it stays.
+
+        Args:
+            sizes: One size a row, none above :attr:`width`.
+        """
+        self.sizes = sizes
+        self.mask = torch.from_numpy(sizes.mask(self.width)).to(self.weight.device)
+
+    def packed_values(self) -> Tensor:
+        """The numbers that are kept, row after row, shape (num_params,), float32, on the CPU."""
+        return self.weight.detach()[self.mask].cpu()
+
+    def load_packed_values(self, values: Tensor) -> None:
+        """Put back what :meth:`packed_values` gave."""
+        with torch.no_grad():
+            self.weight.zero_()
+            self.weight[self.mask] = values.to(self.weight.device)
 
 
 class BaseRecommender(nn.Module, ABC):
@@ -63,6 +116,11 @@ class BaseRecommender(nn.Module, ABC):
         self.device = device or torch.device("cpu")
         self.l2 = l2
         self.table = SizedEmbedding(sizes, init_std=init_std, generator=generator, device=self.device)
+
+    def xavier(self, fan_in: int, fan_out: int, *shape: int, generator: torch.Generator) -> nn.Parameter:
+        """A parameter of a layer, normal with the deviation of Glorot and Bengio (AISTATS 2010)."""
+        values = torch.randn(shape, generator=generator) * (2.0 / (fan_in + fan_out)) ** 0.5
+        return nn.Parameter(values.to(self.device))
 
     @property
     def sizes(self) -> EmbeddingSizes:
@@ -135,17 +193,17 @@ class _PairedProducts(torch.autograd.Function):
     def forward(ctx: Any, user: Tensor, item: Tensor, users: Tensor, items: Tensor) -> Tensor:
         ctx.save_for_backward(user, item, users, items)
         scores = user.new_empty(len(users))
-        for total, own, others in _in_parts(user.shape[1], scores, users, items):
-            torch.sum(user.index_select(0, own) * item.index_select(0, others), dim=1, out=total)
+        for total, rows, others in _in_parts(user.shape[1], scores, users, items):
+            torch.sum(user.index_select(0, rows) * item.index_select(0, others), dim=1, out=total)
         return scores
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         user, item, users, items = ctx.saved_tensors
         user_grad, item_grad = torch.zeros_like(user), torch.zeros_like(item)
-        for grad, own, others in _in_parts(user.shape[1], grads[0][:, None], users, items):
-            user_grad.index_add_(0, own, item.index_select(0, others).mul_(grad))
-            item_grad.index_add_(0, others, user.index_select(0, own).mul_(grad))
+        for grad, rows, others in _in_parts(user.shape[1], grads[0][:, None], users, items):
+            user_grad.index_add_(0, rows, item.index_select(0, others).mul_(grad))
+            item_grad.index_add_(0, others, user.index_select(0, rows).mul_(grad))
         return user_grad, item_grad, None, None
 
 

@@ -74,15 +74,11 @@ class NCF(BaseRecommender):
         super().__init__(train, sizes, generator=generator, device=device, l2=l2, init_std=init_std)
         width, num_units = self.table.width, sizes.max_embedding_size
 
-        def xavier(fan_in: int, fan_out: int, *shape: int) -> nn.Parameter:
-            values = torch.randn(shape, generator=generator) * (2.0 / (fan_in + fan_out)) ** 0.5
-            return nn.Parameter(values.to(self.device))
-
-        self.hidden_user = xavier(2 * width, num_units, width, num_units)
-        self.hidden_item = xavier(2 * width, num_units, width, num_units)
+        self.hidden_user = self.xavier(2 * width, num_units, width, num_units, generator=generator)
+        self.hidden_item = self.xavier(2 * width, num_units, width, num_units, generator=generator)
         self.hidden_bias = nn.Parameter(torch.zeros(num_units, device=self.device))
-        self.output_hidden = xavier(num_units + width, 1, num_units)
-        self.output_product = xavier(num_units + width, 1, width)
+        self.output_hidden = self.xavier(num_units + width, 1, num_units, generator=generator)
+        self.output_product = self.xavier(num_units + width, 1, width, generator=generator)
         self.output_bias = nn.Parameter(torch.zeros(1, device=self.device))
 
     def encode(self) -> tuple[Tensor, Tensor]:

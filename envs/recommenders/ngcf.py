@@ -65,15 +65,10 @@ class NGCF(DotProductRecommender):
         self.dropout_generator = torch.Generator(self.device)
         self.dropout_generator.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         d_max = sizes.max_embedding_size
-
-        def xavier(fan_in: int) -> nn.Parameter:
-            values = torch.randn(fan_in, d_max, generator=generator) * (2.0 / (fan_in + d_max)) ** 0.5
-            return nn.Parameter(values.to(self.device))
-
-        fans_in = [self.table.width, *[d_max] * (num_layers - 1)][:num_layers]
-        self.weights_sum = nn.ParameterList([xavier(fan_in) for fan_in in fans_in])
-        self.weights_product = nn.ParameterList([xavier(fan_in) for fan_in in fans_in])
-        self.biases = nn.ParameterList([torch.zeros(d_max, device=self.device) for _ in fans_in])
+        shapes = [(self.table.width, d_max), *[(d_max, d_max)] * (num_layers - 1)][:num_layers]
+        self.weights_sum = nn.ParameterList([self.xavier(*s, *s, generator=generator) for s in shapes])
+        self.weights_product = nn.ParameterList([self.xavier(*s, *s, generator=generator) for s in shapes])
+        self.biases = nn.ParameterList([torch.zeros(d_max, device=self.device) for _ in shapes])
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """The table and every layer, normalised, side by side.

@@ -20,8 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from envs.errors import ConfigError, RecommenderProtocolError
-from envs.recommenders.base import BaseRecommender, Encoded
-from envs.recommenders.sized_embedding import SizedEmbedding
+from envs.recommenders.base import BaseRecommender, Encoded, SizedEmbedding
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: What a constructor is given; its other arguments are options.

@@ -63,13 +63,11 @@ def table_sizes(
     # Entities of one popularity share one rank.
     _, inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
     rank = ((np.cumsum(counts) - counts / 2.0) / popularity.shape[0])[inverse]
-    shape = rank**power
-    shape = shape - shape.mean()
+    shape = rank**power - np.mean(rank**power)
     extreme = max(-float(shape.min()) if slope > 0 else float(shape.max()), 1e-12)
     sizes = level * (1.0 + slope / extreme * shape)
     sizes = sizes * np.exp(rng.normal(0.0, noise_std, popularity.shape[0]))
-    bounded: NDArray[np.float64] = np.clip(sizes, min_embedding_size, max_embedding_size)
-    return bounded
+    return np.asarray(np.clip(sizes, min_embedding_size, max_embedding_size))
 
 
 def allocation_sampler(

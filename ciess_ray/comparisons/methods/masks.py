@@ -13,9 +13,9 @@ from ciess_ray.training.contest import Allocation, Start
 from ciess_ray.training.convergence import recipe_of
 from envs.data import Interactions, contains, interaction_keys
 from envs.recommenders import BaseRecommender
+from envs.recommenders.base import SizedEmbedding
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import RankingLoss
-from envs.recommenders.sized_embedding import SizedEmbedding
 from envs.recommenders.training import Trainer, make_loss
 from envs.sizes.embedding_sizes import ScatteredSizes, keep_largest
 from envs.step_modes import State, load_state, state_of
