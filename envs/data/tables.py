@@ -38,7 +38,8 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
         DataError: A file is no Parquet, a column is missing, or a value cannot be used.
     """
     parts = _parts(path) if path.is_dir() else [path]
-    tables, roles = [], dict[str, str]()
+    tables: list[pa.Table] = []
+    roles: dict[str, str] = {}
     num_rows, source = 0, str(path)
     for part in parts:
         try:

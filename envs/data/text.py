@@ -97,7 +97,8 @@ def _quoted_rows(path: Path, file: io.TextIOWrapper, separator: str) -> Iterator
 
     reader = csv.reader(lines(), delimiter=separator, strict=True)
     while True:
-        first, behind = reader.line_num + 1, list[int]()
+        first = reader.line_num + 1
+        behind: list[int] = []
         lines_of_row.clear()
         try:
             fields = next(reader, None)
@@ -114,10 +115,11 @@ def _read_leniently(
 ) -> tuple[list[str], list[int]]:
     """Fields of a row that is not quoted by the book, and which of them have text behind a closing mark.
 
-    So has the second of ``1,"Weird Al" Yankovic``, which every parser reads alike.
+    So has the second of ``1,"Weird Al" Yankovic``, which every parser reads alike. Of a row that goes on over
+    several lines it is not told which have.
 
     Raises:
-        DataError: A mark is never closed, or not in the line.
+        DataError: A mark is never closed, or there is text behind one in a row that does not end in its line.
     """
     if "expected after" not in problem and "unexpected end" not in problem:
         raise DataError(
