@@ -41,13 +41,10 @@ def split_interactions(
         ConfigError: A share lies outside (0, 1), or the shares leave nothing to train on.
         DataError: No user has three interactions, or there is none for training, validation or test.
     """
-    for name, share in (("validation_share", validation_share), ("test_share", test_share)):
-        if not 0.0 < share < 1.0:
-            raise ConfigError(f"{name} is {share}; choose a share above 0 and below 1")
-    if validation_share + test_share >= 1.0:
+    if not (validation_share > 0.0 and test_share > 0.0 and validation_share + test_share < 1.0):
         raise ConfigError(
-            f"validation_share {validation_share} and test_share {test_share} leave nothing to train on; "
-            "choose shares that sum to less than 1"
+            f"validation_share {validation_share} and test_share {test_share} make no split; choose shares "
+            "above 0 that sum to less than 1"
         )
     order = np.lexsort((log.item, log.user))
     user, item = log.user[order], log.item[order]

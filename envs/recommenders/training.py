@@ -127,10 +127,10 @@ class Trainer:
                 remedy; the recommender is left as it was some batches before.
         """
         recommender, device = self.recommender, self.recommender.device
-        total, wanted = 0.0, max(num_batches, 1)
+        total = 0.0
         recommender.train()
-        while num_batches > 0:
-            chunk = min(num_batches, _BATCHES_PER_SNAPSHOT)
+        for done in range(0, num_batches, _BATCHES_PER_SNAPSHOT):
+            chunk = min(num_batches - done, _BATCHES_PER_SNAPSHOT)
             good_state, good_batch = _copy_of_state(recommender), self.num_batches
             losses = torch.stack([self._train_batch(device) for _ in range(chunk)]).double()
             if not losses.isfinite().all():
@@ -143,8 +143,7 @@ class Trainer:
                     f"training.learning_rate; the recommender is left as it was after {good_batch} batches."
                 )
             total += float(losses.sum())
-            num_batches -= chunk
-        return total / wanted
+        return total / max(num_batches, 1)
 
     def _train_batch(self, device: torch.device) -> Tensor:
         learning_rate = self.settings.learning_rate_at(self.num_batches)

@@ -15,14 +15,10 @@ def check_bounds(min_embedding_size: int, max_embedding_size: int) -> None:
     Raises:
         EmbeddingSizeError: d_min is below 1 or d_max below d_min.
     """
-    if min_embedding_size < 1:
+    if not 1 <= min_embedding_size <= max_embedding_size:
         raise EmbeddingSizeError(
-            f"min_embedding_size must be at least 1, not {min_embedding_size}: every row keeps one number."
-        )
-    if max_embedding_size < min_embedding_size:
-        raise EmbeddingSizeError(
-            f"max_embedding_size {max_embedding_size} is below min_embedding_size {min_embedding_size}: "
-            "raise the one or lower the other."
+            f"min_embedding_size {min_embedding_size} and max_embedding_size {max_embedding_size} bound no "
+            "size: the first must be at least 1, for every row keeps one number, and not above the second."
         )
 
 
