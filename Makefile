@@ -45,7 +45,8 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[datasets,test]'
+# Byte code of everything takes as long again; Python makes it of what is imported.
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) --editable '.[datasets,test]'
 	touch $@
 
 clean:
