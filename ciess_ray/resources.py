@@ -25,7 +25,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: CPUs of a Ray that is started here; None for those of the machine.
 
     Raises:
-        ConfigError: Workers would find another package ``envs`` than ours.
+        ConfigError: Workers would find another package ``envs`` than ours, or Ray has nowhere to write.
     """
     try:
         # It comes before all others where Ray's workers look.
@@ -44,32 +44,26 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     else:
         # Ray's own is 15, with which the workers of a search starve beside any other work.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        with _on_loopback(), _told_where_it_writes():
-            ray.init(
-                "local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        try:
+            with _on_loopback():
+                ray.init(
+                    "local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except OSError as error:
+            raise ConfigError(
+                f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH "
+                "says, and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
+            ) from error
     try:
         # After Ray's start, which puts a handler of its own in place.
         with terminable():
             yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _told_where_it_writes() -> Iterator[None]:
-    """A folder that Ray cannot write is called by its name, and by what names another."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH says, "
-            "and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import typer
 
-from ciess_ray.cli.tracking import TRACKING_FIELDS
 from ciess_ray.plain_text import command
 from ciess_ray.terminal import console
 from envs.errors import ConfigError
+
+#: What may be said of a run that is over, or that goes on as it was configured.
+TRACKING_FIELDS = "tracking."
 
 
 def as_yaml(value: object) -> str:

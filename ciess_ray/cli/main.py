@@ -13,12 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ciess_ray.cli.arguments import as_yaml, changed_fields
-from ciess_ray.cli.comparison import COMPARE_HELP, compare
-from ciess_ray.cli.data import data_app
-from ciess_ray.cli.init import init
-from ciess_ray.cli.serving import export, recommend, verify
-from ciess_ray.cli.sweep import SWEEP_HELP, sweep
-from ciess_ray.cli.tracking import track
+from ciess_ray.cli.data import data_app, init
+from ciess_ray.cli.many import COMPARE_HELP, SWEEP_HELP, compare, sweep
+from ciess_ray.cli.results import export, recommend, track, verify
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
 from ciess_ray.names import SEARCH

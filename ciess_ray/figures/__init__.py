@@ -8,9 +8,8 @@ from ciess_ray.figures.course import (
     draw_retrained,
     draw_seconds,
 )
-from ciess_ray.figures.quality import Point, draw_quality
-from ciess_ray.figures.sizes import draw_deciles, draw_sizes
 from ciess_ray.figures.style import format_bytes, save_png, to_png, to_svg
+from ciess_ray.figures.tables import Point, draw_deciles, draw_quality, draw_sizes
 
 __all__ = [
     "Course",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, Field, ValidationError, model_validator
 
 from envs.errors import ResultError
 
@@ -15,15 +15,16 @@ Positive = Annotated[float, Field(strict=True, gt=0, le=_LARGEST, allow_inf_nan=
 Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
-class _Measured(BaseModel):
-    quality: Number
+def _at(*path: str, default: Any = ...) -> Any:
+    """A field that lies within sections, and has to be there unless it has a default."""
+    return Field(default, validation_alias=AliasPath(*path))
 
 
 class _Method(BaseModel):
     name: str
     num_params: Positive
     packed_bytes: Positive
-    validation: _Measured
+    quality: Number = _at("validation", "quality")
     test: dict[str, Any]
 
 
@@ -34,41 +35,21 @@ class _Retrained(BaseModel):
     quality_in_search: Number | None
 
 
-class _Dataset(BaseModel):
-    sample: str | None
-    path: str | None = None
-
-
-class _Recommender(BaseModel):
-    name: str
-
-
-class _Config(BaseModel):
-    dataset: _Dataset
-    recommender: _Recommender
-    seed: Count
-
-
-class _Budget(BaseModel):
-    asked: str
-    cap_params: Positive
-    num_params: Number | None = None
-
-
-class _Interactions(BaseModel):
-    source: str
-    fingerprint: str
-
-
 class Summary(BaseModel):
     """What a page tells of a ``result.json``."""
 
     status: str
     phase: str
     reason: str | None = None
-    config: _Config
-    dataset: _Interactions
-    budget: _Budget
+    seed: Count = _at("config", "seed")
+    recommender: str = _at("config", "recommender", "name")
+    sample: str | None = _at("config", "dataset", "sample")
+    path: str | None = _at("config", "dataset", "path", default=None)
+    source: str = _at("dataset", "source")
+    fingerprint: str = _at("dataset", "fingerprint")
+    budget: str = _at("budget", "asked")
+    cap_params: Positive = _at("budget", "cap_params")
+    num_params: Number | None = _at("budget", "num_params", default=None)
     looser_budgets: dict[str, str] | None = None
     seconds: dict[str, Annotated[float, Field(strict=True, ge=0, le=_LARGEST)]] = {}
     bytes: dict[str, Count] = {}

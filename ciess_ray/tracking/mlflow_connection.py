@@ -100,13 +100,10 @@ def _sole_maker(uri: str) -> Iterator[None]:
 def _check_database_server(uri: str) -> None:
     """Reach a database once, or raise what its driver does."""
     if uri.partition(":")[0].partition("+")[0] in _DATABASE_SERVERS:
-        import sqlalchemy
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import NullPool
 
-        engine = sqlalchemy.create_engine(uri)
-        try:
-            engine.connect().close()
-        finally:
-            engine.dispose()
+        create_engine(uri, poolclass=NullPool).connect().close()
 
 
 @contextlib.contextmanager
