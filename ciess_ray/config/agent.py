@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ciess_ray.config.section import Section, each_once, one_of
+from ciess_ray.config.section import Section, one_of, refuse_twice
 from ciess_ray.td3 import defaults
 from ciess_ray.td3.exploration import build_exploration
 from envs.errors import ConfigError
@@ -26,12 +26,6 @@ class AgentConfig(Section):
         lt=1,
         description="discount; 0.99 in CIESS. A fresh recommender's quality depends on no earlier size, so 0 "
         "loses nothing and learns from far fewer steps",
-    )
-    batch_size: int = Field(
-        defaults.BATCH_SIZE,
-        ge=1,
-        le=defaults.CAPACITY,
-        description="transitions of users, and of items, an update; 4096 in CIESS",
     )
     updates_per_step: int = Field(
         defaults.UPDATES_PER_STEP, ge=0, description="updates a table step; 1 in CIESS"
@@ -97,17 +91,12 @@ class SearchConfig(Section):
         description="whether the state has an entity's quality, as in CIESS. It comes of the interactions "
         "that sizes are chosen on: where an entity has few of them, a policy learns whose are lost anyway",
     )
-    num_greedy_steps: int = Field(
-        2, ge=0, description="steps at the end that the actors take alone, without exploration"
-    )
     num_candidates: int = Field(
         5,
         ge=1,
         description="l, candidates that are trained to convergence, a plain split among them; 5 in CIESS",
     )
-    tried_communities: Annotated[
-        tuple[Annotated[int, Field(ge=2, le=255)], ...], each_once("search.tried_communities")
-    ] = Field(
+    tried_communities: tuple[Annotated[int, Field(ge=2, le=255)], ...] = Field(
         (),
         description="what is best, and the best plain split, are trained too with the rows of users in as "
         "many communities beginning at columns of their own, at a byte a row, until one is no better than "
@@ -127,6 +116,7 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
+        refuse_twice("search.tried_communities", self.tried_communities)
         low, high = self.supernet_kept_ratios or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise ConfigError(
@@ -146,6 +136,11 @@ class SearchConfig(Section):
     def steps_start_from(self) -> str | None:
         """What is trained once for all steps: ``full size``, ``supernet`` or nothing."""
         return STEP_MODES[self.resolved_step_mode].starts_from
+
+    @property
+    def num_greedy_steps(self) -> int:
+        """Steps at the end that the actors take alone, without exploration; none in CIESS."""
+        return 2 if self.mode == "projected" else 0
 
     @property
     def num_steps(self) -> int:

@@ -18,10 +18,16 @@ class Former:
     Attributes:
         value: What it always is now, as JSON has it; what its default was.
         why: What is so without it, as the end of a sentence.
+        beside_projected: What it is in the modes that project nothing onto the budget, where that is another.
     """
 
     value: Any
     why: str
+    beside_projected: Any = None
+
+    def value_in(self, mode: str) -> Any:
+        """What it is in a mode of the search."""
+        return self.value if mode == "projected" or self.beside_projected is None else self.beside_projected
 
 
 FORMER = {
@@ -54,10 +60,14 @@ FORMER = {
     "search.num_evaluation_env_runners": Former(
         0, "the driver takes the greedy steps, which nothing else is done beside"
     ),
+    "search.num_greedy_steps": Former(
+        2, "two steps at the end are the actors' alone, in modes paper and reference none", beside_projected=0
+    ),
     "search.num_checkpoints": Former(2, "the newest two checkpoints are kept, of a trial one"),
     "agent.actor_lr": Former(0.001, "actors learn at a rate of 1e-3, as in CIESS"),
     "agent.critic_lr": Former(0.003, "critics learn at a rate of 3e-3, as in CIESS"),
     "agent.tau": Former(0.005, "targets move by 0.005 an update, as in CIESS"),
+    "agent.batch_size": Former(4096, "an update has 4096 transitions of users, and of items, as in CIESS"),
     "agent.replay_buffer_capacity": Former(1_000_000, "the last million transitions of each kind are kept"),
 }
 
@@ -80,10 +90,12 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
         first = options.get("l2", default_l2(recommender.get("name", "lightgcn")))
         weights = [first, *training.pop("tried_l2")]
         left["recommender"] = {**recommender, "options": {**options, "l2": weights}}
+    search = left.get("search")
+    mode = search.get("mode", "projected") if isinstance(search, dict) else "projected"
     for name, former in FORMER.items():
         section, _, field = name.partition(".")
         for fields, key in ((left, name), (left.get(section), field)):
-            if isinstance(fields, dict) and key in fields and fields[key] == former.value:
+            if isinstance(fields, dict) and key in fields and fields[key] == former.value_in(mode):
                 del fields[key]
     return left
 
@@ -92,7 +104,8 @@ def with_former(values: dict[str, Any]) -> dict[str, Any]:
     """Plain values of a run with what they once said of former fields, too."""
     for name, former in FORMER.items():
         section, _, field = name.rpartition(".")
-        (values[section] if section else values)[field] = former.value
+        value = former.value_in(values["search"]["mode"])
+        (values[section] if section else values)[field] = value
     if isinstance(values["budget"], list):
         values["budget"], *values["looser_budgets"] = values["budget"]
     options = values["recommender"]["options"]

@@ -75,16 +75,6 @@ Place = Annotated[Path, BeforeValidator(_refuse_empty), AfterValidator(lambda pa
 Location = Annotated[str, BeforeValidator(_refuse_empty)]
 
 
-def each_once(where: str) -> AfterValidator:
-    """For a list in which no value stands twice."""
-
-    def check(values: Any) -> Any:
-        refuse_twice(where, values)
-        return values
-
-    return AfterValidator(check)
-
-
 def one_of(where: str, names: Iterable[str]) -> AfterValidator:
     """For a name of a table; what pydantic says of a wrong one lacks the nearest that is right."""
     names = list(names)

@@ -60,7 +60,7 @@ def sweep(
         ...     "recommender": {"max_embedding_size": 8, "device": "cpu"},
         ...     "training": {"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
         ...     "search": {"num_episodes": 1, "episode_length": 2, "supernet_batches": 10},
-        ...     "agent": {"hiddens": [8], "batch_size": 8, "updates_per_step": 1},
+        ...     "agent": {"hiddens": [8], "updates_per_step": 1},
         ... }
         >>> results = ciess_ray.sweep(
         ...     ratings, user="customer", item="sku", base=base, space={"budget": ["25%"], "seed": [0]}

@@ -70,7 +70,7 @@ def search(
         ...     recommender={"max_embedding_size": 8},
         ...     training={"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
         ...     search={"num_episodes": 1, "episode_length": 2, "supernet_batches": 10, "num_candidates": 1},
-        ...     agent={"hiddens": [8], "batch_size": 8, "updates_per_step": 1},
+        ...     agent={"hiddens": [8], "updates_per_step": 1},
         ... )
         >>> result.table()["num_params"].tolist()
         [256, 64, 64]

@@ -78,7 +78,6 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
     td3.training(
         hiddens=agent.hiddens,
         gamma=agent.gamma,
-        train_batch_size_per_learner=agent.batch_size,
         updates_per_step=agent.updates_per_step,
         imitation_weight=agent.imitation_weight,
         exploration_spec=agent.exploration

@@ -8,7 +8,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from ciess_ray import metric_keys
 from ciess_ray.streams import Stream, seed_of
@@ -21,8 +21,8 @@ from ciess_ray.td3.warmup import WarmUp
 from envs.errors import ConfigError
 from envs.mdp import KINDS
 
-COMPONENT_REPLAY_BUFFER = "replay_buffer"
-COMPONENT_SEARCH = "search"
+#: Parts of a checkpoint, beside those of RLlib.
+_REPLAY_BUFFER, _SEARCH = "replay_buffer", "search"
 # Far below any λ that matters where quality is at most 1; above it λ moves by factors, below it by sums.
 _MEMORY_WEIGHT_OFFSET = 0.01
 _BATCH_COLUMNS = {
@@ -176,7 +176,6 @@ class TD3(Algorithm):
         self.memory_weight = float(min(max(ascended, low), high))
 
     def _learn(self) -> None:
-        timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_table_steps}
         batch_size = self.config.train_batch_size_per_learner
         sample_batch: Any = SampleBatch
         num_iterations = math.ceil(self.num_table_steps / max(self.config.num_env_runners, 1))
@@ -194,7 +193,7 @@ class TD3(Algorithm):
                 },
                 env_steps=batch_size,
             )
-            results = self.learner_group.update(batch=batch, timesteps=timesteps)
+            results = self.learner_group.update(batch=batch)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
             self.num_updates += 1
 
@@ -236,12 +235,12 @@ class TD3(Algorithm):
     ) -> dict[str, Any]:
         """Adds the replay buffer, λ, warm-up, progress of every env runner with its environment's state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
-        if self._check_component(COMPONENT_SEARCH, components, not_components):
+        if self._check_component(_SEARCH, components, not_components):
             progress = self.env_runner_group.foreach_env_runner(
                 lambda runner: (runner.worker_index, runner.get_progress())
             )
-            state[COMPONENT_REPLAY_BUFFER] = self.replay_buffer.get_state()
-            state[COMPONENT_SEARCH] = {
+            state[_REPLAY_BUFFER] = self.replay_buffer.get_state()
+            state[_SEARCH] = {
                 "memory_weight": self.memory_weight,
                 "num_table_steps": self.num_table_steps,
                 "num_updates": self.num_updates,
@@ -254,9 +253,9 @@ class TD3(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`get_state` returned; into an algorithm that has not trained yet."""
         super().set_state(state)
-        if COMPONENT_SEARCH in state:
-            search = state[COMPONENT_SEARCH]
-            self.replay_buffer.set_state(state[COMPONENT_REPLAY_BUFFER])
+        if _SEARCH in state:
+            search = state[_SEARCH]
+            self.replay_buffer.set_state(state[_REPLAY_BUFFER])
             self.memory_weight = search["memory_weight"]
             self.num_table_steps, self.num_updates = search["num_table_steps"], search["num_updates"]
             self._runner_progress = search["runner_progress"]

@@ -54,10 +54,9 @@ def make_config(workplace):
                 "batches_per_step": 4,
                 "supernet_batches": 20,
                 "num_warmup_steps": 2,
-                "num_greedy_steps": 2,
                 "num_candidates": 2,
             },
-            "agent": {"hiddens": (16, 16), "batch_size": 64, "updates_per_step": 2},
+            "agent": {"hiddens": (16, 16), "updates_per_step": 2},
             "tracking": {"mlflow": False},
         }
         for name, fields in sections.items():

@@ -33,7 +33,6 @@ TINY = [
     "search.num_episodes=1",
     "search.episode_length=2",
     "search.batches_per_step=4",
-    "search.num_greedy_steps=0",
     "search.num_candidates=1",
     "search.num_env_runners=1",
     "agent.hiddens=[8]",

@@ -24,10 +24,9 @@ SHORT = {
         "episode_length": 3,
         "supernet_batches": 20,
         "num_warmup_steps": 2,
-        "num_greedy_steps": 1,
         "num_candidates": 2,
     },
-    "agent": {"hiddens": [16], "batch_size": 64, "updates_per_step": 2},
+    "agent": {"hiddens": [16], "updates_per_step": 2},
     "tracking": {"mlflow": False},
 }
 

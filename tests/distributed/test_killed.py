@@ -40,12 +40,11 @@ def write_config(tmp_path_factory):
                 "step_mode": "fresh",
                 "batches_per_step": 60,
                 "num_warmup_steps": 4,
-                "num_greedy_steps": 1,
                 "num_candidates": 2,
                 "checkpoint_interval_s": 0.2,
             }
             | settings,
-            "agent": {"hiddens": [16, 16], "batch_size": 64, "updates_per_step": 2},
+            "agent": {"hiddens": [16, 16], "updates_per_step": 2},
             "resources": {"num_cpus_per_env_runner": 0.5},
             "tracking": {"mlflow": False},
         }

@@ -54,11 +54,10 @@ def write_sweep(data, tmp_path):
                 "step_mode": "fresh",
                 "batches_per_step": batches_per_step,
                 "num_warmup_steps": 2,
-                "num_greedy_steps": 1,
                 "num_candidates": 2,
                 "checkpoint_interval_s": 0.1,
             },
-            "agent": {"hiddens": [16, 16], "batch_size": 64, "updates_per_step": 2},
+            "agent": {"hiddens": [16, 16], "updates_per_step": 2},
         }
         values = {
             "base": base,

@@ -230,17 +230,17 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
         "recommender": {"max_embedding_size": 8, "device": "cpu"},
         "training": {"batch_size": 128, "evaluate_every": 10, "patience": 1, "max_batches": 20},
         "search": {"num_episodes": 1, "episode_length": 2, "batches_per_step": 2, "num_candidates": 1},
-        "agent": {"hiddens": [8], "batch_size": 32, "updates_per_step": 2},
+        "agent": {"hiddens": [8], "updates_per_step": 2},
         "tracking": {"mlflow": False},
     }
     config.write_text(json.dumps(values))
-    arguments = ("search", config, "--budget", "25%", "--output", output, "search.num_greedy_steps=0")
+    arguments = ("search", config, "--budget", "25%", "--output", output)
     status, out, err = run(*arguments)
     assert status == 0, err
     assert "\x1b" not in out
     lines = out.splitlines()
     assert lines[0] == "full-size fit 0/20" and lines[1].startswith("full-size fit 10/20")
-    assert any(line.startswith("search 1/2  kept 25.00%  quality ") for line in lines)
+    assert any(line.startswith("search 1/4  kept 25.00%  quality ") for line in lines)
     (equal,) = (line for line in lines if line.strip("│ ").startswith("equal sizes"))
     assert "25.00%" in equal and " 200 " in equal
     assert "budget 25%: at most 200 parameters, 200 kept" in lines
@@ -257,8 +257,8 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
 
     status, out, err = run("search", "--resume", output, "--more-episodes", 1)
     assert status == 0, err
-    assert "search 2/4  goes on after step 2" in out.splitlines()
-    assert any(line.startswith("search 4/4  kept 25.00%") for line in out.splitlines())
+    assert "search 2/6  goes on after step 2" in out.splitlines()
+    assert any(line.startswith("search 6/6  kept 25.00%") for line in out.splitlines())
 
 
 class TestLiveView:

@@ -37,11 +37,10 @@ def write(workplace, tmp_path, monkeypatch):
                 "episode_length": 2,
                 "supernet_batches": 20,
                 "num_warmup_steps": 2,
-                "num_greedy_steps": 1,
                 "num_candidates": 2,
                 "tried_communities": [3],
             },
-            "agent": {"hiddens": [16], "batch_size": 64, "updates_per_step": 2},
+            "agent": {"hiddens": [16], "updates_per_step": 2},
         }
         values = {
             "base": own | (base or {}),

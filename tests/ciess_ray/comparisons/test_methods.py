@@ -46,10 +46,9 @@ def world(interactions, tmp_path_factory, ray_cluster):
                         "episode_length": 2,
                         "supernet_batches": 10,
                         "num_warmup_steps": 1,
-                        "num_greedy_steps": 1,
                         "num_candidates": 2,
                     },
-                    "agent": {"hiddens": (8,), "batch_size": 32, "updates_per_step": 1},
+                    "agent": {"hiddens": (8,), "updates_per_step": 1},
                 }
             )
             visible = interactions.without_test()

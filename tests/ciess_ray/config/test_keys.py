@@ -30,19 +30,20 @@ CHOSEN = ("search.num_candidates", "search.tried_communities")
 RANDOM = tuple(
     f"search.{name}"
     for name in (
+        # Greedy steps at the end are those of one mode.
+        "mode",
         "num_warmup_steps",
         "memory_weight",
         "num_episodes",
         "episode_length",
         "evaluation_interval",
-        "num_greedy_steps",
     )
 )
 #: By what is kept, the fields that do not matter to it, or whole sections.
 IGNORED = {
     "full size": ("agent", "search", *BUDGETS),
     "training": ("agent", "search", *BUDGETS),
-    "checkpoint": ("search.num_episodes", "search.num_greedy_steps", "search.num_candidates"),
+    "checkpoint": ("search.num_episodes", "search.num_candidates"),
     # Budgets and kept ratios are looked at below.
     "supernet": ("agent", "search", *BUDGETS),
     "cell full size": ("agent", "search", *BUDGETS),

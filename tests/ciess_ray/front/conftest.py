@@ -24,10 +24,9 @@ def small():
             "episode_length": 3,
             "supernet_batches": 20,
             "num_warmup_steps": 1,
-            "num_greedy_steps": 1,
             "num_candidates": 1,
         },
-        "agent": {"hiddens": (16,), "batch_size": 64, "updates_per_step": 1},
+        "agent": {"hiddens": (16,), "updates_per_step": 1},
     }
 
 

@@ -12,7 +12,7 @@ fields = {
     "recommender": {"max_embedding_size": 16, "device": "cpu"},
     "training": {"batch_size": 1024, "max_batches": 4, "evaluate_every": 2},
     "search": {"num_episodes": 1, "episode_length": 2, "supernet_batches": 2, "num_candidates": 1},
-    "agent": {"hiddens": [8], "batch_size": 64, "updates_per_step": 1},
+    "agent": {"hiddens": [8], "updates_per_step": 1},
 }
 """
 

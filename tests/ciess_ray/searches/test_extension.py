@@ -12,7 +12,6 @@ from envs.errors import ResultError
 SETTINGS = {
     "num_episodes": 1,
     "num_warmup_steps": 1,
-    "num_greedy_steps": 1,
     "num_candidates": 1,
     "checkpoint_interval_s": 0.0,
 }
@@ -89,7 +88,7 @@ def test_broken_off_it_is_still_finished_and_goes_on_by_itself(make_config, tmp_
         begun = json.loads((config.output / "checkpoints/extension/result.json").read_text())
         assert begun["status"] == ("interrupted" if error is KeyboardInterrupt else "failed")
     result = resume(config.output)
-    assert result.summary["status"] == "finished" and result.summary["num_steps"] == 5
+    assert result.summary["status"] == "finished" and result.summary["num_steps"] == 6
     assert not (config.output / "checkpoints/extension").exists()
 
 

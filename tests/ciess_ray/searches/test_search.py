@@ -168,7 +168,7 @@ def test_a_budget_with_room_for_everything_is_called_one(make_config, tmp_path):
 
 class TestModes:
     def test_paper(self, make_config, tmp_path):
-        settings = {"mode": "paper", "memory_weight": 0.4, "num_warmup_steps": 0, "num_greedy_steps": 0}
+        settings = {"mode": "paper", "memory_weight": 0.4, "num_warmup_steps": 0}
         result = search(make_config(tmp_path / "out", search=settings))
         rows = pq.read_table(result.path / "candidates.parquet").to_pylist()
         # Nothing projects the steps; what is handed over meets the budget all the same.
@@ -221,9 +221,9 @@ class TestModes:
         assert {line["note"] for line in lines if line["phase"] == "retraining"} <= names | {"equal sizes"}
 
     def test_one_update_a_step_as_in_ciess(self, make_config, tmp_path):
-        settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_greedy_steps": 0, "num_candidates": 1}
+        settings = {"num_episodes": 1, "num_warmup_steps": 0, "num_candidates": 1}
         config = make_config(tmp_path / "out", search=settings, agent={"updates_per_step": 1})
-        assert search(config).summary["num_steps"] == 2
+        assert search(config).summary["num_steps"] == 4
 
     def test_rows_that_begin_at_columns_of_their_communities(self, make_config, tmp_path, monkeypatch):
         from ciess_ray.searches import finalists
@@ -241,7 +241,7 @@ class TestModes:
             return found
 
         monkeypatch.setattr(finalists, "train_all", prefer_three)
-        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1}
         config = make_config(
             tmp_path / "out", budget="3000B", search=settings | {"tried_communities": [3, 4, 5]}
         )
@@ -276,7 +276,7 @@ class TestModes:
             ]
 
         monkeypatch.setattr(finalists, "train_all", prefer_equal)
-        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1}
         result = search(make_config(tmp_path / "out", search=settings | {"mode": mode}))
         _, equal, own = result.summary["methods"]
         is_equal = mode == "projected"
@@ -286,7 +286,7 @@ class TestModes:
         assert "equal sizes were better" in hint and ("packed" in hint) == is_equal
 
     def test_each_keeps_the_weight_of_l2_that_suits_it(self, make_config, tmp_path):
-        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1}
 
         def run(name, l2):
             recommender = {"options": {"l2": l2}}
@@ -299,7 +299,7 @@ class TestModes:
         assert tuned[1] == plain[1]
 
     def test_bytes_cap_the_file(self, make_config, tmp_path):
-        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_greedy_steps": 0, "num_candidates": 1}
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1}
         result = search(make_config(tmp_path / "out", budget="4000B", search=settings))
         assert (result.path / "table.safetensors").stat().st_size <= 4_000
         assert result.packed_table.sizes.num_params == (4_000 - 320 - 1024) // 4

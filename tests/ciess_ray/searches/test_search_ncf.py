@@ -35,10 +35,9 @@ def test_search(ray_cluster, tmp_path, mode, budget, cap):
                 "episode_length": 2,
                 "batches_per_step": 3,
                 "num_warmup_steps": 1,
-                "num_greedy_steps": 1,
                 "num_candidates": 1,
             },
-            "agent": {"hiddens": (16, 16), "batch_size": 64, "updates_per_step": 1},
+            "agent": {"hiddens": (16, 16), "updates_per_step": 1},
             "tracking": {"mlflow": False},
         }
     )
