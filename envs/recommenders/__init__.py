@@ -58,18 +58,13 @@ def find_recommender(name: str) -> type[BaseRecommender]:
             raise UnknownNameError("recommender", name, [*RECOMMENDERS, "package.module:ClassName"])
         return RECOMMENDERS[name]
     module_name, _, class_name = name.partition(":")
-    if not module_name or module_name.startswith(".") or not class_name:
-        raise ConfigError(f"cannot read the recommender {name!r}: write package.module:ClassName.")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # Of the module's own code, which may raise anything.
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(
-                f"recommender {name!r}: there is no module {error.name!r}. Write package.module:ClassName, "
-                "and run from the folder that holds the module, or name that folder in PYTHONPATH."
-            ) from None
         raise ConfigError(
-            f"recommender {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}."
+            f"recommender {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "Write package.module:ClassName, and run from the folder that holds the module, or name that "
+            "folder in PYTHONPATH."
         ) from error
     classes = {
         key: value

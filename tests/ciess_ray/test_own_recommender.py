@@ -146,16 +146,16 @@ class TestImportPath:
     @pytest.mark.parametrize(
         ("name", "says"),
         [
-            ("no_such_module:A", "there is no module 'no_such_module'.*run from the folder.*PYTHONPATH"),
-            ("envs.no_such:A", "there is no module 'envs.no_such'"),
+            ("no_such_module:A", "ModuleNotFoundError: No module named 'no_such_module'. Write .*PYTHONPATH"),
+            ("envs.no_such:A", "ModuleNotFoundError: No module named 'envs.no_such'"),
             ("broken_module:A", "importing 'broken_module' failed with ZeroDivisionError: division"),
             ("needs_module:A", "importing 'needs_module' failed with ModuleNotFoundError.*'not_there'"),
             ("some_module:Other", "no class of that name which derives from .*; its recommenders: Own"),
             ("some_module:nn", "no class of that name which derives from .*; its recommenders: Own"),
             ("some_module:Alias", "no class of that name which derives from .*; its recommenders: Own"),
-            (":A", "write package.module:ClassName"),
-            ("some_module:", "write package.module:ClassName"),
-            (".some_module:A", "write package.module:ClassName"),
+            (":A", "Write package.module:ClassName"),
+            ("some_module:", "no class of that name"),
+            (".some_module:A", "Write package.module:ClassName"),
         ],
     )
     def test_what_leads_nowhere_is_named_with_its_remedy(self, importable, name, says):
