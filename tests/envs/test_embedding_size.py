@@ -283,7 +283,7 @@ def test_actions_beyond_the_space_are_clipped(make_env):
         ({"recommender_options": {"l3": 1}}, UnknownNameError, "'l3'"),
         ({"budget": "5%"}, BudgetError, "the least that works is 0.125 "),
         ({"budget": "two"}, BudgetError, "cannot read"),
-        ({"min_embedding_size": 9}, EmbeddingSizeError, "below min_embedding_size"),
+        ({"min_embedding_size": 9}, EmbeddingSizeError, "bound no size"),
         ({"episode_length": 0}, ConfigError, "episode_length must be at least 1"),
         ({"device": "gpu"}, UnknownNameError, "device"),
         ({"form": "papr"}, UnknownNameError, "form 'papr'. Did you mean 'paper'"),

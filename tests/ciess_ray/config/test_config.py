@@ -245,7 +245,7 @@ def test_a_configuration_cannot_be_changed(file):
         ("budget=[10%, 20%, 0.1]", ConfigError, "budget: 10% and 0.1 are the same budget"),
         ("budget=[]", ConfigError, "budget: the list names none"),
         ("budget=[10%, {a: 1}]", ConfigError, "budget=.*: expected 0.1, 10%, '62000 params'"),
-        ("recommender.max_embedding_size=0", EmbeddingSizeError, "below min_embedding_size 1"),
+        ("recommender.max_embedding_size=0", EmbeddingSizeError, "bound no size"),
         ("seed", ConfigError, "cannot read the override 'seed': write section.field=value"),
         ("=3", ConfigError, "cannot read the override '=3'"),
         ("seed=[1", ConfigError, r"cannot read the value of the override 'seed=\[1'"),
