@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
 from ciess_ray.comparisons.figures import MethodFigures, to_frame
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.files.whole import whole_file, write_whole
+from ciess_ray.files.formats import write_parquet
+from ciess_ray.files.whole import write_whole
 from ciess_ray.names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
@@ -279,8 +279,7 @@ class ComparisonResults:
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         write_whole(folder / COMPARISON_FILE, text)
-        with whole_file(folder / COMPARISON_ROWS_FILE) as stream:
-            pq.write_table(self.to_table(), stream, compression="zstd")
+        write_parquet(folder / COMPARISON_ROWS_FILE, self.to_table())
         return figures
 
 

@@ -67,7 +67,8 @@ class Manifest:
         Raises:
             ResultError: One is not.
         """
-        for name in names or sorted(filter(self._is_there, self.digests or ())):
+        left = [name for name in sorted(self.digests or ()) if os.path.lexists(self.folder / name)]
+        for name in names or left:
             file = self.folder / name
             digest = _digest(file)
             if self.digests is not None and digest != self.digests.get(name):
@@ -75,9 +76,6 @@ class Manifest:
                 raise ResultError(
                     f"{file}: damaged, or of another folder: {MANIFEST_FILE} {is_other}; {_ADVICE}."
                 )
-
-    def _is_there(self, name: str) -> bool:
-        return os.path.lexists(self.folder / name)
 
 
 def write_manifest(folder: Path, names: Iterable[str]) -> None:

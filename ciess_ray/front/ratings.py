@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import pyarrow.parquet as pq
 
 from ciess_ray.config.yaml_file import is_data, read_values
-from ciess_ray.files.whole import whole_file
+from ciess_ray.files.formats import write_parquet
 from envs.data import Columns, InteractionLog, Interactions, log_from_frame, log_of_splits, table_of
 from envs.errors import ConfigError, ResultError
 
@@ -59,8 +59,7 @@ class GivenRatings:
             raise ResultError(
                 f"{file}: holds other ratings than these; name another output, or overwrite it."
             )
-        with whole_file(file) as stream:
-            pq.write_table(table, stream, compression="zstd")
+        write_parquet(file, table)
 
 
 def read_ratings(ratings: Ratings | None, names: Mapping[str, str]) -> GivenRatings:

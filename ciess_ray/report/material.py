@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ciess_ray import metric_keys
 from ciess_ray.config.former import without_former
-from ciess_ray.files.foreign import read_json, read_parquet
+from ciess_ray.files.formats import read_json, read_parquet
 from ciess_ray.names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,

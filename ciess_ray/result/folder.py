@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ciess_ray.candidate import Candidate, candidate_table, with_kinds
-from ciess_ray.files.foreign import read_json, read_json_lines, read_parquet
+from ciess_ray.files.formats import read_json, read_json_lines, read_parquet, write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
-from ciess_ray.files.whole import check_writable, settle, whole_file, write_whole
+from ciess_ray.files.whole import check_writable, settle, write_whole
 from ciess_ray.packed.embedding import pack_recommender
 from ciess_ray.serving.files import (
     IDS_FILE,
@@ -60,16 +59,11 @@ class ResultFolder:
 
     Args:
         path: The folder; made if it is not there.
-        overwrite: Whether a result in it may be replaced; only files that a search writes are removed.
-        resume: Whether to go on with what is in it, and remove nothing.
-
-    Raises:
-        ResultError: The folder holds a result and may neither be replaced nor gone on with, or it is a file.
+        resume: Whether to go on with what is in it; otherwise the files that a search writes are removed.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
-        check_output(path, overwrite=overwrite or resume)
         path.mkdir(parents=True, exist_ok=True)
         if not resume:
             # What waits to take its place in the folder would come back.
@@ -120,8 +114,7 @@ class ResultFolder:
 
     def write_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Every step of the search, and its evaluations between them."""
-        with whole_file(self.path / CANDIDATES_FILE) as stream:
-            pq.write_table(candidate_table(candidates), stream, compression="zstd")
+        write_parquet(self.path / CANDIDATES_FILE, candidate_table(candidates))
 
     def write_table(self, recommender: BaseRecommender, interactions: Interactions, name: str) -> None:
         """The packed table and what scoring needs beside it.
@@ -141,8 +134,7 @@ class ResultFolder:
             "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
             "popularity": pa.array(popularity),
         }
-        with whole_file(self.path / SIZES_FILE) as stream:
-            pq.write_table(pa.table(columns), stream, compression="zstd")
+        write_parquet(self.path / SIZES_FILE, pa.table(columns))
 
 
 def checkpoint_bytes(path: Path) -> int:

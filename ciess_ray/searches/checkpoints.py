@@ -90,14 +90,14 @@ class Checkpoints:
             ResultError: It belongs to something else, or every one there is damaged.
         """
         skipped: list[str] = []
-        files = self._files()
-        for file in files:
+        for file in self._files():
             try:
-                step, state = self._read(file)
-            except _DamageError as damage:
+                step, payload = self._read(file)
+            except ValueError as damage:
                 skipped.append(f"{file.name} is damaged ({damage})")
                 continue
-            return Checkpoint(step, state, [f"{what}; the one before it is used." for what in skipped])
+            told = [f"{what}; the one before it is used." for what in skipped]
+            return Checkpoint(step, pickle.loads(payload), told)
         if skipped:
             raise ResultError(
                 f"{self.folder}: no checkpoint can be read: {', '.join(skipped)}; run the search again with "
@@ -120,36 +120,32 @@ class Checkpoints:
         """Newest first."""
         return sorted(self.folder.glob(_PATTERN), reverse=True)
 
-    def _read(self, file: Path) -> tuple[int, dict[str, Any]]:
-        with file.open("rb") as stream:
-            try:
-                header = json.loads(stream.readline())
-                step, size, digest, identity = (header[k] for k in ("step", "bytes", "sha256", "identity"))
-            except (ValueError, KeyError, TypeError) as error:
-                raise _DamageError("its first line cannot be read") from error
-            if header.get("format") != CHECKPOINT_FORMAT:
-                raise ResultError(
-                    f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}; go on with "
-                    "the version of ciess-ray that wrote it, or start anew with --overwrite."
-                )
-            self._check_identity(file, identity)
-            payload = stream.read()
-        if len(payload) != size:
-            raise _DamageError(f"{len(payload):,} of {size:,} bytes are there")
-        if hashlib.sha256(payload).hexdigest() != digest:
-            raise _DamageError("its content has changed since it was written")
-        state: dict[str, Any] = pickle.loads(payload)
-        return step, state
+    def _read(self, file: Path) -> tuple[int, bytes]:
+        """Step and pickle of a file that belongs to this search.
 
-    def _check_identity(self, file: Path, identity: Mapping[str, str]) -> None:
+        Raises:
+            ValueError: It is damaged.
+            ResultError: It is of another format, or belongs to something else.
+        """
+        line, _, payload = file.read_bytes().partition(b"\n")
+        try:
+            header = json.loads(line)
+            step, size, digest, identity = (header[key] for key in ("step", "bytes", "sha256", "identity"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("its first line cannot be read") from error
+        if header.get("format") != CHECKPOINT_FORMAT:
+            raise ResultError(
+                f"{file}: of the format {header.get('format')!r}, not {CHECKPOINT_FORMAT!r}; go on with "
+                "the version of ciess-ray that wrote it, or start anew with --overwrite."
+            )
         for what, here in self.identity.items():
-            there = identity.get(what)
-            if there != here:
+            if identity.get(what) != here:
                 raise ResultError(
-                    f"{file}: belongs to another {what}: {there}, where this search has {here}. Bring that "
-                    "back to go on, or start anew with --overwrite."
+                    f"{file}: belongs to another {what}: {identity.get(what)}, where this search has {here}. "
+                    "Bring that back to go on, or start anew with --overwrite."
                 )
-
-
-class _DamageError(Exception):
-    """What is wrong with a file."""
+        if len(payload) != size:
+            raise ValueError(f"{len(payload):,} of {size:,} bytes are there")
+        if hashlib.sha256(payload).hexdigest() != digest:
+            raise ValueError("its content has changed since it was written")
+        return step, payload

@@ -7,7 +7,6 @@ validation once trained to convergence, next to the full-size table and to equal
 import contextlib
 import copy
 import errno
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_override
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
-from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import (
@@ -45,15 +43,9 @@ from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.tracker import Tracker, result_metrics, track
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, preparations_of
-from envs.data import (
-    Interactions,
-)
+from envs.data import Interactions
 from envs.errors import ConfigError, ResultError
 from envs.recommenders import own_source, resolve_device
-
-__all__ = ["EQUAL_SIZES", "FULL_SIZE", "SEARCH", "resume", "search"]
-
-logger = logging.getLogger(__name__)
 
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
 #: what it was until that is over.
@@ -93,7 +85,7 @@ def search(
     with _prepared(config):
         shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
         checkpoints.clear()
-        folder = ResultFolder(config.output, overwrite=True)
+        folder = ResultFolder(config.output)
         return _search(
             config, interactions, budgets, checkpoints, None, {}, folder, on_progress, tracker, shared
         )
@@ -153,7 +145,9 @@ def resume(
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
     with _prepared(config):
         if is_extended and extension is None:
-            _begin_extension(config)
+            shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
+            if (config.output / PROGRESS_FILE).exists():
+                copy_whole(config.output / PROGRESS_FILE, config.output / EXTENSION_FOLDER / PROGRESS_FILE)
         work = ResultFolder(config.output / EXTENSION_FOLDER if is_extended else config.output, resume=True)
         return _search(
             config, interactions, budgets, checkpoints, checkpoint, before, work, on_progress, tracker, shared
@@ -197,12 +191,6 @@ def _read_extension(folder: Path, finished: dict[str, Any]) -> dict[str, Any] | 
     return begun if num_episodes > num_before else None
 
 
-def _begin_extension(config: RunConfig) -> None:
-    shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
-    if (config.output / PROGRESS_FILE).exists():
-        copy_whole(config.output / PROGRESS_FILE, config.output / EXTENSION_FOLDER / PROGRESS_FILE)
-
-
 @contextlib.contextmanager
 def _prepared(config: RunConfig) -> Iterator[None]:
     """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
@@ -242,17 +230,17 @@ def _search(
 ) -> SearchResult:
     seconds = dict(before.get("seconds", {}))
     candidates: list[Candidate] = []
-    notes: list[str] = []
+    first_step, notes = 0, []
     if checkpoint is not None:
         seconds["search"] = checkpoint.state["elapsed_s"]
         candidates += checkpoint.state["candidates"]
-        notes += [f"goes on after step {checkpoint.step}", *checkpoint.skipped]
+        first_step, notes = checkpoint.step, [f"goes on after step {checkpoint.step}", *checkpoint.skipped]
     summary: dict[str, Any] = {
         "status": "running",
         "config": config.model_dump(mode="json"),
         "dataset": _describe(config, interactions),
         "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
-        "looser_budgets": {budget.asked: budget.path.name for budget in budgets[1:]},
+        "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
     }
     with (
         track(
@@ -265,8 +253,7 @@ def _search(
         else contextlib.nullcontext(tracker)
     ) as tracker:
         summary["mlflow_run_id"] = tracker.run_id
-        num_tracked = folder.rewind_progress(checkpoint.step if checkpoint else 0)
-        journal = Journal(folder, tracker, on_progress, seconds, num_tracked)
+        journal = Journal(folder, tracker, on_progress, seconds, folder.rewind_progress(first_step))
         run = Run(config, interactions, ray.put(interactions), budgets, journal)
 
         @contextlib.contextmanager
@@ -291,44 +278,41 @@ def _search(
                     pretrained = prepare(
                         preparation, run.interactions_ref, tell=journal.advance_to_loss, shared=shared
                     ).state
-            first_step = checkpoint.step if checkpoint else 0
-            with phase(
-                "search", settings.num_steps + settings.num_greedy_steps, first_step, "; ".join(notes)
-            ):
+            num_steps = settings.num_steps + settings.num_greedy_steps
+            with phase("search", num_steps, first_step, "; ".join(notes)):
                 find_candidates(run, full, pretrained, candidates, checkpoints, checkpoint)
             folder.write_candidates(candidates)
             with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
                 whole, finalists = retrain(run, full, candidates, pretrained)
             with phase("test", 1 + 2 * len(finalists)):
-                rows, recommenders = measure(run, whole, finalists)
-            summary |= {"status": "finished", "phase": "done", "num_steps": _last_step(candidates)}
-            summary |= {"seconds": journal.seconds}
-            results = []
+                measured = measure(run, whole, finalists)
+            summary |= {
+                "status": "finished",
+                "phase": "done",
+                "num_steps": _last_step(candidates),
+                "seconds": journal.seconds,
+            }
             with replaced_files(config.output) as new:
-                result = ResultFolder(new)
-                result.write_candidates(candidates)
-                copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
-                steps = [line for line in read_progress(new) if line.get("phase") == "search"]
-                # Matplotlib is imported where something is drawn.
-                from ciess_ray.figures import Course, draw_course, save_png
-
-                course = Course(config.output.name, steps, full.mean_quality)
-                save_png(draw_course([course]), new / "search.png")
-                for budget, own, its_rows, recommender in zip(
-                    budgets, finalists, rows, recommenders, strict=True
+                for budget, its_finalists, (rows, recommender) in zip(
+                    budgets, finalists, measured, strict=True
                 ):
-                    is_searched = budget is run.searched
-                    its_folder = result if is_searched else ResultFolder(new / budget.path.name)
-                    told = summary | write_result(run, budget, its_folder, own, its_rows, recommender)
-                    if not is_searched:
-                        told["looser_budgets"] = {}
-                        told["config"] = summary["config"] | {
-                            "budget": budget.asked,
-                            "output": str(budget.path),
-                        }
-                    told["hints"] = [*checkpoint.skipped, *told["hints"]] if checkpoint else told["hints"]
-                    its_folder.write_result(told)
-                    results.append((budget, told, is_searched))
+                    its_folder = ResultFolder(new / budget.name)
+                    its = summary | write_result(run, budget, its_folder, its_finalists, rows, recommender)
+                    its["hints"] = [*(checkpoint.skipped if checkpoint else ()), *its["hints"]]
+                    if budget is run.searched:
+                        its_folder.write_candidates(candidates)
+                        copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
+                        steps = [line for line in read_progress(new) if line.get("phase") == "search"]
+                        # Matplotlib is imported where something is drawn.
+                        from ciess_ray.figures import Course, draw_course, save_png
+
+                        course = Course(config.output.name, steps, full.mean_quality)
+                        save_png(draw_course([course]), new / "search.png")
+                    else:
+                        its_config = summary["config"] | {"budget": budget.asked, "output": str(budget.path)}
+                        its |= {"looser_budgets": {}, "config": its_config}
+                    its_folder.write_result(its)
+                    tracker.log_metrics(result_metrics(its["methods"], budget.name), its["num_steps"])
             shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
             # More episodes need the last one alone.
             checkpoints.keep(1)
@@ -348,9 +332,6 @@ def _search(
                         folder.write_candidates(candidates)
                     folder.write_result(summary)
             raise
-        for budget, told, is_searched in results:
-            name = "" if is_searched else budget.path.name
-            tracker.log_metrics(result_metrics(told["methods"], name), told["num_steps"])
         tracker.log_folder(config.output)
         tracker.log_model(config.output)
     return SearchResult.load(config.output)

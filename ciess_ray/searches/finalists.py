@@ -1,34 +1,43 @@
 """From the candidates of a search to its results: retraining, test figures, a folder for each budget.
 
 CIESS (arXiv 2304.03501) section 2.2.6: the best candidates are trained from scratch, and the best of these on
-validation is what is returned; equal sizes and the full-size table are trained alike beside it.
+validation is what is returned; equal sizes and the full-size table are trained alike beside it. Each is
+trained in a Ray task of its own, and kept as it ends: it depends on its sizes, its seed and the run, on
+nothing that ran before or beside it.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import ray
+import torch
 
+from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
+from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
+from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
+from ciess_ray.resources import gpus_of_each, num_threads
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.hints import search_hints
 from ciess_ray.searches.run import Budget, Run
-from ciess_ray.searches.trainings import Training, train_all
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge, place
-from ciess_ray.training.convergence import recipe_of
+from ciess_ray.training.convergence import fit_to_convergence, recipe_of, train_for_test
+from ciess_ray.training.preparing import Done, next_of, streamed
 from ciess_ray.training.pretrained import FullSizeFit, full_sizes
 from ciess_ray.training.selection import Judge, project_smallest, reshape_candidates, select_finalists
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
-from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State, load_state
+from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.step_modes import STEP_MODES, State, load_state, state_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,23 +81,24 @@ def retrain(
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
         run.journal.num_steps = len(asked)
-        return train_all(run, [_training(run, budgets[position], one) for position, one in asked])
+        return train_all(run, [_titled(run, budgets[position], table) for position, table in asked])
 
     converged = converge([contest.proposed for contest in contests], train)
-    contests = [replace(contest, proposed=own) for contest, own in zip(contests, converged, strict=True)]
+    contests = [
+        replace(contest, proposed=trained) for contest, trained in zip(contests, converged, strict=True)
+    ]
     whole, *best = choose(
         contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:]
     )
     finalists = []
-    for (equal,), own, best_equal, best_own in zip(
+    for (equal,), searched, best_equal, packed in zip(
         converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
     ):
-        packed = best_own
         # In CIESS a candidate is what is returned.
-        if config.search.mode == "projected" and best_equal.quality > best_own.quality:
+        if config.search.mode == "projected" and best_equal.quality > packed.quality:
             packed = best_equal
         retrained = [_retrained_row(EQUAL_SIZES, equal, packed)]
-        retrained += [_retrained_row(SEARCH, one, packed) for one in own]
+        retrained += [_retrained_row(SEARCH, table, packed) for table in searched]
         finalists.append(Finalists(best_equal, packed, retrained))
     return whole, finalists
 
@@ -97,16 +107,16 @@ def _place(run: Run, budget: Budget, sizes: EmbeddingSizes, num_communities: int
     return place(sizes, num_communities, MemoryBudget.parse(budget.asked), run.config, run.interactions)
 
 
-def _training(run: Run, budget: Budget | None, allocation: Allocation) -> Training:
-    weight = "" if allocation.l2 is None else f", L2 {allocation.l2:g}"
-    # One seed for all: sizes are compared, not draws.
-    seed = key_of(run.config.seed, Stream.RETRAINING)
-    return Training(_title(run, budget, allocation.name) + weight, allocation.sizes, seed, l2=allocation.l2)
+def _titled(run: Run, budget: Budget | None, allocation: Allocation) -> Allocation:
+    """With a name by which a reader knows which budget's it is, and which weight of L2 it is tried with."""
+    of_budget = "" if budget is None or len(run.budgets) == 1 else f"{budget.asked}: "
+    weight = "" if allocation.l2 is None or allocation.trained else f", L2 {allocation.l2:g}"
+    return replace(allocation, name=of_budget + allocation.name + weight)
 
 
 def measure(
     run: Run, whole: Allocation, finalists: Sequence[Finalists]
-) -> tuple[list[list[dict[str, Any]]], list[BaseRecommender]]:
+) -> list[tuple[list[dict[str, Any]], BaseRecommender]]:
     """Train on training and validation interactions and measure on test.
 
     Args:
@@ -117,34 +127,22 @@ def measure(
     Returns:
         For each budget the rows of full size, equal sizes and the search; and the search's recommender.
     """
-    rivals: list[tuple[Budget | None, str, Allocation]] = [(None, FULL_SIZE, whole)]
-    for budget, own in zip(run.budgets, finalists, strict=True):
-        rivals += [(budget, EQUAL_SIZES, own.equal), (budget, SEARCH, own.best)]
+    rivals: list[tuple[Budget | None, Allocation]] = [(None, whole)]
+    for budget, chosen in zip(run.budgets, finalists, strict=True):
+        rivals += [(budget, chosen.equal), (budget, replace(chosen.best, name=SEARCH))]
     run.journal.num_steps = len(rivals)
-    tested = train_all(
-        run,
-        [
-            Training(
-                _title(run, budget, name),
-                one.sizes,
-                key_of(run.config.seed, Stream.TEST),
-                one.outcome.num_batches,
-                one.l2,
-            )
-            for budget, name, one in rivals
-        ],
-    )
+    tested = train_all(run, [_titled(run, budget, table) for budget, table in rivals], on_test=True)
     both = run.interactions.merge_validation_into_training()
     recipe = recipe_of(run.config, both)
-    rows, recommenders = [], []
-    for (_, name, one), outcome in zip(rivals, tested, strict=True):
-        recommender = recipe.recommender(one.sizes, np.random.default_rng(0))
+    rows: list[dict[str, Any]] = []
+    measured = []
+    for (_, table), outcome in zip(rivals, tested, strict=True):
+        recommender = recipe.recommender(table.sizes, np.random.default_rng(0))
         load_state(recommender, outcome.state)
-        rows.append(_row(name, one, outcome, recommender, run.config, both))
-        if name == SEARCH:
-            recommenders.append(recommender)
-    first, *others = rows
-    return [[first, *pair] for pair in zip(others[::2], others[1::2], strict=True)], recommenders
+        rows.append(_row(table, outcome, recommender, run.config, both))
+        if table.name == SEARCH:
+            measured.append(([rows[0], *rows[-2:]], recommender))
+    return measured
 
 
 def write_result(
@@ -160,10 +158,9 @@ def write_result(
     from ciess_ray.figures import draw_sizes, save_png
 
     sizes = recommender.sizes
-    folder.write_table(
-        recommender, run.interactions.merge_validation_into_training(), run.config.recommender.name
-    )
     interactions = run.interactions
+    both = interactions.merge_validation_into_training()
+    folder.write_table(recommender, both, run.config.recommender.name)
     popularity = {"user": interactions.user_popularity, "item": interactions.item_popularity}
     figure = draw_sizes({"user": sizes.user, "item": sizes.item}, popularity)
     save_png(figure, folder.path / "sizes.png")
@@ -194,9 +191,9 @@ def chosen_candidates(
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
     return [
-        Allocation(one.name, one.sizes, one.quality, candidate=one)
+        Allocation(candidate.name, candidate.sizes, candidate.quality, candidate=candidate)
         # λ alone may not get there.
-        for one in chosen or [project_smallest(candidates, budget.cap_params, rng)]
+        for candidate in chosen or [project_smallest(candidates, budget.cap_params, rng)]
     ]
 
 
@@ -212,10 +209,6 @@ def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) 
         rng_of(config.seed, Stream.EQUAL_SIZES),
         num_tables=recommender.num_tables,
     )
-
-
-def _title(run: Run, budget: Budget | None, name: str) -> str:
-    return name if budget is None or len(run.budgets) == 1 else f"{budget.asked}: {name}"
 
 
 def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dict[str, Any]:
@@ -234,7 +227,6 @@ def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dic
 
 
 def _row(
-    name: str,
     allocation: Allocation,
     tested: Trained,
     recommender: BaseRecommender,
@@ -243,7 +235,7 @@ def _row(
 ) -> dict[str, Any]:
     sizes, outcome = allocation.sizes, allocation.outcome
     return {
-        "name": name,
+        "name": allocation.name,
         "num_params": sizes.num_params,
         "kept_ratio": sizes.kept_ratio,
         **vars(served_bytes(recommender, trained_on, config.recommender.name)),
@@ -256,3 +248,121 @@ def _row(
         "mean_user_size": float(sizes.user.mean()),
         "mean_item_size": float(sizes.item.mean()),
     }
+
+
+def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = False) -> list[Trained]:
+    """Train all of them; what a run that was broken off has trained before is read.
+
+    The journal is told of each as it ends, and now and then of how far one has come.
+
+    Args:
+        run: The search.
+        allocations: Each with the name that a reader knows it by.
+        on_test: Whether they are trained on training and validation interactions, for as long as was best on
+            validation, and measured on test; otherwise that is found out.
+
+    Raises:
+        TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
+    """
+    config, journal = run.config, run.journal
+    # One seed for all: sizes are compared, not draws.
+    seed = key_of(config.seed, Stream.TEST if on_test else Stream.RETRAINING)
+    trainings = [
+        (config.with_l2(table.l2), table.sizes, seed, table.outcome.num_batches if on_test else None)
+        for table in allocations
+    ]
+    files = [
+        config.checkpoint_folder / f"training-{training_key(run.interactions, *training)}.npz"
+        for training in trainings
+    ]
+    trained: dict[int, Trained] = {}
+
+    def remember(position: int, outcome: Trained) -> None:
+        trained[position] = outcome
+        kept_ratio = allocations[position].sizes.kept_ratio
+        metrics = {metric_keys.KEPT_RATIO: kept_ratio, metric_keys.QUALITY: outcome.quality}
+        journal.advance(len(trained), metrics, note=allocations[position].name)
+
+    for position, file in enumerate(files):
+        kept = read_arrays(file)
+        if kept is not None:
+            remember(position, Trained.from_arrays(kept))
+    task = _train.options(
+        num_cpus=config.resources.num_cpus_per_training,
+        num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, len(trainings)),
+    )
+    streams = {
+        task.remote(run.interactions_ref, *training): position
+        for position, training in enumerate(trainings)
+        if position not in trained
+    }
+    try:
+        while streams:
+            (stream,), _ = ray.wait(list(streams), num_returns=1)
+            position = streams[stream]
+            news = next_of(stream, allocations[position].name)
+            if isinstance(news, Done):
+                del streams[stream]
+                write_arrays(files[position], news.value.to_arrays())
+                remember(position, news.value)
+            else:
+                journal.tell(f"{allocations[position].name}, {news}")
+    finally:
+        for stream in streams:
+            ray.cancel(stream, force=True)
+    return [trained[position] for position in range(len(trainings))]
+
+
+@ray.remote(num_returns="streaming", max_retries=3)
+def _train(
+    interactions: Interactions,
+    config: RunConfig,
+    sizes: EmbeddingSizes,
+    seed: tuple[int, ...],
+    best_batch: int | None,
+) -> Iterator[Any]:
+    """How far it has come, now and then, and what came of it."""
+    torch.set_num_threads(num_threads(config))
+
+    def train(tell: Callable[[str], None]) -> Trained:
+        if best_batch is None:
+            _, report = fit_to_convergence(
+                config,
+                interactions,
+                sizes,
+                seed,
+                lambda batch, quality: tell(f"batch {batch}, quality {quality:.4f}"),
+            )
+            return Trained(report.best.summary(), report.best.quality, report.best_batch)
+        final = train_for_test(
+            config,
+            interactions,
+            sizes,
+            best_batch,
+            seed,
+            lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
+        )
+        return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
+
+    yield from streamed(train)
+
+
+def training_key(
+    interactions: Interactions,
+    config: RunConfig,
+    sizes: EmbeddingSizes,
+    seed: tuple[int, ...],
+    best_batch: int | None,
+) -> str:
+    """By which a training that is over is found again."""
+    kept = sizes.user.tobytes() + sizes.item.tobytes()
+    if isinstance(sizes, PlacedSizes):
+        kept += sizes.first_columns.tobytes()
+    return key_of_run(
+        config,
+        interactions,
+        [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()],
+        list(seed),
+        best_batch,
+        ignores=NOT_TRAINING,
+    )

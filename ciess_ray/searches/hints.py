@@ -26,65 +26,31 @@ def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
         config: The run, or one of many that are trained alike.
         rows: What was measured; those of one name are told of once.
     """
-    return [
-        *_of_first_validation(config, rows),
-        *_of_last_validation(config, rows),
-        *_of_weight(config, rows),
-    ]
-
-
-def rank_hints(full: Row | None, equal: Row, own: Row, *, is_equal_packed: bool) -> list[str]:
-    """Of :func:`search_hints` those on what the search is worth.
-
-    Args:
-        full: What was measured of full size; None where nothing was.
-        equal: Of equal sizes.
-        own: Of the search.
-        is_equal_packed: Whether the search handed over equal sizes.
-    """
-    if full is not None and own["num_params"] == full["num_params"]:
-        return ["the budget has room for the full table: nothing had to shrink; ask for less."]
-    if is_equal_packed:
-        return [
-            "equal sizes were better on validation than all that the search found, and are what was packed: "
-            "give it more steps."
-        ]
-    if own["validation"]["quality"] < equal["validation"]["quality"]:
-        return ["equal sizes were better on validation than all that the search found: give it more steps."]
-    return []
-
-
-def _of_first_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
-    """A yardstick that only ever fell makes everything beside it look good."""
-    training = config.training
+    training, hints = config.training, []
+    # A yardstick that only ever fell makes everything beside it look good.
     fell = dict.fromkeys(
         row["name"] for row in rows if row["best_batch"] <= training.evaluate_every < training.max_batches
     )
-    if not fell:
-        return []
-    return [
-        f"{', '.join(fell)}: best at the first validation, batch {training.evaluate_every:,}, and worse from "
-        "there on: what is measured against it says little. Try larger weights of L2 "
-        "(recommender.options.l2), a lower training.learning_rate, or a smaller training.evaluate_every."
-    ]
-
-
-def _of_last_validation(config: RunConfig, rows: Sequence[Row]) -> list[str]:
-    training = config.training
+    if fell:
+        hints.append(
+            f"{', '.join(fell)}: best at the first validation, batch {training.evaluate_every:,}, and worse "
+            "from there on: what is measured against it says little. Try larger weights of L2 "
+            "(recommender.options.l2), a lower training.learning_rate, or a smaller training.evaluate_every."
+        )
     last: dict[str, int] = {}
     for row in rows:
         if training.is_cut_short(row["best_batch"]):
             last[row["name"]] = max(row["best_batch"], last.get(row["name"], 0))
-    if not last:
-        return []
-    rising = ", ".join(f"{name} (best at batch {batch:,})" for name, batch in last.items())
-    return [
-        f"training ended at training.max_batches={training.max_batches:,} before {rising} had stopped "
-        "rising: raise it for a fair comparison."
-    ]
+    if last:
+        rising = ", ".join(f"{name} (best at batch {batch:,})" for name, batch in last.items())
+        hints.append(
+            f"training ended at training.max_batches={training.max_batches:,} before {rising} had stopped "
+            "rising: raise it for a fair comparison."
+        )
+    return hints + _hints_on_l2(config, rows)
 
 
-def _of_weight(config: RunConfig, rows: Sequence[Row]) -> list[str]:
+def _hints_on_l2(config: RunConfig, rows: Sequence[Row]) -> list[str]:
     """What another weight of L2 is better for, when no further one was tried."""
     recommender = config.recommender
     first, *others = recommender.weights_of_l2
@@ -103,3 +69,24 @@ def _of_weight(config: RunConfig, rows: Sequence[Row]) -> list[str]:
         for (what, superlative), names in ends.items()
         if names
     ]
+
+
+def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: bool) -> list[str]:
+    """Of :func:`search_hints` those on what the search is worth.
+
+    Args:
+        full: What was measured of full size; None where nothing was.
+        equal: Of equal sizes.
+        searched: Of the search.
+        is_equal_packed: Whether the search handed over equal sizes.
+    """
+    if full is not None and searched["num_params"] == full["num_params"]:
+        return ["the budget has room for the full table: nothing had to shrink; ask for less."]
+    if is_equal_packed:
+        return [
+            "equal sizes were better on validation than all that the search found, and are what was packed: "
+            "give it more steps."
+        ]
+    if searched["validation"]["quality"] < equal["validation"]["quality"]:
+        return ["equal sizes were better on validation than all that the search found: give it more steps."]
+    return []

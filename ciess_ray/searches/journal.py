@@ -65,21 +65,23 @@ class Journal:
         seconds: Mapping[str, float] | None = None,
         num_tracked_steps: int = 0,
     ) -> None:
-        self._folder, self._tracker, self._watcher = folder, tracker, watcher
-        self.current_phase = "start"
-        self.num_steps = 0
-        self.full_quality: float | None = None
-        self._seconds_before = dict(seconds or {})
+        self._folder, self._tracker = folder, tracker
+        self._tell = watcher or (lambda progress: None)
         self._num_tracked_steps = num_tracked_steps
-        self.seconds: dict[str, float] = dict(self._seconds_before)
+        self.current_phase, self.num_steps = "start", 0
+        self.full_quality: float | None = None
+        self.seconds = dict(seconds or {})
+        #: Of the phase under way: steps done before and by now, seconds that it took before, when it went on.
         self._first_step = self._step = 0
+        self._seconds_before = 0.0
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
         """Time a phase of so many steps, of which the first ones may have been taken before."""
-        self.current_phase, self.num_steps, self._step = name, num_steps, first_step
-        self._first_step = first_step
+        self.current_phase, self.num_steps = name, num_steps
+        self._first_step = self._step = first_step
+        self._seconds_before = self.seconds.get(name, 0.0)
         self._started = time.perf_counter()
         self._tell(Progress(name, first_step, num_steps, note, None, None, None, 0.0, None, is_step=False))
         try:
@@ -90,8 +92,7 @@ class Journal:
     @property
     def elapsed_s(self) -> float:
         """Seconds that the phase under way has taken, before a resumption too."""
-        before = self._seconds_before.get(self.current_phase, 0.0)
-        return before + time.perf_counter() - self._started
+        return self._seconds_before + time.perf_counter() - self._started
 
     def advance(self, step: int, metrics: Mapping[str, float], note: str = "") -> None:
         """A step of the phase is done.
@@ -104,7 +105,8 @@ class Journal:
         self._step = step
         elapsed = time.perf_counter() - self._started
         num_taken = max(step - self._first_step, 1)
-        known = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        quality = finite.get(metric_keys.QUALITY)
         line = {
             "phase": self.current_phase,
             "step": step,
@@ -112,18 +114,18 @@ class Journal:
             "elapsed_s": elapsed,
             "time_ms": int(time.time() * 1000),
         }
-        self._folder.log_progress(line | ({"note": note} if note else {}) | known)
+        self._folder.log_progress(line | ({"note": note} if note else {}) | finite)
         if self.current_phase == "search" and step > self._num_tracked_steps:
-            self._tracker.log_metrics(known, step)
+            self._tracker.log_metrics(finite, step)
         self._tell(
             Progress(
                 self.current_phase,
                 step,
                 self.num_steps,
                 note,
-                known.get(metric_keys.KEPT_RATIO),
-                self._share(known.get(metric_keys.QUALITY)),
-                known.get(metric_keys.MEMORY_WEIGHT),
+                finite.get(metric_keys.KEPT_RATIO),
+                quality / self.full_quality if quality is not None and self.full_quality else None,
+                finite.get(metric_keys.MEMORY_WEIGHT),
                 elapsed,
                 elapsed / num_taken * (self.num_steps - step),
             )
@@ -145,12 +147,3 @@ class Journal:
                 self.current_phase, self._step, self.num_steps, note, None, None, None, elapsed, None, False
             )
         )
-
-    def _share(self, quality: float | None) -> float | None:
-        if quality is None or not self.full_quality:
-            return None
-        return quality / self.full_quality
-
-    def _tell(self, progress: Progress) -> None:
-        if self._watcher is not None:
-            self._watcher(progress)

@@ -20,11 +20,13 @@ class Budget:
         asked: As it was asked for, e.g. ``10%``.
         cap_params: Parameters that its table may have.
         path: Folder of its result.
+        name: Of that folder in the search's own; empty for the budget that is searched.
     """
 
     asked: str
     cap_params: int
     path: Path
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +67,12 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
     check_communities(config, interactions)
     check_memory_here(config, interactions.num_entities)
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
-        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-")
-        budget = Budget(str(asked), cap_params, config.output / name if budgets else config.output)
-        check_output(budget.path, overwrite=overwrite)
-        budgets.append(budget)
-    searched = budgets[0]
-    for budget in budgets[1:]:
-        if budget.cap_params <= searched.cap_params:
+        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
+        budgets.append(Budget(str(asked), cap_params, config.output / name, name))
+        if len(budgets) > 1 and cap_params <= budgets[0].cap_params:
             raise ConfigError(
-                f"budget: {budget.asked} ({budget.cap_params:,} parameters) is not looser than "
-                f"{searched.asked} ({searched.cap_params:,}): name the tightest one first."
+                f"budget: {asked} ({cap_params:,} parameters) is not looser than "
+                f"{budgets[0].asked} ({budgets[0].cap_params:,}): name the tightest one first."
             )
+        check_output(budgets[-1].path, overwrite=overwrite)
     return budgets

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
 from ciess_ray.packed.embedding import unpack_recommender
@@ -299,8 +300,7 @@ def _write_torchrec(source: TableFolder, new: Path) -> None:
     columns |= {"table": pa.array(names.tolist()).dictionary_encode(), "row": pa.array(places)}
     described_file, rows_file, weights_file = TORCHREC_FILES
     write_whole(new / described_file, json.dumps(described, indent=2) + "\n")
-    with whole_file(new / rows_file) as stream:
-        pq.write_table(pa.table(columns), stream, compression="zstd")
+    write_parquet(new / rows_file, pa.table(columns))
     named = {f"embedding_bags.{name}.weight": weight for name, weight in weights.items()}
     write_whole(new / weights_file, safetensors_of(named, {"format": _TORCHREC_FORMAT}))
     write_manifest(new, TORCHREC_FILES)

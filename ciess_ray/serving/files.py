@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ciess_ray.files.foreign import read_parquet
+from ciess_ray.files.formats import read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
@@ -71,34 +70,21 @@ class ScorerFile:
         Raises:
             ResultError: There is none, it is damaged, or of another format.
         """
-        path = folder / SCORER_FILE
+        file = folder / SCORER_FILE
         Manifest.read(folder).verify(SCORER_FILE)
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
+            with safetensors.safe_open(file, framework="numpy") as opened:
+                metadata = opened.metadata() or {}
             if metadata.get("format") != SCORER_FORMAT:
-                raise ResultError(f"{path}: its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}.")
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}")
             options = {**json.loads(metadata["options"])}
-            state = safetensors.numpy.load_file(path)
+            state = safetensors.numpy.load_file(file)
             return cls(metadata["recommender"], options, state, metadata.get("origin"))
-        except ResultError:
-            raise
         except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.
-            raise ResultError(f"{path}: damaged ({error!r}); write it again.") from error
+            raise ResultError(f"{file}: damaged ({error}); write it again.") from error
 
-    def check(self, table: PackedTable) -> None:
-        """Refuse options and weights that a recommender of this package cannot have beside a table.
-
-        Raises:
-            ResultError: Saying which.
-        """
-        fault = self._fault(table)
-        if fault is not None:
-            raise ResultError(
-                f"the scorer's weights are not those of a {self.recommender} of this table: {fault}."
-            )
-
-    def _fault(self, table: PackedTable) -> str | None:
+    def fault(self, table: PackedTable) -> str | None:
+        """What of its options and weights a recommender of this package cannot have beside a table."""
         name, num_layers = self.recommender, self.options.get("num_layers")
         if name in PROPAGATING and not (type(num_layers) is int and 0 <= num_layers <= MAX_LAYERS):
             return f"its num_layers are {str(num_layers)[:20]}, not 0 to {MAX_LAYERS}"
@@ -152,11 +138,12 @@ class TableFolder:
         manifest = Manifest.read(path)
         table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
         shape = table.num_users, table.num_rows - table.num_users
-        if ":" not in scorer.recommender:
-            try:
-                scorer.check(table)
-            except ResultError as error:
-                raise error.within(str(path)) from error
+        fault = None if ":" in scorer.recommender else scorer.fault(table)
+        if fault is not None:
+            raise ResultError(
+                f"{path}: the scorer's weights are not those of a {scorer.recommender} of this table: "
+                f"{fault}."
+            )
         test = read_interactions_file(path / TEST_FILE, shape) if manifest.has(TEST_FILE) else None
         train = read_interactions_file(path / INTERACTIONS_FILE, shape)
         return cls(path, table, scorer, train, test, *read_ids(path, *shape))
@@ -214,9 +201,9 @@ def read_interactions_file(file: Path, shape: tuple[int, int]) -> csr_array:
         indptr, indices = parts["indptr"], parts["indices"]
         its_shape = tuple(parts["shape"].tolist())
         if its_shape != shape:
-            raise ResultError(
-                f"{file.parent}: the table has {shape[0]} users and {shape[1]} items, the interactions "
-                f"{' and '.join(map(str, its_shape))}: they come from different searches."
+            raise ValueError(
+                f"the table has {shape[0]} users and {shape[1]} items, the interactions "
+                f"{' and '.join(map(str, its_shape))}: they come from different searches"
             )
         if indptr.dtype.kind != "i" or indices.dtype.kind != "i":
             raise ValueError("its parts are no whole numbers")
@@ -225,16 +212,13 @@ def read_interactions_file(file: Path, shape: tuple[int, int]) -> csr_array:
         if not graph.has_canonical_format:
             raise ValueError("its items are out of order, or stand twice")
         return graph
-    except ResultError:
-        raise
     except Exception as error:  # Of zipfile, zlib, NumPy or SciPy, by where the damage is.
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
 
 
 def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> None:
     """Write the ids of the user's own data, by row of the table."""
-    with whole_file(file) as stream:
-        pq.write_table(pa.table(entity_columns(user_ids, item_ids)), stream, compression="zstd")
+    write_parquet(file, pa.table(entity_columns(user_ids, item_ids)))
 
 
 def entity_columns(user_ids: NDArray[Any], item_ids: NDArray[Any]) -> dict[str, pa.Array]:

@@ -200,7 +200,7 @@ class TestOutput:
         folder = tmp_path / "copy"
         shutil.copytree(config.output, folder)
         (folder / "notes.txt").write_text("mine")
-        ResultFolder(folder, overwrite=True)
+        ResultFolder(folder)
         # Of the checkpoints a search that begins anew takes care.
         assert {entry.name for entry in folder.iterdir()} == {"notes.txt", "checkpoints"}
 

@@ -17,7 +17,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import _checkpoints
-from ciess_ray.searches.trainings import Training, _key
+from ciess_ray.searches.finalists import training_key
 from ciess_ray.training.pretrained import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -134,7 +134,7 @@ def keys(make_config, tmp_path_factory):
     )
     board = Board(plan)
     rows = np.full(interactions.num_users, 2), np.full(interactions.num_items, 2)
-    training = Training("2", EmbeddingSizes(*rows, 1, 16), (0, 9))
+    sizes = EmbeddingSizes(*rows, 1, 16)
 
     def in_cell(cell):
         return lambda config: board.key(replace(cell, config=config))
@@ -144,7 +144,7 @@ def keys(make_config, tmp_path_factory):
         "supernet": lambda config: (
             Preparation.supernet(config, interactions, caps_params_of(config, interactions.num_entities)).key
         ),
-        "training": lambda config: _key(config, interactions, training),
+        "training": lambda config: training_key(interactions, config.with_l2(None), sizes, (0, 9), None),
         "checkpoint": lambda config: _checkpoints(config, interactions).identity,
     }
     return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}

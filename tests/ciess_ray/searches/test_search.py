@@ -231,11 +231,11 @@ class TestModes:
         # Whatever they come to here: three communities are best, and what is worse ends the trying.
         bonus, measured, tried = {3: 1.0, 4: 0.5, 5: 2.0}, finalists.train_all, []
 
-        def prefer_three(run, trainings):
-            found = measured(run, trainings)
-            for position, training in enumerate(trainings):
-                if training.name.endswith("communities"):
-                    tried.append(int(training.name.split()[-2]))
+        def prefer_three(run, allocations, **where):
+            found = measured(run, allocations, **where)
+            for position, allocation in enumerate(allocations):
+                if allocation.name.endswith("communities"):
+                    tried.append(int(allocation.name.split()[-2]))
                     better = found[position].quality + bonus[tried[-1]]
                     found[position] = replace(found[position], quality=better)
             return found
@@ -269,10 +269,11 @@ class TestModes:
 
         measured = finalists.train_all
 
-        def prefer_equal(run, trainings):
+        def prefer_equal(run, allocations, **where):
+            outcomes = measured(run, allocations, **where)
             return [
-                replace(found, quality=found.quality + (training.name == "equal sizes"))
-                for training, found in zip(trainings, measured(run, trainings), strict=True)
+                replace(outcome, quality=outcome.quality + (allocation.name == "equal sizes"))
+                for allocation, outcome in zip(allocations, outcomes, strict=True)
             ]
 
         monkeypatch.setattr(finalists, "train_all", prefer_equal)

@@ -6,10 +6,11 @@ import ray
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.result import ResultFolder
+from ciess_ray.searches.finalists import train_all
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run, budgets_of
-from ciess_ray.searches.trainings import Training, train_all
 from ciess_ray.tracking.tracker import NullTracker
+from ciess_ray.training.contest import Allocation, Trained
 from envs.errors import BudgetError, ConfigError, TrainingError
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 
@@ -19,7 +20,7 @@ def make_run(ray_cluster, make_config, tmp_path):
     def make(on_progress=None, **sections):
         config = make_config(tmp_path / "out", **sections)
         interactions = load_interactions(config)
-        journal = Journal(ResultFolder(config.output, overwrite=True), NullTracker(), on_progress)
+        journal = Journal(ResultFolder(config.output), NullTracker(), on_progress)
         return Run(
             config,
             interactions,
@@ -31,13 +32,12 @@ def make_run(ray_cluster, make_config, tmp_path):
     return make
 
 
-def trainings(run, sizes=(2, 3)):
+def allocations(run, sizes=(2, 3)):
     rows = run.interactions
     return [
-        Training(
+        Allocation(
             f"size {size}",
             EmbeddingSizes(np.full(rows.num_users, size), np.full(rows.num_items, size), 1, 16),
-            (0, 9),
         )
         for size in sizes
     ]
@@ -45,7 +45,7 @@ def trainings(run, sizes=(2, 3)):
 
 def test_each_comes_out_as_it_does_alone(make_run):
     run = make_run()
-    two = trainings(run)
+    two = allocations(run)
     with run.journal.phase("retraining", 2):
         together = train_all(run, two)
     for file in run.config.checkpoint_folder.glob("training-*"):
@@ -59,7 +59,7 @@ def test_each_comes_out_as_it_does_alone(make_run):
 def test_what_was_trained_before_is_read(make_run):
     news = []
     run = make_run(news.append)
-    two = trainings(run)
+    two = allocations(run)
     with run.journal.phase("retraining", 2):
         first = train_all(run, two)
         files = {file: file.stat().st_mtime_ns for file in run.config.checkpoint_folder.glob("training-*")}
@@ -72,7 +72,7 @@ def test_what_was_trained_before_is_read(make_run):
 
 def test_where_rows_begin_and_l2_are_part_of_what_is_known(make_run):
     run = make_run()
-    (plain,) = trainings(run, (2,))
+    (plain,) = allocations(run, (2,))
     first_columns = np.arange(plain.sizes.num_rows) % 3
     placed = replace(plain, sizes=PlacedSizes.of(plain.sizes, first_columns))
     with run.journal.phase("retraining", 3):
@@ -82,9 +82,9 @@ def test_where_rows_begin_and_l2_are_part_of_what_is_known(make_run):
 
 def test_a_training_for_test_hands_its_parameters_over(make_run):
     run = make_run()
-    (two,) = trainings(run, (2,))
+    (two,) = allocations(run, (2,))
     with run.journal.phase("test", 1):
-        (tested,) = train_all(run, [Training("test", two.sizes, two.seed, best_batch=20)])
+        (tested,) = train_all(run, [replace(two, trained=Trained({}, 0.5, num_batches=20))], on_test=True)
     assert np.isnan(tested.quality) and tested.num_batches > 20
     assert sum(value.size for value in tested.state.values()) >= two.sizes.num_params
 
@@ -92,7 +92,7 @@ def test_a_training_for_test_hands_its_parameters_over(make_run):
 def test_an_error_of_a_training_is_raised_as_it_is(make_run):
     run = make_run(training={"learning_rate": 1e20})
     with run.journal.phase("retraining", 1), pytest.raises(TrainingError, match="^the loss of LightGCN is"):
-        train_all(run, trainings(run, (2,)))
+        train_all(run, allocations(run, (2,)))
 
 
 def test_looser_budgets_are_looser(make_run):

@@ -1,4 +1,7 @@
-"""Files that anybody may have made or damaged, read with their sizes known before memory is taken."""
+"""JSON and Parquet: written whole, and read as what anybody may have made or damaged.
+
+What a file claims is compared with its size before memory is taken.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ciess_ray.files.whole import read_regular, size_of
+from ciess_ray.files.whole import read_regular, size_of, whole_file
 from envs.errors import ResultError
 
 #: Of a text; the largest that we write, of a sweep of thousands of trials, have some megabytes.
@@ -93,3 +96,9 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, texts: Sequen
         return table
     except (pa.ArrowException, OSError, KeyError, OverflowError, ValueError, MemoryError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
+
+
+def write_parquet(file: Path, table: pa.Table) -> None:
+    """Write a table as :func:`ciess_ray.files.whole.whole_file` does."""
+    with whole_file(file) as stream:
+        pq.write_table(table, stream, compression="zstd")
