@@ -22,12 +22,12 @@ _MAX_ROWS_A_BYTE, _FEW, _MAX_SWELL, _LITTLE = 16, 100_000, 200, 50_000_000
 _THRIFT = 2**24
 
 
-def read_json(file: Path, known: str) -> dict[str, Any]:
+def read_json(file: Path, format: str) -> dict[str, Any]:
     """What a JSON file of a format says.
 
     Args:
         file: The file.
-        known: The ``format`` that it has to name.
+        format: The ``format`` that it has to name.
 
     Raises:
         ResultError: There is none, or it is damaged, too large or of another format.
@@ -36,8 +36,8 @@ def read_json(file: Path, known: str) -> dict[str, Any]:
         values = _parse(read_regular(file, _MAX_TEXT_BYTES))
     except ValueError as error:
         raise ResultError(f"{file}: damaged ({error}); make it again with --overwrite.") from error
-    if not isinstance(values, dict) or values.get("format") != known:
-        raise ResultError(f"{file}: not of the format {known!r}.")
+    if not isinstance(values, dict) or values.get("format") != format:
+        raise ResultError(f"{file}: not of the format {format!r}.")
     return values
 
 

@@ -165,13 +165,7 @@ def unpack_recommender(
     Raises:
         ResultError: The parameters are not those of this recommender.
     """
-    sizes = table.sizes
-    if train.shape != (len(sizes.user), len(sizes.item)):
-        raise ResultError(
-            f"the table has {len(sizes.user)} users and {len(sizes.item)} items, "
-            f"the interactions {train.shape[0]} and {train.shape[1]}: they come from different searches."
-        )
-    recommender = build_recommender(name, train, sizes, generator=torch.Generator(), options=options)
+    recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
     recommender.table.load_packed_values(torch.from_numpy(table.decoded()))
     state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
     label = name if isinstance(name, str) else name.__name__

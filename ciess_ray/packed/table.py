@@ -95,30 +95,6 @@ class PackedTable:
                 raise ResultError(f"{len(array)} {name} do not belong to {len(self.row_sizes)} rows")
 
     @classmethod
-    def pack(
-        cls,
-        table: NDArray[np.float32],
-        sizes: EmbeddingSizes,
-        *,
-        dtype: str = "float32",
-        recommender: str | None = None,
-    ) -> "PackedTable":
-        """Keep of each row its d_n numbers, in each table.
-
-        Args:
-            table: Users, then items, shape (num_users + num_items, num_tables * width), float32; the tables
-                stand side by side, each at least as wide as the sizes are.
-            sizes: One embedding size a row.
-            dtype: A key of :data:`VALUE_TYPES`.
-            recommender: Name of the recommender.
-
-        Raises:
-            ResultError: A number is not finite in this type.
-        """
-        mask = sizes.mask(table.shape[1] // sizes.num_tables)
-        return cls.of(table[mask], sizes, dtype=dtype, recommender=recommender)
-
-    @classmethod
     def of(
         cls,
         values: NDArray[np.float32],
@@ -127,7 +103,17 @@ class PackedTable:
         dtype: str = "float32",
         recommender: str | None = None,
     ) -> "PackedTable":
-        """Of the values that are kept, row after row, shape (num_params,), float32; see :meth:`pack`."""
+        """Keep of each row its d_n numbers, in each table.
+
+        Args:
+            values: Those that are kept, row after row, users first, shape (num_params,), float32.
+            sizes: One embedding size a row.
+            dtype: A key of :data:`VALUE_TYPES`.
+            recommender: Name of the recommender.
+
+        Raises:
+            ResultError: A number is not finite in this type, or the sizes are of scattered numbers.
+        """
         if isinstance(sizes, ScatteredSizes):
             raise ResultError(
                 "a packed table keeps the first numbers of each row: scattered ones have no file."

@@ -225,13 +225,13 @@ def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any
         # They were numbered from 0, steps and evaluations alike.
         has_steps = (path / CANDIDATES_FILE).exists()
         columns = ["step", "kind", "is_greedy"]
-        known = read_candidates(path, columns).select(columns[:2]).to_pylist() if has_steps else []
+        steps = read_candidates(path, columns).select(columns[:2]).to_pylist() if has_steps else []
         for row in old:
-            if has_steps and not 0 <= row["step"] < len(known):
+            if has_steps and not 0 <= row["step"] < len(steps):
                 raise ResultError(
                     f"{path / CANDIDATES_FILE}: the step {row['step']} of the retrained is missing."
                 )
-            row |= known[row["step"]] if has_steps else {"step": row["step"] + 1}
+            row |= steps[row["step"]] if has_steps else {"step": row["step"] + 1}
     return rows
 
 

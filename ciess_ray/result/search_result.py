@@ -109,9 +109,9 @@ class SearchResult:
         """
         import pandas as pd
 
-        found = self._served.recommend(users, k, include_seen=include_seen)
+        recommended = self._served.recommend(users, k, include_seen=include_seen)
         columns = ("user", "rank", "item", "score")
-        return pd.DataFrame(dict(zip(columns, self._served.ranked(users, found), strict=True)))
+        return pd.DataFrame(dict(zip(columns, self._served.ranked(users, recommended), strict=True)))
 
     @cached_property
     def _served(self) -> ServedRecommender:

@@ -172,10 +172,10 @@ def find_candidates(
 
 def _evaluation_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
     """Means of what is told of the greedy steps of an iteration, if there were any."""
-    told = [step.metrics() for step in steps]
+    greedy = [step.metrics() for step in steps]
     return {
-        key.replace("search/", "evaluation/"): sum(metrics[key] for metrics in told) / len(told)
-        for key in ((metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD) if told else ())
+        key.replace("search/", "evaluation/"): sum(metrics[key] for metrics in greedy) / len(greedy)
+        for key in ((metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD) if greedy else ())
     }
 
 

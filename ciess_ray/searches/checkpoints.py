@@ -96,8 +96,8 @@ class Checkpoints:
             except ValueError as damage:
                 skipped.append(f"{file.name} is damaged ({damage})")
                 continue
-            told = [f"{what}; the one before it is used." for what in skipped]
-            return Checkpoint(step, pickle.loads(payload), told)
+            notes = [f"{what}; the one before it is used." for what in skipped]
+            return Checkpoint(step, pickle.loads(payload), notes)
         if skipped:
             raise ResultError(
                 f"{self.folder}: no checkpoint can be read: {', '.join(skipped)}; run the search again with "

@@ -160,10 +160,10 @@ def _config_of(
     """What a folder's search was told, its data where they lie now."""
     values = copy.deepcopy(before["config"]) | {"output": str(folder)}
     values["search"]["num_episodes"] += more_episodes
-    known = before["dataset"]
-    if known.get("path") is not None:
+    dataset = before["dataset"]
+    if dataset.get("path") is not None:
         # A whole project may have moved, data and all.
-        places = Path(known["path"]), folder / known["path_from_folder"]
+        places = Path(dataset["path"]), folder / dataset["path_from_folder"]
         values["dataset"]["path"] = next((place for place in places if place.exists()), places[0])
     for override in overrides:
         if not override.startswith(("dataset.", "tracking.")):
@@ -187,7 +187,7 @@ def _read_extension(folder: Path, finished: dict[str, Any]) -> dict[str, Any] | 
     if not (work / RESULT_FILE).exists():
         return None
     begun = read_summary(work)
-    num_episodes, num_before = (one["config"]["search"]["num_episodes"] for one in (begun, finished))
+    num_episodes, num_before = (summary["config"]["search"]["num_episodes"] for summary in (begun, finished))
     return begun if num_episodes > num_before else None
 
 

@@ -24,7 +24,7 @@ from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.resources import gpus_of_each, num_threads
 from ciess_ray.result import ResultFolder
-from ciess_ray.searches.hints import search_hints
+from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
@@ -174,7 +174,10 @@ def write_result(
         },
         "methods": rows,
         "retrained": finalists.retrained,
-        "hints": search_hints(run.config, rows, is_equal_packed=finalists.best is finalists.equal),
+        "hints": [
+            *rank_hints(*rows, is_equal_packed=finalists.best is finalists.equal),
+            *training_hints(run.config, rows),
+        ],
     }
 
 

@@ -8,19 +8,8 @@ from ciess_ray.config.run import RunConfig, default_l2
 Row = Mapping[str, Any]
 
 
-def search_hints(config: RunConfig, rows: Sequence[Row], *, is_equal_packed: bool) -> list[str]:
-    """Sentences, each with what to do.
-
-    Args:
-        config: The run.
-        rows: What was measured of full size, equal sizes and the search, in this order.
-        is_equal_packed: Whether the search handed over equal sizes.
-    """
-    return [*rank_hints(*rows, is_equal_packed=is_equal_packed), *training_hints(config, rows)]
-
-
 def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
-    """Of :func:`search_hints` those on how the tables were trained, whichever they are.
+    """Sentences on how tables were trained, whichever they are, each with what to do.
 
     Args:
         config: The run, or one of many that are trained alike.
@@ -72,7 +61,7 @@ def _hints_on_l2(config: RunConfig, rows: Sequence[Row]) -> list[str]:
 
 
 def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: bool) -> list[str]:
-    """Of :func:`search_hints` those on what the search is worth.
+    """Sentences on what a search is worth, each with what to do.
 
     Args:
         full: What was measured of full size; None where nothing was.

@@ -32,7 +32,7 @@ from ciess_ray.serving.files import (
     entity_columns,
     safetensors_of,
 )
-from ciess_ray.serving.scorers import DotProductScorer, build_scorer
+from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
@@ -44,6 +44,7 @@ _TORCHREC_FORMAT = "ciess-ray torchrec tables 1"
 #: TorchRec's kernels want rows of a multiple of four.
 _SMALLEST_BUCKET = 4
 _ROWS_AT_ONCE = 2**16
+_OPSET, _IR_VERSION = 17, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,10 +308,47 @@ def _write_torchrec(source: TableFolder, new: Path) -> None:
 
 
 def _write_onnx(source: TableFolder, stream: IO[bytes]) -> None:
-    """A graph from user rows to the scores of all items."""
-    from ciess_ray.serving.onnx import onnx_model
+    """A graph with input ``user`` (n,), int64, and output ``score`` (n, num_items), float32.
 
-    stream.write(onnx_model(build_scorer(source), source.table.num_users))
+    Representations are stored as they are scored, without packing: ONNX has no rows of different sizes.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError as error:
+        raise ConfigError("the format onnx needs an extra: pip install 'ciess-ray[onnx]'.") from error
+    scorer = build_scorer(source)
+    constants = {"users": scorer.of_users(np.arange(source.table.num_users))}
+    nodes = [helper.make_node("Gather", ["users", "user"], ["row"])]
+    if isinstance(scorer, NCFScorer):
+        constants |= scorer.constants()
+        constants["zero_axis"] = np.array([1], np.int64)
+        constants["split"] = np.array(
+            [constants["hidden_item"].shape[1], constants["product_item"].shape[0]], np.int64
+        )
+        nodes += [
+            helper.make_node("Split", ["row", "split"], ["hidden", "product"], axis=1),
+            helper.make_node("Unsqueeze", ["hidden", "zero_axis"], ["hidden_of_pairs"]),
+            helper.make_node("Add", ["hidden_of_pairs", "hidden_item"], ["pairs"]),
+            helper.make_node("Relu", ["pairs"], ["active"]),
+            helper.make_node("MatMul", ["active", "output_hidden"], ["score_hidden"]),
+            helper.make_node("MatMul", ["product", "product_item"], ["score_product"]),
+            helper.make_node("Add", ["score_hidden", "score_product"], ["unbiased"]),
+            helper.make_node("Add", ["unbiased", "output_bias"], ["score"]),
+        ]
+    else:
+        constants["items"] = np.ascontiguousarray(scorer.item.T)
+        nodes.append(helper.make_node("MatMul", ["row", "items"], ["score"]))
+    graph = helper.make_graph(
+        nodes,
+        "ciess-ray scorer",
+        [helper.make_tensor_value_info("user", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", "num_items"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    stream.write(model.SerializeToString())
 
 
 FORMATS = {

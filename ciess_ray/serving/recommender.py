@@ -133,15 +133,15 @@ class ServedRecommender:
         ids: NDArray[Any] = self.item_ids[items]
         return ids
 
-    def ranked(self, wanted: Sequence[Any] | NDArray[Any], found: Recommendations) -> list[NDArray[Any]]:
+    def ranked(self, wanted: Sequence[Any] | NDArray[Any], lists: Recommendations) -> list[NDArray[Any]]:
         """Columns of a table with a row an item: for whom it is, its rank from 1, its id and its score.
 
         Args:
             wanted: Whom the recommendations are for, n of them.
-            found: Their lists.
+            lists: Of items, one for each.
         """
-        places, ranks = np.nonzero(found.items >= 0)
-        items, scores = found.items[places, ranks], found.scores[places, ranks]
+        places, ranks = np.nonzero(lists.items >= 0)
+        items, scores = lists.items[places, ranks], lists.scores[places, ranks]
         return [np.asarray(wanted)[places], ranks + 1, self.ids_of(items), scores]
 
     def _best(
@@ -178,16 +178,16 @@ class ServedRecommender:
         Raises:
             DataError: One is not known, or they are no list.
         """
-        wanted, known = _listed(wanted, kind), self._rows_by_text[kind]
+        wanted, rows_of = _listed(wanted, kind), self._rows_by_text[kind]
         texts = [_text_of(value) for value in wanted]
         # Readers take the blanks around an id for no part of it, unless the folder's ids have kept theirs.
-        rows = np.array([known.get(text, known.get(text.strip(), -1)) for text in texts], np.int64)
+        rows = np.array([rows_of.get(text, rows_of.get(text.strip(), -1)) for text in texts], np.int64)
         unknown = [wanted[position] for position in np.flatnonzero(rows < 0).tolist()]
         if unknown:
             raise DataError(
                 f"not in the table: {len(unknown):,} of {len(rows):,} {kind}s, e.g. "
                 f"{', '.join(dict.fromkeys(map(_shown, unknown[:5])))}; its ids are like "
-                f"{', '.join(list(known)[:3])}."
+                f"{', '.join(list(rows_of)[:3])}."
                 + (" For somebody new, give items that they like." if kind == "user" else "")
             )
         return rows

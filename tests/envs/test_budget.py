@@ -165,8 +165,8 @@ class TestCap:
         cap = MemoryBudget.parse(f"{amount}B").cap_params(num_rows, 1, d_max, num_tables)
         user, item = rng(seed).uniform(1, 8, num_users), rng(seed).uniform(1, 8, num_items)
         sizes = EmbeddingSizes.from_proposal(user, item, cap, 1, d_max, rng(seed), num_tables=num_tables)
-        table = np.ones((num_rows, num_tables * sizes.width), np.float32)
-        assert PackedTable.pack(table, sizes).num_bytes <= sizes.packed_bytes <= amount
+        values = np.ones(sizes.num_params, np.float32)
+        assert PackedTable.of(values, sizes).num_bytes <= sizes.packed_bytes <= amount
 
 
 class TestEmbeddingSizes:

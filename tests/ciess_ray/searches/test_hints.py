@@ -1,7 +1,7 @@
 import pytest
 
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.searches.hints import search_hints
+from ciess_ray.searches.hints import rank_hints, training_hints
 
 NAMES = ("full size", "equal sizes", "search")
 
@@ -27,7 +27,7 @@ def hints_of():
             }
             for name, batch, weight, quality in zip(NAMES, best_batches, weights, qualities, strict=True)
         ]
-        return search_hints(config, rows, is_equal_packed=False)
+        return [*rank_hints(*rows, is_equal_packed=False), *training_hints(config, rows)]
 
     return make
 
