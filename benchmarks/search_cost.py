@@ -71,7 +71,7 @@ def measure_search(file: Path, overrides: list[str], folder: Path) -> dict[str, 
     parts = {"full_size_fit": full.cost.cpu_s, "supernet": supernet.cost.cpu_s, "steps": steps_s}
     return {
         "budget": str(config.budget),
-        "num_steps": problem.ledger.num_steps,
+        "num_steps": problem.num_steps,
         "parts_cpu_s": parts,
         "cpu_s": sum(parts.values()),
     }

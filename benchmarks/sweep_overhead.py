@@ -24,8 +24,8 @@ from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
 from ciess_ray.sweeps import driver as sweeps
 from ciess_ray.sweeps.config import SweepPlan, parse_sweep
-from ciess_ray.sweeps.monitor import SweepState
 from ciess_ray.sweeps.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, Reporter
+from ciess_ray.tracking.runs import RunsState
 from envs.data import generate_interactions
 
 NUM_REPORTS = 300
@@ -78,7 +78,7 @@ def measure_reports(folder: Path) -> dict[str, Any]:
 
 
 def measure_start(folder: Path, num_trials: int) -> dict[str, Any]:
-    def follow(state: SweepState) -> None:
+    def follow(state: RunsState) -> None:
         if state.what == "started":
             raise Started
 

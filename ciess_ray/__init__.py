@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ciess_ray.own_packages import refuse_foreign_envs
 
 if TYPE_CHECKING:
-    from ciess_ray.front.many import compare, sweep
-    from ciess_ray.front.search import load_result, search
+    from ciess_ray.front.verbs import compare, load_result, search, sweep
     from ciess_ray.packed.table import PackedTable
     from ciess_ray.serving.recommender import ServedRecommender
 
@@ -33,10 +32,10 @@ __all__ = [
 _MODULES = {
     "PackedTable": "ciess_ray.packed.table",
     "ServedRecommender": "ciess_ray.serving.recommender",
-    "compare": "ciess_ray.front.many",
-    "load_result": "ciess_ray.front.search",
-    "search": "ciess_ray.front.search",
-    "sweep": "ciess_ray.front.many",
+    "compare": "ciess_ray.front.verbs",
+    "load_result": "ciess_ray.front.verbs",
+    "search": "ciess_ray.front.verbs",
+    "sweep": "ciess_ray.front.verbs",
 }
 
 refuse_foreign_envs()

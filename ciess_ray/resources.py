@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import ray
 from ray._private import ray_constants
@@ -121,8 +121,20 @@ def check_resources(config: RunConfig) -> None:
     )
 
 
+def cluster_nodes() -> list[dict[str, float]]:
+    """What each node that is alive has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def told_nodes(nodes: Iterable[Mapping[str, float]]) -> str:
+    """Nodes as people write them, e.g. ``2 CPU + 4 CPU 1 GPU``."""
+    return " + ".join(
+        f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
+    )
+
+
 def _check(asked: str, kind: str, count: int, num_cpus: float, num_gpus: float) -> None:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = cluster_nodes()
     # A process runs on one node: what is left over on two nodes holds none. The floor forgives 0.1 + 0.2.
     room = sum(
         min(
@@ -133,15 +145,12 @@ def _check(asked: str, kind: str, count: int, num_cpus: float, num_gpus: float) 
     )
     if room >= count:
         return
-    there = " + ".join(
-        f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
-    )
     each = f"{num_cpus:g} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
     total = f"{count} x {each} = {count * num_cpus:g} CPU" if count > 1 else each
     remedy = f"ask for {room} or fewer, or " if count > 1 and room else ""
     raise ConfigError(
-        f"{asked} asks for {total}, and this cluster ({there}) has room for {room} such: it would wait for "
-        f"ever. Please {remedy}lower resources.num_cpus_per_{kind}"
+        f"{asked} asks for {total}, and this cluster ({told_nodes(nodes)}) has room for {room} such: it "
+        f"would wait for ever. Please {remedy}lower resources.num_cpus_per_{kind}"
         + (f" or resources.num_gpus_per_{kind}." if num_gpus else ".")
     )
 

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.measure import Measurement
 from rich.segment import Segments
 from rich.table import Table
@@ -223,18 +222,6 @@ def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
-
-
-def live_on(console: Terminal, *, auto_refresh: bool) -> "Live | NotebookLive | None":
-    """What moves in a terminal or in a notebook's cell; None elsewhere.
-
-    Args:
-        console: Where to.
-        auto_refresh: Whether a terminal is drawn four times a second, and not at each ``update``.
-    """
-    if in_notebook():
-        return NotebookLive()
-    return Live(console=console, auto_refresh=auto_refresh) if console.is_terminal else None
 
 
 #: What all commands write to.

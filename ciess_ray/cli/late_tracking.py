@@ -3,29 +3,28 @@
 Runs that the store knows are gone on with and get only what they lack, so that a folder may be sent twice.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ciess_ray.comparisons.board import cell_file
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.driver import PLAN_FILE, read_id, read_plan
-from ciess_ray.comparisons.recorder import Recorder
+from ciess_ray.comparisons.driver import PLAN_FILE, monitor_of, read_id, read_plan, record
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.config.yaml_file import check_values, put_override
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE, SWEEP_FILE, SWEEP_ROWS_FILE
 from ciess_ray.result import RESULT_FILE, read_steps, read_summary
-from ciess_ray.sweeps.driver import read_sweep, sole_driver
-from ciess_ray.sweeps.monitor import Monitor
+from ciess_ray.sweeps.driver import sole_driver
+from ciess_ray.sweeps.monitor import SweepMonitor
 from ciess_ray.sweeps.storage import Storage
-from ciess_ray.sweeps.trial import TRIAL_FILE, read_summary_of
+from ciess_ray.sweeps.trial import read_sweep
 from ciess_ray.tracking.mlflow_store import End, MlflowStore
-from ciess_ray.tracking.tracker import result_metrics, run_tags, texts_of
+from ciess_ray.tracking.tracker import result_metrics, texts_of
 from envs.errors import ResultError
 
 _ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -57,16 +56,6 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     )
 
 
-@contextlib.contextmanager
-def _recording(tracking: TrackingConfig, folder: Path | str) -> Iterator[tuple[MlflowStore, list[str]]]:
-    """A store, and a list that has what it did not take once the block is over."""
-    store, problems = MlflowStore(tracking, folder), list[str]()
-    try:
-        yield store, problems
-    finally:
-        problems += store.close()
-
-
 def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
     summary = read_summary(folder)
     status = _ENDS.get(summary["status"])
@@ -79,7 +68,8 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
     for override in overrides:
         put_override(values, override)
     tracking = check_values(TrackingConfig, values["tracking"], f"{folder / RESULT_FILE}: tracking")
-    with _recording(tracking, folder) as (store, problems):
+    store = MlflowStore(tracking, folder)
+    try:
         run = store.run(
             # A store that knows no run by its id is given one, and knows it by this the next time.
             hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
@@ -100,6 +90,8 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
             run.log_folder(folder)
             run.log_model(folder)
         run.end(status)
+    finally:
+        problems = store.close()
     return store.uri, problems
 
 
@@ -114,32 +106,22 @@ def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[s
     # Without threads, see read_ids.
     table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
     statuses = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    with sole_driver(storage), _recording(plan.config.tracking, storage.shown) as (store, problems):
-        monitor = Monitor(plan, storage, state, store, {"sweep": storage.shown, **run_tags()}, on_change=None)
-        for name, status in statuses.items():
-            fields = storage.read(f"{name}/{TRIAL_FILE}")
-            if fields is None:
-                continue
-            if read_summary_of(storage, name) is not None:
-                monitor.finish_earlier(name, json.loads(fields))
-            elif status in ("stopped", "failed"):
-                monitor.end_earlier(name, json.loads(fields), status)
-        monitor.log_results()
-        assert monitor.parent is not None
-        monitor.parent.end("FINISHED" if set(statuses.values()) <= {"finished", "stopped"} else "FAILED")
-    monitor.close()
-    return store.uri, problems
+    with sole_driver(storage), TemporaryDirectory(prefix="ciess-ray-") as work:
+        store = MlflowStore(plan.config.tracking, storage.shown)
+        with SweepMonitor(plan, storage, state, store, Path(work)) as monitor:
+            monitor.recall(statuses)
+            monitor.finish_all()
+    return store.uri, monitor.problems
 
 
 def _send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
     plan = read_plan(folder, overrides)
-    with _recording(plan.config.tracking, folder) as (store, problems):
-        recorder = Recorder(plan, store, read_id(folder))
-        results = [CellResult.read(cell_file(folder, cell)) for cell in plan.cells]
-        for cell, result in zip(plan.cells, results, strict=True):
+    store = MlflowStore(plan.config.tracking, folder)
+    with monitor_of(plan, store, read_id(folder)) as monitor:
+        for cell in plan.cells:
+            result = CellResult.read(cell_file(folder, cell))
             if result is not None:
-                recorder.record(cell, result)
-        files = [folder / name for name in (COMPARISON_FILE, COMPARISON_ROWS_FILE)]
-        is_complete = all(result is not None and result.row["status"] == "finished" for result in results)
-        problems += recorder.close([file for file in files if file.exists()], is_complete)
-    return store.uri, problems
+                record(monitor, cell, result)
+        files = (folder / COMPARISON_FILE, folder / COMPARISON_ROWS_FILE)
+        monitor.files = [file for file in files if file.exists()]
+    return store.uri, monitor.problems

@@ -138,9 +138,9 @@ def search(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches import driver as searches
-    from ciess_ray.searches.live import LiveView
+    from ciess_ray.searches.live import SearchView
 
-    with LiveView(console) as view:
+    with SearchView(console) as view:
         if resume is not None:
             result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
         elif run is not None:

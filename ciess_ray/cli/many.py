@@ -58,14 +58,14 @@ def sweep(
     plan = load_sweep(Path(config or ""), changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray.searches.live import RunsView
     from ciess_ray.sweeps import driver as sweeps
-    from ciess_ray.sweeps.live import SweepView
 
     if plan is not None and dry_run:
         rows = [(trial.name, claims, str(num_at_once)) for trial, claims, num_at_once in sweeps.check(plan)]
         console.show(TextTable("trial", "claims", "at once", rows=rows))
         return
-    with SweepView(console) as view:
+    with RunsView(console) as view:
         if resume is not None:
             results = sweeps.resume_sweep(resume, overrides=changes, on_change=view)
         elif plan is not None:
@@ -148,25 +148,25 @@ def compare(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.comparisons import driver as comparisons
-    from ciess_ray.comparisons.figures import to_rich
-    from ciess_ray.comparisons.live import ComparisonLines
     from ciess_ray.config.data import check_places
+    from ciess_ray.searches.live import RunsView
 
     if plan is None:
         plan = comparisons.read_plan(Path(resume or ""), changes)
-        check_places(plan.grid.trials, "compare", str(resume))
+        check_places(plan.trials, "compare", str(resume))
     if dry_run:
         rows = [(cell.name, state) for cell, state in comparisons.check(plan)]
         console.show(TextTable("cell", "state", rows=rows))
         return
     console.say(f"{len(plan.cells)} cells into {plan.config.output}")
-    results, figures = comparisons.compare(plan, overwrite=overwrite, on_change=ComparisonLines(console))
-    console.show(to_rich(figures))
+    with RunsView(console) as view:
+        results = comparisons.compare(plan, overwrite=overwrite, on_change=view)
+    console.show(results.to_rich())
     console.say(RANKING_NOTE)
     console.say(_TERMS)
     say_end(
         "compare",
-        [(cell.name, results.status(cell), results.error(cell)) for cell in results.plan.cells],
+        [(row["cell"], row["status"], row["error"]) for row in results.rows],
         results.seconds,
         str(results.plan.config.output),
         problems=results.problems,

@@ -9,7 +9,7 @@ from ciess_ray.comparisons.methods import METHODS
 from ciess_ray.config.data import caps_params_of, dataset_key, read_data
 from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
 from ciess_ray.names import FULL_SIZE, SEARCH
-from ciess_ray.training.pretrained import full_sizes, kept_ratios_of
+from ciess_ray.training.pretrained import Preparation, full_sizes, kept_ratios_of
 from envs.data import Interactions
 from envs.errors import ConfigError
 
@@ -42,11 +42,11 @@ class Board:
         self.plan = plan
         methods = [METHODS[name] for name in plan.config.methods]
         trains_full = FULL_SIZE in plan.config.methods or any(m.needs_full or m.is_judging for m in methods)
-        self.data = read_data(plan.grid.trials, plan.source, trains_full=trains_full)
+        self.data = read_data(plan.trials, plan.source, trains_full=trains_full)
         caps: dict[str, set[int]] = {}
         for cell in plan.cells:
             caps.setdefault(cell.group, set()).update(self._budget_caps(cell))
-        self._caps = {group: sorted(own) for group, own in caps.items()}
+        self._caps = {group: sorted(caps_params) for group, caps_params in caps.items()}
 
     def interactions(self, cell: Cell) -> Interactions:
         """The splits of a cell, test included."""
@@ -58,22 +58,18 @@ class Board:
             return full_sizes(cell.config, self.interactions(cell)).num_params
         return self._budget_caps(cell)[0]
 
-    def shared_caps(self, cell: Cell) -> list[int]:
-        """The budgets that the supernet of a cell serves: all of its group."""
-        return self._caps[cell.group]
-
     def _budget_caps(self, cell: Cell) -> list[int]:
         return caps_params_of(cell.config, self.interactions(cell).num_entities)
 
-    def needs_full(self, cell: Cell) -> bool:
-        """Whether a cell needs the full-size fit."""
-        method = METHODS[cell.method]
-        return method.needs_full or (method.is_judging and cell.config.search.steps_start_from == "full size")
-
-    def needs_supernet(self, cell: Cell) -> bool:
-        """Whether a cell needs the supernet."""
-        is_judging = METHODS[cell.method].is_judging
-        return is_judging and cell.config.search.steps_start_from == "supernet"
+    def needed(self, cell: Cell) -> list[Preparation]:
+        """What is trained beforehand for a cell, and for others: the full-size fit, the supernet."""
+        method, start = METHODS[cell.method], cell.config.search.steps_start_from
+        interactions, needed = self.interactions(cell), []
+        if method.needs_full or (method.is_judging and start == "full size"):
+            needed.append(Preparation.full_size(cell.config, interactions, keeps_state=True))
+        if method.is_judging and start == "supernet":
+            needed.append(Preparation.supernet(cell.config, interactions, self._caps[cell.group]))
+        return needed
 
     def key(self, cell: Cell) -> str:
         """A name for what a cell computes, by the hash of all that it depends on."""
@@ -83,7 +79,7 @@ class Board:
         ignores = {"looser_budgets", "search.supernet_kept_ratios"}
         if method.is_judging:
             full = full_sizes(cell.config, self.interactions(cell))
-            what["kept_ratios"] = kept_ratios_of(cell.config, full, self.shared_caps(cell))
+            what["kept_ratios"] = kept_ratios_of(cell.config, full, self._caps[cell.group])
         else:
             ignores |= JUDGING | SUPERNET
         if not method.is_search:
@@ -97,19 +93,19 @@ class Board:
         # Cells may come of several machines: what PyTorch each had stands in its row.
         return key_of_run(cell.config, self.interactions(cell), what, ignores=ignores, with_torch=False)
 
-    def known(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
+    def kept(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
         """Finished cells of a folder, and names of those that were finished under other settings.
 
         Raises:
             ConfigError: A cell is not kept whose method computes none any more.
         """
-        known: dict[str, CellResult] = {}
+        kept: dict[str, CellResult] = {}
         others = []
         for cell in self.plan.cells:
             result = CellResult.read(cell_file(folder, cell))
             is_finished = result is not None and result.row["status"] == "finished"
             if result is not None and is_finished and result.row["key"] == self.key(cell):
-                known[cell.name] = result
+                kept[cell.name] = result
             elif cell.method in FORMER_METHODS:
                 raise ConfigError(
                     f"{self.plan.source}: methods: there is no {cell.method!r} any more: "
@@ -117,7 +113,7 @@ class Board:
                 )
             elif is_finished:
                 others.append(cell.name)
-        return known, others
+        return kept, others
 
 
 def cell_file(folder: Path, cell: Cell) -> Path:

@@ -26,34 +26,17 @@ from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, Trained, choose, place
 from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.training.costs import Cost, Meter
-from ciess_ray.training.pretrained import FullSizeFit
-from envs.data import Interactions
 from envs.errors import BudgetError
 from envs.metrics import RankingMetrics
 from envs.recommenders import resolve_device
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
-from envs.step_modes import State, state_of
+from envs.step_modes import state_of
 
 #: What a method may miss the budget by.
 TOLERANCE = 1e-3
 _ROW = "row"
 _USER = "user/"
 _SIZES = ("user_sizes", "item_sizes", "first_columns")
-
-
-@dataclass(frozen=True, eq=False)
-class Shared:
-    """What is trained once for all cells of a data set, recommender and seed.
-
-    Attributes:
-        full: The full-size fit, with its parameters; None where the method needs none.
-        pretrained: What the search's step mode starts from; None likewise.
-        costs: What each took that the method needs.
-    """
-
-    full: FullSizeFit | None = None
-    pretrained: State | None = None
-    costs: Sequence[Cost] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,32 +73,22 @@ class CellResult:
 
 
 def run_cell(
-    method: str,
-    config: RunConfig,
-    interactions: Interactions,
-    reveal_test: Callable[[], csr_array],
-    cap_params: int,
-    shared: Shared,
-    work: Path,
+    method: str, problem: Problem, costs: Sequence[Cost], reveal_test: Callable[[], csr_array]
 ) -> CellResult:
     """Let a method propose, train its best allocations, and measure the best on validation on test.
 
     Args:
         method: A name in :data:`ciess_ray.comparisons.methods.METHODS`.
-        config: The run.
-        interactions: Training and validation; its test split is empty.
+        problem: What the method may look at.
+        costs: What each took that was trained beforehand for it.
         reveal_test: Gives the test interactions; called once, when everything is chosen.
-        cap_params: Parameters that the table has.
-        shared: What the method needs of what was trained beforehand.
-        work: An empty folder.
 
     Raises:
         BudgetError: The method proposed a table that misses the budget.
         TrainingError: A loss is NaN or infinite.
     """
     meter = Meter()
-    problem = Problem(config, interactions, cap_params, work, shared.full, shared.pretrained)
-    ledger = problem.ledger
+    config, cap_params = problem.config, problem.cap_params
     with meter.phase("choosing"):
         proposed = METHODS[method]().propose(problem)[: config.search.num_candidates]
     for allocation in proposed:
@@ -128,9 +101,9 @@ def run_cell(
         chosen = _best_trained(problem, proposed, METHODS[method].is_search)
     with meter.phase("test"):
         final = _measure(problem, chosen, reveal_test)
-    own = meter.cost(ledger.num_trainings)
+    cost = meter.cost(problem.num_trainings)
     sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.ranking
-    both = interactions.merge_validation_into_training()
+    both = problem.interactions.merge_validation_into_training()
     row = {
         "num_params": sizes.num_params,
         **vars(served_bytes(final.recommender, both, config.recommender.name)),
@@ -144,15 +117,15 @@ def run_cell(
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
         "num_test_batches": final.num_batches,
-        "num_steps": ledger.num_steps,
+        "num_steps": problem.num_steps,
         "num_candidates": len(proposed),
-        "num_trainings": own.num_trainings + sum(cost.num_trainings for cost in shared.costs),
-        "cpu_s": own.cpu_s + sum(cost.cpu_s for cost in shared.costs),
-        "wall_s": own.wall_s,
-        "peak_bytes": max([own.peak_bytes, *(cost.peak_bytes for cost in shared.costs)]),
+        "num_trainings": cost.num_trainings + sum(shared.num_trainings for shared in costs),
+        "cpu_s": cost.cpu_s + sum(shared.cpu_s for shared in costs),
+        "wall_s": cost.wall_s,
+        "peak_bytes": max(each.peak_bytes for each in (cost, *costs)),
         "device": _device_name(config),
         "torch": str(torch.__version__),
-        "cpu_s/shared": sum(cost.cpu_s for cost in shared.costs),
+        "cpu_s/shared": sum(shared.cpu_s for shared in costs),
         **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
         "validation/quality": outcome.quality,
         **{f"validation/{name}": value for name, value in outcome.metrics.items()},
@@ -180,7 +153,7 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
         equal = equal_sizes(config, problem.interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
     best = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
-    return max(best, key=lambda one: one.quality)
+    return max(best, key=lambda allocation: allocation.quality)
 
 
 def _converge(problem: Problem, allocation: Allocation) -> Trained:
@@ -192,7 +165,7 @@ def _converge(problem: Problem, allocation: Allocation) -> Trained:
         key_of(problem.config.seed, Stream.RETRAINING),
         initial=None if allocation.start is None else allocation.start.state,
     )
-    problem.ledger.num_trainings += 1
+    problem.num_trainings += 1
     return Trained(report.best.summary(), report.best.quality, report.best_batch)
 
 
@@ -209,8 +182,8 @@ def _measure(
             config, problem.interactions, problem.full_sizes, start.full_batches, seed
         )
         initial = state_of(recommender)
-        problem.ledger.num_trainings += 1
-    problem.ledger.num_trainings += 1
+        problem.num_trainings += 1
+    problem.num_trainings += 1
     revealed = problem.interactions.with_test(reveal_test())
     return train_for_test(
         config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial

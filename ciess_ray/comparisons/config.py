@@ -83,7 +83,7 @@ class Cell:
     group: str
 
 
-class ComparisonPlan:
+class ComparisonPlan(Grid):
     """A comparison that has been checked, cell by cell.
 
     Args:
@@ -92,57 +92,46 @@ class ComparisonPlan:
         source: What messages call the comparison's file.
 
     Attributes:
-        grid: The points of the grid.
         cells: Every cell; the full size once for all budgets.
 
     Raises:
         ConfigError: A point of the grid is wrong, or no method could be compared fairly there.
     """
 
+    config: ComparisonConfig
+
     def __init__(self, config: ComparisonConfig, base_values: Mapping[str, Any], source: str) -> None:
-        self.config, self.source = config, source
-        self.grid = Grid(config, base_values, source)
-        for trial in self.grid.trials:
-            self._check(trial.config)
+        super().__init__(config, base_values, source)
+        for trial in self.trials:
+            search = trial.config.search
+            if search.mode != "projected":
+                raise ConfigError(
+                    f"{self.source}: search.mode={search.mode} leaves it to λ whether the budget is met, and "
+                    "methods are compared at one budget: set search.mode=projected."
+                )
+            if search.num_env_runners:
+                raise ConfigError(
+                    f"{self.source}: CPU seconds are those of a cell's own process: set "
+                    "search.num_env_runners=0; cells run side by side."
+                )
         self.cells = self._cells()
-
-    def values(self) -> dict[str, Any]:
-        """Plain values that :func:`parse_comparison` makes the same plan of."""
-        values = self.config.model_dump(mode="json", exclude={"base", "set"})
-        return values | self.grid.values()
-
-    def _check(self, config: RunConfig) -> None:
-        settings = config.search
-        if settings.mode != "projected":
-            raise ConfigError(
-                f"{self.source}: search.mode={settings.mode} leaves it to λ whether the budget is met, and "
-                "methods are compared at one budget: set search.mode=projected."
-            )
-        if settings.num_env_runners:
-            raise ConfigError(
-                f"{self.source}: CPU seconds are those of a cell's own process: set "
-                "search.num_env_runners=0; cells run side by side."
-            )
 
     def _cells(self) -> list[Cell]:
         cells: dict[str, Cell] = {}
-        full: set[str] = set()
-        for trial in self.grid.trials:
+        groups: set[str] = set()
+        for trial in self.trials:
             shared = {name: value for name, value in trial.fields.items() if name != "budget"}
             group = json.dumps(shared, sort_keys=True)
             for method in self.config.methods:
-                is_full = method == FULL_SIZE
-                fields = shared if is_full else trial.fields
                 # A full table is the same at every budget.
-                if is_full and group in full:
+                if method == FULL_SIZE and group in groups:
                     continue
-                if is_full:
-                    full.add(group)
-                parts = slug(fields), method.replace(" ", "-")
-                name = "_".join(filter(None, parts))
+                fields, end = shared if method == FULL_SIZE else trial.fields, method.replace(" ", "-")
+                name = "_".join(filter(None, (slug(fields), end)))
                 if name in cells:
-                    name = "_".join(filter(None, (parts[0], digest(fields)[:8], parts[1])))
+                    name = "_".join(filter(None, (slug(fields), digest(fields)[:8], end)))
                 cells[name] = Cell(name, method, fields, trial.config, group)
+            groups.add(group)
         return list(cells.values())
 
 

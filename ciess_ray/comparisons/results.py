@@ -1,25 +1,26 @@
 """What a comparison leaves: a row a cell, means over seeds, and whether the search beats each method."""
 
 import json
-import math
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
-from ciess_ray.comparisons.figures import MethodFigures, to_frame
 from ciess_ray.config.credentials import without_secrets
+from ciess_ray.config.grid import other_fields
 from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.whole import write_whole
+from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
@@ -32,13 +33,12 @@ from ciess_ray.result import dataset_name, versions
 from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.statistics import Difference, Spread, column_of, paired_bootstrap
 from ciess_ray.streams import Stream, rng_of
+from ciess_ray.terminal import TextTable
 from ciess_ray.tracking.tracker import run_tags
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Fields that have a column of their own.
-_OWN_FIELDS = ("seed", "budget")
 #: Metrics in which the search is compared with every other method.
 COMPARED = ("ndcg@20", "recall@20")
 #: What means are told of, beside every metric.
@@ -58,6 +58,107 @@ _FIGURES = (
     "cpu_s/choosing",
     "peak_bytes",
 )
+
+
+#: What a DataFrame has beside the ranking on test.
+_TOLD = ("share_of_full", *TABLE_FIGURES, "num_trainings", "cpu_s", "peak_bytes")
+#: Of a row a method, between its budget and what it costs.
+HEADINGS = (
+    "method",
+    "n",
+    "splits",
+    "R@20",
+    "N@20",
+    "of full",
+    "search",
+    "p",
+    "packed",
+    "served",
+    "with histories",
+    "user : item",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodFigures:
+    """One method at one point of the grid, over its seeds.
+
+    Attributes:
+        dataset: What it was trained on.
+        recommender: Its name.
+        budget: As it was asked for.
+        method: The method.
+        fields: What the point differs in, seed and budget aside.
+        seeds: Those that are finished.
+        split_seeds: The splits of the data that they are of, each once.
+        num_missing: Seeds that failed or are pending.
+        figures: Means and standard deviations, by the columns of ``comparison.parquet``; and by
+            ``share_of_full`` NDCG@20 as a share of full size's of the same seed, where that is finished.
+        is_still_rising: Whether a training ended while validation was still rising.
+        differences: The search less this method, by metric; empty for the search itself and where one of
+            the two is missing.
+    """
+
+    dataset: str
+    recommender: str
+    budget: str
+    method: str
+    fields: dict[str, Any]
+    seeds: list[int]
+    split_seeds: list[int]
+    num_missing: int
+    figures: dict[str, Spread]
+    is_still_rising: bool
+    differences: dict[str, Difference]
+
+    def row(self) -> dict[str, Any]:
+        """What :meth:`ComparisonResults.table` says of it."""
+        ranking = {
+            name.removeprefix("test/"): spread
+            for name, spread in self.figures.items()
+            if name.startswith("test/")
+        }
+        difference = self.differences.get(COMPARED[0])
+        against = () if difference is None else ("relative", "relative_low", "relative_high", "p")
+        return {
+            "method": self.method,
+            "dataset": self.dataset,
+            "recommender": self.recommender,
+            "budget": self.budget,
+            **other_fields(self.fields),
+            "seeds": len(self.seeds),
+            **{name: spread.mean for name, spread in ranking.items()},
+            **{name: self.figures[name].mean for name in _TOLD if name in self.figures},
+            **{f"search/{name}": getattr(difference, name) for name in against},
+            **{f"{name}/sd": spread.sd for name, spread in ranking.items()},
+        }
+
+    def cells(self) -> list[str]:
+        """What people read of it, from its number of seeds on."""
+        if not self.seeds:
+            return ["0", *[""] * 13]
+        figures, against = self.figures, self.differences.get(COMPARED[0])
+        search, p = "", ""
+        if against is not None:
+            interval = f"[{against.relative_low:+.1%}, {against.relative_high:+.1%}]"
+            search, p = f"{against.relative:+.1%} {interval}", f"{against.p:.2g}"
+        return [
+            str(len(self.seeds)) + ("^" if self.is_still_rising else ""),
+            str(len(self.split_seeds)),
+            str(figures["test/recall@20"]),
+            str(figures["test/ndcg@20"]),
+            f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
+            search,
+            p,
+            *(
+                f"{figures[name].mean:,.0f}" if name in figures else ""
+                for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
+            ),
+            f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}",
+            f"{figures['num_trainings'].mean:.0f}",
+            f"{figures['cpu_s'].mean:,.0f}",
+            f"{figures['peak_bytes'].mean / 1e6:,.0f}",
+        ]
 
 
 @dataclass(eq=False)
@@ -82,24 +183,18 @@ class ComparisonResults:
         return f"{type(self).__name__}({len(self.results)} of {len(self.plan.cells)} cells)"
 
     @property
+    def finished(self) -> dict[str, CellResult]:
+        """Those that came to their end, by name."""
+        return {name: result for name, result in self.results.items() if result.row["status"] == "finished"}
+
+    @property
     def is_complete(self) -> bool:
         """Whether every cell is finished."""
-        return all(self.status(cell) == "finished" for cell in self.plan.cells)
-
-    def status(self, cell: Cell) -> str:
-        """``finished``, ``failed`` or ``pending``."""
-        known = self.results.get(cell.name)
-        return "pending" if known is None else str(known.row["status"])
-
-    def error(self, cell: Cell) -> str | None:
-        """Why a cell failed."""
-        known = self.results.get(cell.name)
-        return None if known is None else known.row.get("error")
+        return len(self.finished) == len(self.plan.cells)
 
     def row(self, cell: Cell) -> dict[str, Any]:
         """What ``comparison.parquet`` says of a cell."""
-        known = self.results.get(cell.name)
-        return {
+        row = {
             "cell": cell.name,
             "dataset": dataset_name(cell.config.model_dump(mode="json")),
             "recommender": cell.config.recommender.name,
@@ -107,14 +202,19 @@ class ComparisonResults:
             "method": cell.method,
             "seed": cell.config.seed,
             "split_seed": cell.config.split_seed,
-            "status": self.status(cell),
-            "error": self.error(cell),
-            **({} if known is None else {k: v for k, v in known.row.items() if k not in ("status", "error")}),
+            "status": "pending",
+            "error": None,
         }
+        return row | self.results[cell.name].row if cell.name in self.results else row
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all cells, in order."""
+        return [self.row(cell) for cell in self.plan.cells]
 
     def to_table(self) -> pa.Table:
         """One row a cell, with NULL for what it has not got to."""
-        rows = [self.row(cell) for cell in self.plan.cells]
+        rows = self.rows
         columns = dict.fromkeys(name for row in rows for name in row)
         return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
 
@@ -124,59 +224,77 @@ class ComparisonResults:
         Recall and NDCG are on test. ``search/relative`` is by which share of the method's NDCG@20 the search
         exceeds it, with the ends of the 95 % interval and p, paired over users and splits.
         """
-        return to_frame(self.figures())
+        # It takes a while to import.
+        import pandas as pd
 
+        return pd.DataFrame([entry.row() for entry in self.figures]).set_index("method")
+
+    def to_rich(self) -> TextTable:
+        """What people read: a row a method, budget after budget."""
+        has_datasets = len({entry.dataset for entry in self.figures}) > 1
+        points = []
+        for entry in self.figures:
+            others = [
+                f"{name.rpartition('.')[2]}={value}"
+                for name, value in entry.fields.items()
+                if name.split(".")[0] not in ("dataset", "recommender")
+            ]
+            dataset = [entry.dataset] if has_datasets else []
+            points.append(" ".join([*dataset, entry.recommender, *others, entry.budget]))
+        rows = [
+            ("" if point == before else point, entry.method, *entry.cells())
+            for before, point, entry in zip(["", *points], points, self.figures, strict=False)
+        ]
+        headings = ("budget", *HEADINGS, "trainings", "CPU s", "peak MB")
+        return TextTable(*headings, first_number=2, rows=rows)
+
+    @cached_property
     def figures(self) -> list[MethodFigures]:
         """Means over seeds of every method at every point of the grid, and the search against each."""
         points: dict[str, dict[str, list[Cell]]] = {}
         full: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
-            fields = {name: value for name, value in cell.fields.items() if name != "seed"}
-            key = json.dumps(fields, sort_keys=True)
+            key = json.dumps({name: value for name, value in cell.fields.items() if name != "seed"})
             if cell.method == FULL_SIZE:
                 full.setdefault(key, []).append(cell)
             else:
                 points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
-        told = [self._method_figures(cells, {}, cells) for cells in full.values()]
+        figures = [self._method_figures(cells, {}, cells) for cells in full.values()]
         for number, methods in enumerate(points.values()):
             rng = rng_of(0, Stream.BOOTSTRAP, number)
             for method, cells in methods.items():
                 searched = methods.get(SEARCH, []) if method != SEARCH else []
-                fields = {name: value for name, value in cells[0].fields.items() if name not in _OWN_FIELDS}
-                whole = full.get(json.dumps(fields, sort_keys=True), [])
-                told.append(self._method_figures(cells, self._differences(searched, cells, rng), whole))
-        return told
+                whole = full.get(json.dumps(_fields_of(cells[0])), [])
+                figures.append(self._method_figures(cells, self._differences(searched, cells, rng), whole))
+        return figures
 
     def _method_figures(
         self, cells: Sequence[Cell], differences: dict[str, Difference], full: Sequence[Cell]
     ) -> MethodFigures:
-        done = [cell for cell in cells if self.status(cell) == "finished"]
-        rows = [self.results[cell.name].row for cell in done]
-        whole = {
-            cell.config.seed: self.results[cell.name].row["test/ndcg@20"]
-            for cell in full
-            if self.status(cell) == "finished"
-        }
-        shares = [
-            row["test/ndcg@20"] / whole[cell.config.seed]
-            for cell, row in zip(done, rows, strict=True)
-            if whole.get(cell.config.seed)
-        ]
-        names = dict.fromkeys(name for row in rows for name in row)
-        known = [name for name in names if name in _FIGURES or name.startswith(("validation/", "test/"))]
+        rows, whole = self._by_seed(cells), self._by_seed(full)
+        figures: dict[str, list[float]] = {}
+        for seed, result in rows.items():
+            row = result.row
+            for name in row:
+                if name in _FIGURES or name.startswith(("validation/", "test/")):
+                    figures.setdefault(name, []).append(float(row[name]))
+            if seed in whole and whole[seed].row["test/ndcg@20"]:
+                share = row["test/ndcg@20"] / whole[seed].row["test/ndcg@20"]
+                figures.setdefault("share_of_full", []).append(share)
         first = cells[0]
         return MethodFigures(
             dataset=dataset_name(first.config.model_dump(mode="json")),
             recommender=first.config.recommender.name,
             budget=budget_of(first),
             method=first.method,
-            fields={name: value for name, value in first.fields.items() if name not in _OWN_FIELDS},
-            seeds=[cell.config.seed for cell in done],
-            split_seeds=list(dict.fromkeys(cell.config.split_seed for cell in done)),
-            num_missing=len(cells) - len(done),
-            figures={name: Spread.of(float(row[name]) for row in rows) for name in known}
-            | ({"share_of_full": Spread.of(shares)} if shares else {}),
-            is_still_rising=any(row["is_still_rising"] for row in rows),
+            fields=_fields_of(first),
+            seeds=list(rows),
+            split_seeds=list(
+                dict.fromkeys(cell.config.split_seed for cell in cells if cell.config.seed in rows)
+            ),
+            num_missing=len(cells) - len(rows),
+            figures={name: Spread.of(values) for name, values in figures.items()},
+            is_still_rising=any(result.row["is_still_rising"] for result in rows.values()),
             differences=differences,
         )
 
@@ -194,73 +312,62 @@ class ComparisonResults:
                 seeds_of.setdefault(cell.config.split_seed, []).append(cell.config.seed)
         if not seeds_of:
             return {}
-        pooled = [
+        first, second = (
             np.stack(
                 [
-                    np.stack(
-                        [np.mean([own[seed][name] for seed in seeds], axis=0) for name in COMPARED], axis=1
+                    np.mean(
+                        [
+                            np.stack([of[seed].user_metrics[name] for name in COMPARED], axis=1)
+                            for seed in seeds
+                        ],
+                        axis=0,
                     )
                     for seeds in seeds_of.values()
                 ]
             )
-            for own in (mine, theirs)
-        ]
-        found = paired_bootstrap(pooled[0], pooled[1], self.plan.config.num_resamples, rng)
-        return dict(zip(COMPARED, found, strict=True))
+            for of in (mine, theirs)
+        )
+        differences = paired_bootstrap(first, second, self.plan.config.num_resamples, rng)
+        return dict(zip(COMPARED, differences, strict=True))
 
-    def _by_seed(self, cells: Iterable[Cell]) -> dict[int, dict[str, NDArray[np.float32]]]:
-        return {
-            cell.config.seed: self.results[cell.name].user_metrics
-            for cell in cells
-            if self.status(cell) == "finished"
-        }
+    def _by_seed(self, cells: Iterable[Cell]) -> dict[int, CellResult]:
+        finished = self.finished
+        return {cell.config.seed: finished[cell.name] for cell in cells if cell.name in finished}
 
     def hints(self) -> list[str]:
         """What a search says of its figures, said of all cells; what holds of a seed is told of once."""
-        by_point: dict[str, dict[str, list[Cell]]] = {}
+        points: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
-            fields = {name: value for name, value in cell.fields.items() if name not in _OWN_FIELDS}
-            point = ", ".join(f"{name}={value}" for name, value in fields.items())
-            by_point.setdefault(point, {}).setdefault(cell.group, []).append(cell)
+            point = ", ".join(f"{name}={value}" for name, value in _fields_of(cell).items())
+            points.setdefault(point, []).append(cell)
         has_budgets = len({budget_of(cell) for cell in self.plan.cells if cell.method != FULL_SIZE}) > 1
         told: list[str] = []
-        for point, groups in by_point.items():
-            rows: list[dict[str, Any]] = []
+        for point, cells in points.items():
+            rows = {}
+            for cell in cells:
+                row, budget = self.row(cell), budget_of(cell)
+                # What is older says too little.
+                if row["status"] == "finished" and "best_batch" in row:
+                    has_own = has_budgets and cell.method != FULL_SIZE
+                    row["name"] = f"{cell.method} at {budget}" if has_own else cell.method
+                    row["validation"] = {"quality": row["validation/quality"]}
+                    rows[cell.group, cell.method, budget] = row
             hints: list[str] = []
-            for cells in groups.values():
-                own = {(cell.method, budget_of(cell)): self._hint_row(cell, has_budgets) for cell in cells}
-                known = {key: row for key, row in own.items() if row is not None}
-                rows += known.values()
-                full = known.get((FULL_SIZE, "100%"))
-                for (method, budget), row in known.items():
-                    equal = known.get((EQUAL_SIZES, budget))
-                    if method == SEARCH and equal is not None:
-                        at = f"{budget}: " if has_budgets else ""
-                        is_packed = row["allocation"] == EQUAL_SIZES
-                        found = rank_hints(full, equal, row, is_equal_packed=is_packed)
-                        hints += [at + hint for hint in found]
-            config = next(iter(groups.values()))[0].config
-            hints += training_hints(config, rows)
-            told += [f"{point}: {hint}" if len(by_point) > 1 else hint for hint in dict.fromkeys(hints)]
+            for (group, method, budget), row in rows.items():
+                equal = rows.get((group, EQUAL_SIZES, budget))
+                if method == SEARCH and equal is not None:
+                    full = rows.get((group, FULL_SIZE, "100%"))
+                    ranks = rank_hints(full, equal, row, is_equal_packed=row["allocation"] == EQUAL_SIZES)
+                    hints += [f"{budget}: {hint}" if has_budgets else hint for hint in ranks]
+            hints += training_hints(cells[0].config, list(rows.values()))
+            told += [f"{point}: {hint}" if len(points) > 1 else hint for hint in dict.fromkeys(hints)]
         return told
 
-    def _hint_row(self, cell: Cell, has_budgets: bool) -> dict[str, Any] | None:
-        """A finished cell as hints want it; None of one that is not, or that says too little."""
-        row = self.row(cell)
-        if row["status"] != "finished" or "best_batch" not in row:
-            return None
-        at = f" at {row['budget']}" if has_budgets and cell.method != FULL_SIZE else ""
-        return row | {"name": cell.method + at, "validation": {"quality": row["validation/quality"]}}
-
-    def write(self, folder: Path) -> list[MethodFigures]:
-        """Leave ``comparison.json`` and ``comparison.parquet`` in a folder.
-
-        Returns:
-            What :meth:`figures` gives.
-        """
-        figures = self.figures()
-        rows = [self.row(cell) for cell in self.plan.cells]
-        statuses = [row["status"] for row in rows]
+    def write(self, folder: Path) -> None:
+        """Leave ``comparison.json`` and ``comparison.parquet`` in a folder."""
+        rows = self.rows
+        # None takes the place of what no JSON number is.
+        cells = json.dumps([asdict(method) for method in self.figures])
         summary = {
             "format": COMPARISON_FORMAT,
             "config": self.plan.values(),
@@ -272,26 +379,21 @@ class ComparisonResults:
                 "seconds": self.seconds,
                 "hours_of_cells": sum(row.get("wall_s", 0.0) for row in rows) / 3600.0,
             },
-            "num_cells": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
+            "num_cells": Counter(row["status"] for row in rows),
             "failed": {row["cell"]: row["error"] for row in rows if row["status"] == "failed"},
             "hints": self.hints(),
-            "cells": [_finite(one.to_values()) for one in figures],
+            "cells": json.loads(cells, parse_constant=lambda constant: None),
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         write_whole(folder / COMPARISON_FILE, text)
         write_parquet(folder / COMPARISON_ROWS_FILE, self.to_table())
-        return figures
+
+
+def _fields_of(cell: Cell) -> dict[str, Any]:
+    """What a cell has that others have not, seed and budget aside."""
+    return {name: value for name, value in cell.fields.items() if name not in ("seed", "budget")}
 
 
 def budget_of(cell: Cell) -> str:
     """As it was asked for; a full table has all of it."""
     return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for what no JSON number is."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

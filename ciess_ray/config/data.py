@@ -1,5 +1,6 @@
 """The interactions that a configuration names, and whether budgets and memory allow for its tables."""
 
+import copy
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from ciess_ray.config.former import without_former
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import put_override
@@ -163,12 +165,37 @@ def dataset_key(config: RunConfig) -> str:
     )
 
 
-def put_resumed(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Put over the values of many runs what may be told anew: where data lie, and where runs are recorded.
+def read_recorded(
+    content: bytes | None, folder: str, file: str, form: str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the folder of many runs says of them.
+
+    Args:
+        content: Of the file that says it; None where there is none.
+        folder: What messages call the folder.
+        file: The file's name in it.
+        form: The format that it has to name, of which the second word is what the runs are: a sweep, a
+            comparison.
+        overrides: What is told anew: where data lie, and where runs are recorded.
+
+    Returns:
+        All that it says, and the plain values of the runs as they are read now.
 
     Raises:
+        ResultError: There is no such file, or it is damaged.
         ConfigError: The space names the data.
     """
+    kind = form.split()[1]
+    if content is None:
+        raise ResultError(f"{folder}: no {kind}: there is no {file} in it.")
+    try:
+        state = json.loads(content)
+        is_known = state["format"] == form
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"{folder}/{file}: damaged ({error}).") from error
+    if not is_known:
+        raise ResultError(f"{folder}/{file}: of the format {state['format']!r}, not {form!r}.")
+    values = copy.deepcopy(state[kind])
     for override in overrides:
         name = override.partition("=")[0]
         if name.startswith("dataset."):
@@ -176,6 +203,7 @@ def put_resumed(values: dict[str, Any], overrides: Sequence[str]) -> None:
                 raise ConfigError(f"{override!r}: here the space names the data; bring them back to go on.")
             override = f"base.{override}"
         put_override(values, override)
+    return state, without_former(values)
 
 
 def check_places(trials: Iterable[Trial], what: str, location: str) -> None:

@@ -165,8 +165,8 @@ class Grid:
             self.trials.append(Trial(f"{number:0{digits}}_{slug(fields)}", fields, run))
 
     def values(self) -> dict[str, Any]:
-        """Plain values of the fields of :class:`ManyRuns`, the same wherever they are read."""
-        values = self.config.model_dump(mode="json", include={"space", "tracking"})
+        """Plain values that the same grid is made of, wherever they are read."""
+        values = self.config.model_dump(mode="json", exclude={"base", "set"})
         file = values["tracking"]["uri"].removeprefix(_SQLITE)
         if file != values["tracking"]["uri"] and not file.startswith("file:"):
             values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
@@ -315,3 +315,12 @@ def slug(fields: Mapping[str, Any]) -> str:
     joined = "_".join(parts).replace("%", "-percent")
     text = re.sub(r"[^A-Za-z0-9_.-]+", "-", joined).strip("-.")
     return text if len(text) <= _MAX_SLUG else f"{text[: _MAX_SLUG - 9]}-{digest(fields)[:8]}"
+
+
+def other_fields(fields: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """Fields beside data, recommender, budget and seed, as cells of a table."""
+    return {
+        name: value if isinstance(value, str | int | float) else json.dumps(value)
+        for name, value in fields.items()
+        if name not in ("dataset", "dataset.path", "recommender.name", "budget", "seed")
+    }

@@ -1,20 +1,28 @@
-"""The live view of a search: a line that moves in a terminal or a notebook, plain lines elsewhere."""
+"""The live view of a search, a sweep or a comparison."""
 
 import time
-from types import TracebackType
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.text import Text
 
-from ciess_ray.plain_text import percent
+from ciess_ray.plain_text import percent, visible_line
 from ciess_ray.searches.journal import Progress
-from ciess_ray.terminal import Terminal, TextTable, in_notebook, live_on
+from ciess_ray.terminal import NotebookLive, Terminal, TextTable, in_notebook
+from ciess_ray.tracking.runs import RunsState, RunState
 
-#: Plain lines tell of news from within a step only after so long a silence.
+#: Seconds after which plain lines tell of what is no news of its own.
 _QUIET_S = 20.0
+_MAX_RUNNING = 8
 
 
-class LiveView:
-    """Shows the progress of a search; use as a context manager and hand it to ``search``.
+class LiveView(ABC):
+    """Shows progress: tables that move in a terminal or a notebook, plain lines elsewhere.
+
+    Use as a context manager, and hand it to whatever tells its news.
 
     Args:
         console: Where to; plain lines where it is no terminal and there is no notebook.
@@ -22,70 +30,188 @@ class LiveView:
 
     def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._live = live_on(console, auto_refresh=True)
-        self._has_bars = in_notebook()
-        self._phase = ""
-        self._printed = 0.0
-        self._latest: dict[str, Progress] = {}
+        self._live: Live | NotebookLive | None = Live(self, console=console) if console.is_terminal else None
+        if in_notebook():
+            self._live = NotebookLive()
+        self._printed = float("-inf")
 
-    def __enter__(self) -> "LiveView":
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, news: Any) -> None:
         """Called with each piece of news."""
+        now = time.monotonic()
+        is_due = now >= self._printed + _QUIET_S
+        lines = self.take(news, is_due)
+        if is_due:
+            self._printed = now
         if self._live is not None:
-            shown = self._latest.get(progress.phase)
-            if not progress.is_step and shown is not None and shown.is_step:
-                # News from within a step must not blank what the last step showed.
-                progress = Progress(**{**vars(shown), "note": progress.note, "elapsed_s": progress.elapsed_s})
-            self._latest[progress.phase] = progress
-            self._live.update(self._table())
-        elif progress.is_step or progress.phase != self._phase or time.monotonic() > self._printed + _QUIET_S:
-            self._printed = time.monotonic()
-            self._console.say("  ".join(filter(None, _cells(progress))))
-        self._phase = progress.phase
+            self._live.update(self)
+            return
+        for line in lines:
+            self._console.say(line)
 
-    def _table(self) -> TextTable:
+    @abstractmethod
+    def take(self, news: Any, is_due: bool) -> list[str]:
+        """What plain lines say of a piece of news, which the tables show from now on.
+
+        Args:
+            news: The news.
+            is_due: Whether it is time for a line that no news of its own is worth.
+        """
+
+    @abstractmethod
+    def __rich__(self) -> RenderableType:
+        """The tables."""
+
+
+class SearchView(LiveView):
+    """Shows the progress of a search: a row or a line a phase, with its latest step."""
+
+    def __init__(self, console: Terminal) -> None:
+        super().__init__(console)
+        self._phase = ""
+        self._latest: dict[str, Progress] = {}
+
+    def take(self, news: Progress, is_due: bool) -> list[str]:
+        """A line a step and a phase."""
+        is_new = news.phase != self._phase
+        self._phase = news.phase
+        shown = self._latest.get(news.phase, news)
+        if shown.is_step and not news.is_step:
+            # News from within a step must not blank what the last step showed.
+            shown = Progress(**{**vars(shown), "note": news.note, "elapsed_s": news.elapsed_s})
+        else:
+            shown = news
+        self._latest[news.phase] = shown
+        return [_line(news)] if news.is_step or is_new or is_due else []
+
+    def __rich__(self) -> RenderableType:
+        """A row a phase."""
+        if not self._latest:
+            return ""
         table = TextTable("phase", "step", "kept", "quality", "λ", "elapsed", "left", "")
         table.columns[-1].style = "dim"
-        if self._has_bars:
+        has_bars = in_notebook()
+        if has_bars:
             table.add_column()
-        for progress in self._latest.values():
-            kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
+        for progress in list(self._latest.values()):
             table.add_row(
                 progress.phase,
                 f"{progress.step}/{progress.num_steps}",
-                "" if kept is None else percent(100 * kept, 2),
-                "" if quality is None else f"{percent(100 * quality, 1)} of full-size fit",
-                "" if weight is None else f"{weight:.3f}",
+                *_figures(progress).values(),
                 duration(progress.elapsed_s),
                 "" if progress.remaining_s is None else duration(progress.remaining_s),
                 progress.note,
-                *([ProgressBar(progress.num_steps or 1, progress.step, width=24)] if self._has_bars else []),
+                *([ProgressBar(progress.num_steps or 1, progress.step, width=24)] if has_bars else []),
             )
         return table
 
 
-def _cells(progress: Progress) -> list[str]:
-    if not progress.is_step:
-        return [f"{progress.phase} {progress.step}/{progress.num_steps}", progress.note]
+def _line(progress: Progress) -> str:
+    figures = _figures(progress) if progress.is_step else {}
+    parts = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
+    parts += [f"{name} {figure}" for name, figure in figures.items() if figure]
+    parts += [] if progress.remaining_s is None else [f"{duration(progress.remaining_s)} left"]
+    return "  ".join([*parts, progress.note] if progress.note else parts)
+
+
+def _figures(progress: Progress) -> dict[str, str]:
     kept, quality, weight = progress.kept_ratio, progress.quality_share, progress.memory_weight
-    return [
-        f"{progress.phase} {progress.step}/{progress.num_steps}",
-        "" if kept is None else f"kept {percent(100 * kept, 2)}",
-        "" if quality is None else f"quality {percent(100 * quality, 1)} of full-size fit",
-        "" if weight is None else f"λ {weight:.3f}",
-        "" if progress.remaining_s is None else f"{duration(progress.remaining_s)} left",
-        progress.note,
-    ]
+    return {
+        "kept": "" if kept is None else percent(100 * kept, 2),
+        "quality": "" if quality is None else f"{percent(100 * quality, 1)} of full-size fit",
+        "λ": "" if weight is None else f"{weight:.3f}",
+    }
+
+
+class RunsView(LiveView):
+    """Shows the progress of many runs: how many are done, the best of each budget, and what runs."""
+
+    def __init__(self, console: Terminal) -> None:
+        super().__init__(console)
+        self._state = RunsState("runs", {})
+
+    def take(self, news: RunsState, is_due: bool) -> list[str]:
+        """A line a run that starts or ends, and now and then one on all."""
+        self._state = news
+        is_news = news.changed is not None and news.what != "reported"
+        return ([_news(news)] if is_news else []) + ([_counts(news)] if is_due else [])
+
+    def __rich__(self) -> RenderableType:
+        """Counts, a row a budget, and a row a run that is under way."""
+        # Another thread draws.
+        runs = list(self._state.runs.values())
+        if not runs:
+            return ""
+        best: dict[str, RunState] = {}
+        for run in runs:
+            if run.quality is not None:
+                best[run.budget] = max(best.get(run.budget, run), run, key=lambda run: run.quality or 0.0)
+        budgets = TextTable("budget", "best quality", self._state.kind.removesuffix("s"))
+        for budget, run in best.items():
+            budgets.add_row(budget, f"{run.quality:.4f}", _name(run))
+        running = TextTable("running", "phase", "step", "quality")
+        for run in [run for run in runs if run.status == "running"][:_MAX_RUNNING]:
+            search = run.config.search
+            step = f"{run.step}/{search.num_steps + search.num_greedy_steps}"
+            running.add_row(_name(run), run.phase, step, "" if run.quality is None else f"{run.quality:.4f}")
+        for table, name in ((budgets, 2), (running, 0)):
+            table.header_style, table.columns[name].no_wrap = "dim", True
+        return Group(Text(_counts(self._state)), *(table for table in (budgets, running) if table.row_count))
+
+
+def _name(run: RunState) -> Text:
+    return Text(visible_line(run.name), overflow="ellipsis")
+
+
+def _news(state: RunsState) -> str:
+    assert state.changed is not None
+    run = state.runs[state.changed]
+    parts = [f"{state.what} {run.name}"]
+    if run.status in ("finished", "stopped") and run.quality is not None:
+        parts.append(f"quality {run.quality:.4f}")
+    if run.seconds is not None:
+        parts.append(duration(run.seconds))
+    if run.error and state.what in ("failed", "retried"):
+        parts.append(run.error)
+    return "  ".join(parts)
+
+
+def _counts(state: RunsState) -> str:
+    statuses = [run.status for run in list(state.runs.values())]
+    num_stopped = statuses.count("stopped")
+    parts = [f"{statuses.count('finished') + num_stopped} of {len(statuses)} {state.kind} done"]
+    parts += [f"{num_stopped} of them stopped early"] if num_stopped else []
+    for status in ("running", "pending", "failed"):
+        parts += [f"{statuses.count(status)} {status}"] if status in statuses else []
+    num_prepared, num_shared = state.num_prepared
+    if num_prepared < num_shared:
+        parts.append(f"trains what {state.kind} share: {num_prepared} of {num_shared}")
+    parts.append(f"{duration(time.monotonic() - state.started)} so far")
+    left = remaining_s(state)
+    parts += [f"{duration(left)} left"] if left is not None else []
+    parts += [f"{state.num_waiting:,} writes wait for MLflow"] if state.num_waiting > _MAX_RUNNING else []
+    return ", ".join(parts)
+
+
+def remaining_s(state: RunsState) -> float | None:
+    """Seconds that runs will still take, if they go on as before; None until one has ended."""
+    runs = list(state.runs.values())
+    ended = [run.seconds for run in runs if run.seconds is not None]
+    running = [run for run in runs if run.status == "running"]
+    if not ended or not running:
+        return None
+    each, now = sum(ended) / len(ended), time.monotonic()
+    left = [max(each - (now - (run.started or now)), 0.0) for run in running]
+    left += [each for run in runs if run.status == "pending"]
+    return max(sum(left) / len(running), max(left))
 
 
 def duration(seconds: float) -> str:

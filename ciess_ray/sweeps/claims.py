@@ -1,12 +1,14 @@
 """What a trial claims of the cluster, and whether the cluster can ever hold it."""
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-
+from ciess_ray.config.grid import Trial
 from ciess_ray.config.run import RunConfig
+from ciess_ray.resources import cluster_nodes, told_nodes
 from ciess_ray.sweeps.config import SweepPlan, TrialResources
 from envs.errors import ConfigError
 
@@ -29,13 +31,10 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
         resources: The sweep's.
         num_gpus_there: GPUs of the cluster.
     """
-    settings, asked = config.search, config.resources
-    num_runners = settings.num_env_runners
+    asked, num_runners = config.resources, config.search.num_env_runners
+    device = config.recommender.device
     # A GPU that is asked for by name is waited for, or missed.
-    is_on_gpu = config.recommender.device == "cuda" or (
-        config.recommender.device == "auto" and num_gpus_there
-    )
-    share = 0.5 if is_on_gpu else 0.0
+    share = 0.5 if device == "cuda" or (device == "auto" and num_gpus_there) else 0.0
     driver_gpus = _given(resources.num_gpus_per_driver, share)
     runner_gpus = _given(asked.num_gpus_per_env_runner, share / max(num_runners, 1))
     training_gpus = _given(asked.num_gpus_per_training, share)
@@ -52,13 +51,13 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
 
 def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
     """Plain values of a trial whose processes ask for no more than the trial has claimed."""
-    told: dict[str, Any] = {"num_gpus_per_training": claims[-1].get("GPU", 0.0)}
-    if config.search.num_env_runners:
-        told["num_gpus_per_env_runner"] = claims[1].get("GPU", 0.0)
-    else:
-        told["num_cpus_per_training"] = claims[-1]["CPU"]
     values = config.model_dump(mode="json")
-    return values | {"resources": values["resources"] | told}
+    values["resources"]["num_gpus_per_training"] = claims[-1].get("GPU", 0.0)
+    if config.search.num_env_runners:
+        values["resources"]["num_gpus_per_env_runner"] = claims[1].get("GPU", 0.0)
+    else:
+        values["resources"]["num_cpus_per_training"] = claims[-1]["CPU"]
+    return values
 
 
 def num_threads(config: RunConfig, claims: Claims) -> int:
@@ -68,16 +67,16 @@ def num_threads(config: RunConfig, claims: Claims) -> int:
 
 def num_at_once(claims: Claims, nodes: Sequence[dict[str, float]], at_most: int) -> int:
     """How many trials that claim so much the nodes hold side by side."""
-    free = [dict(node) for node in nodes]
+    free = [Counter(node) for node in nodes]
     for count in range(at_most):
         for bundle in sorted(claims, key=lambda bundle: -bundle["CPU"]):
-            for node in free:
-                if all(node.get(name, 0.0) + _SLACK >= amount for name, amount in bundle.items()):
-                    for name, amount in bundle.items():
-                        node[name] -= amount
-                    break
-            else:
+            fits = (
+                node for node in free if all(node[name] + _SLACK >= amount for name, amount in bundle.items())
+            )
+            node = next(fits, None)
+            if node is None:
                 return count
+            node.subtract(bundle)
     return at_most
 
 
@@ -90,21 +89,17 @@ def check_claims(plan: SweepPlan) -> list[tuple[Claims, int]]:
     """
     deadline = time.monotonic() + plan.config.resources.wait_for_nodes_s
     while True:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = cluster_nodes()
         num_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-        known: dict[str, int] = {}
-        found = []
-        for trial in plan.trials:
-            claims = claims_of(trial.config, plan.config.resources, num_gpus)
-            if repr(claims) not in known:
-                known[repr(claims)] = num_at_once(claims, nodes, len(plan.trials))
-            found.append((claims, known[repr(claims)]))
-        too_large = next((i for i, (_, room) in enumerate(found) if room == 0), None)
+        claims = [claims_of(trial.config, plan.config.resources, num_gpus) for trial in plan.trials]
+        distinct = {repr(bundles): bundles for bundles in claims}
+        room = {key: num_at_once(bundles, nodes, len(plan.trials)) for key, bundles in distinct.items()}
+        refused = (pair for pair in zip(plan.trials, claims, strict=True) if not room[repr(pair[1])])
+        too_large = next(refused, None)
         if too_large is None:
-            return found
+            return [(bundles, room[repr(bundles)]) for bundles in claims]
         if time.monotonic() >= deadline:
-            trial, (claims, _) = plan.trials[too_large], found[too_large]
-            raise ConfigError(_refusal(plan, trial.name, trial.config, claims, nodes))
+            raise ConfigError(_refusal(plan, *too_large, nodes))
         time.sleep(_POLL_S)
 
 
@@ -116,54 +111,24 @@ def total_cpus(claims: Claims) -> float:
 def told_claims(claims: Claims) -> str:
     """A trial's claims as people write them, e.g. ``1 + 2 x 1 = 3 CPU``."""
     gpus = sum(bundle.get("GPU", 0.0) for bundle in claims)
-    parts: list[tuple[float, int]] = []
-    for bundle in claims:
-        if parts and parts[-1][0] == bundle["CPU"] and len(parts) > 1:
-            parts[-1] = bundle["CPU"], parts[-1][1] + 1
-        else:
-            parts.append((bundle["CPU"], 1))
-    sum_of = " + ".join(f"{count} x {cpus:g}" if count > 1 else f"{cpus:g}" for cpus, count in parts)
-    return f"{sum_of} = {total_cpus(claims):g} CPU" + (f", {gpus:g} GPU" if gpus else "")
+    parts = [f"{claims[0]['CPU']:g}"]
+    for cpus, bundles in itertools.groupby(bundle["CPU"] for bundle in claims[1:]):
+        count = len(list(bundles))
+        parts.append(f"{count} x {cpus:g}" if count > 1 else f"{cpus:g}")
+    return f"{' + '.join(parts)} = {total_cpus(claims):g} CPU" + (f", {gpus:g} GPU" if gpus else "")
 
 
-def _refusal(
-    plan: SweepPlan, name: str, config: RunConfig, claims: Claims, nodes: Sequence[dict[str, float]]
-) -> str:
-    there = " + ".join(
-        f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
-    )
-    num_runners = config.search.num_env_runners
-    has_gpus = any("GPU" in node for node in nodes)
-    what = (
-        f"its own process and {len(claims) - 1} more" if num_runners else "its own process and its trainings"
-    )
-    if config.recommender.device == "cuda" and not has_gpus:
+def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[Mapping[str, float]]) -> str:
+    what, remedy = "its own process and its trainings", "lower resources.num_cpus_per_training"
+    if trial.config.search.num_env_runners:
+        what = f"its own process and {len(claims) - 1} more"
+        remedy = "lower search.num_env_runners or resources.num_cpus_per_env_runner"
+    if trial.config.recommender.device == "cuda" and not any("GPU" in node for node in nodes):
         remedy = "set recommender.device to auto or cpu"
-    elif num_runners:
-        room = next(
-            (
-                n
-                for n in range(num_runners - 1, 0, -1)
-                if num_at_once([claims[0], *[claims[1]] * n], nodes, 1)
-            ),
-            0,
-        )
-        field = "search.num_env_runners"
-        remedy = (
-            f"set {field} to {room}, or lower resources.num_cpus_per_env_runner"
-            if room
-            else f"lower {field} or resources.num_cpus_per_env_runner"
-        )
-    else:
-        remedy = "lower resources.num_cpus_per_training"
     return (
-        f"{plan.source}: the trial {name} claims {told_claims(claims)} for {what}, and this cluster "
-        f"({there}) can never hold one: {remedy} (under 'set', or in the base configuration)."
-        + (
-            ""
-            if plan.config.resources.wait_for_nodes_s
-            else " Where nodes are still to join, say how long to wait: resources.wait_for_nodes_s."
-        )
+        f"{plan.source}: the trial {trial.name} claims {told_claims(claims)} for {what}, and this cluster "
+        f"({told_nodes(nodes)}) can never hold one: {remedy} (under 'set', or in the base configuration). "
+        "Where nodes are still to join, resources.wait_for_nodes_s says how long to wait for them."
     )
 
 

@@ -107,10 +107,6 @@ class SweepPlan(Grid):
     def __init__(self, config: SweepConfig, base_values: Mapping[str, Any], source: str) -> None:
         super().__init__(config, base_values, source, num_samples=config.num_samples, seed=config.seed)
 
-    def values(self) -> dict[str, Any]:
-        """Plain values that :func:`parse_sweep` makes the same plan of, wherever it runs."""
-        return self.config.model_dump(mode="json", exclude={"base", "set"}) | super().values()
-
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     """Read a sweep and check every trial of it.

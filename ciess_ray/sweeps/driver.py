@@ -7,45 +7,53 @@ machine.
 """
 
 import contextlib
-import copy
 import json
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.data import check_places, put_resumed, read_data
-from ciess_ray.config.former import without_former
+from ciess_ray.config.data import check_places, dataset_key, read_data
 from ciess_ray.config.grid import Trial
 from ciess_ray.files.whole import sole_writer
 from ciess_ray.names import SWEEP_FILE
 from ciess_ray.plain_text import command
 from ciess_ray.resources import ray_session
 from ciess_ray.searches.checkpoints import CHECKPOINT_FORMAT
-from ciess_ray.sweeps.claims import Claims, check_claims, told_claims
-from ciess_ray.sweeps.config import SweepPlan, parse_sweep
-from ciess_ray.sweeps.monitor import Monitor, Relay, SweepState, reason_of
-from ciess_ray.sweeps.results import RESULT_FILES, Outcome, SweepResults
+from ciess_ray.sweeps.claims import check_claims, told_claims
+from ciess_ray.sweeps.config import SweepPlan
+from ciess_ray.sweeps.monitor import Relay, SweepMonitor
+from ciess_ray.sweeps.results import RESULT_FILES, SweepResults
 from ciess_ray.sweeps.schedulers import build_scheduler, build_searcher, build_space
-from ciess_ray.sweeps.sharing import CACHE_FOLDER, prepare_shared
 from ciess_ray.sweeps.storage import Storage
-from ciess_ray.sweeps.trial import TRIAL_FILE, definition_of, read_summary_of, run_trial, work_folder
-from ciess_ray.tracking.mlflow_store import End, MlflowStore
-from ciess_ray.tracking.tracker import run_tags
+from ciess_ray.sweeps.trial import (
+    SWEEP_FORMAT,
+    TRIAL_FILE,
+    definition_of,
+    read_summary_of,
+    read_sweep,
+    run_trial,
+    work_folder,
+)
+from ciess_ray.tracking.mlflow_store import MlflowStore
+from ciess_ray.tracking.runs import Watcher
+from ciess_ray.training.preparing import as_ready, file_of, keep, start_all
+from ciess_ray.training.pretrained import preparations_of
 from envs.data import Interactions
 from envs.errors import ResultError
 
-SWEEP_FORMAT = "ciess-ray sweep 1"
-Watcher = Callable[[SweepState], None]
-
+#: Within the storage of a sweep, what several of its trials need.
+CACHE_FOLDER = "cache"
 #: How the names of what Tune itself leaves begin.
 _TUNE_FILES = (
     "tuner.pkl",
@@ -95,10 +103,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
         "fingerprints": fingerprints_of(data),
         "versions": {name: version(name) for name in ("ciess-ray", "ray", "torch")},
     }
-    with _prepared(plan, storage) as (store, claims):
-        _remove_former(storage)
-        _keep(storage, state)
-        return _run(plan, data, storage, state, store, claims, on_change, is_resumed=False)
+    return _run(plan, data, storage, state, on_change, is_resumed=False)
 
 
 def resume_sweep(
@@ -120,7 +125,14 @@ def resume_sweep(
     """
     storage = Storage(location)
     plan, state = read_sweep(storage, overrides)
-    _check_checkpoints(state, storage.shown)
+    kept = state.get("checkpoints", "ciess-ray checkpoint 2")
+    if kept != CHECKPOINT_FORMAT:
+        # Pickles of classes that lie elsewhere now.
+        raise ResultError(
+            f"{storage.shown}: its checkpoints are of the format {kept!r}, not {CHECKPOINT_FORMAT!r}; go on "
+            "with the version of ciess-ray that wrote them, or start anew with --overwrite. 'ciess-ray "
+            "report' and 'ciess-ray track' read what is finished."
+        )
     check_places(plan.trials, "sweep", storage.shown)
     data = read_data(plan.trials, plan.source)
     fingerprints = fingerprints_of(data)
@@ -131,46 +143,7 @@ def resume_sweep(
         )
     # Trials read it to know where the data lie.
     state |= {"fingerprints": fingerprints, "sweep": state["sweep"] | {"base": plan.base_values}}
-    with _prepared(plan, storage) as (store, claims):
-        _keep(storage, state)
-        return _run(plan, data, storage, state, store, claims, on_change, is_resumed=True)
-
-
-def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPlan, dict[str, Any]]:
-    """The plan of the sweep in a folder, and all that its ``sweep.json`` says.
-
-    Args:
-        storage: The folder.
-        overrides: See :func:`resume_sweep`.
-
-    Raises:
-        CiessError: There is no sweep, or it is damaged.
-    """
-    location = storage.shown
-    content = storage.read(SWEEP_FILE)
-    if content is None:
-        raise ResultError(f"{location}: no sweep: there is no {SWEEP_FILE} in it.")
-    try:
-        state = json.loads(content)
-        known = state["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{location}/{SWEEP_FILE}: damaged ({error}).") from error
-    if known != SWEEP_FORMAT:
-        raise ResultError(f"{location}/{SWEEP_FILE}: of the format {known!r}, not {SWEEP_FORMAT!r}.")
-    values = copy.deepcopy(state["sweep"]) | {"output": storage.location}
-    put_resumed(values, overrides)
-    return parse_sweep(without_former(values), f"{location}/{SWEEP_FILE}", Path()), state
-
-
-def _check_checkpoints(state: Mapping[str, Any], location: str) -> None:
-    """Refuse a sweep whose state another version pickled, of classes that lie elsewhere now."""
-    known = state.get("checkpoints", "ciess-ray checkpoint 2")
-    if known != CHECKPOINT_FORMAT:
-        raise ResultError(
-            f"{location}: its checkpoints are of the format {known!r}, not {CHECKPOINT_FORMAT!r}; go on with "
-            "the version of ciess-ray that wrote them, or start anew with --overwrite. 'ciess-ray report' "
-            "and 'ciess-ray track' read what is finished."
-        )
+    return _run(plan, data, storage, state, on_change, is_resumed=True)
 
 
 def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
@@ -180,19 +153,14 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
         CiessError: As :func:`sweep`.
     """
     read_data(plan.trials, plan.source)
-    build_scheduler(plan.config, plan.trials)
-    build_searcher(plan.config)
+    _tune_config(plan)
     with ray_session():
         claims = check_claims(plan)
     limit = plan.config.resources.max_concurrent_trials or len(plan.trials)
     return [
-        (trial, told_claims(own), min(room, limit))
-        for trial, (own, room) in zip(plan.trials, claims, strict=True)
+        (trial, told_claims(bundles), min(room, limit))
+        for trial, (bundles, room) in zip(plan.trials, claims, strict=True)
     ]
-
-
-def _keep(storage: Storage, state: Mapping[str, Any]) -> None:
-    storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
 
 
 def fingerprints_of(data: Mapping[str, Interactions]) -> dict[str, str]:
@@ -210,25 +178,6 @@ def _remove_former(storage: Storage) -> None:
             storage.remove(name)
 
 
-@contextlib.contextmanager
-def _prepared(plan: SweepPlan, storage: Storage) -> Iterator[tuple[MlflowStore | None, list[Claims]]]:
-    """Everything that can be known to be wrong is; Ray and MLflow are there."""
-    build_scheduler(plan.config, plan.trials)
-    build_searcher(plan.config)
-    store = MlflowStore(plan.config.tracking, storage.shown) if plan.config.tracking.mlflow else None
-    try:
-        for name, value in _TUNE_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        # It tells at length of a trial that broke off, which the watcher is told in a line.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        # Ray takes seconds.
-        with sole_driver(storage), ray_session():
-            yield store, [claims for claims, _ in check_claims(plan)]
-    finally:
-        if store is not None:
-            store.close_telling()
-
-
 def sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
     """Keep a second driver from the sweep, where its storage has locks."""
     if not storage.is_local:
@@ -242,77 +191,130 @@ def _run(
     data: Mapping[str, Interactions],
     storage: Storage,
     state: dict[str, Any],
-    store: MlflowStore | None,
-    claims: list[Claims],
     on_change: Watcher | None,
     *,
     is_resumed: bool,
 ) -> SweepResults:
-    started = time.monotonic()
-    tags = {"sweep": storage.shown, **run_tags()}
-    monitor = Monitor(plan, storage, state, store, tags, on_change)
-    work = work_folder(state["id"])
-    Relay.monitor = monitor
-    status: End = "KILLED"
-    try:
+    started, work = time.monotonic(), work_folder(state["id"])
+    tune_config = _tune_config(plan)
+    for name, value in _TUNE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # It tells at length of a trial that broke off, which the watcher is told in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        # Ray takes seconds.
+        stack.enter_context(sole_driver(storage))
+        stack.enter_context(ray_session())
+        claims = [bundles for bundles, _ in check_claims(plan)]
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        store = MlflowStore(plan.config.tracking, storage.shown) if plan.config.tracking.mlflow else None
+        monitor = stack.enter_context(SweepMonitor(plan, storage, state, store, work, on_change))
+        if not is_resumed:
+            _remove_former(storage)
+        storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
+        Relay.monitor = monitor
         shared = prepare_shared(plan, data, storage, work, monitor.prepare)
-        tuner = _tuner(plan, storage, claims, state["id"], shared, is_resumed)
-        for name, fields in _finished(tuner, storage) if is_resumed else ():
-            monitor.finish_earlier(name, fields)
-        grid = tuner.fit()
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        monitor.interrupt()
-        raise
-    except BaseException:
-        status = "FAILED"
-        raise
-    finally:
-        Relay.monitor = None
-        shutil.rmtree(work, ignore_errors=True)
-        if status != "FINISHED":
-            if monitor.parent is not None:
-                monitor.parent.end(status)
-            if store is not None:
-                store.close_telling()
-            monitor.close()
-    told: list[Any] = [grid[i] for i in range(len(grid))]
-    outcomes = [
-        _outcome(
-            Path(result.path).name, definition_of(result.config)["fields"], result, plan, storage, monitor
+        trainable = tune.with_resources(
+            tune.with_parameters(run_trial, location=storage.location, sweep=state["id"], shared=shared),
+            lambda config: tune.PlacementGroupFactory(definition_of(config)["claims"]),
         )
-        for result in told
-    ]
-    known = {outcome.name for outcome in outcomes}
-    if plan.config.searcher == "random":
-        # Whatever Tune has forgotten of them.
-        missing = [trial for trial in plan.trials if trial.name not in known]
-        outcomes += [_outcome(trial.name, trial.fields, None, plan, storage, monitor) for trial in missing]
-    results = SweepResults(storage.shown, outcomes, time.monotonic() - started)
-    results.write(storage)
-    if monitor.parent is not None:
-        monitor.log_results()
-        monitor.parent.end("FINISHED" if results.is_complete else "FAILED")
-    if store is not None:
-        results.problems += store.close()
-    monitor.close()
+        space = build_space(plan.config, plan.trials, claims)
+        tuner = _tuner(plan, storage, trainable, space, tune_config, is_resumed)
+        if is_resumed:
+            monitor.recall()
+        grid: Any = tuner.fit()
+        for result in grid:
+            trial = monitor.know(Path(result.path).name, definition_of(result.config)["fields"])
+            if trial.status == "pending" and result.metrics:
+                # While another driver was there.
+                trial.status = "stopped"
+        results = SweepResults(storage.shown, list(monitor.state.runs.values()), time.monotonic() - started)
+        results.write(storage)
+        monitor.finish_all()
+    results.problems += monitor.problems
     return results
+
+
+def prepare_shared(
+    plan: SweepPlan,
+    data: Mapping[str, Interactions],
+    storage: Storage,
+    work: Path,
+    tell: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Train what more than one unfinished trial needs; what the sweep's storage holds is not trained again.
+
+    A trial trains itself what it alone needs, and what a searcher tries that no draw of the plan foresaw.
+
+    Args:
+        plan: The sweep.
+        data: Interactions by :func:`ciess_ray.config.data.dataset_key`.
+        storage: Of the sweep.
+        work: A folder on this machine, for a storage that is on none.
+        tell: Called with how many are there, or have failed, and how many there are in all.
+
+    Returns:
+        By key, references for :func:`ciess_ray.training.preparing.prepare`.
+    """
+    needed = [
+        preparation
+        for trial in plan.trials
+        if plan.config.searcher != "random" or read_summary_of(storage, trial.name) is None
+        for preparation in preparations_of(trial.config, data[dataset_key(trial.config)])
+    ]
+    folder = Path(storage.location) / CACHE_FOLDER if storage.is_local else work / CACHE_FOLDER
+    counts = Counter(preparation.key for preparation in needed)
+    shared = []
+    for preparation in {preparation.key: preparation for preparation in needed}.values():
+        file = file_of(preparation, folder)
+        if not storage.is_local and storage.has(f"{CACHE_FOLDER}/{file.name}"):
+            storage.download(f"{CACHE_FOLDER}/{file.name}", file)
+        if counts[preparation.key] > 1 or file.exists():
+            shared.append(preparation)
+    references = {key: ray.put(data[key]) for key in {dataset_key(each.config) for each in shared}}
+    tasks = start_all(shared, references, folder, len(shared))
+    tell(0, len(shared))
+    ready = as_ready({tasks[preparation.key]: preparation for preparation in shared})
+    for num_done, (reference, preparation) in enumerate(ready, 1):
+        # Whoever needs it fails with what it failed with.
+        with contextlib.suppress(Exception):
+            keep(preparation, reference, folder)
+        file = file_of(preparation, folder)
+        if not storage.is_local and file.exists():
+            storage.upload(file, f"{CACHE_FOLDER}/{file.name}")
+        tell(num_done, len(shared))
+    return tasks
+
+
+def _tune_config(plan: SweepPlan) -> tune.TuneConfig:
+    """How Tune is to run the trials.
+
+    Raises:
+        ConfigError: Nothing could be stopped, or the searcher is not installed.
+    """
+    return tune.TuneConfig(
+        search_alg=build_searcher(plan.config),
+        scheduler=build_scheduler(plan.config, plan.trials),
+        num_samples=plan.config.num_samples if plan.config.searcher != "random" else 1,
+        max_concurrent_trials=plan.config.resources.max_concurrent_trials,
+        trial_name_creator=_name_of,
+        trial_dirname_creator=_name_of,
+        # A new process takes seconds to import what a trial needs.
+        reuse_actors=True,
+    )
 
 
 def _tuner(
     plan: SweepPlan,
     storage: Storage,
-    claims: list[Claims],
-    sweep_id: str,
-    shared: dict[str, Any],
+    trainable: Any,
+    space: dict[str, Any],
+    tune_config: tune.TuneConfig,
     is_resumed: bool,
 ) -> tune.Tuner:
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, location=storage.location, sweep=sweep_id, shared=shared),
-        lambda config: tune.PlacementGroupFactory(definition_of(config)["claims"]),
-    )
-    space = build_space(plan.config, plan.trials, claims)
-    if is_resumed and tune.Tuner.can_restore(storage.location) and _has_state(storage):
+    """Tune's own, brought back where it came to save the state of its trials."""
+    has_state = any(name.startswith("experiment_state-") for name in storage.names())
+    if is_resumed and has_state and tune.Tuner.can_restore(storage.location):
         return tune.Tuner.restore(
             storage.location,
             trainable,
@@ -321,22 +323,14 @@ def _tuner(
             # Trials that had not begun cannot be brought back without it.
             param_space=space,
         )
+    parent, _, name = storage.location.rpartition("/")
     return tune.Tuner(
         trainable,
         param_space=space,
-        tune_config=tune.TuneConfig(
-            search_alg=build_searcher(plan.config),
-            scheduler=build_scheduler(plan.config, plan.trials),
-            num_samples=plan.config.num_samples if plan.config.searcher != "random" else 1,
-            max_concurrent_trials=plan.config.resources.max_concurrent_trials,
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
-            # A new process takes seconds to import what a trial needs.
-            reuse_actors=True,
-        ),
+        tune_config=tune_config,
         run_config=tune.RunConfig(
-            name=storage.name,
-            storage_path=storage.parent,
+            name=name,
+            storage_path=parent or "/",
             callbacks=[Relay()],
             failure_config=tune.FailureConfig(max_failures=plan.config.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
@@ -348,47 +342,3 @@ def _tuner(
 def _name_of(trial: Any) -> str:
     """Of a trial and of its folder: the plan's, or for a searcher's trials Tune's."""
     return str(definition_of(trial.config).get("name", trial.trial_id))
-
-
-def _has_state(storage: Storage) -> bool:
-    """Whether Tune came to save the state of its trials."""
-    return any(name.startswith("experiment_state-") for name in storage.names())
-
-
-def _finished(tuner: tune.Tuner, storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and fields of the trials that were finished before."""
-    try:
-        before = tuner.get_results()
-    except RuntimeError:
-        # Tune had saved nothing.
-        return
-    for position in range(len(before)):
-        result: Any = before[position]
-        name = Path(result.path).name
-        if result.config and read_summary_of(storage, name) is not None:
-            yield name, definition_of(result.config)["fields"]
-
-
-def _outcome(
-    name: str, fields: dict[str, Any], result: Any, plan: SweepPlan, storage: Storage, monitor: Monitor
-) -> Outcome:
-    summary = read_summary_of(storage, name)
-    known = monitor.state.trials.get(name)
-    error = reason_of(result.error) if result is not None and result.error is not None else None
-    return Outcome(
-        name=name,
-        status="finished"
-        if summary
-        else "failed"
-        if error
-        else "stopped"
-        if result and result.metrics
-        else "pending",
-        fields=fields,
-        config=plan.parse(fields).model_dump(mode="json"),
-        summary=summary,
-        quality_in_search=known.quality if known else None,
-        num_steps=known.step if known else 0,
-        num_failures=known.num_failures if known else 0,
-        error=(known.error if known else None) or error,
-    )

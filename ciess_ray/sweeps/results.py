@@ -1,15 +1,16 @@
 """What a sweep leaves: a row a trial, means over seeds, and which tables no other beats."""
 
+import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ciess_ray.config.grid import other_fields
 from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.names import (
     EQUAL_SIZES,
@@ -23,50 +24,22 @@ from ciess_ray.names import (
     SWEEP_SUMMARY_FILE,
     TRIAL_RESULT_FOLDER,
 )
-from ciess_ray.result import NOT_SETTINGS, dataset_name, versions
+from ciess_ray.result import NOT_SETTINGS, versions
 from ciess_ray.statistics import Spread, column_of
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.terminal import TextTable
+from ciess_ray.tracking.runs import RunState
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
+#: What a row says of each table before its metrics, and after them.
+_FIRST_COLUMNS = ("num_params", "packed_bytes", "kept_ratio")
+_LAST_COLUMNS = ("mean_user_size", "mean_item_size", "best_batch")
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of a trial.
-
-    Attributes:
-        name: Its own, and its folder's within the sweep's.
-        status: ``stopped`` by the scheduler, before its end; ``pending`` where the sweep was broken off.
-        fields: What it has that others have not, by dotted name.
-        config: Plain values of its whole configuration.
-        summary: Its ``result.json``, once it is finished.
-        quality_in_search: Best mean ranking metric on validation that it told of.
-        num_steps: Table steps taken.
-        num_failures: How often it broke off.
-        error: Why, the last time.
-    """
-
-    name: str
-    status: Literal["finished", "stopped", "failed", "pending"]
-    fields: dict[str, Any]
-    config: dict[str, Any]
-    summary: dict[str, Any] | None = None
-    quality_in_search: float | None = None
-    num_steps: int = 0
-    num_failures: int = 0
-    error: str | None = None
-
-    def row(self, method: str) -> dict[str, Any]:
-        """What ``result.json`` says of full size, equal sizes or the search; of a trial that is finished."""
-        assert self.summary is not None
-        return next(row for row in self.summary["methods"] if row["name"] == method)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Group:
     """Finished trials that differ in the seed alone.
 
@@ -79,10 +52,10 @@ class Group:
         packed_bytes: Of the packed table, the largest.
         served_bytes: Of all that serves it, the largest; None where a trial does not say.
         kept_ratio: Parameters as a share of the full table's, the largest.
-        metrics: By method (``search``, ``equal``, ``full``) and metric: validation ``quality``, and Recall
-            and NDCG on test.
         is_on_front: Whether no other group of the same data and recommender is better on validation and
             no larger.
+        metrics: By method (``search``, ``equal``, ``full``) and metric: validation ``quality``, and Recall
+            and NDCG on test.
     """
 
     fields: dict[str, Any]
@@ -93,18 +66,8 @@ class Group:
     packed_bytes: int
     served_bytes: int | None
     kept_ratio: float
-    metrics: dict[str, dict[str, Spread]]
     is_on_front: bool
-
-    def to_values(self) -> dict[str, Any]:
-        """Plain values."""
-        values = {name: value for name, value in vars(self).items() if name != "metrics"}
-        return values | {
-            "metrics": {
-                method: {name: vars(spread) for name, spread in own.items()}
-                for method, own in self.metrics.items()
-            }
-        }
+    metrics: dict[str, dict[str, Spread]]
 
 
 @dataclass(eq=False)
@@ -120,7 +83,7 @@ class SweepResults:
     """
 
     location: str
-    outcomes: Sequence[Outcome] = field(repr=False)
+    outcomes: Sequence[RunState] = field(repr=False)
     seconds: float
     problems: list[str] = field(default_factory=list)
     keeper: object | None = field(default=None, repr=False)
@@ -137,33 +100,36 @@ class SweepResults:
         columns = dict.fromkeys(name for row in rows for name in row)
         return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
 
-    def _row(self, outcome: Outcome, names: Iterable[str]) -> dict[str, Any]:
-        config = outcome.config
+    def _row(self, outcome: RunState, names: Iterable[str]) -> dict[str, Any]:
         row: dict[str, Any] = {
             "trial": outcome.name,
             "status": outcome.status,
-            "dataset": dataset_name(config),
-            "recommender": config["recommender"]["name"],
-            "budget": str(config["budget"]),
-            "seed": config["seed"],
+            "dataset": outcome.dataset,
+            "recommender": outcome.config.recommender.name,
+            "budget": outcome.budget,
+            "seed": outcome.config.seed,
             **{f"field/{name}": outcome.fields.get(name) for name in names},
-            "num_steps": outcome.num_steps,
+            "num_steps": outcome.step,
             "num_failures": outcome.num_failures,
-            "quality_in_search": outcome.quality_in_search,
+            "quality_in_search": outcome.quality,
             "error": outcome.error,
             "folder": f"{self.location}/{outcome.name}/{TRIAL_RESULT_FOLDER}",
         }
         if outcome.summary is None:
             return row
-        row |= {f"{key}": value for key, value in outcome.summary["budget"].items() if key != "asked"}
+        row |= {key: value for key, value in outcome.summary["budget"].items() if key != "asked"}
         for method, short in SWEEP_PREFIXES.items():
-            own = outcome.row(method)
-            row |= {f"{short}/{key}": own[key] for key in ("num_params", "packed_bytes", "kept_ratio")}
-            # Trials of before have none.
-            row |= {f"{short}/{key}": own[key] for key in SERVED_COLUMNS if key in own}
-            row |= {f"{short}/validation/{key}": value for key, value in own["validation"].items()}
-            row |= {f"{short}/test/{key}": value for key, value in own["test"].items()}
-            row |= {f"{short}/{key}": own[key] for key in ("mean_user_size", "mean_item_size", "best_batch")}
+            measured = outcome.row(method)
+            metrics = {
+                f"{split}/{name}": value
+                for split in ("validation", "test")
+                for name, value in measured[split].items()
+            }
+            # Trials of before say nothing of what serves them.
+            names = [*_FIRST_COLUMNS, *(name for name in SERVED_COLUMNS if name in measured)]
+            row |= {f"{short}/{name}": measured[name] for name in names}
+            row |= {f"{short}/{name}": value for name, value in metrics.items()}
+            row |= {f"{short}/{name}": measured[name] for name in _LAST_COLUMNS}
         return row | {f"seconds/{phase}": value for phase, value in outcome.summary["seconds"].items()}
 
     def table(self) -> "pd.DataFrame":
@@ -180,7 +146,18 @@ class SweepResults:
             if outcome.summary is not None
             for row in outcome.summary["methods"]
         ]
-        points = pd.DataFrame([{"table": row["name"], **_point(outcome)} for outcome, row in rows])
+        points = pd.DataFrame(
+            [
+                {
+                    "table": row["name"],
+                    "dataset": outcome.dataset,
+                    "recommender": outcome.config.recommender.name,
+                    "budget": outcome.budget,
+                    **other_fields(outcome.fields),
+                }
+                for outcome, row in rows
+            ]
+        )
         metrics = pd.DataFrame([row["test"] for _, row in rows])
         figures = pd.DataFrame([{name: row.get(name) for name in TABLE_FIGURES} for _, row in rows])
         keys = [points[name] for name in points]
@@ -192,64 +169,51 @@ class SweepResults:
 
     def groups(self) -> list[Group]:
         """Means over seeds, by data and recommender, the smallest tables first."""
-        by_settings: dict[str, list[Outcome]] = {}
+        by_settings: dict[str, list[RunState]] = {}
         for outcome in self.outcomes:
             if outcome.summary is not None:
-                settings = {key: value for key, value in outcome.config.items() if key not in NOT_SETTINGS}
-                by_settings.setdefault(json.dumps(settings, sort_keys=True), []).append(outcome)
-        groups = [_group(own) for own in by_settings.values()]
+                settings = outcome.config.model_dump_json(exclude=set(NOT_SETTINGS))
+                by_settings.setdefault(settings, []).append(outcome)
+        groups = [_group(outcomes) for outcomes in by_settings.values()]
         for group in groups:
-            object.__setattr__(group, "is_on_front", not any(_beats(other, group) for other in groups))
+            group.is_on_front = not any(_beats(other, group) for other in groups)
         return sorted(groups, key=lambda group: (group.dataset, group.recommender, group.packed_bytes))
-
-    def pareto(self) -> dict[str, list[Group]]:
-        """For each recommender, on each data set, the groups that none beats, the smallest table first.
-
-        Validation quality decides, because choosing among tables by their test figures would flatter them.
-        """
-        fronts: dict[str, list[Group]] = {}
-        for group in self.groups():
-            if group.is_on_front:
-                fronts.setdefault(f"{group.recommender} on {group.dataset}", []).append(group)
-        return fronts
 
     def write(self, storage: Storage) -> None:
         """Leave ``results.parquet``, ``results.json`` and ``pareto.png`` in the sweep's folder."""
-        statuses = [outcome.status for outcome in self.outcomes]
+        groups = self.groups()
         summary = {
             "format": SWEEP_RESULTS_FORMAT,
             "versions": versions(),
             "seconds": self.seconds,
-            "num_trials": {status: statuses.count(status) for status in dict.fromkeys(statuses)},
-            "groups": [group.to_values() for group in self.groups()],
+            "num_trials": Counter(outcome.status for outcome in self.outcomes),
+            "groups": [asdict(group) for group in groups],
         }
-        with TemporaryDirectory(prefix="ciess-ray-") as folder:
-            pq.write_table(self.to_table(), Path(folder) / SWEEP_ROWS_FILE, compression="zstd")
-            text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-            (Path(folder) / SWEEP_SUMMARY_FILE).write_text(text, encoding="utf-8")
-            self.draw(Path(folder) / SWEEP_FIGURE_FILE)
-            storage.upload(Path(folder), ".")
+        rows = io.BytesIO()
+        pq.write_table(self.to_table(), rows, compression="zstd")
+        storage.write(SWEEP_ROWS_FILE, rows.getvalue())
+        storage.write(SWEEP_SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+        storage.write(SWEEP_FIGURE_FILE, self._draw(groups))
 
-    def draw(self, path: Path) -> None:
-        """NDCG on test against bytes, for each recommender and data set: search, equal sizes, full size."""
+    def _draw(self, groups: Iterable[Group]) -> bytes:
+        """NDCG@20 on test against bytes, a panel for each recommender and data set."""
         # Matplotlib is imported where something is drawn.
-        from ciess_ray.figures import Point, draw_quality, save_png
+        from ciess_ray.figures import Point, draw_quality, to_png
 
         panels: dict[str, list[Point]] = {}
-        for group in self.groups():
-            own = panels.setdefault(f"{group.recommender} on {group.dataset}", [])
-            own += [
+        for group in groups:
+            panels.setdefault(f"{group.recommender} on {group.dataset}", []).extend(
                 Point(
                     method, group.packed_bytes, group.metrics[SWEEP_PREFIXES[method]]["ndcg@20"], is_on_front
                 )
                 for method, is_on_front in ((SEARCH, group.is_on_front), (EQUAL_SIZES, False))
-            ]
+            )
         for outcome in self.outcomes:
             if outcome.summary is not None:
-                own = panels[f"{outcome.config['recommender']['name']} on {dataset_name(outcome.config)}"]
                 full = outcome.row(FULL_SIZE)
-                own.append(Point(FULL_SIZE, full["packed_bytes"], Spread(full["test"]["ndcg@20"], None)))
-        save_png(draw_quality(panels, "NDCG@20 on test"), path)
+                point = Point(FULL_SIZE, full["packed_bytes"], Spread(full["test"]["ndcg@20"], None))
+                panels[f"{outcome.config.recommender.name} on {outcome.dataset}"].append(point)
+        return to_png(draw_quality(panels, "NDCG@20 on test"))
 
     def to_rich(self) -> TextTable:
         """What people read: a row a group."""
@@ -257,51 +221,28 @@ class SweepResults:
         others = dict.fromkeys(
             name for group in groups for name in group.fields if name not in ("budget", "recommender.name")
         )
-        headings = (
-            "",
-            "recommender",
-            "budget",
-            *others,
-            "n",
-            "bytes",
-            "served",
-            "R@20 search",
-            "equal sizes",
-            "full",
-        )
-        table = TextTable(*headings)
-        for group in groups:
-            table.add_row(
+        rows = [
+            (
                 "*" if group.is_on_front else "",
                 group.recommender,
                 group.budget,
-                *(_short(group.fields.get(name, "")) for name in others),
+                *(
+                    f"{value:.4g}" if isinstance(value, float) else str(value)
+                    for value in (group.fields.get(name, "") for name in others)
+                ),
                 str(len(group.seeds)),
                 f"{group.packed_bytes:,}",
                 "" if group.served_bytes is None else f"{group.served_bytes:,}",
                 *(str(group.metrics[method]["recall@20"]) for method in ("search", "equal")),
                 f"{group.metrics['full']['recall@20'].mean:.4f}",
             )
-        return table
+            for group in groups
+        ]
+        ends = ("n", "bytes", "served", "R@20 search", "equal sizes", "full")
+        return TextTable("", "recommender", "budget", *others, *ends, rows=rows)
 
 
-def _point(outcome: Outcome) -> dict[str, Any]:
-    """What a trial has that others have not, its seed aside, by plain values."""
-    config = outcome.config
-    own = {
-        "dataset": dataset_name(config),
-        "recommender": config["recommender"]["name"],
-        "budget": str(config["budget"]),
-    }
-    told = {"dataset", "dataset.path", "recommender.name", "budget", "seed"}
-    others = {name: value for name, value in outcome.fields.items() if name not in told}
-    return own | {
-        name: value if isinstance(value, str | int | float) else json.dumps(value)
-        for name, value in others.items()
-    }
-
-
-def _group(outcomes: Sequence[Outcome]) -> Group:
+def _group(outcomes: Sequence[RunState]) -> Group:
     first = outcomes[0]
     metrics = {}
     for method, short in SWEEP_PREFIXES.items():
@@ -313,15 +254,15 @@ def _group(outcomes: Sequence[Outcome]) -> Group:
     served = [row["served_bytes"] for row in searched if "served_bytes" in row]
     return Group(
         fields={name: value for name, value in first.fields.items() if name != "seed"},
-        dataset=dataset_name(first.config),
-        recommender=first.config["recommender"]["name"],
-        budget=str(first.config["budget"]),
-        seeds=[outcome.config["seed"] for outcome in outcomes],
+        dataset=first.dataset,
+        recommender=first.config.recommender.name,
+        budget=first.budget,
+        seeds=[outcome.config.seed for outcome in outcomes],
         packed_bytes=max(row["packed_bytes"] for row in searched),
         served_bytes=max(served) if len(served) == len(searched) else None,
         kept_ratio=max(row["kept_ratio"] for row in searched),
-        metrics=metrics,
         is_on_front=False,
+        metrics=metrics,
     )
 
 
@@ -332,7 +273,3 @@ def _beats(other: Group, group: Group) -> bool:
     mine, its = group.metrics["search"]["quality"].mean, other.metrics["search"]["quality"].mean
     is_as_good = its >= mine and other.packed_bytes <= group.packed_bytes
     return is_as_good and (its > mine or other.packed_bytes < group.packed_bytes)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """Which trials run and which are stopped: Tune's schedulers and searchers, as a sweep needs them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -19,25 +19,20 @@ _RIVALS_SHARE = ("budget", "recommender", "dataset", "training")
 
 
 class ByGroup(FIFOScheduler):
-    """A scheduler of its own for the trials of each group, started in the order they came.
+    """A scheduler of its own for the rivals of each group, started in the order they came.
 
     Args:
         make: What to call for each new group's scheduler.
-        shared_fields: Fields and sections that are the same for all trials of a group.
     """
 
-    def __init__(self, make: Callable[[], TrialScheduler], shared_fields: Sequence[str]) -> None:
+    def __init__(self, make: Callable[[], TrialScheduler]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._make, self._shared_fields = make, tuple(shared_fields)
+        self._make = make
         self._schedulers: dict[str, TrialScheduler] = {}
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """The schedulers know their metric already."""
-        return True
 
     def _of(self, trial: Any) -> TrialScheduler:
         fields = definition_of(trial.config)["fields"]
-        shared = {name: value for name, value in fields.items() if name.split(".")[0] in self._shared_fields}
+        shared = {name: value for name, value in fields.items() if name.split(".")[0] in _RIVALS_SHARE}
         group = json.dumps(shared, sort_keys=True)
         if group not in self._schedulers:
             self._schedulers[group] = self._make()
@@ -54,18 +49,6 @@ class ByGroup(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial is over."""
         self._of(trial).on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A trial failed."""
-        self._of(trial).on_trial_error(tune_controller, trial)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial is taken away."""
-        self._of(trial).on_trial_remove(tune_controller, trial)
-
-    def debug_string(self) -> str:
-        """What Tune shows."""
-        return f"{len(self._schedulers)} groups"
 
 
 def build_scheduler(config: SweepConfig, trials: Sequence[Trial]) -> TrialScheduler:
@@ -88,8 +71,7 @@ def build_scheduler(config: SweepConfig, trials: Sequence[Trial]) -> TrialSchedu
                 # There Tune would stop a trial before its retraining.
                 max_t=max_steps * 100,
                 stop_last_trials=False,
-            ),
-            _RIVALS_SHARE,
+            )
         )
     return FIFOScheduler()
 
@@ -112,19 +94,17 @@ def build_searcher(config: SweepConfig) -> Searcher | None:
 def build_space(config: SweepConfig, trials: Sequence[Trial], claims: Sequence[Claims]) -> dict[str, Any]:
     """The trials as Tune takes them, each with what it claims; for a searcher, what it draws from."""
     if config.searcher != "random":
-        return {"trial": {"fields": _dimensions(config), "claims": max(claims, key=total_cpus)}}
+        fields = {name: _domain(values) for name, values in config.space.items()}
+        return {"trial": {"fields": fields, "claims": max(claims, key=total_cpus)}}
     # As text, because Tune copies all trials for each trial.
     definitions = [
-        json.dumps({"name": trial.name, "fields": trial.fields, "claims": own})
-        for trial, own in zip(trials, claims, strict=True)
+        json.dumps({"name": trial.name, "fields": trial.fields, "claims": bundles})
+        for trial, bundles in zip(trials, claims, strict=True)
     ]
     return {"trial": tune.grid_search(definitions)}
 
 
-def _dimensions(config: SweepConfig) -> dict[str, Any]:
-    kinds: dict[str, Any] = {"choice": tune.choice, "uniform": tune.uniform, "loguniform": tune.loguniform}
-    dimensions: dict[str, Any] = {}
-    for name, values in config.space.items():
-        ((kind, given),) = values.items()
-        dimensions[name] = kinds[kind](given) if kind == "choice" else kinds[kind](*given)
-    return dimensions
+def _domain(values: Mapping[str, Any]) -> Any:
+    """A distribution of a space as Tune has it."""
+    ((kind, given),) = values.items()
+    return tune.choice(given) if kind == "choice" else getattr(tune, kind)(*given)

@@ -1,13 +1,16 @@
 """A folder on any of pyarrow's filesystems: a local disk, one that all nodes share, S3, GCS, HDFS."""
 
+import io
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.files.whole import copy_whole, whole_file, write_whole
+from ciess_ray.files.whole import whole_file
 from envs.errors import ConfigError
 
 _ERRORS = (OSError, pa.ArrowException, ValueError)
@@ -33,25 +36,12 @@ class Storage:
         self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
         self.shown = without_secrets(self.location)
         try:
-            if self.is_local:
-                self._filesystem, self._path = pafs.LocalFileSystem(), self.location
-            else:
-                self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+            self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
         except _ERRORS as error:
             raise ConfigError(
                 f"{without_secrets(text)}: neither a path nor a URI that pyarrow knows "
                 f"({without_secrets(error)}); e.g. runs/sweep, s3://bucket/sweep or gs://bucket/sweep."
             ) from error
-
-    @property
-    def parent(self) -> str:
-        """Where the folder lies."""
-        return self.location.rpartition("/")[0] or "/"
-
-    @property
-    def name(self) -> str:
-        """What the folder is called there."""
-        return self.location.rpartition("/")[2]
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; None where it is not there."""
@@ -66,19 +56,29 @@ class Storage:
         Raises:
             ConfigError: It cannot be written.
         """
-        place = self._place(name)
+        self._copy(io.BytesIO(content), name)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy a local file here, as :meth:`write` writes."""
+        with file.open("rb") as content:
+            self._copy(content, name)
+
+    def _copy(self, content: IO[bytes], name: str) -> None:
         try:
-            if self.is_local:
-                write_whole(Path(place), content)
-                return
-            self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-            with self._filesystem.open_output_stream(place) as stream:
-                stream.write(content)
+            with self._opened(self._place(name)) as stream:
+                shutil.copyfileobj(content, stream)
         except _ERRORS as error:
             raise ConfigError(
                 f"{self.shown}: cannot be written ({without_secrets(error)}); name a folder that you may "
                 "write, and on a cluster one that every node reaches."
             ) from error
+
+    def _opened(self, place: str) -> AbstractContextManager[IO[bytes]]:
+        if self.is_local:
+            return whole_file(Path(place))
+        self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+        stream: IO[bytes] = self._filesystem.open_output_stream(place)
+        return stream
 
     def has(self, name: str) -> bool:
         """Whether there is such a file or folder."""
@@ -97,25 +97,6 @@ class Storage:
         else:
             self._filesystem.delete_file(place)
 
-    def upload(self, path: Path, name: str) -> None:
-        """Copy a local file or folder here; files that are here already are replaced, each as a whole."""
-        if path.is_dir():
-            for file in path.rglob("*"):
-                if file.is_file():
-                    self.upload(file, f"{name}/{file.relative_to(path).as_posix()}")
-            return
-        place = self._place(name)
-        if self.is_local:
-            copy_whole(path, Path(place))
-            return
-        self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-        pafs.copy_files(
-            str(path),
-            place,
-            source_filesystem=pafs.LocalFileSystem(),
-            destination_filesystem=self._filesystem,
-        )
-
     def download(self, name: str, path: Path) -> None:
         """Copy a file or folder from here; a file is there whole or not at all."""
         place = self._place(name)
@@ -124,12 +105,7 @@ class Storage:
                 shutil.copyfileobj(source, stream)
             return
         path.mkdir(parents=True, exist_ok=True)
-        pafs.copy_files(
-            place,
-            str(path),
-            source_filesystem=self._filesystem,
-            destination_filesystem=pafs.LocalFileSystem(),
-        )
+        pafs.copy_files(place, str(path), source_filesystem=self._filesystem)
 
     def _place(self, name: str) -> str:
         return f"{self._path}/{name}"

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from ciess_ray import metric_keys
+from ciess_ray.config.data import read_recorded
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import SEARCH, SWEEP_FILE, TRIAL_RESULT_FOLDER
 from ciess_ray.result import RESULT_FILE, read_steps
@@ -21,6 +22,8 @@ from ciess_ray.sweeps.claims import num_threads, within_claims
 from ciess_ray.sweeps.config import SweepPlan, parse_sweep
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.tracking.tracker import NullTracker
+
+SWEEP_FORMAT = "ciess-ray sweep 1"
 
 #: Keys of what a trial reports.
 OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows", "is_finished"
@@ -41,18 +44,24 @@ def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapp
         shared: What was trained ahead, see :func:`ciess_ray.training.preparing.prepare`.
     """
     storage, fields = Storage(location), definition_of(config)["fields"]
-    plan = read_plan(storage)
+    plan, _ = read_sweep(storage)
     context = tune.get_context()
     name = context.get_trial_name()
-    place = f"{name}/{TRIAL_RESULT_FOLDER}"
-    summary = read_summary_of(storage, name)
-    if summary is None:
+    if read_summary_of(storage, name) is None:
         # On this node's own disk, whatever the storage is.
         work = work_folder(sweep) / name
         storage.write(f"{name}/{TRIAL_FILE}", json.dumps(fields, indent=2).encode() + b"\n")
-        run = _trial_config(plan, fields, work, context.get_trial_resources())
+        claims = list(context.get_trial_resources().bundles)
+        values = within_claims(plan.parse(fields), claims) | {
+            "output": str(work / TRIAL_RESULT_FOLDER),
+            # What no other trial needs is part of its checkpoints.
+            "cache": None,
+            # The sweep's driver records all trials.
+            "tracking": {"mlflow": False},
+        }
+        run = RunConfig.model_validate(values)
         # Ray gives a process the threads of its own bundle, which here may be next to nothing.
-        torch.set_num_threads(num_threads(run, list(context.get_trial_resources().bundles)))
+        torch.set_num_threads(num_threads(run, claims))
         reporter = Reporter(run)
         checkpoint = tune.get_checkpoint()
         # A trial that was tried before on this node left its folder there.
@@ -63,22 +72,21 @@ def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapp
             checkpoint.to_directory(run.output)
             reporter.tell_again(run.output)
             resume(run.output, config=run, tracker=reporter, shared=shared, on_progress=reporter)
-        for file in run.output.iterdir():
-            # Last what says that all is there.
-            if file.is_file() and file.name != RESULT_FILE:
-                storage.upload(file, f"{place}/{file.name}")
-        storage.upload(run.output / RESULT_FILE, f"{place}/{RESULT_FILE}")
+        # Last what says that all is there.
+        for file in sorted(run.output.iterdir(), key=lambda file: file.name == RESULT_FILE):
+            if file.is_file():
+                storage.upload(file, f"{name}/{TRIAL_RESULT_FOLDER}/{file.name}")
         shutil.rmtree(work, ignore_errors=True)
-        summary = read_summary_of(storage, name)
-        assert summary is not None
+    summary = read_summary_of(storage, name)
+    assert summary is not None
     quality = next(row["validation"]["quality"] for row in summary["methods"] if row["name"] == SEARCH)
     tune.report({OBJECTIVE: quality, STEP: summary["num_steps"], PHASE: "done", ROWS: [], IS_FINISHED: True})
 
 
 def definition_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What Tune's config says of a trial: ``fields`` that others have not, ``claims``, maybe a ``name``."""
-    told = config["trial"]
-    definition: dict[str, Any] = json.loads(told) if isinstance(told, str) else told
+    trial = config["trial"]
+    definition: dict[str, Any] = json.loads(trial) if isinstance(trial, str) else trial
     return definition
 
 
@@ -87,11 +95,20 @@ def work_folder(sweep: str) -> Path:
     return Path(tempfile.gettempdir()) / f"ciess-ray-sweep-{sweep}"
 
 
-def read_plan(storage: Storage) -> SweepPlan:
-    """The plan that a sweep left in its storage."""
-    content = storage.read(SWEEP_FILE)
-    assert content is not None
-    return parse_sweep(json.loads(content)["sweep"], f"{storage.shown}/{SWEEP_FILE}", Path())
+def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPlan, dict[str, Any]]:
+    """The plan of the sweep in a folder, and all that its ``sweep.json`` says.
+
+    Args:
+        storage: The folder.
+        overrides: What is told anew, see :func:`ciess_ray.sweeps.driver.resume_sweep`.
+
+    Raises:
+        CiessError: There is no sweep, or it is damaged.
+    """
+    content, folder = storage.read(SWEEP_FILE), storage.shown
+    state, values = read_recorded(content, folder, SWEEP_FILE, SWEEP_FORMAT, overrides)
+    values["output"] = storage.location
+    return parse_sweep(values, f"{folder}/{SWEEP_FILE}", Path()), state
 
 
 def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
@@ -101,20 +118,8 @@ def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
     return summary if summary is not None and summary["status"] == "finished" else None
 
 
-def _trial_config(plan: SweepPlan, fields: Mapping[str, Any], work: Path, resources: Any) -> RunConfig:
-    values = within_claims(plan.parse(fields), list(resources.bundles))
-    values |= {
-        "output": str(work / TRIAL_RESULT_FOLDER),
-        # What no other trial needs is part of its checkpoints.
-        "cache": None,
-        # The sweep's driver records all trials.
-        "tracking": {"mlflow": False},
-    }
-    return RunConfig.model_validate(values)
-
-
 class Reporter(NullTracker):
-    """The tracker and watcher of a trial's search: what it is told goes to Tune, its folder to the driver."""
+    """The tracker and watcher of a trial's search: what it is told goes to Tune, folder and model nowhere."""
 
     def __init__(self, config: RunConfig) -> None:
         self._output, self._checkpoints = config.output, config.checkpoint_folder
@@ -123,15 +128,11 @@ class Reporter(NullTracker):
 
     def tell_again(self, folder: Path) -> None:
         """What the trial told up to its checkpoint: whoever heard it may be gone."""
-        rows = read_steps(folder)
-        self._remember(rows)
-        self._report(rows, with_checkpoint=False)
+        self._report(read_steps(folder), with_checkpoint=False)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """A step of the search."""
-        rows = [{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}]
-        self._remember(rows)
-        self._report(rows)
+        self._report([{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}])
 
     def __call__(self, progress: Progress) -> None:
         """Called with each piece of news."""
@@ -140,12 +141,10 @@ class Reporter(NullTracker):
         if is_new or (progress.is_step and progress.phase in _SLOW_PHASES):
             self._report([])
 
-    def _remember(self, rows: list[dict[str, Any]]) -> None:
+    def _report(self, rows: list[dict[str, Any]], with_checkpoint: bool = True) -> None:
         for row in rows:
             self._best = max(self._best, row["metrics"].get(metric_keys.QUALITY, 0.0))
             self._step = max(self._step, row["step"])
-
-    def _report(self, rows: list[dict[str, Any]], with_checkpoint: bool = True) -> None:
         left = {file.name for file in self._checkpoints.glob("*") if file.suffix in (".checkpoint", ".npz")}
         checkpoint = None
         if with_checkpoint and left != self._reported:

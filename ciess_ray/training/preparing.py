@@ -6,7 +6,7 @@ and is told how far it has come.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import ray
 import torch
 from numpy.typing import NDArray
 
+from ciess_ray.config.data import dataset_key
 from ciess_ray.files.whole import read_arrays, write_arrays
-from ciess_ray.resources import gpus_of_each
+from ciess_ray.resources import gpus_of_each, num_threads
 from ciess_ray.training.costs import Cost, Meter
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, Tell, state_in
 from envs.data import Interactions
@@ -61,7 +62,6 @@ def prepare(
     preparation: Preparation,
     interactions: Any,
     *,
-    num_threads: int | None = None,
     tell: Tell | None = None,
     shared: Mapping[str, Any] | None = None,
 ) -> Prepared:
@@ -70,86 +70,86 @@ def prepare(
     Args:
         preparation: What.
         interactions: Reference to the splits.
-        num_threads: Of the training; None for as many as this process would take.
         tell: Called now and then with the batches trained and the quality, or the loss.
-        shared: By key, references to what was trained ahead, or to the error that it ended in.
+        shared: By key, references to what was trained ahead, see :func:`start_all`.
 
     Raises:
         TrainingError: A loss is NaN or infinite, or the process of the training died again and again.
     """
     if shared and preparation.key in shared:
-        arrays = ray.get(shared[preparation.key])
-        made = arrays if isinstance(arrays, Exception) else Prepared(arrays, is_cached=True)
-    else:
-        threads = num_threads or torch.get_num_threads()
-        folder = preparation.config.kept_folder
-        ((_, made),) = _each([(preparation, interactions)], folder, lambda _: threads, tell)
-    if isinstance(made, Exception):
-        raise made
-    return made
+        return Prepared(value_of(shared[preparation.key], f"the {preparation.kind}"), is_cached=True)
+    file = file_of(preparation, preparation.config.kept_folder)
+    kept = read_arrays(file)
+    if kept is not None:
+        return Prepared(kept, is_cached=True)
+    stream = _task(_stream_training, preparation).remote(preparation, interactions, torch.get_num_threads())
+    is_over = False
+    try:
+        while True:
+            ray.wait([stream])
+            news = next_of(stream, f"the {preparation.kind}")
+            if isinstance(news, Done):
+                is_over = True
+                write_arrays(file, news.value)
+                return Prepared(news.value)
+            if tell is not None:
+                tell(*news)
+    finally:
+        if not is_over:
+            ray.cancel(stream, force=True)
 
 
-def prepare_all(
-    preparations: Sequence[tuple[Preparation, Any]],
-    folder: Path,
-    num_threads: Callable[[Preparation], int],
-    on_done: Callable[[Preparation], None],
+def start_all(
+    preparations: Iterable[Preparation], data: Mapping[str, Any], folder: Path, num_claims: int
 ) -> dict[str, Any]:
-    """Have many trained side by side.
+    """Have many trained side by side, each in a process of its own, whose memory is then the training's.
 
     Args:
-        preparations: Each with a reference to its splits.
-        folder: Where what is trained is looked for and left.
-        num_threads: Of a training.
-        on_done: Called when one is there, or has failed.
+        preparations: What.
+        data: References to splits by :func:`ciess_ray.config.data.dataset_key`.
+        folder: Where what was trained before is looked for.
+        num_claims: How many tasks share the GPUs.
 
     Returns:
-        References by key, see :func:`prepare`.
+        References by key: to what is there or will be.
     """
     references = {}
-    for preparation, made in _each(preparations, folder, num_threads):
-        # Whoever needs what has failed fails with it.
-        references[preparation.key] = ray.put(made if isinstance(made, Exception) else made.arrays)
-        on_done(preparation)
+    for preparation in preparations:
+        config, arrays = preparation.config, read_arrays(file_of(preparation, folder))
+        if arrays is None:
+            task = _task(_train, preparation, num_claims)
+            references[preparation.key] = task.remote(
+                preparation, data[dataset_key(config)], num_threads(config)
+            )
+        else:
+            references[preparation.key] = ray.put(arrays)
     return references
 
 
-def _each(
-    preparations: Sequence[tuple[Preparation, Any]],
-    folder: Path,
-    num_threads: Callable[[Preparation], int],
-    tell: Tell | None = None,
-) -> Iterator[tuple[Preparation, Prepared | Exception]]:
-    """Each as it is there, or has failed; they are trained side by side."""
-    streams: dict[Any, Preparation] = {}
+def keep(preparation: Preparation, reference: Any, folder: Path) -> None:
+    """Wait for what is trained, and leave it where the next one finds it.
+
+    Raises:
+        TrainingError: As :func:`prepare`.
+    """
+    arrays, file = value_of(reference, f"the {preparation.kind}"), file_of(preparation, folder)
+    if not file.exists():
+        write_arrays(file, arrays)
+
+
+def as_ready(tasks: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """What is done, as it gets done, and taken out; what is left when nobody asks any more is cancelled.
+
+    Args:
+        tasks: What each reference is to.
+    """
     try:
-        for preparation, interactions in preparations:
-            kept = read_arrays(file_of(preparation, folder))
-            if kept is not None:
-                yield preparation, Prepared(kept, is_cached=True)
-            else:
-                threads, num_claims = num_threads(preparation), len(preparations)
-                streams[start(preparation, interactions, threads, num_claims=num_claims)] = preparation
-        while streams:
-            (stream,), _ = ray.wait(list(streams), num_returns=1)
-            preparation = streams[stream]
-            made: Prepared | Exception
-            try:
-                news = next_of(stream, f"the {preparation.kind}")
-            except Exception as error:
-                made = error
-            else:
-                if not isinstance(news, Done):
-                    if tell is not None:
-                        tell(*news)
-                    continue
-                write_arrays(file_of(preparation, folder), news.value)
-                made = Prepared(news.value)
-            del streams[stream]
-            yield preparation, made
+        while tasks:
+            (reference,), _ = ray.wait(list(tasks), num_returns=1)
+            yield reference, tasks.pop(reference)
     finally:
-        for stream in streams:
-            ray.cancel(stream, force=True)
+        for reference in tasks:
+            ray.cancel(reference, force=True)
 
 
 def file_of(preparation: Preparation, folder: Path) -> Path:
@@ -157,46 +157,35 @@ def file_of(preparation: Preparation, folder: Path) -> Path:
     return folder / f"{preparation.key}.npz"
 
 
-def start(
-    preparation: Preparation,
-    interactions: Any,
-    num_threads: int,
-    *,
-    num_claims: int = 1,
-    is_alone: bool = False,
-) -> Any:
-    """The task, as a stream that :func:`ciess_ray.training.preparing.next_of` reads.
-
-    Args:
-        preparation: What is trained.
-        interactions: Reference to the splits.
-        num_threads: Of the training.
-        num_claims: How many such share the GPUs.
-        is_alone: Whether it gets a process of its own, whose memory is then the training's.
-    """
+def _task(function: Any, preparation: Preparation, num_claims: int = 1) -> Any:
+    """The function of Ray with what a training claims."""
     config = preparation.config
-    task: Any = _train_alone if is_alone else _train
-    return task.options(
+    return function.options(
         num_cpus=config.resources.num_cpus_per_training,
         num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, num_claims),
-    ).remote(preparation, interactions, num_threads)
+    )
 
 
-def _stream(preparation: Preparation, interactions: Interactions, num_threads: int) -> Iterator[Any]:
+def _trained(
+    preparation: Preparation, interactions: Interactions, num_threads: int, tell: Callable[[Any], None]
+) -> dict[str, NDArray[Any]]:
+    """What is trained, and what it took."""
     torch.set_num_threads(num_threads)
     meter = Meter()
-
-    def work(tell: Callable[[Any], None]) -> dict[str, Any]:
-        with meter.phase("training"):
-            arrays = preparation.train(interactions, lambda batch, value: tell((batch, value)))
-        cost = {_COST + name: value for name, value in asdict(meter.cost(num_trainings=1)).items()}
-        return {name: np.asarray(value) for name, value in (arrays | cost).items()}
-
-    yield from streamed(work)
+    with meter.phase("training"):
+        arrays = preparation.train(interactions, lambda batch, value: tell((batch, value)))
+    cost = {_COST + name: value for name, value in asdict(meter.cost(num_trainings=1)).items()}
+    return {name: np.asarray(value) for name, value in (arrays | cost).items()}
 
 
-_train: Any = ray.remote(num_returns="streaming", max_retries=3)(_stream)
-_train_alone: Any = ray.remote(num_returns="streaming", max_retries=3, max_calls=1)(_stream)
+@ray.remote(max_retries=3, max_calls=1)
+def _train(preparation: Preparation, interactions: Interactions, num_threads: int) -> dict[str, NDArray[Any]]:
+    return _trained(preparation, interactions, num_threads, lambda news: None)
+
+
+@ray.remote(num_returns="streaming", max_retries=3)
+def _stream_training(preparation: Preparation, interactions: Interactions, num_threads: int) -> Iterator[Any]:
+    yield from streamed(lambda tell: _trained(preparation, interactions, num_threads, tell))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,19 +224,25 @@ def streamed(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
 
 
 def next_of(stream: Any, name: str) -> Any:
-    """The next news of a task, in the end :class:`Done`, and after it None.
+    """The next news of a task, in the end :class:`Done`, and after it None; see :func:`value_of`."""
+    try:
+        return value_of(next(stream), name)
+    except StopIteration:
+        return None
+
+
+def value_of(reference: Any, name: str) -> Any:
+    """What a task gave.
 
     Args:
-        stream: Of the task.
-        name: What it trains, for a message.
+        reference: To it.
+        name: What the task trains, for a message.
 
     Raises:
         TrainingError: Its process died again and again; and whatever the task raised, as it was raised there.
     """
     try:
-        return ray.get(next(stream))
-    except StopIteration:
-        return None
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:

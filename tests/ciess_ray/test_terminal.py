@@ -7,25 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report_folders import config_of, summary_of, write_search
+from report_folders import config_of, outcome_of, summary_of, write_search
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
-from ciess_ray.comparisons.driver import News
 from ciess_ray.comparisons.results import ComparisonResults
+from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import write_whole
 from ciess_ray.plain_text import command, visible, visible_line
 from ciess_ray.searches.journal import Progress
-from ciess_ray.searches.live import LiveView
-from ciess_ray.sweeps.live import SweepView
-from ciess_ray.sweeps.monitor import SweepState, TrialState
-from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.searches.live import RunsView, SearchView
+from ciess_ray.sweeps.results import SweepResults
 from ciess_ray.terminal import Terminal, spell_out, write_data
+from ciess_ray.tracking.runs import RunsState, RunState
 from envs.errors import ConfigError, ResultError
 
 #: Linux has a device that is always full; without one these two cannot be tried.
@@ -48,6 +46,11 @@ NAMES = [
 #: Together, for one place that shows a single name.
 HOSTILE = " ".join(NAMES)
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+
+
+def state_of(config):
+    run = RunState(HOSTILE, {}, config, HOSTILE, "running", quality=0.15, phase=HOSTILE, error=HOSTILE)
+    return RunsState("trials", {HOSTILE: run}, changed=HOSTILE, what="failed")
 
 
 def check(shown, name=HOSTILE):
@@ -157,8 +160,8 @@ class TestNamesAreText:
     def test_at_the_end_of_a_sweep(self, run_cli, monkeypatch, tmp_path):
         config = config_of()
         fields = {"budget": "10%", "agent.gamma": HOSTILE, "seed": 0}
-        failed = Outcome(HOSTILE, "failed", fields, config, None, None, 3, 4, HOSTILE)
-        outcomes = [Outcome(HOSTILE, "finished", fields, config, summary_of(config), 0.1, 12), failed]
+        failed = outcome_of(HOSTILE, fields, config, error=HOSTILE)
+        outcomes = [outcome_of(HOSTILE, fields, config, summary_of(config)), failed]
         done = SweepResults(f"{tmp_path}/{HOSTILE}", outcomes, 60.0, [HOSTILE])
         monkeypatch.setattr("ciess_ray.sweeps.driver.resume_sweep", lambda *_, **__: done)
         status, out, err = run_cli("sweep", "--resume", tmp_path)
@@ -187,8 +190,8 @@ class TestNamesAreText:
         results = ComparisonResults(plan, {cell.name: failed for cell in plan.cells}, 12.0, [HOSTILE])
 
         def compare(plan, on_change, **_):
-            on_change(News(HOSTILE, "failed", 1, 3, None, HOSTILE))
-            return results, results.figures()
+            on_change(state_of(plan.cells[0].config))
+            return results
 
         monkeypatch.setattr("ciess_ray.comparisons.driver.read_plan", lambda folder, *_: plan)
         monkeypatch.setattr("ciess_ray.comparisons.driver.compare", compare)
@@ -202,17 +205,15 @@ class TestNamesAreText:
     def test_of_a_search_under_way(self):
         for is_terminal in (False, True):
             stream = io.StringIO()
-            with LiveView(Terminal(file=stream, width=9999, force_terminal=is_terminal)) as view:
+            with SearchView(Terminal(file=stream, width=9999, force_terminal=is_terminal)) as view:
                 view(Progress(HOSTILE, 2, 10, HOSTILE, 0.1, 0.95, 0.4, 65.0, 3725.0))
             check(_without_moves(stream.getvalue()))
 
     def test_of_a_sweep_under_way(self):
-        trial = TrialState(HOSTILE, {}, HOSTILE, "lightgcn", 62, "running", HOSTILE, 17, 0.15)
-        trial.error = HOSTILE
         for is_terminal in (False, True):
             stream = io.StringIO()
-            with SweepView(Terminal(file=stream, width=9999, force_terminal=is_terminal)) as view:
-                view(SweepState({HOSTILE: trial}, time.monotonic(), changed=HOSTILE, what="failed"))
+            with RunsView(Terminal(file=stream, width=9999, force_terminal=is_terminal)) as view:
+                view(state_of(RunConfig.model_validate(config_of())))
             check(_without_moves(stream.getvalue()))
 
 
@@ -231,7 +232,7 @@ class TestStreams:
         def watch(stream):
             monkeypatch.setattr("sys.stdout", stream)
             spell_out()
-            with LiveView(Terminal()) as view:
+            with SearchView(Terminal()) as view:
                 for step in range(3):
                     view(Progress("search", step, 9, "caf\xe9", 0.1, 0.95, 0.4, 65.0, 3725.0))
             monkeypatch.undo()

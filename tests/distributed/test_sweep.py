@@ -219,7 +219,7 @@ from ciess_ray.sweeps.driver import sweep
 from ciess_ray.sweeps.config import load_sweep
 
 def follow(state):
-    running = [trial for trial in state.trials.values() if trial.status == "running"]
+    running = [trial for trial in state.runs.values() if trial.status == "running"]
     # One a node, all of them busy, and one surely on its way.
     if not changes and len(running) == 3 and max(trial.step for trial in running) >= 2:
         cluster.remove_node(doomed, allow_graceful=False)

@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import ResultFolder
-from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.sweeps.results import SweepResults
 from ciess_ray.sweeps.storage import Storage
+from ciess_ray.tracking.runs import RunState
 
 FULL_BYTES, FULL_PARAMS, NUM_USERS, NUM_ITEMS = 100_000, 25_000, 60, 140
 BYTES = {"5%": 6_000, "10%": 11_000, "20%": 21_000}
@@ -116,6 +118,15 @@ def write_search(path, budget="10%", seed=0, user_ids=None, num_entities=1, num_
     return path
 
 
+def outcome_of(name, fields, config, summary=None, error=None):
+    """A trial that is finished, or one that failed."""
+    status = "failed" if summary is None else "finished"
+    config = RunConfig.model_validate(config)
+    if summary is None:
+        return RunState(name, fields, config, status=status, step=3, num_failures=4, error=error)
+    return RunState(name, fields, config, status=status, summary=summary, quality=0.1, step=12)
+
+
 def write_sweep(path):
     """Two budgets with two seeds each, one trial that failed; the first trial has its folder."""
     outcomes = []
@@ -123,11 +134,9 @@ def write_sweep(path):
         config = config_of(budget, seed)
         fields = {"budget": budget, "seed": seed}
         name = f"{len(outcomes)}_budget-{budget.removesuffix('%')}-percent_seed-{seed}"
-        outcomes.append(Outcome(name, "finished", fields, config, summary_of(config, recall, 0.15), 0.1, 12))
+        outcomes.append(outcome_of(name, fields, config, summary_of(config, recall, 0.15)))
     fields = {"budget": "20%", "seed": 0}
-    outcomes.append(
-        Outcome("4_failed", "failed", fields, config_of("20%"), None, None, 3, 4, "TrainingError: NaN <b>")
-    )
+    outcomes.append(outcome_of("4_failed", fields, config_of("20%"), error="TrainingError: NaN <b>"))
     SweepResults(str(path), outcomes, 60.0).write(Storage(path))
     write_search(path / outcomes[0].name / "result", "5%")
     return path

@@ -10,7 +10,7 @@ from ciess_ray.comparisons.methods.by_hand import (
     SplitInCommunities,
 )
 from ciess_ray.comparisons.methods.masks import DNIS, PEP, MagnitudePruning
-from ciess_ray.comparisons.methods.method import Ledger, Method, Problem
+from ciess_ray.comparisons.methods.method import Method, Problem
 from ciess_ray.comparisons.methods.searched import Discrete, RandomSearch, Search
 
 #: In the order of tables, then those of kept cells alone; ``ciess_ray.comparisons.config`` has the names.
@@ -33,4 +33,4 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-__all__ = ["METHODS", "Ledger", "Method", "Problem"]
+__all__ = ["METHODS", "Method", "Problem"]

@@ -86,7 +86,7 @@ def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
         pruned[scale] = problem.scatter(kept)
         recommender.table.mask_to(pruned[scale])
         qualities[scale] = evaluate(recommender, interactions.train, interactions.validation).quality
-        problem.ledger.num_steps += 1
+        problem.num_steps += 1
     best = max(qualities, key=lambda scale: (qualities[scale], scale == 1.0))
     return [
         Allocation(f"users x {scale:g}, trained {how}", pruned[scale], start=start if how == "on" else None)
@@ -186,7 +186,7 @@ class PEP(Method):
         recommender.table = table
         loss = _Pushed(recipe.loss, table, num_batches)
         trainer = Trainer(recommender, recipe.train, recipe.settings, rng, loss)
-        problem.ledger.num_trainings += 1
+        problem.num_trainings += 1
         while trainer.num_batches < num_batches and int((table.margins() > 0).sum()) > problem.cap_params:
             trainer.train(1)
         kept = keep_largest(table.margins().cpu().numpy(), problem.cap_params, 0, problem.num_tables)
@@ -287,7 +287,7 @@ class DNIS(Method):
         recommender.table = table
         loss = _Bilevel(recipe.loss, problem, table)
         Trainer(recommender, recipe.train, recipe.settings, rng, loss).fit(problem.interactions.validation)
-        problem.ledger.num_trainings += 1
+        problem.num_trainings += 1
         state = state_of(recommender)
         del state["table.selection"]
         state["table.weight"] = table().detach().cpu().numpy()

@@ -6,7 +6,7 @@ training to convergence, choosing on validation and the test figure, is the same
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -25,21 +25,8 @@ from envs.step_modes import State
 
 
 @dataclass(eq=False)
-class Ledger:
-    """What a method has done so far.
-
-    Attributes:
-        num_trainings: Recommenders trained.
-        num_steps: Allocations judged as a step of the search judges them.
-    """
-
-    num_trainings: int = 0
-    num_steps: int = 0
-
-
-@dataclass(frozen=True, eq=False)
 class Problem:
-    """Everything that a method may look at.
+    """Everything that a method may look at, and what it has done.
 
     Attributes:
         config: The run; ``budget`` and ``seed`` are the cell's.
@@ -48,7 +35,8 @@ class Problem:
         work: An empty folder.
         full: The full-size fit with its parameters, for a method that needs it.
         pretrained: What the search's step mode starts from, for a method that judges allocations.
-        ledger: Is told what was done.
+        num_trainings: Recommenders trained so far.
+        num_steps: Allocations judged so far as a step of the search judges them.
     """
 
     config: RunConfig
@@ -57,7 +45,8 @@ class Problem:
     work: Path
     full: FullSizeFit | None = None
     pretrained: State | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    num_trainings: int = 0
+    num_steps: int = 0
 
     def rng(self, stream: Stream) -> np.random.Generator:
         """Draws that depend on the run's seed and on nothing else."""
@@ -104,8 +93,8 @@ class Problem:
     def judge(self, sizes: EmbeddingSizes) -> float:
         """Validation quality as a step of the search finds it."""
         quality = self._judge(sizes)
-        self.ledger.num_steps += 1
-        self.ledger.num_trainings += self._judge.trains
+        self.num_steps += 1
+        self.num_trainings += self._judge.trains
         return quality
 
 

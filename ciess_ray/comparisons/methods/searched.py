@@ -47,9 +47,9 @@ class Search(Method):
         journal.full_quality = full.mean_quality
         with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
             find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
-        problem.ledger.num_steps += len(candidates)
+        problem.num_steps += len(candidates)
         if STEP_MODES[config.search.resolved_step_mode].trains:
-            problem.ledger.num_trainings += len(candidates)
+            problem.num_trainings += len(candidates)
         return chosen_candidates(run, 0, candidates, problem.pretrained)
 
 

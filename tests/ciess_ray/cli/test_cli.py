@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import signal
@@ -9,9 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ciess_ray.config.yaml_file import field_table
-from ciess_ray.searches.journal import Progress
-from ciess_ray.searches.live import LiveView
-from ciess_ray.terminal import Terminal
 from envs.data import read_interactions, split_interactions
 
 
@@ -259,28 +255,3 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     assert status == 0, err
     assert "search 2/6  goes on after step 2" in out.splitlines()
     assert any(line.startswith("search 6/6  kept 25.00%") for line in out.splitlines())
-
-
-class TestLiveView:
-    STEP = Progress("search", 2, 10, "warm-up", 0.1, 0.95, 0.4, 65.0, 3725.0)
-
-    def test_a_line_a_step_where_there_is_no_terminal(self):
-        stream = io.StringIO()
-        with LiveView(Terminal(file=stream, width=200)) as view:
-            view(Progress("search", 0, 10, "", None, None, None, 0.0, None, is_step=False))
-            view(Progress("search", 0, 10, "batch 5", None, None, None, 0.0, None, is_step=False))
-            view(self.STEP)
-        assert stream.getvalue().splitlines() == [
-            "search 0/10",
-            "search 2/10  kept 10.00%  quality 95.0% of full-size fit  λ 0.400  1:02:05 left  warm-up",
-        ]
-
-    def test_a_table_that_moves_in_a_terminal(self):
-        stream = io.StringIO()
-        with LiveView(Terminal(file=stream, width=200, force_terminal=True)) as view:
-            view(self.STEP)
-            view(Progress("search", 2, 10, "batch 5", None, None, None, 66.0, None, is_step=False))
-        # News from within a step leave the figures of the last step where they are.
-        last = stream.getvalue().splitlines()[-2]
-        for text in ("2/10", "10.00%", "95.0% of full", "0.400", "1:06", "1:02:05", "batch 5"):
-            assert text in last

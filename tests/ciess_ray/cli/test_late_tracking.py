@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_folders import config_of, summary_of, write_search
+from report_folders import config_of, outcome_of, summary_of, write_search
 
 from ciess_ray.cli.late_tracking import send
 from ciess_ray.comparisons.cell import CellResult
@@ -15,7 +15,7 @@ from ciess_ray.comparisons.driver import _write_plan, cell_file
 from ciess_ray.result import RESULT_FILE, ResultFolder
 from ciess_ray.sweeps.config import parse_sweep
 from ciess_ray.sweeps.driver import SWEEP_FORMAT
-from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.sweeps.results import SweepResults
 from ciess_ray.sweeps.storage import Storage
 from envs.errors import ResultError
 
@@ -129,13 +129,13 @@ def test_a_finished_sweep_is_sent_with_its_trials(uri, find_runs, tmp_path):
         path = location / trial.name / "result"
         path.parent.mkdir(parents=True)
         (path.parent / "trial.json").write_text(json.dumps(trial.fields))
-        summary, config = None, trial.config.model_dump(mode="json")
+        summary = None
         if status == "finished":
             # The model of somebody's own recommender is not MLflow's to have.
             summary = summary_of(config_of("5%") | {"recommender": {"name": "own:Mine", "options": {}}})
             write_search(path, "5%")
             ResultFolder(path, resume=True).write_result(summary)
-        outcomes.append(Outcome(trial.name, status, trial.fields, config, summary))
+        outcomes.append(outcome_of(trial.name, trial.fields, trial.config, summary))
     (location / "sweep.json").write_text(json.dumps(state))
     SweepResults(str(location), outcomes, 60.0).write(Storage(location))
     for _ in range(2):

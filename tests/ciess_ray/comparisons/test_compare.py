@@ -1,6 +1,5 @@
 """The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
 
-import io
 import json
 import shutil
 import sys
@@ -16,8 +15,7 @@ from typer.testing import CliRunner
 from ciess_ray.cli import main as cli
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
-from ciess_ray.files.whole import sole_writer, write_arrays
-from ciess_ray.terminal import Terminal
+from ciess_ray.files.whole import sole_writer
 from envs.errors import CiessError, ConfigError, ResultError
 
 METHODS = ["full size", "equal sizes", "random search", "search"]
@@ -76,9 +74,7 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     equal = next(row for row in failed.values() if row["method"] == "equal sizes")
     assert equal["error"].startswith("TrainingError: the loss of LightGCN is")
     others = [row["error"] for row in failed.values() if row["method"] != "equal sizes"]
-    assert all(
-        "it needs the full-size fit of" in error or "it needs the supernet" in error for error in others
-    )
+    assert all("it needs the full-size fit" in error or "it needs the supernet" in error for error in others)
     assert "3 finished, 3 failed" in result.output and "try again: " in result.output
     summary = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert summary["format"] == "ciess-ray comparison 1"
@@ -267,33 +263,19 @@ def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path
         run("--resume", str(folder), "dataset.path=fewer.parquet")
 
 
-def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster):
+def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster, monkeypatch):
+    from ciess_ray.comparisons import driver
     from ciess_ray.comparisons.board import Board
     from ciess_ray.comparisons.config import load_comparison
-    from ciess_ray.comparisons.driver import _Driver
 
+    handed = {}
+    monkeypatch.setattr(driver, "start_all", lambda preparations, data, *_: handed.update(data))
     board = Board(load_comparison(Path(write())))
+    driver._submit(board, tmp_path, [], {})
     (whole,) = board.data.values()
-    (visible,) = ray_cluster.get(list(_Driver(board, tmp_path, {}, None, None)._visible.values()))
+    (visible,) = ray_cluster.get(list(handed.values()))
     assert whole.test.nnz > 0 and visible.test.nnz == 0
     assert visible.fingerprint == whole.fingerprint and visible.train.nnz == whole.train.nnz
-
-
-def test_what_comes_from_the_cache_is_said_to(write, tmp_path, ray_cluster):
-    from ciess_ray.comparisons.board import Board
-    from ciess_ray.comparisons.config import load_comparison
-    from ciess_ray.comparisons.driver import _Driver
-    from ciess_ray.comparisons.live import ComparisonLines
-    from ciess_ray.training.preparing import file_of
-
-    board, stream = Board(load_comparison(Path(write(methods=["search"])))), io.StringIO()
-    driver = _Driver(board, tmp_path, {}, None, ComparisonLines(Terminal(file=stream)))
-    (cell,) = board.plan.cells
-    for preparation in driver._needed(cell):
-        write_arrays(file_of(preparation, tmp_path / "cache"), {"best_batch": 1})
-        driver._prepare(preparation, cell)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 2 and all(line.startswith("0/1  found in the cache  ") for line in lines)
 
 
 def test_every_data_set_has_full_size_cells_of_its_own_however_long_its_name():
@@ -354,7 +336,7 @@ def test_cells_of_a_method_that_went_are_shown_and_none_is_computed(write, tmp_p
     (cell,) = (one for one in board.plan.cells if one.method == "discrete")
     row = {"key": board.key(cell), "status": "finished"}
     CellResult(row).write(cell_file(tmp_path / "comparison", cell))
-    known, others = board.known(tmp_path / "comparison")
+    known, others = board.kept(tmp_path / "comparison")
     assert known.keys() == {cell.name} and others == []
 
 

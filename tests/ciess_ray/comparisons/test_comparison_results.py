@@ -9,7 +9,6 @@ import pytest
 from ciess_ray.cli.arguments import say_end
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import parse_comparison
-from ciess_ray.comparisons.figures import to_rich
 from ciess_ray.comparisons.results import ComparisonResults, budget_of
 from ciess_ray.statistics import Spread, paired_bootstrap
 from ciess_ray.terminal import Terminal
@@ -103,10 +102,10 @@ def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path, capsys):
 
 
 def test_a_row_a_cell(results, tmp_path):
-    figures = results.write(tmp_path)
+    results.write(tmp_path)
     assert not results.is_complete
     rows = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
-    assert len(rows) == 10 and len(figures) == 5
+    assert len(rows) == 10 and len(results.figures) == 5
     by_name = {row["cell"]: row for row in rows}
     assert by_name["seed-0_full-size"]["budget"] == "100%"
     failed = by_name["budget-10-percent_seed-1_split"]
@@ -123,7 +122,7 @@ def test_a_row_a_cell(results, tmp_path):
 
 
 def test_the_table_says_what_the_figures_say(results):
-    table, figures = results.table(), results.figures()
+    table, figures = results.table(), results.figures
     assert table.index.tolist() == [one.method for one in figures]
     assert table["budget"].tolist() == [one.budget for one in figures]
     split = next(one for one in figures if (one.method, one.budget) == ("split", "5%"))
@@ -135,7 +134,7 @@ def test_the_table_says_what_the_figures_say(results):
 
 
 def test_means_over_seeds_and_differences_over_users(results):
-    figures = {(one.method, one.budget): one for one in results.figures()}
+    figures = {(one.method, one.budget): one for one in results.figures}
     cells = results.results
     split, search = figures["split", "5%"], figures["search", "5%"]
     assert split.seeds == [0, 1] and split.num_missing == 0 and split.is_still_rising
@@ -165,7 +164,7 @@ def paired(cells, pool):
 
 def test_seeds_of_one_split_are_averaged_for_each_user(tmp_path):
     results = make_results(tmp_path, split_seed=7)
-    (split,) = (one for one in results.figures() if (one.method, one.budget) == ("split", "5%"))
+    (split,) = (one for one in results.figures if (one.method, one.budget) == ("split", "5%"))
     expected = paired(results.results, lambda of_seeds: of_seeds.mean(axis=0, keepdims=True))
     found = split.differences["ndcg@20"]
     assert split.split_seeds == [7] and len(found.by_split) == 1
@@ -176,14 +175,14 @@ def test_seeds_of_one_split_are_averaged_for_each_user(tmp_path):
 def test_shares_are_of_full_size_on_the_same_split(results):
     full = [results.results[f"seed-{seed}_full-size"].row["test/ndcg@20"] for seed in (0, 1)]
     mine = [results.results[f"budget-5-percent_seed-{seed}_split"].row["test/ndcg@20"] for seed in (0, 1)]
-    figures = {(one.method, one.budget): one.figures["share_of_full"] for one in results.figures()}
+    figures = {(one.method, one.budget): one.figures["share_of_full"] for one in results.figures}
     assert figures["split", "5%"] == Spread.of([mine[0] / full[0], mine[1] / full[1]])
     assert figures["full size", "100%"].mean == 1.0
 
 
 def test_the_table_tells_what_is_there(results):
     console = Terminal(width=200, record=True)
-    console.show(to_rich(results.figures()))
+    console.show(results.to_rich())
     lines = console.export_text().splitlines()
     assert len(lines) == 6 and lines[1].startswith("lightgcn 100%")
     assert "2^" in lines[2] and "+3." in lines[2] and "[" in lines[2]

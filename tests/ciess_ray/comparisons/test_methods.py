@@ -8,9 +8,9 @@ from scipy.sparse import csr_array
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons import cell as cell_module
-from ciess_ray.comparisons.cell import Shared, run_cell
+from ciess_ray.comparisons.cell import run_cell
 from ciess_ray.comparisons.config import FORMER_METHODS, METHOD_NAMES
-from ciess_ray.comparisons.methods import METHODS, Ledger, Problem
+from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.training.costs import Cost
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
@@ -55,29 +55,21 @@ def world(interactions, tmp_path_factory, ray_cluster):
             full = Preparation.full_size(config, visible, keeps_state=True).train(visible)
             supernet = Preparation.supernet(config, visible, [CAP[recommender]]).train(visible)
             costs = [Cost(1.0, 1.0, 1, 1)] * 2
-            made[recommender] = config, Shared(FullSizeFit.from_arrays(full), state_in(supernet), costs)
+            made[recommender] = config, FullSizeFit.from_arrays(full), state_in(supernet), costs
         return made[recommender]
 
     return make
 
 
-def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, reveal=None, **fields):
-    config, shared = world(recommender)
+def cell(world, method, interactions, folder, recommender="lightgcn", seed=0, reveal=None):
+    config, full, pretrained, costs = world(recommender)
     config = config.model_copy(update={"seed": seed})
     sizes = config.recommender.num_tables * interactions.num_entities * 8
     cap = sizes if method == "full size" else CAP[recommender]
     work = folder / f"{method}-{len(list(folder.iterdir()))}"
     work.mkdir()
-    return run_cell(
-        method,
-        config,
-        interactions.without_test(),
-        reveal or (lambda: interactions.test),
-        cap,
-        shared,
-        work,
-        **fields,
-    )
+    problem = Problem(config, interactions.without_test(), cap, work, full, pretrained)
+    return run_cell(method, problem, costs, reveal or (lambda: interactions.test))
 
 
 @pytest.mark.parametrize("method", ["equal sizes", "pep"])
@@ -224,7 +216,6 @@ def test_one_seed_gives_one_answer(method, world, interactions, tmp_path):
 
 
 def test_a_method_is_handed_no_test_interactions(world, interactions, tmp_path, monkeypatch):
-    config, shared = world()
     seen = []
 
     def propose(self, problem):
@@ -251,9 +242,9 @@ def test_a_method_that_misses_the_budget_is_refused(world, interactions, tmp_pat
 
 @pytest.fixture
 def problem(world, interactions, tmp_path):
-    config, shared = world()
+    config, full, pretrained, _ = world()
     visible = interactions.without_test()
-    return Problem(config, visible, CAP["lightgcn"], tmp_path, shared.full, shared.pretrained)
+    return Problem(config, visible, CAP["lightgcn"], tmp_path, full, pretrained)
 
 
 def test_mixed_random_sizes_are_around_the_mean(problem):
@@ -270,7 +261,7 @@ def longer(problem):
         given = {"num_episodes": 4, "episode_length": 4, "evaluation_interval": 2, "num_warmup_steps": 40}
         settings = problem.config.search.model_copy(update=given | fields)
         config = problem.config.model_copy(update={"search": settings})
-        return dataclasses.replace(problem, config=config, ledger=Ledger())
+        return dataclasses.replace(problem, config=config)
 
     return make
 
@@ -292,7 +283,7 @@ def test_a_random_search_judges_as_many_tables_as_the_search(longer):
     for name in ("search", "random search"):
         problem = longer(num_warmup_steps=4)
         METHODS[name]().propose(problem)
-        assert problem.ledger.num_steps == 16 + 8 + 1
+        assert problem.num_steps == 16 + 8 + 1
 
 
 def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monkeypatch):
@@ -338,7 +329,7 @@ def test_what_is_tuned_comes_best_first_and_is_no_worse_than_equal_sizes(method,
     qualities = [allocation.step_quality for allocation in found]
     assert qualities == sorted(qualities, reverse=True) and len(found) > 5
     tables = {allocation.sizes.user.tobytes() + allocation.sizes.item.tobytes() for allocation in found}
-    assert len(tables) == len(found) == problem.ledger.num_steps
+    assert len(tables) == len(found) == problem.num_steps
     (equal,) = METHODS["equal sizes"]().propose(problem)
     # A grid need not hold them, a neighbour it does.
     assert qualities[0] >= problem.judge(equal.sizes) - 0.02

@@ -7,8 +7,10 @@ import pytest
 
 import ciess_ray
 from ciess_ray.config.data import load_interactions
+from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.sweeps.results import Outcome, SweepResults
+from ciess_ray.sweeps.results import SweepResults
+from ciess_ray.tracking.runs import RunState
 from envs.errors import ConfigError, ResultError
 
 NAMES = {"user": "customer", "item": "sku"}
@@ -37,10 +39,6 @@ def planned(monkeypatch):
     return planned
 
 
-def trials(plan):
-    return getattr(plan, "grid", plan).trials
-
-
 @pytest.mark.parametrize("verb", [ciess_ray.sweep, ciess_ray.compare])
 class TestPlan:
     def test_a_data_frame_is_the_data_of_all(self, verb, planned, purchases, empty_folder):
@@ -49,11 +47,11 @@ class TestPlan:
             verb, purchases, **NAMES, output="out", base=base, space={"budget": ["5%", 0.1]}, overwrite=True
         )
         assert options["overwrite"] and not plan.config.tracking.mlflow
-        assert [trial.config.budget for trial in trials(plan)] == ["5%", 0.1]
-        assert {trial.config.recommender.name for trial in trials(plan)} == {"mf"}
-        (path,) = {trial.config.dataset.path for trial in trials(plan)}
+        assert [trial.config.budget for trial in plan.trials] == ["5%", 0.1]
+        assert {trial.config.recommender.name for trial in plan.trials} == {"mf"}
+        (path,) = {trial.config.dataset.path for trial in plan.trials}
         assert path == empty_folder / "out" / "ratings.parquet"
-        assert load_interactions(trials(plan)[0].config).num_users == purchases["customer"].nunique()
+        assert load_interactions(plan.trials[0].config).num_users == purchases["customer"].nunique()
         assert base == {"recommender": {"name": "mf"}}
         # A call that goes on brings the same data.
         planned(verb, purchases, **NAMES, output="out", base=base, space={"seed": [1]})
@@ -66,7 +64,7 @@ class TestPlan:
         )
         purchases.to_csv("purchases.csv", index=False)
         plan, _ = planned(verb, "purchases.csv", **NAMES, base="base.yaml", space={"budget": ["5%"]})
-        (config,) = [trial.config for trial in trials(plan)]
+        (config,) = [trial.config for trial in plan.trials]
         assert config.dataset.path == empty_folder / "purchases.csv" and config.dataset.sample is None
         assert config.dataset.columns == NAMES and (config.dataset.k_core, config.seed) == (2, 3)
 
@@ -76,7 +74,7 @@ class TestPlan:
         file.write_text("base: base.yaml\nspace: {budget: [5%]}\noutput: runs/there\n")
         plan, _ = planned(verb, str(file), **{"set": {"seed": 4}, "tracking.experiment": "mine"})
         assert str(plan.config.output) == "runs/there" and plan.config.tracking.mlflow
-        assert trials(plan)[0].config.seed == 4 and plan.config.tracking.experiment == "mine"
+        assert plan.trials[0].config.seed == 4 and plan.config.tracking.experiment == "mine"
 
     def test_mistakes_are_told_before_anything_is_made(self, verb, purchases, empty_folder):
         with pytest.raises(ConfigError, match="unknown field 'spaces'. Did you mean 'space'"):
@@ -101,15 +99,12 @@ def test_the_table_of_a_sweep_has_means_over_seeds():
             for name, more in ((FULL_SIZE, 0.2), (EQUAL_SIZES, 0.0), (SEARCH, 0.1))
         ]
         rows = [row | ({"served_bytes": served} if served else {}) for row in rows]
-        config = {
-            "dataset": {"sample": None, "path": "a/log.csv"},
-            "recommender": {"name": "mf"},
-            "budget": 0.1,
-        }
         fields = {"agent.hiddens": [8, 8], "seed": seed}
-        return Outcome(f"t{seed}", "finished", fields, config | {"seed": seed}, {"methods": rows})
+        return RunState(f"t{seed}", fields, config, status="finished", summary={"methods": rows})
 
-    pending = Outcome("t9", "pending", {"seed": 9}, {})
+    values = {"dataset": {"path": "a/log.csv"}, "recommender": {"name": "mf"}, "budget": 0.1}
+    config = parse_config(values)
+    pending = RunState("t9", {"seed": 9}, config)
     table = SweepResults("there", [outcome(0, 0.3, None), outcome(1, 0.5, 20), pending], 1.0).table()
     assert table.index.tolist() == [FULL_SIZE, EQUAL_SIZES, SEARCH]
     row = table.loc[SEARCH]

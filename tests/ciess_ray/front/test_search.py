@@ -10,7 +10,7 @@ import pytest
 import ciess_ray
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.front.ratings import read_ratings
+from ciess_ray.front.settings import read_ratings
 from ciess_ray.searches.driver import resume
 from envs.data import read_interactions, split_interactions
 from envs.errors import BudgetError, ConfigError, DataError, ResultError

@@ -116,7 +116,9 @@ def test_a_recommender_of_ones_own_is_served_with_its_graph(make_interactions):
 
 
 def test_a_search_and_its_sweep_say_what_is_served(finished):
-    from ciess_ray.sweeps.results import Outcome, SweepResults
+    from ciess_ray.config.run import RunConfig
+    from ciess_ray.sweeps.results import SweepResults
+    from ciess_ray.tracking.runs import RunState
 
     _, result, _ = finished
     rows = {row["name"]: row for row in result.summary["methods"]}
@@ -129,7 +131,8 @@ def test_a_search_and_its_sweep_say_what_is_served(finished):
     assert all(row["served_with_histories_bytes"] > row["packed_bytes"] for row in rows.values())
 
     summary = json.loads((folder / "result.json").read_text())
-    outcome = Outcome("0", "finished", {}, summary["config"], summary)
+    config = RunConfig.model_validate(summary["config"])
+    outcome = RunState("0", {}, config, status="finished", summary=summary)
     results = SweepResults("sweep", [outcome], 1.0)
     (row,) = results.to_table().to_pylist()
     assert row["search/served_bytes"] == search["served_bytes"]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import ray
 
-from ciess_ray.config.data import load_interactions
+from ciess_ray.config.data import dataset_key, load_interactions
 from ciess_ray.sweeps.config import parse_sweep
-from ciess_ray.sweeps.sharing import prepare_shared
+from ciess_ray.sweeps.driver import prepare_shared
 from ciess_ray.sweeps.storage import Storage
-from ciess_ray.training.preparing import file_of, prepare, prepare_all
+from ciess_ray.training.preparing import file_of, prepare, start_all
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, Preparation, preparations_of
 from envs.errors import TrainingError
 
@@ -74,11 +74,10 @@ def test_an_error_of_a_training_is_raised_as_it_is_wherever_it_is_needed(make, t
     preparation = Preparation.full_size(config, interactions)
     with pytest.raises(TrainingError, match="learning_rate") as alone:
         prepare(preparation, reference)
-    done = []
-    shared = prepare_all([(preparation, reference)], tmp_path / "shared", lambda _: 1, done.append)
+    shared = start_all([preparation], {dataset_key(config): reference}, tmp_path / "shared", 1)
     with pytest.raises(TrainingError) as elsewhere:
         prepare(preparation, reference, shared=shared)
-    assert str(elsewhere.value) == str(alone.value) and done == [preparation]
+    assert str(elsewhere.value) == str(alone.value)
     assert not files_in(tmp_path / "shared") and not files_in(config.kept_folder)
 
 

@@ -1,0 +1,218 @@
+"""Many runs side by side, trials or cells: how far they are, and who is told: MLflow, and whoever watches."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from ciess_ray.config.run import RunConfig
+from ciess_ray.result import dataset_name
+from ciess_ray.tracking.mlflow_store import End, MlflowRun, MlflowStore, tell_problems
+from ciess_ray.tracking.tracker import run_tags, texts_of
+
+Ended = Literal["finished", "stopped", "failed"]
+News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "prepared"]
+
+#: What MLflow says of a run that ended so.
+_ENDS: dict[Ended, End] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+@dataclass
+class RunState:
+    """How far a run is, and what became of it.
+
+    Attributes:
+        name: Its own, and its folder's or its file's.
+        fields: What it has that others have not, by dotted name.
+        config: The whole configuration.
+        budget: Its budget, as asked for; unless something else is given, that of its configuration.
+        status: ``stopped`` by a scheduler, before its end; ``pending`` too where all was broken off.
+        summary: Of a trial that is finished, its ``result.json``.
+        quality: Best mean ranking metric on validation so far; once finished, that of its result.
+        step: Table steps so far.
+        num_failures: How often it broke off.
+        error: Why, the last time.
+        phase: Of a search.
+        started: When it began, by ``time.monotonic``.
+        seconds: How long it took, once it has ended.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    config: RunConfig
+    budget: str = ""
+    status: Ended | Literal["pending", "running"] = "pending"
+    summary: dict[str, Any] | None = None
+    quality: float | None = None
+    step: int = 0
+    num_failures: int = 0
+    error: str | None = None
+    phase: str = ""
+    started: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self.budget = self.budget or str(self.config.budget)
+
+    @property
+    def dataset(self) -> str:
+        """What a reader calls its data."""
+        return dataset_name(self.config.model_dump(mode="json"))
+
+    def row(self, method: str) -> dict[str, Any]:
+        """What ``result.json`` says of full size, equal sizes or the search; of a trial that is finished."""
+        assert self.summary is not None
+        return next(row for row in self.summary["methods"] if row["name"] == method)
+
+
+@dataclass
+class RunsState:
+    """How far many runs are, and what has just happened.
+
+    Attributes:
+        kind: What they are called, ``trials`` or ``cells``.
+        runs: By name.
+        started: When they began, or were gone on with, by ``time.monotonic``.
+        changed: The run that the news is about.
+        what: The news.
+        num_waiting: Metrics that the tracking server has not taken yet.
+        num_prepared: How many of what several runs need has been trained, or has failed, and of how many.
+    """
+
+    kind: str
+    runs: dict[str, RunState]
+    started: float = field(default_factory=time.monotonic)
+    changed: str | None = None
+    what: News | None = None
+    num_waiting: int = 0
+    num_prepared: tuple[int, int] = (0, 0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every run came to its end."""
+        return all(run.status in ("finished", "stopped") for run in self.runs.values())
+
+
+Watcher = Callable[[RunsState], None]
+
+
+class Monitor:
+    """Follows many runs; MLflow gets one run for all of them, and under it one for each.
+
+    A context manager: at the end of the block MLflow is told of all that it has not been told yet, and that
+    all is over.
+
+    Args:
+        kind: See :class:`RunsState`.
+        runs: Those that are known beforehand.
+        store: MLflow; None where nothing is recorded.
+        key: By which MLflow finds the runs again.
+        name: What MLflow calls all of them.
+        params: Of all of them, in MLflow.
+        tags: Of every run, beside those of :func:`ciess_ray.tracking.tracker.run_tags`.
+        on_change: Called with every piece of news.
+
+    Attributes:
+        state: How far they are.
+        files: What compares them, once it is written.
+        problems: Sentences on what the store did not take, after the block.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        runs: Iterable[RunState],
+        store: MlflowStore | None,
+        key: str,
+        name: str,
+        *,
+        params: Iterable[tuple[str, str]],
+        tags: Mapping[str, str] | None = None,
+        on_change: Watcher | None = None,
+    ) -> None:
+        self.state = RunsState(kind, {run.name: run for run in runs})
+        self.files: Sequence[Path] = ()
+        self.problems: list[str] = []
+        self._store, self._key, self._on_change = store, key, on_change
+        self._tags = {**(tags or {}), **run_tags()}
+        self._recorded: dict[str, MlflowRun] = {}
+        if store is not None:
+            self._parent = store.run(key, name, params=params, tags=self._tags)
+            try:
+                self._parent.wait()
+            except BaseException:
+                store.close(timeout_s=0.0)
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._store is None:
+            return
+        end: End = "FINISHED" if kind is None and self.state.is_complete else "FAILED"
+        if isinstance(error, KeyboardInterrupt):
+            end = "KILLED"
+            for name, run in self._recorded.items():
+                if self.state.runs[name].status == "running":
+                    run.end(end)
+        self._parent.log_files(self.files)
+        self._parent.end(end)
+        self.problems += self._store.close()
+        if kind is not None:
+            # Nobody gets to see the results.
+            tell_problems(self.problems)
+
+    def prepare(self, num_done: int, num_all: int) -> None:
+        """What several runs need is being trained."""
+        self.state.num_prepared = num_done, num_all
+        self.tell(None, "prepared")
+
+    def record(
+        self,
+        name: str,
+        key: str = "",
+        *,
+        params: Iterable[tuple[str, str]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> MlflowRun | None:
+        """A run in MLflow, begun or found again; None where nothing is recorded.
+
+        Args:
+            name: Of the run.
+            key: What else it is found by.
+            params: Beside those of its configuration.
+            tags: Beside those of every run.
+        """
+        if self._store is not None and name not in self._recorded:
+            config = self.state.runs[name].config
+            values = config.model_dump(mode="json", exclude={"output", "cache", "tracking"})
+            self._recorded[name] = self._store.run(
+                f"{self._key}/{name}{key}",
+                name,
+                params=[*params, *texts_of(values)],
+                tags={**self._tags, **(tags or {})},
+                parent=self._parent,
+            )
+        return self._recorded.get(name)
+
+    def end(self, name: str, status: Ended) -> None:
+        """A run is over."""
+        run = self.state.runs[name]
+        run.status = status
+        if run.started is not None:
+            run.seconds = time.monotonic() - run.started
+        if name in self._recorded:
+            self._recorded[name].end(_ENDS[status])
+        self.tell(name, status)
+
+    def tell(self, name: str | None, what: News) -> None:
+        """Whoever watches hears what has happened, and to which run."""
+        self.state.changed, self.state.what = name, what
+        self.state.num_waiting = self._store.num_waiting if self._store is not None else 0
+        if self._on_change is not None:
+            self._on_change(self.state)
