@@ -73,8 +73,8 @@ def with_kinds(table: pa.Table, notes: Mapping[int, str]) -> pa.Table:
     is_step[len(is_step) - num_greedy :] = True
     steps = np.cumsum(is_step)
     kinds = [
-        notes.get(step) or EXPLORED if own else EVALUATION
-        for step, own in zip(steps.tolist(), is_step, strict=True)
+        notes.get(step) or EXPLORED if is_searched else EVALUATION
+        for step, is_searched in zip(steps.tolist(), is_step, strict=True)
     ]
     named = table.drop_columns(["step", "is_greedy"])
     named = named.add_column(0, "step", pa.array(steps, pa.int32()))

@@ -28,7 +28,7 @@ def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{name}{separator}{inner}": own for inner, own in flatten(value, separator).items()}
+            flat |= {f"{name}{separator}{inner}": leaf for inner, leaf in flatten(value, separator).items()}
         else:
             flat[name] = value
     return flat

@@ -27,9 +27,9 @@ def refuse_foreign_envs(folders: Sequence[str] | None = None) -> None:
     if folders is not None and (spec is None or spec.origin is None):
         # A folder without __init__.py gives way to a package.
         return
-    own = root / "envs" / "__init__.py"
+    ours = root / "envs" / "__init__.py"
     origin = None if spec is None or spec.origin is None else Path(spec.origin)
-    if origin is None or origin.resolve() != own:
+    if origin is None or origin.resolve() != ours:
         # Of a folder without __init__.py, which hides what is installed to be edited, the folder is known.
         places = list(spec.submodule_search_locations or ()) if spec is not None else []
         raise ImportError(
@@ -38,9 +38,9 @@ def refuse_foreign_envs(folders: Sequence[str] | None = None) -> None:
             "take it off PYTHONPATH; or, where pip installed it, give ciess-ray an environment of its own.",
             name="envs",
         )
-    if _MARK not in own.read_text(encoding="utf-8", errors="replace"):
+    if _MARK not in ours.read_text(encoding="utf-8", errors="replace"):
         raise ImportError(
-            f"{own}: another distribution has written its package 'envs' over that of ciess-ray. 'pip "
+            f"{ours}: another distribution has written its package 'envs' over that of ciess-ray. 'pip "
             "uninstall envs' and 'pip install --force-reinstall --no-deps ciess-ray' part them; or give "
             "ciess-ray an environment of its own.",
             name="envs",

@@ -33,10 +33,10 @@ def command(*words: object) -> str:
 def percent(value: float, digits: int) -> str:
     """Percents with so many digits, and with more where these would say 0 or 100 of what is neither."""
     for more in range(digits, digits + 8):
-        told = f"{value:.{more}f}"
-        if float(told) not in (0.0, 100.0) or math.isclose(value, float(told), abs_tol=1e-9):
+        text = f"{value:.{more}f}"
+        if float(text) not in (0.0, 100.0) or math.isclose(value, float(text), abs_tol=1e-9):
             break
-    return f"{told}%"
+    return f"{text}%"
 
 
 def _quoted(word: str) -> str:
@@ -51,5 +51,5 @@ def _escape_byte(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -25,8 +25,8 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Of at least one value."""
-        known = list(values)
-        return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+        numbers = list(values)
+        return cls(statistics.mean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
 
     def __str__(self) -> str:
         return f"{self.mean:.4f}" + ("" if self.sd is None else f"±{self.sd:.4f}")
@@ -83,8 +83,8 @@ def paired_bootstrap(
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     present = np.asarray(np.isfinite(first + second).all(axis=2))
-    known = present.any(axis=0)
-    first, second, present = first[:, known], second[:, known], present[:, known]
+    is_measured = present.any(axis=0)
+    first, second, present = first[:, is_measured], second[:, is_measured], present[:, is_measured]
     differences = np.where(present[:, :, None], first - second, 0.0)
     block = max(1, _BLOCK // present.shape[1])
     means = np.concatenate(

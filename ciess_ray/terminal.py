@@ -126,15 +126,17 @@ def _going_on(stream: IO[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):
-            # For whoever else writes there, and for what is in its buffer when Python ends.
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, stream.fileno())
-            os.close(silence)
+        _silence(stream)
         is_gone = isinstance(error, OSError) and error.errno == errno.EPIPE
         if not is_gone and stream is not sys.stderr:
             with contextlib.suppress(OSError, ValueError):
                 print(f"output: {error}; nothing more is shown, the work goes on.", file=sys.stderr)
+
+
+def _silence(stream: IO[str]) -> None:
+    """For whoever else writes there, and for what is in its buffer when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def spell_out() -> None:
@@ -173,8 +175,7 @@ def write_data(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         if error.errno != errno.EPIPE:
             raise ResultError(f"the output cannot be written: {error}.") from error
 

@@ -54,11 +54,11 @@ def recommend(
 
     served = ServedRecommender.open(folder)
     if user:
-        found = served.recommend(user, num_items, include_seen=include_seen)
+        best = served.recommend(user, num_items, include_seen=include_seen)
     else:
-        found = served.recommend_to_new([item or []], num_items)
+        best = served.recommend_to_new([item or []], num_items)
     columns = ("user_id", "rank", "item_id", "score")
-    ranked = (column.tolist() for column in served.ranked(user or [None], found))
+    ranked = (column.tolist() for column in served.ranked(user or [None], best))
     rows = list(zip(*ranked, strict=True))
     if format == "json":
         write_data(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2) + "\n")

@@ -98,14 +98,14 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
     axes.set_title(plain(title))
 
 
-def _draw_series(axes: Any, own: Sequence[Point], label: str, style: dict[str, Any]) -> None:
-    if len({point.packed_bytes for point in own}) < len(own):
+def _draw_series(axes: Any, points: Sequence[Point], label: str, style: dict[str, Any]) -> None:
+    if len({point.packed_bytes for point in points}) < len(points):
         # Several tables of as many bytes are no line.
         style = style | {"linestyle": ""}
     axes.errorbar(
-        [point.packed_bytes for point in own],
-        [point.value.mean for point in own],
-        [point.value.sd or 0.0 for point in own] if any(point.value.sd for point in own) else None,
+        [point.packed_bytes for point in points],
+        [point.value.mean for point in points],
+        [point.value.sd or 0.0 for point in points] if any(point.value.sd for point in points) else None,
         capsize=3,
         elinewidth=1.2,
         label=label,
@@ -161,12 +161,12 @@ def draw_sizes(
         label: Whose they are.
     """
     figure = new_figure(_SIZES_HEIGHT_INCHES)
-    largest = max(int(own.max()) for own in sizes.values())
+    largest = max(int(of_kind.max()) for of_kind in sizes.values())
     for axes, kind in zip(figure.subplots(2, 1), KINDS, strict=True):
-        own, counts = sizes[kind], np.maximum(popularity[kind], _LEAST_POPULARITY)
+        of_kind, counts = sizes[kind], np.maximum(popularity[kind], _LEAST_POPULARITY)
         axes.scatter(
             counts,
-            own,
+            of_kind,
             s=12,
             alpha=0.3,
             linewidths=0,
@@ -174,12 +174,12 @@ def draw_sizes(
             marker=_MARKERS[kind],
             rasterized=True,
         )
-        middles, means = _binned_means(counts, own)
+        middles, means = _binned_means(counts, of_kind)
         axes.plot(middles, means, color=PAPER, linewidth=4.4, zorder=3)
         axes.plot(middles, means, color=INK, linewidth=1.8, zorder=4, label="mean")
         axes.set_xscale("log")
         _size_axis(axes, largest)
-        axes.set_title(f"{len(own):,} {kind}s, mean size {own.mean():.1f}")
+        axes.set_title(f"{len(of_kind):,} {kind}s, mean size {of_kind.mean():.1f}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
     figure.axes[1].set_xlabel("training interactions")

@@ -60,7 +60,7 @@ def chosen_searches(searches: Sequence[Search]) -> list[Search]:
     for search in searches:
         config = search.summary["config"]
         place = (str(config["dataset"]), config["recommender"]["name"], search.summary["budget"]["asked"])
-        best[place] = max(best.get(place, search), search, key=lambda own: own.quality(SEARCH) or -1.0)
+        best[place] = max(best.get(place, search), search, key=lambda rival: rival.quality(SEARCH) or -1.0)
     return list(best.values())[:MAX_SEARCHES]
 
 
@@ -80,7 +80,7 @@ def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterato
         (search.label, search.summary["seconds"]) for search in searches if search.summary.get("seconds")
     ]
     if timed:
-        told = "; ".join(
+        listed = "; ".join(
             f"{label}: {', '.join(f'{phase} {value:.0f} s' for phase, value in seconds.items())}"
             for label, seconds in timed[:_MAX_BARS]
         )
@@ -88,7 +88,7 @@ def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterato
             "took",
             "seconds",
             "Seconds of each phase, as the search's own process saw them pass.",
-            f"Bars of seconds by phase. {told}.",
+            f"Bars of seconds by phase. {listed}.",
             draw_seconds(timed[:_MAX_BARS]),
         )
 
@@ -114,7 +114,7 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
             if not points:
                 continue
             where = f"{recommender} on {dataset}"
-            told = "; ".join(
+            listed = "; ".join(
                 f"{point.series} {point.value} at {format_bytes(point.packed_bytes)}" for point in points
             )
             has_bars = any(point.value.sd is not None for point in points)
@@ -124,7 +124,7 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
                 f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
                 + _CUT
                 + (" Bars are standard deviations over seeds." if has_bars else ""),
-                f"{label} against packed bytes for {where}: {told}.",
+                f"{label} against packed bytes for {where}: {listed}.",
                 draw_quality({where: points}, label),
             )
 
@@ -132,8 +132,8 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
 def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
     tables = []
     for number, search in enumerate(searches, 1):
-        sizes = {kind: own.sizes for kind, own in search.entities.items()}
-        popularity = {kind: own.popularity for kind, own in search.entities.items()}
+        sizes = {kind: entities.sizes for kind, entities in search.entities.items()}
+        popularity = {kind: entities.popularity for kind, entities in search.entities.items()}
         tables.append((search.label, sizes, popularity))
         means = ", ".join(f"{kind}s {sizes[kind].mean():.1f}" for kind in KINDS)
         yield Drawing(
@@ -159,13 +159,13 @@ def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
 def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
     steps = [[line for line in search.progress if line["phase"] == "search"] for search in searches]
     courses = [
-        Course(search.label, own, search.quality(FULL_SIZE), search.cap_ratio)
-        for search, own in zip(searches, steps, strict=True)
-        if own
+        Course(search.label, lines, search.quality(FULL_SIZE), search.cap_ratio)
+        for search, lines in zip(searches, steps, strict=True)
+        if lines
     ]
     if not courses:
         return
-    told = "; ".join(f"{course.label}: {len(course.steps)} steps" for course in courses)
+    listed = "; ".join(f"{course.label}: {len(course.steps)} steps" for course in courses)
     quality = "Validation quality, the mean of ten steps. Triangles are greedy steps, of the actors alone."
     memory = "What was kept, λ, and how much better the critic thinks the best size of a walk than its start."
     if len(courses) == 1:
@@ -174,14 +174,14 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
             "random, then near the best; triangles are greedy steps, which the actors take alone."
         )
         memory += " Executed sizes keep to the budget; λ brings to it what the actors ask for."
-    alt = f"Validation quality by step of the search. {told}."
+    alt = f"Validation quality by step of the search. {listed}."
     yield Drawing("course", "course", quality + _CUT, alt, draw_course(courses))
-    alt = f"Kept ratio, λ and walk gain by step of the search. {told}."
+    alt = f"Kept ratio, λ and walk gain by step of the search. {listed}."
     yield Drawing("course", "course-memory", memory, alt, draw_memory_course(courses))
 
 
 def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
-    found = []
+    retrained = []
     for search in searches:
         candidates = [
             (step_name(row["step"], row.get("kind")), row["quality_in_search"], row["quality"])
@@ -190,18 +190,18 @@ def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
         ]
         if candidates:
             equal = next((row["quality"] for row in search.retrained if row["name"] != SEARCH), None)
-            found.append(Retrained(search.label, candidates, equal))
-    if found:
-        told = "; ".join(
-            f"{own.label}, {name}: {seen:.4f} in the search, {trained:.4f} once trained"
-            for own in found
-            for name, seen, trained in own.candidates
+            retrained.append(Retrained(search.label, candidates, equal))
+    if retrained:
+        listed = "; ".join(
+            f"{search.label}, {name}: {seen:.4f} in the search, {trained:.4f} once trained"
+            for search in retrained
+            for name, seen, trained in search.candidates
         )
         yield Drawing(
             "retrained",
             "retrained",
             "What the search thought of its best tables, and what they came to once trained to convergence."
             + _CUT,
-            f"Points of validation quality. {told}.",
-            draw_retrained(found),
+            f"Points of validation quality. {listed}.",
+            draw_retrained(retrained),
         )

@@ -161,14 +161,14 @@ def read_material(folders: Sequence[Path]) -> Material:
             within += [_read_search(file.parent, str(file.parent.relative_to(folder))) for file in files]
     searches = _named_apart([*given, *within])
     cells = search_cells([(search.label, search.summary) for search in searches[: len(given)]]) + cells
-    told = [*comparisons, *(search.summary for search in searches)]
+    summaries = [*comparisons, *(search.summary for search in searches)]
     return Material(
         names,
         list(by_folder.values()),
         without_repeats(cells),
         searches,
-        [values.get("config") or {} for values in told],
-        [values.get("versions") or {} for values in told],
+        [values.get("config") or {} for values in summaries],
+        [values.get("versions") or {} for values in summaries],
     )
 
 

@@ -93,7 +93,7 @@ def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mea
             methods = [(SEARCH, {})]
         # Searches that differ in no field are told apart by their labels.
         told_apart = (*settings, label) if counts[key] > 1 else settings
-        cells += [_cell(label, method, row, flatten(own, "/"), told_apart) for method, own in methods]
+        cells += [_cell(label, method, row, flatten(figures, "/"), told_apart) for method, figures in methods]
     return cells
 
 
@@ -227,8 +227,8 @@ def _means(cells: Sequence[Measurement]) -> SeedMeans:
         cells[0],
         sorted({cell.seed for cell in cells if cell.seed is not None}),
         {
-            name: Spread(max(own), None) if name in _LARGEST else Spread.of(own)
-            for name, own in values.items()
+            name: Spread(max(of_seeds), None) if name in _LARGEST else Spread.of(of_seeds)
+            for name, of_seeds in values.items()
         },
     )
 
@@ -255,14 +255,14 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """In plain words."""
-        told = {method: whole_percent(share) for method, share in self.shares.items()}
+        shares = {method: whole_percent(share) for method, share in self.shares.items()}
         text = (
-            f"At {whole_percent(self.share_of_bytes)} of the bytes the search keeps {told.pop(SEARCH)} of "
+            f"At {whole_percent(self.share_of_bytes)} of the bytes the search keeps {shares.pop(SEARCH)} of "
             "full size's R@20"
         )
-        if EQUAL_SIZES in told:
-            text += f"; equal sizes keep {told.pop(EQUAL_SIZES)}"
-        for rival, share in told.items():
+        if EQUAL_SIZES in shares:
+            text += f"; equal sizes keep {shares.pop(EQUAL_SIZES)}"
+        for rival, share in shares.items():
             text += f", and {rival}, on validation the best of the other methods, {share}"
         return f"{text}."
 
@@ -278,7 +278,7 @@ def verdicts(groups: Iterable[SeedMeans]) -> list[Verdict]:
     Of several searches at one budget, and of several other methods, the best on validation is told of: to
     choose by test figures would flatter it.
     """
-    found = []
+    every = []
     measured = [group for group in groups if HEADLINE_METRIC in group.figures]
     places = dict.fromkeys(group.cell.place[:3] for group in measured if group.method == SEARCH)
     for dataset, recommender, budget in places:
@@ -289,22 +289,26 @@ def verdicts(groups: Iterable[SeedMeans]) -> list[Verdict]:
         if full is None or not full.packed_bytes or not searched.packed_bytes:
             continue
         others = [group for group in at_budget if group.method not in _ORDER]
-        told = (searched, _beside(searched, at_budget, EQUAL_SIZES), max(others, key=_quality, default=None))
+        beside = (
+            searched,
+            _beside(searched, at_budget, EQUAL_SIZES),
+            max(others, key=_quality, default=None),
+        )
         whole = full.mean(HEADLINE_METRIC, 0.0)
-        found.append(
+        every.append(
             Verdict(
                 f"{recommender} on {dataset}",
                 budget,
                 100 * searched.packed_bytes / full.packed_bytes,
                 {
                     group.method: 100 * group.mean(HEADLINE_METRIC, 0.0) / whole if whole else 0.0
-                    for group in told
+                    for group in beside
                     if group is not None
                 },
                 len(searched.seeds),
             )
         )
-    return found
+    return every
 
 
 def _quality(group: SeedMeans) -> float:

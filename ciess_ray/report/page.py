@@ -72,14 +72,14 @@ def render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[P
     )
     # Our own drawing, whose labels are escaped already.
     environment.filters |= {"ink": Markup, "percent": whole_percent, "hash": _hash}
-    found = verdicts(groups)
+    every_verdict = verdicts(groups)
     drawn = {picture.drawing.section for picture in pictures}
     return environment.get_template("page.html").render(
         material=material,
         places=list(dict.fromkeys(f"{cell.recommender} on {cell.dataset}" for cell in material.cells)),
         has_figures=bool(groups),
-        verdicts=found,
-        full_scale=max([100.0, *(share for verdict in found for share in verdict.shares.values())]),
+        verdicts=every_verdict,
+        full_scale=max([100.0, *(share for verdict in every_verdict for share in verdict.shares.values())]),
         terms=RANKING_TERMS,
         hints=_hints(material.searches),
         sections=[

@@ -156,8 +156,8 @@ def make_table(
     texts = [{value.text for value in column} for column in zip(*values, strict=True)]
     shown = [
         place
-        for place, (column, told) in enumerate(zip(columns, texts, strict=False))
-        if told - {""} and not (column[0] in _IN_TITLE and len(told) == 1)
+        for place, (column, column_texts) in enumerate(zip(columns, texts, strict=False))
+        if column_texts - {""} and not (column[0] in _IN_TITLE and len(column_texts) == 1)
     ]
     return Table(
         name,
@@ -312,16 +312,16 @@ def largest_tables(searches: Sequence[Search]) -> list[Table]:
     """The users and the items that were given the most: two tables of one search, one of several."""
     rows = []
     for search in searches:
-        for kind, own in search.entities.items():
+        for kind, entities in search.entities.items():
             rows += [
                 {
                     "search": search.label,
                     "kind": kind,
-                    "id": own.ids[int(row)].as_py(),
-                    "size": int(own.sizes[row]),
-                    "interactions": int(own.popularity[row]),
+                    "id": entities.ids[int(row)].as_py(),
+                    "size": int(entities.sizes[row]),
+                    "interactions": int(entities.popularity[row]),
                 }
-                for row in np.lexsort((-own.popularity, -own.sizes))[:_NUM_LARGEST]
+                for row in np.lexsort((-entities.popularity, -entities.sizes))[:_NUM_LARGEST]
             ]
     numbers: list[Column] = [("size", "size", _WHOLE), ("interactions", "interactions", _WHOLE)]
     if len(searches) > 1:
@@ -350,9 +350,9 @@ def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
             name,
             note,
             [
-                {"field": field, "value": text("; ".join(told), "long")}
-                for field, told in values.items()
-                if (len(told) > 1) == are_different
+                {"field": field, "value": text("; ".join(texts), "long")}
+                for field, texts in values.items()
+                if (len(texts) > 1) == are_different
             ],
             [("field", "field", None), ("value", "value", None)],
         )
@@ -388,11 +388,11 @@ def data_table(searches: Iterable[Search]) -> Table:
 
 def versions_table(versions: Sequence[Mapping[str, str]]) -> Table:
     """Versions; where folders were made with different ones, all of them."""
-    packages = dict.fromkeys(package for known in versions for package in known)
+    packages = dict.fromkeys(package for of_one in versions for package in of_one)
     rows = [
         {
             "package": package,
-            "version": ", ".join(dict.fromkeys(str(known.get(package, "?")) for known in versions)),
+            "version": ", ".join(dict.fromkeys(str(of_one.get(package, "?")) for of_one in versions)),
         }
         for package in packages
     ]

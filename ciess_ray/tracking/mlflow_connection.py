@@ -50,8 +50,8 @@ def connect(tracking: TrackingConfig) -> tuple[Any, str]:
         # MLflow lets through whatever its database, a driver or its HTTP client raises, secrets included.
         except Exception as error:
             raise ConfigError(
-                f"tracking.uri={without_secrets(uri)!r}: MLflow cannot record there ({told(error)}); name a "
-                "store such as sqlite:///mlflow.db or a server's address, or set tracking.mlflow=false."
+                f"tracking.uri={without_secrets(uri)!r}: MLflow cannot record there ({first_line(error)}); "
+                "name a store such as sqlite:///mlflow.db or a server, or set tracking.mlflow=false."
             ) from None
     if experiment.lifecycle_stage != "active":
         raise ConfigError(
@@ -117,7 +117,7 @@ def patiently() -> Iterator[None]:
         os.environ[_TIMEOUT] = usual
 
 
-def told(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error's message, without secrets."""
     text = str(error).strip()
     return without_secrets(text.splitlines()[0][:300] if text else repr(error))

@@ -36,10 +36,8 @@ class PackedRecommender(PythonModel):
         if "user_id" not in model_input:
             raise DataError("the input has no column user_id.")
         wanted = model_input["user_id"].to_numpy()
-        found = self._served.recommend(wanted, int((params or {}).get("num_items", 10)))
-        columns = zip(
-            ("user_id", "rank", "item_id", "score"), self._served.ranked(wanted, found), strict=True
-        )
+        best = self._served.recommend(wanted, int((params or {}).get("num_items", 10)))
+        columns = zip(("user_id", "rank", "item_id", "score"), self._served.ranked(wanted, best), strict=True)
         return pd.DataFrame(dict(columns)).astype({"score": np.float64})
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.plain_text import command
-from ciess_ray.tracking.mlflow_connection import connect, patiently, told
+from ciess_ray.tracking.mlflow_connection import connect, first_line, patiently
 from ciess_ray.tracking.mlflow_model import can_model, save_model
 from envs.errors import CiessError, ConfigError
 
@@ -307,7 +307,7 @@ class MlflowStore:
                 if self._is_given_up:
                     return
                 if failure is not None and not _is_lasting(failure):
-                    self.last_error = told(failure)
+                    self.last_error = first_line(failure)
                     self._failing_since = self._failing_since or time.monotonic()
                     # News of other writes must not make the next attempt come sooner, the end of all may.
                     self._changed.wait_for(
@@ -323,7 +323,7 @@ class MlflowStore:
 
     def _refuse(self, run: MlflowRun, failure: Exception) -> None:
         """A write can never succeed; where it was to begin a run, there is no such run."""
-        problem = f"MLflow at {self.uri} refused a write: {told(failure)}"
+        problem = f"MLflow at {self.uri} refused a write: {first_line(failure)}"
         self._problems.append(problem)
         if run.run_id is None:
             run.take(None, error=problem)

@@ -86,12 +86,12 @@ def result_metrics(methods: Iterable[Mapping[str, Any]], budget: str = "") -> di
         EQUAL_SIZES: metric_keys.TEST_EQUAL,
         FULL_SIZE: metric_keys.TEST_FULL,
     }
-    told: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for row in methods:
         place = "_".join(filter(None, (beginnings[row["name"]], budget)))
         figures = {name: row[name] for name in metric_keys.TABLE_FIGURES if name in row}
-        told |= {f"{place}/{name}": float(value) for name, value in (row["test"] | figures).items()}
-    return told
+        metrics |= {f"{place}/{name}": float(value) for name, value in (row["test"] | figures).items()}
+    return metrics
 
 
 def run_tags() -> dict[str, str]:
