@@ -3,7 +3,6 @@
 An unknown key is refused with the nearest valid one; every mistake is named by its file and field.
 """
 
-import itertools
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,7 +174,7 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         meanings = {name: meaning for name, _, meaning in field_table(model)}
         by_field: dict[str, list[Any]] = {}
         for problem in error.errors():
-            by_field.setdefault(_field_of(meanings, problem["loc"]), []).append(problem)
+            by_field.setdefault(_field_of(values, problem), []).append(problem)
         lines = (
             f"{source}: {_explain(meanings, where, problems)}"
             for where, problems in by_field.items()
@@ -215,12 +214,17 @@ def _in_modes(name: str, default: str) -> str:
     return f" ({listed})" if listed else ""
 
 
-def _field_of(fields: Collection[str], place: Sequence[str | int]) -> str:
+def _field_of(values: Any, problem: Any) -> str:
     """The dotted name of where a problem is, without the kinds of value that pydantic tells apart there."""
-    names = list(itertools.accumulate(map(str, place), "{}.{}".format))
-    depth = next((depth for depth, name in enumerate(names) if name in fields), len(names) - 1)
-    items = itertools.takewhile(lambda part: isinstance(part, int), place[depth + 1 :])
-    return ".".join([names[depth], *map(str, items)])
+    names = []
+    for part in problem["loc"]:
+        is_named = isinstance(values, Mapping) and (part in values or problem["type"] == "missing")
+        is_item = isinstance(values, list | tuple) and isinstance(part, int)
+        if not is_named and not is_item:
+            break
+        names.append(str(part))
+        values = values[part] if is_item else values.get(part)
+    return ".".join(names)
 
 
 def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -> str:

@@ -110,8 +110,8 @@ def test_a_driver_with_env_runners_loses_only_steps_in_flight(write_config, tmp_
     # Every iteration is kept; one that had been told may have been on its way to the disk.
     assert told - int(went_on_after) in (0, 1, 2)
     summary = json.loads((killed / "result.json").read_text())
-    assert summary["status"] == "finished" and summary["num_steps"] == NUM_STEPS + 1
-    assert pq.read_table(killed / "candidates.parquet")["step"].to_pylist() == list(range(1, NUM_STEPS + 2))
+    assert summary["status"] == "finished" and summary["num_steps"] == NUM_STEPS + 2
+    assert pq.read_table(killed / "candidates.parquet")["step"].to_pylist() == list(range(1, NUM_STEPS + 3))
 
 
 @pytest.fixture
@@ -219,4 +219,4 @@ def test_a_search_whose_env_runner_is_killed_takes_all_its_steps(write_config, r
             os.kill(killed[0], signal.SIGKILL)
 
     result = search(load_config(file), on_progress=kill_one)
-    assert killed and result.summary["num_steps"] == NUM_STEPS + 1
+    assert killed and result.summary["num_steps"] == NUM_STEPS + 2

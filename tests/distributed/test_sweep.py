@@ -17,7 +17,7 @@ from ciess_ray.sweeps.config import load_sweep
 from envs.data import generate_interactions
 from envs.errors import CiessError
 
-NUM_STEPS = 13
+NUM_STEPS = 14
 BUDGETS = ["20%", "30%", "40%", "50%"]
 #: Without the processes for evaluation jobs, which take as much as all the rest.
 SERVER = """
@@ -95,7 +95,7 @@ def check_mlflow(uri, num_trials, num_steps=NUM_STEPS):
             steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
             first = num_steps if name.startswith("td3/") else 1
             assert sorted(steps) == list(range(min(first, 1), num_steps + 1))[: len(steps)], (name, steps)
-            assert len(steps) >= num_steps - 1, (name, steps)
+            assert len(steps) >= num_steps - 2, (name, steps)
         assert run.data.params["search.num_episodes"] == "4" and "test/ndcg_20" in run.data.metrics
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert artifacts == {"result", "model"}

@@ -89,7 +89,7 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     # What it starts from, two candidates, the best and the best plain split with rows in communities, one
     # of the search, equal sizes, and test.
     assert (searched["num_trainings"], drawn["num_trainings"]) == (2 + 2 + 1 + 1 + 1, 1 + 2 + 2 + 1 + 1)
-    assert drawn["num_steps"] == searched["num_steps"] == 2 + 1
+    assert drawn["num_steps"] == searched["num_steps"] == 2 + 2
     assert drawn["num_params"] == searched["num_params"] == 1024
 
     # Other settings are not overwritten without a word, further methods are added.

@@ -283,7 +283,7 @@ def test_a_random_search_judges_as_many_tables_as_the_search(longer):
     for name in ("search", "random search"):
         problem = longer(num_warmup_steps=4)
         METHODS[name]().propose(problem)
-        assert problem.num_steps == 16 + 8 + 1
+        assert problem.num_steps == 16 + 8 + 2
 
 
 def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monkeypatch):
@@ -300,14 +300,14 @@ def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monk
     METHODS["search"]().propose(problem)
     steps = [one.sizes for one in seen if one.kind == "warm-up"]
     _, judged = judged_by(problem, "random search")
-    assert len(judged) == 25
+    assert len(judged) == 26
     for mine, its in zip([sizes for sizes, _ in judged[:3]], steps[:3], strict=True):
         # The same but for who gets what rounding leaves.
         for kind in ("user", "item"):
             np.testing.assert_array_equal(np.sort(getattr(mine, kind)), np.sort(getattr(its, kind)))
         assert is_plain_split(mine)
     assert not is_plain_split(judged[3][0])
-    assert len(judged_by(longer(num_warmup_steps=0), "random search")[1]) == 25
+    assert len(judged_by(longer(num_warmup_steps=0), "random search")[1]) == 26
 
 
 def test_a_random_search_trains_what_the_rule_of_the_search_chooses(longer):
