@@ -57,7 +57,7 @@ def test_it_recommends_what_the_recommender_ranks_first_and_users_have_not_seen(
     recommender = result.recommender()
     with torch.no_grad():
         scores = recommender.score(recommender.encode(), torch.tensor([3]))[0].numpy().astype(float)
-    known = result.train + read_interactions_file(folder / TEST_FILE)
+    known = result.train + read_interactions_file(folder / TEST_FILE, result.train.shape)
     scores[known[[3]].indices] = -np.inf
     assert found["item_id"][:5].tolist() == item_ids[np.argsort(-scores)[:5]].tolist()
     assert np.allclose(found["score"][:5], np.sort(scores)[::-1][:5])
