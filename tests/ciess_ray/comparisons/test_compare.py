@@ -86,9 +86,10 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     drawn = next(
         row for row in rows.values() if row["method"] == "random search" and row["status"] == "finished"
     )
-    # What it starts from, two candidates, the best and the best plain split with rows in communities, one
-    # of the search, equal sizes, and test.
-    assert (searched["num_trainings"], drawn["num_trainings"]) == (2 + 2 + 1 + 1 + 1, 1 + 2 + 2 + 1 + 1)
+    # What it starts from, two candidates, equal sizes, and test; with rows in communities the best, and the
+    # best plain split unless that is the same.
+    assert searched["num_trainings"] - (2 + 2 + 1 + 1) in (1, 2)
+    assert drawn["num_trainings"] - (1 + 2 + 1 + 1) in (1, 2)
     assert drawn["num_steps"] == searched["num_steps"] == 2 + 2
     assert drawn["num_params"] == searched["num_params"] == 1024
 
