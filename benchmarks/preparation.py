@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.data import TripleSampler, read_interactions, split_interactions
+from envs.data import read_interactions, split_interactions
+from envs.recommenders.losses import BPR
 from envs.recommenders.propagation import symmetric_weights
 
 
@@ -31,8 +32,7 @@ def main() -> None:
         split = time.perf_counter()
         symmetric_weights(interactions.train)
         normalised = time.perf_counter()
-        sampler, rng = TripleSampler(interactions.train), np.random.default_rng(0)
-        sampler.draw(10_000, rng)
+        BPR(interactions.train, batch_size=10_000).draw(np.random.default_rng(0))
         done = time.perf_counter()
         runs.append(
             {

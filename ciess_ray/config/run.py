@@ -25,7 +25,6 @@ from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE
 from envs.errors import ConfigError
 from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
-from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 from envs.sizes.projection import check_bounds
 
@@ -135,37 +134,6 @@ class RecommenderConfig(Section):
         return find_recommender(self.name).num_tables
 
 
-class TrainingConfig(Section):
-    """How a base recommender is trained; Adam, one positive and one negative item a triple."""
-
-    batch_size: int = Field(10_000, ge=1, description="triples a batch; 10,000 in CIESS's code")
-    learning_rate: float = Field(0.03, gt=0, description="first learning rate; 0.03 in CIESS's code")
-    decay_every: int = Field(
-        100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
-    )
-    min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
-    loss: Annotated[str, one_of("training.loss", LOSSES)] = Field(
-        "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
-    )
-    evaluate_every: int = Field(100, ge=1, description="batches between two validations")
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        5,
-        description="validations in a row without a rise that end a training; null: none do, for a learning "
-        "rate that has decayed by max_batches",
-    )
-    max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
-
-    def is_cut_short(self, best_batch: int) -> bool:
-        """Whether a training whose validation was best there may have ended before it stopped rising."""
-        if self.patience is None:
-            return False
-        return best_batch > self.max_batches - self.patience * self.evaluate_every
-
-    def settings(self) -> TrainingSettings:
-        """The same as the recommenders take it."""
-        return TrainingSettings(**self.model_dump())
-
-
 class ResourcesConfig(Claims):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
 
@@ -225,7 +193,7 @@ class RunConfig(Section):
         description="where full-size fits and supernets are kept for the next search; null: in output",
     )
     recommender: RecommenderConfig = Field(default_factory=RecommenderConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
     search: SearchConfig = Field(default_factory=SearchConfig)
     agent: AgentConfig = Field(default_factory=AgentConfig)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)

@@ -1,7 +1,6 @@
 """The candidates of a search: TD3 sets the sizes of a whole table, step after step."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import ray
@@ -44,9 +43,8 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         "full_quality": None if is_reference else ray.put(full.quality),
         "recommender": recommender.name,
         "recommender_options": recommender.options_with(),
-        "training": replace(
-            config.training.settings(),
-            learning_rate=settings.step_learning_rate or config.training.learning_rate,
+        "training": config.training.model_copy(
+            update={"learning_rate": settings.step_learning_rate or config.training.learning_rate}
         ),
         "step_mode": settings.resolved_step_mode,
         "pretrained": None if pretrained is None else ray.put(pretrained),

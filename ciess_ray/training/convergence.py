@@ -106,7 +106,8 @@ def train_on_both(
     num_batches = max(1, round(best_batch * growth))
     recipe = recipe_of(config, merged)
     # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
-    stretched = replace(recipe.settings, decay_every=round(recipe.settings.decay_every * growth))
+    decay_every = round(recipe.settings.decay_every * growth)
+    stretched = recipe.settings.model_copy(update={"decay_every": decay_every})
     trainer = _trainer(replace(recipe, settings=stretched), sizes, seed, initial)
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
@@ -126,7 +127,7 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
     """How the configured recommender is made and trained on the training interactions."""
     return Recipe(
         interactions.train,
-        config.training.settings(),
+        config.training,
         config.recommender.name,
         config.recommender.options_with(),
         resolve_device(config.recommender.device),

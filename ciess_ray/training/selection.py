@@ -144,7 +144,8 @@ class Judge:
     def __init__(self, config: RunConfig, interactions: Interactions, pretrained: State | None) -> None:
         settings, recipe = config.search, recipe_of(config, interactions)
         learning_rate = settings.step_learning_rate or recipe.settings.learning_rate
-        recipe = replace(recipe, settings=replace(recipe.settings, learning_rate=learning_rate))
+        stepwise = recipe.settings.model_copy(update={"learning_rate": learning_rate})
+        recipe = replace(recipe, settings=stepwise)
         self._recommenders = StepRecommenders(
             settings.resolved_step_mode,
             recipe,

@@ -1,4 +1,4 @@
-"""Interactions: read, generated, thinned, split and sampled."""
+"""Interactions: read, generated, thinned and split."""
 
 from envs.data.columns import Columns
 from envs.data.interactions import InteractionLog, Interactions
@@ -11,7 +11,6 @@ from envs.data.readers import (
     read_interactions,
     read_sample,
 )
-from envs.data.sampling import SharedNegativeSampler, TripleSampler, contains, interaction_keys
 from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
 from envs.data.synthetic import generate_interactions
 from envs.data.tables import log_from_frame, log_of_splits, table_of
@@ -24,12 +23,8 @@ __all__ = [
     "InteractionLog",
     "Interactions",
     "Reader",
-    "SharedNegativeSampler",
-    "TripleSampler",
-    "contains",
     "generate_interactions",
     "guess_format",
-    "interaction_keys",
     "k_core",
     "log_from_frame",
     "log_of_splits",

@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 
 from envs.data.files import check_rows
 from envs.data.interactions import InteractionLog
-from envs.data.sampling import contains
 from envs.errors import ConfigError, DataError
 
 #: Rounds of drawing by taste; what is still missing then is drawn uniformly from the items not yet taken.
@@ -130,10 +129,8 @@ def generate_interactions(
             item = tastes.draw(missing, rng)
         else:
             item = rng.integers(num_items, size=len(user))
-        drawn = np.sort(user * num_items + item)
-        drawn = drawn[np.append(True, drawn[1:] != drawn[:-1])]
-        # A stable sort merges two sorted runs instead of sorting anew.
-        keys = np.sort(np.concatenate([keys, drawn[~contains(keys, drawn)]]), kind="stable")
+        keys = np.sort(np.concatenate([keys, user * num_items + item]))
+        keys = keys[np.append(True, keys[1:] != keys[:-1])]
         missing = activity - np.bincount(keys // num_items, minlength=num_users)
         num_rounds += 1
     user, item = np.divmod(keys, num_items)

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -24,37 +25,51 @@ _DECAY = 0.9
 _BATCHES_PER_SNAPSHOT = 100
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a base recommender is trained; the defaults are the paper's recipe (METHOD: CIESS section 3.1).
+class TrainingSettings(BaseModel):
+    """How a base recommender is trained; Adam, one positive and one negative item a triple.
 
-    Attributes:
-        batch_size: Triples a batch; 10,000 in the authors' code.
-        learning_rate: Adam's first learning rate; 0.03 in the authors' code.
-        decay_every: Batches between two decays by 0.9; 50 to 200 in the authors' code.
-        min_learning_rate: Where the decay ends; 1e-3.
-        loss: A name in :data:`envs.recommenders.losses.LOSSES`; ``bpr`` in the paper.
-        num_negatives: Negatives that a batch shares, for ``softmax``.
-        evaluate_every: Batches between two validations.
-        patience: Validations in a row that do not rise after which training has converged; None trains
-            ``max_batches`` in any case, for a learning rate that has decayed by then.
-        max_batches: Where training ends in any case.
+    The defaults are the paper's recipe (METHOD: CIESS section 3.1).
+
+    Raises:
+        UnknownNameError: There is no such loss.
     """
 
-    batch_size: int = 10_000
-    learning_rate: float = 0.03
-    decay_every: int = 100
-    min_learning_rate: float = 1e-3
-    loss: str = "bpr"
-    num_negatives: int = 128
-    evaluate_every: int = 100
-    patience: int | None = 5
-    max_batches: int = 4_000
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    batch_size: int = Field(10_000, ge=1, description="triples a batch; 10,000 in CIESS's code")
+    learning_rate: float = Field(0.03, gt=0, description="first learning rate; 0.03 in CIESS's code")
+    decay_every: int = Field(
+        100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
+    )
+    min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
+    loss: str = Field(
+        "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
+    )
+    evaluate_every: int = Field(100, ge=1, description="batches between two validations")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        5,
+        description="validations in a row without a rise that end a training; null: none do, for a learning "
+        "rate that has decayed by max_batches",
+    )
+    max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, loss: str) -> str:
+        if loss not in LOSSES:
+            raise UnknownNameError("training.loss", loss, LOSSES)
+        return loss
 
     def learning_rate_at(self, batch: int) -> float:
         """Adam's learning rate for the batch of this number, from 0."""
         decayed = self.learning_rate * _DECAY ** (batch // self.decay_every)
         return max(decayed, min(self.min_learning_rate, self.learning_rate))
+
+    def is_cut_short(self, best_batch: int) -> bool:
+        """Whether a training whose validation was best there may have ended before it stopped rising."""
+        if self.patience is None:
+            return False
+        return best_batch > self.max_batches - self.patience * self.evaluate_every
 
 
 @dataclass(frozen=True)
@@ -71,15 +86,12 @@ class FitReport:
 
 
 def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
-    """The loss that the settings name, with the sampler of its batches.
+    """The loss that the settings name, which draws its own batches.
 
     Raises:
-        UnknownNameError: There is no such loss.
         DataError: The interactions leave nothing to draw.
     """
-    if settings.loss not in LOSSES:
-        raise UnknownNameError("loss", settings.loss, LOSSES)
-    return LOSSES[settings.loss](train, settings.batch_size, settings.num_negatives)
+    return LOSSES[settings.loss](train, settings.batch_size)
 
 
 def _copy_of_state(recommender: BaseRecommender) -> dict[str, Tensor]:
@@ -210,10 +222,9 @@ class Recipe:
         name: The recommender, by its name in :data:`envs.recommenders.RECOMMENDERS`.
         options: The recommender's options.
         device: Where it lives.
-        loss: The loss and its sampler, made once for all trainings.
+        loss: Made once for all trainings.
 
     Raises:
-        UnknownNameError: There is no such loss.
         DataError: The interactions leave nothing to draw.
     """
 

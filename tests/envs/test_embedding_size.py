@@ -287,7 +287,6 @@ def test_actions_beyond_the_space_are_clipped(make_env):
         ({"episode_length": 0}, ConfigError, "episode_length must be at least 1"),
         ({"device": "gpu"}, UnknownNameError, "device"),
         ({"form": "papr"}, UnknownNameError, "form 'papr'. Did you mean 'paper'"),
-        ({"training": TrainingSettings(loss="all")}, UnknownNameError, "unknown loss 'all'"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(make_env, arguments, error, says):

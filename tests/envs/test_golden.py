@@ -83,7 +83,7 @@ def test_kept_ratio_counts_sizes_and_not_values(golden, make_lightgcn):
 def test_bpr_loss_and_its_gradient(golden, train, make_lightgcn):
     part = golden["c_bpr_lightgcn"]
     triple = [torch.tensor(part[name]) for name in ("users", "pos", "neg")]
-    bpr = BPR(train, batch_size=6, num_negatives=0)
+    bpr = BPR(train, batch_size=6)
     recommender = make_lightgcn(l2=part["decay"])
     loss = bpr(recommender, *triple)
     loss.backward()
@@ -119,7 +119,7 @@ def test_ngcf_forward_and_loss(golden, train):
     assert_allclose(user, part["user_out"], **CLOSE)
     assert_allclose(item, part["item_out"], **CLOSE)
     triple = [torch.tensor(golden["c_bpr_lightgcn"][name]) for name in ("users", "pos", "neg")]
-    bpr = BPR(train, batch_size=6, num_negatives=0)
+    bpr = BPR(train, batch_size=6)
     assert recommender.l2 == 1e-3
     assert_allclose(bpr(recommender, *triple).item(), part["total"], **CLOSE)
     recommender.l2 = 0.0
@@ -163,7 +163,7 @@ def test_ncf_logits_and_loss(golden, train, ncf_tables):
         scores = recommender.score(encoded, users, positives)
     assert_allclose(pairs, part["logits_user_pos"], **CLOSE)
     assert_allclose(scores.diagonal(), part["logits_user_pos"], **CLOSE)
-    bpr = BPR(train, batch_size=6, num_negatives=0)
+    bpr = BPR(train, batch_size=6)
     assert recommender.l2 == 1e-2
     assert_allclose(bpr(recommender, users, positives, negatives).item(), part["total"], **CLOSE)
     assert_allclose(

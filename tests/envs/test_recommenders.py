@@ -56,8 +56,12 @@ def build(name, train, sizes=None, seed=0, **options):
 
 
 def trainer_of(recommender, train, seed=0, loss="bpr", **settings):
-    settings = dataclasses.replace(SETTINGS, loss=loss, num_negatives=10, **settings)
-    return Trainer(recommender, train, settings, np.random.default_rng(seed))
+    settings = SETTINGS.model_copy(update=settings)
+    losses = {
+        "bpr": BPR(train, settings.batch_size),
+        "softmax": SampledSoftmax(train, settings.batch_size, 10),
+    }
+    return Trainer(recommender, train, settings, np.random.default_rng(seed), losses[loss])
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
@@ -271,6 +275,10 @@ class TestSampledSoftmax:
 
 
 class TestTraining:
+    def test_a_loss_that_there_is_not_is_refused(self):
+        with pytest.raises(UnknownNameError, match="unknown training.loss 'bpt'. Did you mean 'bpr'"):
+            TrainingSettings(loss="bpt")
+
     def test_learning_rates(self):
         settings = TrainingSettings(learning_rate=0.03, decay_every=50, min_learning_rate=0.02)
         rates = [settings.learning_rate_at(batch) for batch in (0, 49, 50, 100, 150, 10_000)]

@@ -11,7 +11,7 @@ from ciess_ray.comparisons.methods.method import Method, Problem
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Allocation, Start
 from ciess_ray.training.convergence import recipe_of
-from envs.data import Interactions, contains, interaction_keys
+from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.recommenders.base import SizedEmbedding
 from envs.recommenders.evaluation import evaluate
@@ -245,15 +245,14 @@ class _Bilevel(_Around):
         self._table, interactions = table, problem.interactions
         merged = interactions.merge_validation_into_training()
         # A negative is none of a user's items, whichever of the two they are in.
-        self._both = make_loss(merged.train, problem.config.training.settings())
-        self._validation = interaction_keys(interactions.validation)
-        self._num_items = interactions.num_items
+        self._both = make_loss(merged.train, problem.config.training)
+        self._validation = interactions.validation
         self._optimizer = torch.optim.Adam([table.selection], lr=_LEARNING_RATE)
         self._num_columns = 0
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         train, both = self._loss.draw(rng), self._both.draw(rng)
-        is_validation = contains(self._validation, both[0] * self._num_items + both[1])
+        is_validation = self._validation[both[0], both[1]] > 0
         self._num_columns = len(train)
         return train + self._both.select(both, is_validation)
 

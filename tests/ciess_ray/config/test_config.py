@@ -12,7 +12,7 @@ from ciess_ray.comparisons.config import load_comparison
 from ciess_ray.config.agent import SearchConfig
 from ciess_ray.config.former import FORMER, with_former, without_former
 from ciess_ray.config.run import PRESETS as SECTIONS
-from ciess_ray.config.run import DatasetConfig, RunConfig, TrainingConfig
+from ciess_ray.config.run import DatasetConfig, RunConfig
 from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_override
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import search
@@ -38,8 +38,7 @@ def test_defaults_are_the_papers(file):
     assert config.dataset.path == Path("ratings.csv")
     assert config.search.num_steps == 70
     assert config.recommender.max_embedding_size == 128 and config.agent.hiddens == (256, 256)
-    assert config.training.settings() == TrainingSettings()
-    assert TrainingConfig(max_batches=9).settings() == TrainingSettings(max_batches=9)
+    assert config.training == TrainingSettings()
 
 
 def test_overrides_land(file):

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from envs.data import TripleSampler, contains, interaction_keys
-from envs.data.sampling import SharedNegativeSampler
 from envs.errors import DataError
+from envs.recommenders.losses import BPR, SampledSoftmax
 
 
 def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
@@ -25,7 +24,7 @@ def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
 )
 def test_positives_are_positive_and_negatives_are_not(rows: list[set[int]], seed: int) -> None:
     train = matrix_of(rows, 7)
-    user, positive, negative = TripleSampler(train).draw(200, np.random.default_rng(seed))
+    user, positive, negative = BPR(train, 200).draw(np.random.default_rng(seed))
     dense = train.toarray()
     assert np.all(dense[user, positive] == 1.0)
     assert np.all(dense[user, negative] == 0.0)
@@ -41,32 +40,32 @@ def frequencies(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_a_positive_is_uniform_over_users_then_over_their_items() -> None:
-    user, positive, _ = TripleSampler(matrix_of(ROWS, 10)).draw(60_000, np.random.default_rng(0))
+    user, positive, _ = BPR(matrix_of(ROWS, 10), 60_000).draw(np.random.default_rng(0))
     assert frequencies(user, 4) == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3], abs=0.01)
     assert frequencies(positive[user == 0], 6) == pytest.approx([0.25, 0.25, 0.25, 0, 0, 0.25], abs=0.02)
 
 
 def test_a_negative_is_uniform_over_the_items_without_interaction() -> None:
-    user, _, negative = TripleSampler(matrix_of(ROWS, 10)).draw(60_000, np.random.default_rng(0))
+    user, _, negative = BPR(matrix_of(ROWS, 10), 60_000).draw(np.random.default_rng(0))
     for row in (0, 2, 3):
         share = np.array([item not in ROWS[row] for item in range(10)]) / (10 - len(ROWS[row]))
         assert frequencies(negative[user == row], 10) == pytest.approx(share, abs=0.02)
 
 
 def test_the_generator_alone_decides() -> None:
-    sampler = TripleSampler(matrix_of(ROWS, 10))
-    first, again, other = (np.stack(sampler.draw(100, np.random.default_rng(seed))) for seed in (3, 3, 4))
+    loss = BPR(matrix_of(ROWS, 10), 100)
+    first, again, other = (np.stack(loss.draw(np.random.default_rng(seed))) for seed in (3, 3, 4))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_a_user_with_every_item_is_refused() -> None:
     with pytest.raises(DataError, match="user 1 .*every one of the 3 items.*leave"):
-        TripleSampler(matrix_of([{0}, {0, 1, 2}], 3))
+        BPR(matrix_of([{0}, {0, 1, 2}], 3), 10)
 
 
 def test_no_training_interactions_are_refused() -> None:
     with pytest.raises(DataError, match="no training interaction"):
-        TripleSampler(sparse.csr_array((3, 3), dtype=np.float32))
+        BPR(sparse.csr_array((3, 3), dtype=np.float32), 10)
 
 
 class TestSharedNegatives:
@@ -80,8 +79,8 @@ class TestSharedNegatives:
         self, rows: list[set[int]], num_negatives: int, seed: int
     ) -> None:
         train = matrix_of(rows, 7)
-        sampler = SharedNegativeSampler(train, num_negatives=num_negatives)
-        user, positive, negative, is_positive = sampler.draw(50, np.random.default_rng(seed))
+        loss = SampledSoftmax(train, 50, num_negatives)
+        user, positive, negative, is_positive = loss.draw(np.random.default_rng(seed))
         dense = train.toarray()
         assert np.all(dense[user, positive] == 1.0)
         # More negatives than items are all items.
@@ -90,25 +89,12 @@ class TestSharedNegatives:
         assert user.dtype == positive.dtype == negative.dtype == np.int64 and is_positive.dtype == np.bool_
 
     def test_every_item_is_as_likely(self) -> None:
-        sampler, rng = SharedNegativeSampler(matrix_of(ROWS, 10), num_negatives=3), np.random.default_rng(0)
-        drawn = np.concatenate([sampler.draw(1, rng)[2] for _ in range(5_000)])
+        loss, rng = SampledSoftmax(matrix_of(ROWS, 10), 1, num_negatives=3), np.random.default_rng(0)
+        drawn = np.concatenate([loss.draw(rng)[2] for _ in range(5_000)])
         assert frequencies(drawn, 10) == pytest.approx(np.full(10, 0.1), abs=0.01)
 
     def test_the_generator_alone_decides(self) -> None:
-        sampler = SharedNegativeSampler(matrix_of(ROWS, 10), num_negatives=6)
-        first, again, other = (sampler.draw(40, np.random.default_rng(seed)) for seed in (3, 3, 4))
+        loss = SampledSoftmax(matrix_of(ROWS, 10), 40, num_negatives=6)
+        first, again, other = (loss.draw(np.random.default_rng(seed)) for seed in (3, 3, 4))
         assert all(map(np.array_equal, first, again))
         assert not any(map(np.array_equal, first, other))
-
-    def test_data_without_a_negative_is_refused(self) -> None:
-        with pytest.raises(DataError, match="user 1 .*every one of the 3 items"):
-            SharedNegativeSampler(matrix_of([{0}, {0, 1, 2}], 3), num_negatives=2)
-
-
-def test_keys_tell_which_pairs_are_there() -> None:
-    matrix = matrix_of(ROWS, 10)
-    keys = interaction_keys(matrix)
-    assert keys.dtype == np.int64 and np.all(np.diff(keys) > 0)
-    every_pair = np.arange(40).reshape(4, 10)
-    assert np.array_equal(contains(keys, every_pair), matrix.toarray() == 1.0)
-    assert not np.any(contains(keys[:0], every_pair))
