@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
@@ -59,11 +61,6 @@ class Course:
         ]
         return np.array(pairs, np.float64).reshape(-1, 2).T
 
-    @property
-    def num_warmup(self) -> int:
-        """The last step of the warm-up."""
-        return max((int(step["step"]) for step in self.steps if step.get("note") == "warm-up"), default=0)
-
 
 @styled
 def draw_course(courses: Sequence[Course]) -> Figure:
@@ -106,10 +103,9 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
             axes.plot(*course.values(key), **series_style(position) | line)
     for number, cap in enumerate(sorted({course.cap_ratio for course in courses if course.cap_ratio})):
         kept.axhline(100 * cap, label=None if number else "budget", **_REFERENCE)
-    lowest = min((float(np.min(line.get_ydata(), initial=100.0)) for line in kept.lines), default=100.0)
     kept.set_yscale("log")
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick >= lowest / 2]
-    kept.set_yticks(ticks[-1 :: -(1 + len(ticks) // 7)], minor=False)
+    kept.set_ylim(top=100)
+    kept.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     kept.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     kept.minorticks_off()
     for axes, title in (
@@ -127,7 +123,7 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
 
 def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], *, is_line: bool) -> None:
     steps, values = course.values(metric_keys.QUALITY)
-    mean = scale * _smoothed(values)
+    mean = scale * pd.Series(values).rolling(_NUM_SMOOTHED, min_periods=1).mean()
     if is_line:
         axes.plot(steps, mean, label=plain(course.label), **style | {"marker": "", "linewidth": 1.5})
         greedy, values = course.values(metric_keys.QUALITY, "greedy")
@@ -151,8 +147,11 @@ def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], 
 
 def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
     """A band behind the warm-up, where all had the same."""
-    warmups = {course.num_warmup for course in courses}
-    if len(warmups) == 1 and (end := warmups.pop()):
+    ends = {
+        max((step["step"] for step in course.steps if step.get("note") == "warm-up"), default=0)
+        for course in courses
+    }
+    if len(ends) == 1 and (end := ends.pop()):
         axes.axvspan(0.5, end + 0.5, color=MUTED, alpha=0.10, linewidth=0, zorder=0)
         if with_name:
             axes.annotate(
@@ -165,15 +164,6 @@ def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
                 color=MUTED,
                 fontsize=8.5,
             )
-
-
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each value and those before it, as many as there are up to ten."""
-    sums = np.cumsum([0.0, *values])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - _NUM_SMOOTHED, 0)
-    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
-    return means
 
 
 @dataclass(frozen=True)
@@ -231,9 +221,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
 
 @styled
 def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
-    """Seconds by phase: a bar a phase of one search, or a bar a search."""
-    if len(searches) == 1:
-        return _draw_phases(searches[0][1])
+    """Seconds by phase, a bar a search; the legend says how many they are in all."""
     figure = new_figure(1.4 + 0.36 * len(searches))
     axes = figure.subplots()
     rows = range(len(searches))
@@ -249,34 +237,15 @@ def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             hatch=HATCHES[position % len(HATCHES)],
             edgecolor=PAPER,
             linewidth=0.8,
-            label=phase,
+            label=f"{phase}, {widths.sum():,.{0 if widths.sum() >= 10 else 1}f} s",
         )
         lefts += widths
-    _bars(axes, [label for label, _ in searches])
-    legend_below(figure, axes)
-    return figure
-
-
-def _draw_phases(seconds: Mapping[str, float]) -> Figure:
-    figure = new_figure(0.9 + 0.36 * len(seconds))
-    axes = figure.subplots()
-    total = sum(seconds.values()) or 1.0
-    bars = axes.barh(range(len(seconds)), list(seconds.values()), height=0.62, color=series_style(0)["color"])
-    labels = [
-        (f"{value:,.3g} s" if value < 100 else f"{value:,.0f} s") + f", {value / total:.0%}"
-        for value in seconds.values()
-    ]
-    axes.bar_label(bars, labels, padding=5, fontsize=9, color=INK)
-    axes.margins(x=0.25)
-    _bars(axes, list(seconds))
-    return figure
-
-
-def _bars(axes: Any, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), list(map(plain, labels)))
+    axes.set_yticks(rows, [plain(label) for label, _ in searches])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
+    legend_below(figure, axes)
+    return figure

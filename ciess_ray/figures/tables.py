@@ -174,9 +174,12 @@ def draw_sizes(
             marker=_MARKERS[kind],
             rasterized=True,
         )
-        middles, means = _binned_means(counts, of_kind)
-        axes.plot(middles, means, color=PAPER, linewidth=4.4, zorder=3)
-        axes.plot(middles, means, color=INK, linewidth=1.8, zorder=4, label="mean")
+        # Bins that are equally wide on the log axis; of empty ones nothing is known.
+        borders = np.geomspace(counts.min(), counts.max() * 1.0001, _NUM_BINS + 1)
+        means = binned_statistic(counts, [counts, of_kind], bins=borders).statistic
+        line = means[:, np.isfinite(means[0])]
+        axes.plot(*line, color=PAPER, linewidth=4.4, zorder=3)
+        axes.plot(*line, color=INK, linewidth=1.8, zorder=4, label="mean")
         axes.set_xscale("log")
         _size_axis(axes, largest)
         axes.set_title(f"{len(of_kind):,} {kind}s, mean size {of_kind.mean():.1f}")
@@ -227,13 +230,3 @@ def _size_axis(axes: Any, largest: int) -> None:
     axes.set_ylim(0.85, top * 1.18)
     axes.set_ylabel("embedding size")
     axes.minorticks_off()
-
-
-def _binned_means(
-    popularity: NDArray[Any], sizes: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean popularity and size in bins that are equally wide on a log axis; empty ones are left out."""
-    borders = np.geomspace(popularity.min(), popularity.max() * 1.0001, _NUM_BINS + 1)
-    means = binned_statistic(popularity, [popularity, sizes], bins=borders).statistic
-    middles, of_sizes = means[:, np.isfinite(means[0])]
-    return middles, of_sizes

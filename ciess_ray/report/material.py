@@ -147,7 +147,13 @@ def read_material(folders: Sequence[Path]) -> Material:
     comparisons = []
     for (folder, kind), name in zip(by_folder.items(), names, strict=True):
         if kind == "search":
-            given += _read_family(folder, name)
+            given.append(_read_search(folder, name))
+            # What it gave for looser budgets.
+            given += [
+                _read_search(looser, f"{name}/{looser.name}")
+                for looser in looser_folders(folder, given[-1].summary)
+                if (looser / RESULT_FILE).is_file()
+            ]
         elif kind == "sweep":
             trials, searches = _read_sweep(folder)
             cells += trials
@@ -200,16 +206,6 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def _read_family(folder: Path, label: str) -> list[Search]:
-    """A search, and what it gave for looser budgets."""
-    search = _read_search(folder, label)
-    return [search] + [
-        _read_search(looser, f"{label}/{looser.name}")
-        for looser in looser_folders(folder, search.summary)
-        if (looser / RESULT_FILE).is_file()
-    ]
-
-
 def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
     """All trials, and the searches of those that have left a folder."""
     if not (folder / SWEEP_SUMMARY_FILE).is_file():
@@ -229,6 +225,8 @@ def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
     check(Summary, summary, str(folder / RESULT_FILE))
+    if summary["status"] == "finished" and not summary.get("methods"):
+        raise ResultError(f"{folder / RESULT_FILE}: damaged (finished, but no method was measured).")
     # Beside folders of today it differs in nothing that is now as it was there.
     summary["config"] = without_former(summary["config"])
     progress = read_progress(folder)

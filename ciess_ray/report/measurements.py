@@ -243,14 +243,12 @@ class Verdict:
         share_of_bytes: Of the full table's bytes.
         shares: By method, what is kept of full size's metric, in percent: of the search, and where they were
             measured of equal sizes and of the best other method on validation.
-        num_seeds: Over which the means are; 0 where seeds are not known.
     """
 
     where: str
     budget: str
     share_of_bytes: float
     shares: Mapping[str, float]
-    num_seeds: int
 
     @property
     def sentence(self) -> str:
@@ -305,7 +303,6 @@ def verdicts(groups: Iterable[SeedMeans]) -> list[Verdict]:
                     for group in beside
                     if group is not None
                 },
-                len(searched.seeds),
             )
         )
     return every

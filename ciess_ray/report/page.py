@@ -1,18 +1,24 @@
-"""The page: sections of figures and tables, filled into a template that escapes every name from a file."""
+"""The page: sections of figures and tables, filled into a template that escapes every name from a file.
+
+Its figures stand in it, and lie beside it as files.
+"""
 
 import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ciess_ray.figures import to_png, to_svg
+from ciess_ray.files.whole import write_whole
 from ciess_ray.metric_keys import RANKING_TERMS
-from ciess_ray.report.drawings import Drawing, chosen_searches
-from ciess_ray.report.material import Material, Search
-from ciess_ray.report.measurements import SeedMeans, verdicts, whole_percent
+from ciess_ray.report.drawings import Drawing, chosen_searches, draw_all
+from ciess_ray.report.material import Material, Search, read_material
+from ciess_ray.report.measurements import SeedMeans, group_cells, verdicts, whole_percent
 from ciess_ray.report.tables import (
     Table,
     budget_table,
@@ -25,6 +31,63 @@ from ciess_ray.report.tables import (
     retrained_table,
     versions_table,
 )
+from envs.errors import ResultError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: The HTML file.
+        figures: The PNG files beside it.
+        figures_folder: Where these lie.
+        headline: What the first table costs, in plain words; empty where nothing is finished.
+    """
+
+    page: Path
+    figures: tuple[Path, ...]
+    figures_folder: Path
+    headline: str
+
+
+def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Report:
+    """Tell of folders in one HTML page, with its figures as PNG files in a folder beside it.
+
+    The page needs nothing else and no network. The same folders give the same bytes. A process that is killed
+    leaves the old page with its figures or the new one with its own.
+
+    Args:
+        folders: Of searches, sweeps and comparisons, in any mixture.
+        output: The page; its figures go to ``<stem>_figures/``.
+        overwrite: Whether a page that is there may be replaced.
+
+    Raises:
+        ResultError: A folder is none of these or damaged, or the page is there already.
+    """
+    folder = output.with_name(f"{output.stem}_figures")
+    if output.is_dir() or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ResultError(f"{output}: cannot be written; name an HTML file.")
+    material = read_material(folders)
+    if output.exists() and not overwrite:
+        raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
+    groups = group_cells(material.cells)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[Path, Picture] = {}
+    for number, drawing in enumerate(draw_all(groups, material.searches), 1):
+        svg = to_svg(drawing.figure, drawing.name, drawing.alt)
+        png = to_png(drawing.figure)
+        # Another figure has another name: a page that is there keeps its own until it is replaced.
+        file = folder / f"{number:02}-{drawing.name}-{hashlib.sha256(png).hexdigest()[:8]}.png"
+        write_whole(file, png)
+        pictures[file] = Picture(drawing, svg, quote(f"{folder.name}/{file.name}"))
+    write_whole(output, _render(material, groups, list(pictures.values())))
+    # What a former page showed, and what one that was killed had begun.
+    for file in sorted([*folder.glob("[0-9][0-9]-*.png"), *folder.glob(".[0-9][0-9]-*.partial")]):
+        if file not in pictures:
+            file.unlink()
+    headline = next((verdict.sentence for verdict in verdicts(groups)), "")
+    return Report(output, tuple(pictures), folder, headline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +124,7 @@ class Section:
     folded: Sequence[Table] = ()
 
 
-def render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[Picture]) -> str:
+def _render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[Picture]) -> str:
     """The whole page, which needs nothing beside it."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -73,18 +136,20 @@ def render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[P
     # Our own drawing, whose labels are escaped already.
     environment.filters |= {"ink": Markup, "percent": whole_percent, "hash": _hash}
     every_verdict = verdicts(groups)
+    has_seeds = any(len(group.seeds) > 1 for group in groups)
     drawn = {picture.drawing.section for picture in pictures}
     return environment.get_template("page.html").render(
         material=material,
         places=list(dict.fromkeys(f"{cell.recommender} on {cell.dataset}" for cell in material.cells)),
         has_figures=bool(groups),
+        has_seeds=has_seeds,
         verdicts=every_verdict,
         full_scale=max([100.0, *(share for verdict in every_verdict for share in verdict.shares.values())]),
         terms=RANKING_TERMS,
         hints=_hints(material.searches),
         sections=[
             section
-            for section in _sections(material, groups)
+            for section in _sections(material, groups, has_seeds)
             if section.name in drawn or any(table.rows for table in (*section.tables, *section.folded))
         ],
         pictures=pictures,
@@ -105,7 +170,7 @@ def _hints(searches: Sequence[Search]) -> dict[str, list[str]]:
     return labels
 
 
-def _sections(material: Material, groups: Sequence[SeedMeans]) -> list[Section]:
+def _sections(material: Material, groups: Sequence[SeedMeans], has_seeds: bool) -> list[Section]:
     searches = material.searches
     chosen = chosen_searches(searches)
     differ, same = fields_tables(material.configs)
@@ -115,7 +180,6 @@ def _sections(material: Material, groups: Sequence[SeedMeans]) -> list[Section]:
         else f" Shown are {len(chosen)} of {len(searches)} searches: of each data set, recommender and "
         "budget the best on validation."
     )
-    has_seeds = any(len(group.seeds) > 1 for group in groups)
     return [
         Section(
             "quality",

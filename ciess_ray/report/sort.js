@@ -6,11 +6,11 @@ for (const button of document.querySelectorAll("th button")) {
     const isUp = heading.getAttribute("aria-sort") !== "ascending";
     const isNumber = heading.classList.contains("number");
     const value = (row) => {
-      const told = row.cells[heading.cellIndex].dataset.sort;
-      return told === undefined ? null : isNumber ? Number(told) : told;
+      const shown = row.cells[heading.cellIndex].dataset.sort;
+      return shown === undefined ? null : isNumber ? Number(shown) : shown;
     };
-    const compare = (one, other) => {
-      const [a, b] = [value(one), value(other)];
+    const compare = (first, second) => {
+      const [a, b] = [value(first), value(second)];
       if (a === null || b === null) return (a === null) - (b === null);
       const order = isNumber ? a - b : a.localeCompare(b, undefined, { numeric: true });
       return isUp ? order : -order;

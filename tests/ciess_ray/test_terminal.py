@@ -133,7 +133,7 @@ class TestNamesAreText:
 
     def test_in_a_report(self, run_cli, tmp_path, monkeypatch):
         # Figures take seconds.
-        monkeypatch.setattr("ciess_ray.report.draw_all", lambda groups, searches: [])
+        monkeypatch.setattr("ciess_ray.report.page.draw_all", lambda groups, searches: [])
         folder = write_search(tmp_path / "[dvd] :heart: [b]")
         page = tmp_path / ":heart: [b].html"
         status, out, err = run_cli("report", folder, "--output", page)

@@ -18,4 +18,4 @@ def make(tmp_path):
 @pytest.fixture
 def without_figures(monkeypatch):
     """Of what is in the tables alone, for the seconds that figures take."""
-    monkeypatch.setattr("ciess_ray.report.draw_all", lambda groups, searches: [])
+    monkeypatch.setattr("ciess_ray.report.page.draw_all", lambda groups, searches: [])

@@ -87,7 +87,7 @@ def test_report(was_there, tmp_path, monkeypatch):
         assert len(names) == 2
         return page.read_bytes(), [(folder / name).read_bytes() for name in names]
 
-    monkeypatch.setattr("ciess_ray.report.draw_all", draw)
+    monkeypatch.setattr("ciess_ray.report.page.draw_all", draw)
     searches = [write_search(tmp_path / budget, budget) for budget in ("5%", "10%")]
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
