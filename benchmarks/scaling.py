@@ -45,7 +45,6 @@ from ciess_ray.td3.algorithm import TD3
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.data import generate_interactions, split_interactions
 from envs.embedding_size import EmbeddingSizeEnv
-from envs.metrics import EntityQuality
 from envs.recommenders.training import TrainingSettings
 from envs.toy import ToySizeEnv
 
@@ -165,7 +164,7 @@ def busy_arguments(num_batches: int) -> dict[str, Any]:
         "batches_per_step": num_batches,
         "min_embedding_size": WIDTH,
         "max_embedding_size": WIDTH,
-        "full_quality": EntityQuality(np.full(2_000, 0.2), np.full(1_500, 0.2)),
+        "full_quality": {"user": np.full(2_000, 0.2), "item": np.full(1_500, 0.2)},
     }
 
 

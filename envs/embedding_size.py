@@ -19,7 +19,7 @@ from envs.mdp import (
     saturated_quality,
     scale_size,
 )
-from envs.metrics import EntityQuality, entity_quality
+from envs.metrics import entity_quality
 from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
@@ -119,7 +119,7 @@ class EmbeddingSizeEnv(TableEnv):
         memory_weight: float = 0.4,
         form: Form = "paper",
         shows_quality: bool = True,
-        full_quality: EntityQuality | None = None,
+        full_quality: dict[str, NDArray[np.float64]] | None = None,
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
@@ -157,7 +157,7 @@ class EmbeddingSizeEnv(TableEnv):
         if self._form == "reference":
             return {kind: np.full_like(self._popularity[kind], np.nan) for kind in KINDS}
         full = self.full_quality
-        return {kind: relative_quality(getattr(full, kind), getattr(full, kind)) for kind in KINDS}
+        return {kind: relative_quality(full[kind], full[kind]) for kind in KINDS}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Train and judge a recommender with the sizes asked for; see :meth:`envs.mdp.TableEnv.step`."""
@@ -175,11 +175,11 @@ class EmbeddingSizeEnv(TableEnv):
         seconds = {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
         quality = entity_quality(metrics, self.interactions.train)
         if self._form == "reference":
-            rewarded = {kind: getattr(quality, kind).astype(np.float32) for kind in KINDS}
-            shown = {kind: saturated_quality(getattr(quality, kind)) for kind in KINDS}
+            rewarded = {kind: quality[kind].astype(np.float32) for kind in KINDS}
+            shown = {kind: saturated_quality(quality[kind]) for kind in KINDS}
         else:
             full = self.full_quality
-            rewarded = {k: relative_quality(getattr(quality, k), getattr(full, k)) for k in KINDS}
+            rewarded = {k: relative_quality(quality[k], full[k]) for k in KINDS}
             shown = rewarded
         return rewarded, shown, {"quality": metrics.quality, **metrics.summary(), **seconds}
 
@@ -198,7 +198,7 @@ class EmbeddingSizeEnv(TableEnv):
         )
 
     @property
-    def full_quality(self) -> EntityQuality:
+    def full_quality(self) -> dict[str, NDArray[np.float64]]:
         """Quality of every entity under the full-size table, trained now if none was given."""
         if self._full_quality is None:
             # Not from the episode's own draws: one seed must give one episode, the first like any other.

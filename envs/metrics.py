@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from envs.errors import DataError
-
 CUTOFFS = (5, 10, 20)
 
 
@@ -62,50 +60,29 @@ def ranking_metrics(
     discount and an ideal list of min(k, relevant) items.
 
     Args:
-        ranked_items: Best first, shape (num_users, depth); -1 where a list is shorter. Places beyond
-            ``depth`` count as misses.
-        relevant: Held-out interactions, shape (num_users, num_items), with the indices of each row ascending.
+        ranked_items: Best first, each once, shape (num_users, depth); -1 where a list is shorter. Places
+            beyond ``depth`` count as misses.
+        relevant: Held-out interactions, shape (num_users, num_items).
         cutoffs: Lengths of list to judge.
 
     Returns:
         The metrics of each user.
-
-    Raises:
-        DataError: The indices of a row are not ascending, or one is there twice or of a stored zero; or a
-            list has an item twice, or what is none.
     """
-    num_users, num_items = relevant.shape
+    relevant = relevant.copy()
+    relevant.sum_duplicates()
+    relevant.eliminate_zeros()
     num_relevant = np.diff(relevant.indptr).astype(np.int64)
-    rows = np.arange(num_users, dtype=np.int64)
-    keys = np.repeat(rows, num_relevant) * num_items + relevant.indices
-    is_ascending = keys[1:] > keys[:-1]
-    if not is_ascending.all():
-        user = keys[np.argmin(is_ascending)] // num_items
-        raise DataError(
-            f"relevant items, row {user}: its indices are not in ascending order, each once; call "
-            "sum_duplicates() on the matrix"
-        )
-    if not np.all(relevant.data):
-        raise DataError("relevant items: zeros are stored among them; call eliminate_zeros() on the matrix")
     depth = max(cutoffs)
-    ranked = np.asarray(ranked_items[:, :depth], np.int64)
-    in_order = np.sort(ranked, axis=1)
-    is_twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
-    if is_twice.any():
-        raise DataError(f"ranked items, row {np.argmax(is_twice.any(axis=1))}: an item is there twice")
-    if ranked.size and ranked.max() >= num_items:
-        raise DataError(f"ranked items: {ranked.max()} is no item, there are {num_items:,}")
-    queries = rows[:, None] * num_items + ranked
-    position = np.searchsorted(keys, queries)
-    is_hit = np.zeros(ranked.shape, bool)
-    inside = (position < keys.size) & (ranked >= 0)
-    is_hit[inside] = keys[position[inside]] == queries[inside]
+    ranked = ranked_items[:, :depth]
+    # What is no item, -1, is looked up as the last one.
+    is_relevant = relevant[np.arange(len(ranked))[:, None], ranked].toarray() > 0
+    is_hit = is_relevant & (ranked >= 0)
 
     discount = 1.0 / np.log2(np.arange(2, depth + 2))
     hits_to = np.cumsum(is_hit, axis=1)
     gain_to = np.cumsum(is_hit * discount[: ranked.shape[1]], axis=1)
     ideal_to = np.concatenate([[0.0], np.cumsum(discount)])
-    recall = np.full((num_users, len(cutoffs)), np.nan)
+    recall = np.full((len(num_relevant), len(cutoffs)), np.nan)
     ndcg = recall.copy()
     judged = num_relevant > 0
     for column, k in enumerate(cutoffs):
@@ -115,25 +92,16 @@ def ranking_metrics(
     return RankingMetrics(recall, ndcg, cutoffs)
 
 
-@dataclass(frozen=True)
-class EntityQuality:
-    """Mean ranking quality of every entity under one table.
-
-    Attributes:
-        user: Shape (num_users,), float64; NaN for a user without relevant items.
-        item: Shape (num_items,), float64; NaN for an item none of whose training users has a quality.
-    """
-
-    user: NDArray[np.float64]
-    item: NDArray[np.float64]
-
-
-def entity_quality(metrics: RankingMetrics, train: csr_array) -> EntityQuality:
+def entity_quality(metrics: RankingMetrics, train: csr_array) -> dict[str, NDArray[np.float64]]:
     """Quality of users and, through their training interactions, of items.
 
     Args:
         metrics: Of each user; one without a quality is left out of every mean.
         train: Training interactions, ones, shape (num_users, num_items).
+
+    Returns:
+        For ``user``, shape (num_users,), NaN for one without relevant items; for ``item``, shape
+        (num_items,), NaN for one none of whose training users has a quality.
     """
     user = metrics.user_quality
     has_quality = ~np.isnan(user)
@@ -141,4 +109,4 @@ def entity_quality(metrics: RankingMetrics, train: csr_array) -> EntityQuality:
     count = has_quality.astype(np.float64) @ train
     item = np.full(train.shape[1], np.nan)
     np.divide(total, count, out=item, where=count > 0)
-    return EntityQuality(user, item)
+    return {"user": user, "item": item}

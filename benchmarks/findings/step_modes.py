@@ -204,8 +204,8 @@ def main() -> None:
         "supernet": 0,
         "finetuned_supernet": arguments.finetune_batches,
     }
-    step_settings = replace(
-        recipe.settings, learning_rate=config.search.step_learning_rate or recipe.settings.learning_rate
+    step_settings = recipe.settings.model_copy(
+        update={"learning_rate": config.search.step_learning_rate or recipe.settings.learning_rate}
     )
     for mode_name in arguments.modes:
         is_full = mode_name == CONVERGED

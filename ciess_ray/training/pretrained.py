@@ -16,7 +16,8 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.convergence import fit_to_convergence, recipe_of
 from envs.data import Interactions
-from envs.metrics import EntityQuality, entity_quality
+from envs.mdp import KINDS
+from envs.metrics import entity_quality
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, state_of, train_supernet
 
@@ -39,7 +40,7 @@ class FullSizeFit:
         state: Its parameters, where steps are finetuned from them.
     """
 
-    quality: EntityQuality
+    quality: dict[str, NDArray[np.float64]]
     mean_quality: float
     validation: dict[str, float]
     best_batch: int
@@ -48,8 +49,7 @@ class FullSizeFit:
     def to_arrays(self) -> dict[str, Any]:
         """What :meth:`from_arrays` reads."""
         return {
-            "user": self.quality.user,
-            "item": self.quality.item,
+            **self.quality,
             "mean_quality": self.mean_quality,
             "best_batch": self.best_batch,
             "metric_names": np.array(list(self.validation)),
@@ -61,7 +61,7 @@ class FullSizeFit:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "FullSizeFit":
         """What :meth:`to_arrays` made."""
         return cls(
-            EntityQuality(arrays["user"], arrays["item"]),
+            {kind: arrays[kind] for kind in KINDS},
             float(arrays["mean_quality"]),
             dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
             int(arrays["best_batch"]),

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.errors import BudgetError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.mdp import scale_size
-from envs.metrics import CUTOFFS, EntityQuality
+from envs.metrics import CUTOFFS
 from envs.recommenders.training import TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -62,7 +62,7 @@ def test_gymnasium_finds_nothing_to_complain_about(make_env, monkeypatch, argume
     # Warnings are errors in these tests. The check wants two equal steps to have equal infos, to which NaN
     # and the seconds that a step took are no equals: everyone has a quality here, and the clock stands still.
     monkeypatch.setattr("envs.embedding_size.time.perf_counter", lambda: 0.0)
-    everyone = EntityQuality(np.full(60, 0.2), np.full(40, 0.2))
+    everyone = {"user": np.full(60, 0.2), "item": np.full(40, 0.2)}
     check_env(make_env(full_quality=everyone, **arguments).unwrapped)
 
 
@@ -212,8 +212,8 @@ def test_the_full_table_is_fitted_once_where_no_quality_is_given(make_env, make_
     env = make_env()
     fitted = env.unwrapped.full_quality
     assert env.unwrapped.full_quality is fitted
-    assert fitted.user.shape == (60,) and np.nanmax(fitted.user) > 0
-    given = EntityQuality(np.full(60, 0.25), np.full(40, np.nan))
+    assert fitted["user"].shape == (60,) and np.nanmax(fitted["user"]) > 0
+    given = {"user": np.full(60, 0.25), "item": np.full(40, np.nan)}
     env = make_env(full_quality=given)
     _, (obs, *_, info) = rollout(env, 0, 1)
     assert env.unwrapped.full_quality is given
@@ -223,7 +223,7 @@ def test_the_full_table_is_fitted_once_where_no_quality_is_given(make_env, make_
 
 
 def test_nobody_with_a_quality_gives_a_reward_of_0(make_env):
-    env = make_env(full_quality=EntityQuality(np.zeros(60), np.zeros(40)))
+    env = make_env(full_quality={"user": np.zeros(60), "item": np.zeros(40)})
     assert rollout(env, 0, 1)[1][1] == 0.0
 
 

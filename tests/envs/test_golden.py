@@ -231,12 +231,12 @@ def test_item_quality(golden, ranking):
     expected = np.array(golden["e_item_quality"]["quality_item"])
     recall, ndcg = np.nan_to_num(ranking.metrics.recall), np.nan_to_num(ranking.metrics.ndcg)
     counting_absent_users_as_0 = entity_quality(RankingMetrics(recall, ndcg), ranking.seen)
-    assert_allclose(np.nan_to_num(counting_absent_users_as_0.item), expected, **CLOSE)
+    assert_allclose(np.nan_to_num(counting_absent_users_as_0["item"]), expected, **CLOSE)
     # Here user 3, who has no quality, takes no part in the mean of an item, and an item of nobody else has
     # none itself.
     dense = ranking.seen.toarray()
     others = dense[[0, 1, 2, 4]].sum(axis=0)
-    quality = entity_quality(ranking.metrics, ranking.seen).item
+    quality = entity_quality(ranking.metrics, ranking.seen)["item"]
     np.testing.assert_array_equal(np.isnan(quality), others == 0)
     share = np.divide(others, dense.sum(axis=0), out=np.zeros(24), where=others > 0)
     assert_allclose(np.nan_to_num(quality) * share, expected, **CLOSE)

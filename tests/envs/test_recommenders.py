@@ -380,7 +380,7 @@ class TestTraining:
         trainer = trainer_of(build("mf", interactions.train), interactions.train, max_batches=20)
         quality = entity_quality(trainer.fit(interactions.validation).best, interactions.train)
         has_validation = np.diff(interactions.validation.indptr) > 0
-        np.testing.assert_array_equal(~np.isnan(quality.user), has_validation)
+        np.testing.assert_array_equal(~np.isnan(quality["user"]), has_validation)
 
 
 def test_a_recommenders_scorer_is_what_is_not_its_table(make_interactions):

@@ -52,8 +52,8 @@ class TestAgain:
         kept, fresh = (fit_of(one, interactions) for one in (config, make_config(tmp_path, cache=None)))
         assert kept.is_cached and not fresh.is_cached
         kept, fresh = kept.full, fresh.full
-        np.testing.assert_array_equal(kept.quality.user, fresh.quality.user)
-        np.testing.assert_array_equal(kept.quality.item, fresh.quality.item)
+        np.testing.assert_array_equal(kept.quality["user"], fresh.quality["user"])
+        np.testing.assert_array_equal(kept.quality["item"], fresh.quality["item"])
         assert (kept.mean_quality, kept.validation, kept.best_batch) == (
             fresh.mean_quality,
             fresh.validation,
