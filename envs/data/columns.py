@@ -124,10 +124,32 @@ def _checked_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.Chunke
     return column.cast(pa.large_string())
 
 
-def _check_none_missing(column: pa.ChunkedArray, name: str, where: Where) -> None:
-    if column.null_count:
-        row = int(np.argmax(pc.is_null(column).to_numpy()))
-        raise DataError(f"{where(row)}: {name} is missing; give the row one or delete it")
+def _refuse_first(
+    is_bad: NDArray[np.bool_],
+    values: pa.Array | pa.ChunkedArray,
+    name: str,
+    where: Where,
+    why: str,
+    places: NDArray[np.integer] | None = None,
+) -> None:
+    """Refuse the first bad row of a column.
+
+    Args:
+        is_bad: Which rows are, shape (n,).
+        values: What the rows hold.
+        name: The column's name.
+        where: Names a row.
+        why: What is wrong with a value that is there, and the remedy.
+        places: Of each row the place of its value; None where each row has its own.
+
+    Raises:
+        DataError: A row is bad.
+    """
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        value = values[row if places is None else int(places[row])].as_py()
+        what = "missing; give the row one or delete it" if value is None else f"{shown(value)}, {why}"
+        raise DataError(f"{where(row)}: {name} is {what}")
 
 
 def _encode_ids(
@@ -147,7 +169,7 @@ def _encode_ids(
     Raises:
         DataError: An id is missing, empty, negative, holds a line end or is of a type that names nothing.
     """
-    _check_none_missing(column, name, where)
+    _refuse_first(pc.is_null(column).to_numpy(), column, name, where, "")
     types = pa.types
     if not parse:
         if types.is_dictionary(column.type):
@@ -166,9 +188,7 @@ def _encode_ids(
 
     def refuse(is_bad: pa.BooleanArray, why: str) -> None:
         """Refuse the first row whose id is a bad one."""
-        if pc.any(is_bad).as_py():
-            row = int(np.argmax(is_bad.to_numpy(zero_copy_only=False)[codes]))
-            raise DataError(f"{where(row)}: {name} is {shown(ids[codes[row]].as_py())}, {why}")
+        _refuse_first(is_bad.to_numpy(zero_copy_only=False)[codes], ids, name, where, why, codes)
 
     if _is_text(ids.type):
         stripped = pc.utf8_trim_whitespace(ids).dictionary_encode()
@@ -233,7 +253,7 @@ def _times_of_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.Chunk
 
 def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -> NDArray[Any]:
     """A numeric column without gaps, shape (n,), int64 where it is integer and float64 otherwise."""
-    _check_none_missing(column, name, where)
+    _refuse_first(pc.is_null(column).to_numpy(), column, name, where, "")
     types = pa.types
     if types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
@@ -243,22 +263,16 @@ def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -
     if not (is_integer or types.is_floating(column.type) or types.is_decimal(column.type)):
         raise DataError(f"{where(0)}: {name} is of type {column.type}; store the column as numbers")
     numbers = np.asarray(column.cast(pa.int64() if is_integer else pa.float64(), safe=False))
-    is_bad = ~(np.abs(numbers) <= largest)
-    if np.any(is_bad):
-        row = int(np.argmax(is_bad))
-        raise DataError(
-            f"{where(row)}: {name} is {numbers[row]}, not a finite number; correct or delete the row"
-        )
+    why = "not a finite number; correct or delete the row"
+    _refuse_first(~(np.abs(numbers) <= largest), column, name, where, why)
     return numbers
 
 
 def _splits(column: pa.ChunkedArray, name: str, where: Where) -> NDArray[np.int8]:
     """Positions in :data:`SPLITS`, shape (n,)."""
     codes = pc.index_in(column.cast(pa.string()), pa.array(SPLITS))
-    if codes.null_count:
-        row = int(np.argmax(pc.is_null(codes).to_numpy(zero_copy_only=False)))
-        value = shown(column[row].as_py())
-        raise DataError(f"{where(row)}: {name} is {value}, none of {', '.join(SPLITS)}; correct the row")
+    why = f"none of {', '.join(SPLITS)}; correct the row"
+    _refuse_first(pc.is_null(codes).to_numpy(zero_copy_only=False), column, name, where, why)
     return np.asarray(codes.to_numpy(), np.int8)
 
 

@@ -1,5 +1,7 @@
 """Made-up interactions of any size, with popularity, activity and tastes that a recommender can find."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,11 @@ from envs.errors import ConfigError, DataError
 #: Rounds of drawing by taste; what is still missing then is drawn uniformly from the items not yet taken.
 _NUM_TASTE_ROUNDS = 10
 _MIN_ACTIVITY = 3
+#: Of the power laws.
+_POPULARITY_EXPONENT = 0.8
+_ACTIVITY_EXPONENT = 0.5
+#: Of the Dirichlet draw of a user's tastes; so small that most users have one.
+_TASTE_CONCENTRATION = 0.1
 
 
 def _power_law(size: int, exponent: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -18,12 +25,12 @@ def _power_law(size: int, exponent: float, rng: np.random.Generator) -> NDArray[
     return np.asarray(weights / weights.sum())
 
 
-def _activity(
-    num_users: int, total: int, most: int, exponent: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _activity(num_users: int, total: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Interactions of each user, shape (num_users,): sums to the total, none above ``most``."""
     fewest = min(_MIN_ACTIVITY, most) if total >= _MIN_ACTIVITY * num_users else 0
-    counts = fewest + rng.multinomial(total - fewest * num_users, _power_law(num_users, exponent, rng))
+    counts = fewest + rng.multinomial(
+        total - fewest * num_users, _power_law(num_users, _ACTIVITY_EXPONENT, rng)
+    )
     while (excess := int(np.maximum(counts - most, 0).sum())) > 0:
         counts = np.minimum(counts, most)
         room = most - counts
@@ -31,38 +38,32 @@ def _activity(
     return np.asarray(counts, np.int64)
 
 
-class _Tastes:
-    """P(user, item) = sum over tastes of P(taste | user) · P(item | taste): a matrix of the rank given."""
+def _tastes(
+    num_users: int, num_items: int, rank: int, rng: np.random.Generator
+) -> Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.int64]]:
+    """Draws items by P(user, item) = sum over tastes of P(taste | user) · P(item | taste), of this rank.
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        rank: int,
-        concentration: float,
-        exponent: float,
-        rng: np.random.Generator,
-    ) -> None:
-        num_tastes = min(rank, num_items)
-        shares = rng.standard_gamma(concentration, (num_users, num_tastes)) + 1e-12
-        self._shares = shares / shares.sum(axis=1, keepdims=True)
-        taste_of_item = rng.permutation(np.arange(num_items) % num_tastes)
-        self._items = np.argsort(taste_of_item, kind="stable")
-        self._ends = np.cumsum(np.bincount(taste_of_item, minlength=num_tastes))
-        self._cumulative = np.cumsum(_power_law(num_items, exponent, rng)[self._items])
+    Returns:
+        Of the number of items of each user it draws them for each in turn; repeats are possible.
+    """
+    num_tastes = min(rank, num_items)
+    shares = rng.standard_gamma(_TASTE_CONCENTRATION, (num_users, num_tastes)) + 1e-12
+    shares /= shares.sum(axis=1, keepdims=True)
+    taste_of_item = rng.permutation(np.arange(num_items) % num_tastes)
+    items = np.argsort(taste_of_item, kind="stable")
+    ends = np.cumsum(np.bincount(taste_of_item, minlength=num_tastes))
+    cumulative = np.cumsum(_power_law(num_items, _POPULARITY_EXPONENT, rng)[items])
+    high = cumulative[ends - 1]
+    # Rounding may carry a point over the border of its taste.
+    low, first = np.append(0.0, high[:-1]), np.append(0, ends[:-1])
 
-    def draw(self, counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Items for each user in turn, shape (sum of counts,); repeats are possible."""
-        num_tastes = len(self._ends)
-        by_taste = rng.multinomial(counts, self._shares).ravel()
-        taste = np.repeat(np.tile(np.arange(num_tastes), len(counts)), by_taste)
-        high = self._cumulative[self._ends - 1]
-        low = np.append(0.0, high[:-1])
+    def draw(counts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        taste = np.repeat(np.tile(np.arange(num_tastes), num_users), rng.multinomial(counts, shares).ravel())
         point = low[taste] + rng.random(len(taste)) * (high - low)[taste]
-        place = np.searchsorted(self._cumulative, point, side="right")
-        # Rounding may carry a point over the border of its taste.
-        first = np.append(0, self._ends[:-1])
-        return np.asarray(self._items[np.clip(place, first[taste], self._ends[taste] - 1)])
+        place = np.searchsorted(cumulative, point, side="right")
+        return np.asarray(items[np.clip(place, first[taste], ends[taste] - 1)])
+
+    return draw
 
 
 def generate_interactions(
@@ -72,9 +73,6 @@ def generate_interactions(
     *,
     seed: int,
     rank: int = 8,
-    popularity_exponent: float = 0.8,
-    activity_exponent: float = 0.5,
-    taste_concentration: float = 0.1,
 ) -> InteractionLog:
     """Random interactions with power-law popularity and activity and a low-rank structure.
 
@@ -88,16 +86,12 @@ def generate_interactions(
         num_interactions: Pairs, all different. Every user gets at least three where there are that many.
         seed: Seed of every draw.
         rank: Number of tastes.
-        popularity_exponent: Of the popularity's power law; 0 makes items of a taste equally popular.
-        activity_exponent: Of the activity's power law; 0 makes users equally active.
-        taste_concentration: Of the Dirichlet; small values give each user one taste, large ones all tastes
-            alike.
 
     Returns:
         A log without ratings and timestamps, ordered by user and item.
 
     Raises:
-        ConfigError: A size or parameter is not positive.
+        ConfigError: A number is not positive.
         DataError: More interactions than half of the pairs there are, or more than memory can hold.
     """
     for name, value in (
@@ -105,7 +99,6 @@ def generate_interactions(
         ("num_items", num_items),
         ("num_interactions", num_interactions),
         ("rank", rank),
-        ("taste_concentration", taste_concentration),
     ):
         if value <= 0:
             raise ConfigError(f"{name} is {value}; choose a number above 0")
@@ -118,15 +111,15 @@ def generate_interactions(
             f"{num_items} items, of which each takes at most {most}; ask for fewer interactions or more items"
         )
     rng = np.random.default_rng(seed)
-    activity = _activity(num_users, num_interactions, most, activity_exponent, rng)
-    tastes = _Tastes(num_users, num_items, rank, taste_concentration, popularity_exponent, rng)
+    activity = _activity(num_users, num_interactions, most, rng)
+    draw_items = _tastes(num_users, num_items, rank, rng)
     keys = np.empty(0, np.int64)
     missing = activity
     num_rounds = 0
     while len(keys) < num_interactions:
         user = np.repeat(np.arange(num_users, dtype=np.int64), missing)
         if num_rounds < _NUM_TASTE_ROUNDS:
-            item = tastes.draw(missing, rng)
+            item = draw_items(missing, rng)
         else:
             item = rng.integers(num_items, size=len(user))
         keys = np.sort(np.concatenate([keys, user * num_items + item]))

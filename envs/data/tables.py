@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from envs.data.columns import Columns, Where, build_log, pick_columns, shown
+from envs.data.columns import Columns, Where, build_log, pick_columns
 from envs.data.files import check_rows
 from envs.data.interactions import SPLITS, InteractionLog, Interactions
 from envs.errors import DataError
@@ -53,10 +53,11 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
                 roles |= {role: names[position] for role, position in positions.items()}
                 wanted = [names[position] for position in positions.values()]
                 tables.append(file.read(columns=wanted).select(wanted).rename_columns(list(positions)))
+            pa.concat_tables([tables[0], tables[-1]], promote_options="permissive")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{part}: it cannot be read as Parquet ({error}); write it anew, or name its format with "
-                "format="
+                f"{part}: it cannot be read as Parquet, or not as {parts[0].name} is ({error}); write it "
+                "anew, all parts alike, or name its format with format="
             ) from error
     ends = np.cumsum([table.num_rows for table in tables])
 
@@ -64,7 +65,7 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
         part = int(np.searchsorted(ends, row, side="right"))
         return f"{parts[part]}, row {row - int(ends[part]) + tables[part].num_rows + 1}"
 
-    table = _joined(tables, parts)
+    table = pa.concat_tables(tables, promote_options="permissive")
     return build_log({role: table.column(role) for role in roles}, roles, source, where)
 
 
@@ -149,22 +150,6 @@ def _parts(folder: Path) -> list[Path]:
     return parts
 
 
-def _joined(tables: list[pa.Table], parts: list[Path]) -> pa.Table:
-    """All parts as one table.
-
-    Raises:
-        DataError: A column has another type in one of them.
-    """
-    for table, part in zip(tables, parts, strict=True):
-        try:
-            pa.concat_tables([tables[0], table], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{part}: its columns are not of the types of {parts[0]} ({error}); write all parts alike"
-            ) from error
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
 def log_from_frame(
     frame: "pd.DataFrame", columns: Columns | None = None, *, source: str = "the DataFrame"
 ) -> InteractionLog:
@@ -200,17 +185,11 @@ def _column(values: "pd.Series[Any]", name: str, where: Where) -> pa.ChunkedArra
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        kinds = values[values.notna()].map(type)
-        is_other = (kinds != kinds.iloc[0]).to_numpy() if len(kinds) else kinds.to_numpy()
-        if not is_other.any():
-            raise DataError(
-                f"{where(0)}: {name} cannot be read as one column ({error}); ids are integers up to 2^63 - 1 "
-                "or text"
-            ) from error
-        row = int(values.notna().to_numpy().nonzero()[0][is_other.argmax()])
+        kinds = values.map(type)
+        is_other = values.notna() & (kinds != kinds[values.notna()].iloc[0])
+        row = int(is_other.to_numpy().argmax())
         raise DataError(
-            f"{where(row)}: {name} is {shown(values.iloc[row])}, of type {kinds[is_other].iloc[0].__name__}, "
-            f"where others are of type {kinds.iloc[0].__name__}; make the whole column integers or text, as "
-            "astype(str) does"
+            f"{where(row)}: {name}, which is of type {kinds.iloc[row].__name__} there, cannot be read as one "
+            f"column ({error}); make all of it integers up to 2^63 - 1 or text, as astype(str) does"
         ) from error
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])

@@ -120,7 +120,7 @@ def check_recommender(
                 f"at least 0, not {value!r}."
             )
     if is_own or options:
-        check_protocol(recommender_class, options, is_own=is_own)
+        check_protocol(recommender_class, tuple(sorted(options.items())), is_own=is_own)
     return recommender_class
 
 

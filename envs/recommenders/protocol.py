@@ -29,9 +29,10 @@ GIVEN = ("train", "sizes", "generator", "device")
 _NUM_USERS, _NUM_ITEMS, _MAX_EMBEDDING_SIZE = 7, 9, 6
 
 
+@cache
 def check_protocol(
     recommender_class: type[BaseRecommender],
-    options: dict[str, int | float] | None = None,
+    options: tuple[tuple[str, int | float], ...] = (),
     *,
     is_own: bool = True,
 ) -> None:
@@ -41,7 +42,7 @@ def check_protocol(
 
     Args:
         recommender_class: What is checked.
-        options: What its constructor is given beside :data:`GIVEN`.
+        options: What its constructor is given beside :data:`GIVEN`, by name.
         is_own: Whether it is somebody's own. One of the package is only built, which sees to it that its
             options are usable.
 
@@ -50,16 +51,11 @@ def check_protocol(
         ConfigError: An option has a value that it refuses.
     """
     check_signature(recommender_class)
-    _check(recommender_class, tuple(sorted((options or {}).items())), is_own)
-
-
-@cache
-def _check(cls: type[BaseRecommender], options: tuple[tuple[str, int | float], ...], is_own: bool) -> None:
     # What the check draws must not show in what is drawn after it.
     with torch.random.fork_rng(devices=[]):
-        trial = _Trial(cls, dict(options))
+        trial = _Trial(recommender_class, dict(options))
         for name, remedy, check in _RULES if is_own else _RULES[:1]:
-            with _rule(cls, name, remedy):
+            with _rule(recommender_class, name, remedy):
                 check(trial)
 
 
@@ -204,8 +200,10 @@ class _Trial:
         before = scores.clone()
         # The evaluation writes into the scores, where they are of items already seen.
         scores.view(-1).fill_(-math.inf)
-        is_same = torch.equal(recommender.score(encoded, users), before)
-        _require(is_same, "writing into the scores changes the recommender")
+        _require(
+            torch.equal(recommender.score(encoded, users), before),
+            "writing into the scores changes the recommender",
+        )
 
     @torch.no_grad()
     def check_score_pairs(self) -> None:
@@ -243,15 +241,19 @@ class _Trial:
         table = recommender.table
         expected = self.scores(recommender)
         table.weight[~table.mask] += 100.0
-        is_same = torch.equal(self.scores(recommender), expected)
-        _require(is_same, "what lies beyond a row's size changes the scores")
+        _require(
+            torch.equal(self.scores(recommender), expected),
+            "what lies beyond a row's size changes the scores",
+        )
         # A weight-sharing search cuts the rows of a recommender that has been built.
         table.mask_to(self.sizes_up_to(2))
         cut = self.scores(recommender)
         table.weight[~table.mask] = 0.0
         table.mask_to(self.sizes)
-        is_same = _are_close(cut, self.scores(recommender))
-        _require(is_same, "a row cut with table.mask_to does not score as a row that ends in zeros")
+        _require(
+            _are_close(cut, self.scores(recommender)),
+            "a row cut with table.mask_to does not score as a row that ends in zeros",
+        )
 
     def check_save_and_load(self) -> None:
         saved = self.moved().train()
@@ -266,18 +268,22 @@ class _Trial:
         missing = loaded.load_state_dict(state, strict=False)
         is_whole = not missing.unexpected_keys and missing.missing_keys == ["table.weight"]
         _require(is_whole, f"its state is not that of another instance ({missing})")
-        is_same = _are_close(self.scores(loaded), self.scores(saved))
-        _require(is_same, "another instance with the same table and scorer_state() scores differently")
+        _require(
+            _are_close(self.scores(loaded), self.scores(saved)),
+            "another instance with the same table and scorer_state() scores differently",
+        )
 
     def check_seed(self) -> None:
         built, again = self.build(), self.build()
         for name, value in built.state_dict().items():
-            is_same = torch.equal(value, again.state_dict()[name])
-            _require(is_same, f"two built from one seed differ in {name}")
-        is_same = all(map(torch.equal, built.train().encode(), again.train().encode()))
-        _require(is_same, "two built from one seed differ in training")
-        is_same = torch.equal(self.scores(built), self.scores(again))
-        _require(is_same, "two built from one seed score apart")
+            _require(
+                torch.equal(value, again.state_dict()[name]), f"two built from one seed differ in {name}"
+            )
+        _require(
+            all(map(torch.equal, built.train().encode(), again.train().encode())),
+            "two built from one seed differ in training",
+        )
+        _require(torch.equal(self.scores(built), self.scores(again)), "two built from one seed score apart")
 
 
 #: Each rule with what to do where it is broken, and its check, in their order.

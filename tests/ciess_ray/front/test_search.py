@@ -115,10 +115,18 @@ class TestData:
             (["a", float("nan"), "b"], [1, 2, 3], r"row 2 \(index y\): customer is missing"),
             (["a", "", "b"], [1, 2, 3], r"row 2 \(index y\): customer is ''"),
             (["a", "b", "nan"], [1, 2, 3], r"row 3 \(index z\): customer is 'nan', which other programs"),
-            (["a", 7, "b"], [1, 2, 3], r"row 2 \(index y\): customer is 7, of type int, where others are of"),
+            (
+                ["a", 7, "b"],
+                [1, 2, 3],
+                r"row 2 \(index y\): customer, which is of type int there, cannot",
+            ),
             (["a", "b", "c"], [1, None, 3], r"row 2 \(index y\): sku is missing"),
             (["a", "b", "c"], [1, 2.5, 3], r"row 2 \(index y\): sku is 2.5"),
-            (["a", "b", "c"], [1, 2, 2**70], r"sku cannot be read as one column .* up to 2\^63 - 1 or text"),
+            (
+                ["a", "b", "c"],
+                [1, 2, 2**70],
+                r"sku, .* cannot be read as one column .* up to 2\^63 - 1 or text",
+            ),
             (["a", "b", "c"], [True, False, True], r"row 1 \(index x\): sku is of type bool"),
         ],
     )

@@ -317,7 +317,7 @@ def test_a_frame_is_checked_as_files_are() -> None:
     with pytest.raises(DataError, match="user_id is of type list"):
         log_of([[1, 2], [3, 4]], [1, 2])
     for strange in ([10**5000, 1], [2**64, 1]):
-        with pytest.raises(DataError, match="user_id cannot be read as one column"):
+        with pytest.raises(DataError, match="user_id, which is of type int there, cannot be read"):
             log_of(strange, [1, 2])
 
 
