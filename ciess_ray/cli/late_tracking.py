@@ -16,7 +16,7 @@ from ciess_ray.comparisons.board import cell_file
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.driver import PLAN_FILE, monitor_of, read_id, read_plan, record
 from ciess_ray.config.run import TrackingConfig
-from ciess_ray.config.yaml_file import check_values, put_override
+from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE, SWEEP_FILE, SWEEP_ROWS_FILE
 from ciess_ray.result import RESULT_FILE, read_steps, read_summary
 from ciess_ray.sweeps.driver import sole_driver
@@ -64,9 +64,7 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
             f"{folder}: this search is {summary['status']!r}: wait for it, or where it was killed go on with "
             f"'ciess-ray search --resume {folder}'."
         )
-    values = {"tracking": dict(summary["config"]["tracking"])}
-    for override in overrides:
-        put_override(values, override)
+    values = put_overrides({"tracking": dict(summary["config"]["tracking"])}, overrides)
     tracking = check_values(TrackingConfig, values["tracking"], f"{folder / RESULT_FILE}: tracking")
     store = MlflowStore(tracking, folder)
     try:

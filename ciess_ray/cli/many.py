@@ -153,7 +153,7 @@ def compare(
 
     if plan is None:
         plan = comparisons.read_plan(Path(resume or ""), changes)
-        check_places(plan.trials, "compare", str(resume))
+        check_places((trial.config for trial in plan.trials), "compare", resume)
     if dry_run:
         rows = [(cell.name, state) for cell, state in comparisons.check(plan)]
         console.show(TextTable("cell", "state", rows=rows))

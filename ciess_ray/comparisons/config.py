@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from ciess_ray.config.grid import Grid, ManyRuns, read_many, slug
 from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.section import Place
-from ciess_ray.config.yaml_file import read_overridden
+from ciess_ray.config.section import Place, refuse_twice
+from ciess_ray.config.yaml_file import put_overrides, read_values
 from ciess_ray.names import FULL_SIZE
 from envs.errors import ConfigError, UnknownNameError
 
@@ -42,8 +42,9 @@ class ComparisonConfig(ManyRuns):
     """Methods side by side, in every cell of a grid."""
 
     space: dict[str, list[Any]] = Field(
+        min_length=1,
         description="fields that differ, by dotted name, each with the list of its values: budget, "
-        "recommender.name, dataset, seed, ..."
+        "recommender.name, dataset, seed, ...",
     )
     methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
@@ -57,10 +58,9 @@ class ComparisonConfig(ManyRuns):
         for method in methods:
             if method not in (*METHOD_NAMES, *FORMER_METHODS):
                 raise UnknownNameError("method", method, METHOD_NAMES)
-        twice = sorted({method for method in methods if methods.count(method) > 1})
-        if twice or not methods:
-            what = f"{', '.join(twice)} stands there twice" if twice else "names none"
-            raise ConfigError(f"methods: {what}; name each method once: {', '.join(METHOD_NAMES)}.")
+        if not methods:
+            raise ConfigError(f"methods: names none; name some of {', '.join(METHOD_NAMES)}.")
+        refuse_twice("methods", methods)
         return methods
 
 
@@ -145,7 +145,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan
     Raises:
         ConfigError: The file or its base is missing, or a field is wrong.
     """
-    return parse_comparison(read_overridden(path, overrides), str(path), path.parent)
+    return parse_comparison(put_overrides(read_values(path), overrides), str(path), path.parent)
 
 
 def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> ComparisonPlan:

@@ -13,7 +13,8 @@ import torch
 from ciess_ray.config.former import without_former
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.yaml_file import put_override
+from ciess_ray.config.yaml_file import put_overrides
+from ciess_ray.files.formats import parse_json
 from ciess_ray.plain_text import command
 from envs.communities import most_communities
 from envs.data import (
@@ -137,15 +138,11 @@ def check_training_memory(config: RunConfig, num_entities: int) -> None:
         there, place = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine"
     if table_bytes + batch_bytes <= there:
         return
-    fields = {
-        f"recommender.max_embedding_size={recommender.max_embedding_size}": table_bytes,
-        f"training.batch_size={training.batch_size}": batch_bytes,
-    }
-    field = max(fields, key=fields.__getitem__)
     raise ConfigError(
-        f"{field}: to train the full table of {num_entities:,} users and items takes at least "
-        f"{table_bytes:,} bytes and a batch of it {batch_bytes:,}, and {place} has {there:,} bytes of "
-        "memory: lower it."
+        f"to train the full table of {num_entities:,} users and items takes at least {table_bytes:,} bytes "
+        f"with recommender.max_embedding_size={recommender.max_embedding_size}, and a batch of it "
+        f"{batch_bytes:,} with training.batch_size={training.batch_size}, and {place} has {there:,} bytes of "
+        "memory: lower what takes more."
     )
 
 
@@ -188,13 +185,7 @@ def read_recorded(
     kind = form.split()[1]
     if content is None:
         raise ResultError(f"{folder}: no {kind}: there is no {file} in it.")
-    try:
-        state = json.loads(content)
-        is_known = state["format"] == form
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{folder}/{file}: damaged ({error}).") from error
-    if not is_known:
-        raise ResultError(f"{folder}/{file}: of the format {state['format']!r}, not {form!r}.")
+    state = parse_json(content, f"{folder}/{file}", form)
     values = copy.deepcopy(state[kind])
     for override in overrides:
         name = override.partition("=")[0]
@@ -202,22 +193,22 @@ def read_recorded(
             if {name, "dataset"} & dict(values["space"]).keys():
                 raise ConfigError(f"{override!r}: here the space names the data; bring them back to go on.")
             override = f"base.{override}"
-        put_override(values, override)
+        put_overrides(values, [override])
     return state, without_former(values)
 
 
-def check_places(trials: Iterable[Trial], what: str, location: str) -> None:
+def check_places(configs: Iterable[RunConfig], what: str, location: object) -> None:
     """See that the data of runs that are gone on with are where they were.
 
     Args:
-        trials: The runs.
+        configs: Of the runs.
         what: Their command.
         location: Their folder.
 
     Raises:
         ResultError: A file is not there.
     """
-    for path in dict.fromkeys(trial.config.dataset.path for trial in trials):
+    for path in dict.fromkeys(config.dataset.path for config in configs):
         if path is not None and not path.exists():
             raise ResultError(
                 f"{location}: its data, {path}, are not there; say where they lie now: "

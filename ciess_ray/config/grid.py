@@ -55,6 +55,7 @@ class ManyRuns(Section):
         default_factory=dict, description="fields that all of them have instead, by dotted name"
     )
     space: dict[str, Any] = Field(
+        min_length=1,
         description="fields that differ, by dotted name: a list is a grid; {choice: [...]}, {uniform: [a, "
         "b]} and {loguniform: [a, b]} are drawn",
     )
@@ -66,33 +67,22 @@ class ManyRuns(Section):
         """What stands there by dotted names; an override nests them."""
         if not isinstance(fields, Mapping):
             return fields
-        try:
-            return dotted_fields(fields, section_names() if info.field_name == "space" else None)
-        except ConfigError as error:
-            raise error.within(str(info.field_name)) from None
-
-    @field_validator("space")
-    @classmethod
-    def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
-        for name, values in space.items():
-            _check_dimension(name, values)
-        if not space:
-            raise ConfigError("space: names no field; one search is 'ciess-ray search'.")
-        return space
+        return dotted_fields(fields, section_names() if info.field_name == "space" else None)
 
     @model_validator(mode="after")
     def _check_fields(self) -> "ManyRuns":
-        for name in (*self.set, *self.space):
+        names = [*self.set, *self.space]
+        for name in names:
             if name.split(".")[0] in _OWN_FIELDS:
                 raise ConfigError(f"a sweep sets {name} of its trials itself; leave it out.")
-            if name in self.set and name in self.space:
-                raise ConfigError(f"space: {name} stands under set too; keep one of the two.")
-            # Which of the two would count depends on their order.
-            whole = [other for other in (*self.set, *self.space) if name.startswith(f"{other}.")]
-            if whole:
+            # Which of two would count depends on their order.
+            overlapping = [other for other in names if f"{name}.".startswith(f"{other}.")]
+            if len(overlapping) > 1:
                 raise ConfigError(
-                    f"set and space: {name} is a part of {whole[0]}, which stands there too; keep one."
+                    f"set and space: {name} stands there twice, or is a part of {overlapping[0]}; keep one."
                 )
+        for name, values in self.space.items():
+            _check_dimension(name, values)
         return self
 
 
@@ -236,19 +226,14 @@ def _check_dimension(name: str, values: Any) -> None:
                 f"space.{name}: an empty {kind}; name at least one value, or leave the field out."
             )
         # Budgets are the same in any spelling.
-        if name == "budget" and all(isinstance(value, str | float | int) for value in given):
-            refuse_equal_budgets(f"space.{name}", given)
-        refuse_twice(f"space.{name}", given)
+        is_budget = name == "budget" and all(isinstance(value, str | float | int) for value in given)
+        refuse = refuse_equal_budgets if is_budget else refuse_twice
+        refuse(f"space.{name}", given)
         return
-    is_pair = isinstance(given, list) and len(given) == 2 and all(map(_is_number, given))
-    if not is_pair or not given[0] < given[1]:
-        raise ConfigError(f"space.{name}: {kind} takes two numbers, the lower first, not {given!r}.")
-    if kind == "loguniform" and given[0] <= 0:
-        raise ConfigError(f"space.{name}: loguniform takes positive numbers, not {given!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    least, above = (0, " and above 0") if kind == "loguniform" else (-math.inf, "")
+    is_pair = isinstance(given, list) and len(given) == 2 and {*map(type, given)} <= {int, float}
+    if not is_pair or not least < given[0] < given[1] < math.inf:
+        raise ConfigError(f"space.{name}: {kind} takes two numbers, the lower first{above}, not {given!r}.")
 
 
 def dimension_of(values: Any) -> tuple[str, Any]:

@@ -12,14 +12,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     BaseModel,
     Field,
-    field_serializer,
     field_validator,
     model_validator,
 )
 
 from ciess_ray.config.agent import AgentConfig, SearchConfig
-from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.section import Claims, Place, Section, one_of, refuse_equal_budgets, refuse_twice
+from ciess_ray.config.section import (
+    CpuClaim,
+    GpuClaim,
+    Place,
+    Section,
+    Uri,
+    one_of,
+    refuse_equal_budgets,
+    refuse_twice,
+)
 from ciess_ray.config.yaml_values import read_yaml
 from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE
@@ -134,20 +141,19 @@ class RecommenderConfig(Section):
         return find_recommender(self.name).num_tables
 
 
-class ResourcesConfig(Claims):
+class ResourcesConfig(Section):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
 
-    num_cpus_per_env_runner: float = Field(1.0, gt=0, description="CPUs of an env runner, and its threads")
-    num_gpus_per_env_runner: float | None = Field(
+    num_cpus_per_env_runner: CpuClaim = Field(1.0, description="CPUs of an env runner, and its threads")
+    num_gpus_per_env_runner: GpuClaim | None = Field(
         None,
-        ge=0,
         description="GPUs of an env runner; null: an equal share, at most one, where device is no cpu",
     )
-    num_cpus_per_training: float = Field(
-        1.0, gt=0, description="CPUs of a retraining or a test training, and its threads"
+    num_cpus_per_training: CpuClaim = Field(
+        1.0, description="CPUs of a retraining or a test training, and its threads"
     )
-    num_gpus_per_training: float | None = Field(
-        None, ge=0, description="GPUs of such a training; null: as for env runners"
+    num_gpus_per_training: GpuClaim | None = Field(
+        None, description="GPUs of such a training; null: as for env runners"
     )
 
 
@@ -155,7 +161,7 @@ class TrackingConfig(Section):
     """Where runs are recorded beside their folders."""
 
     mlflow: bool = Field(True, description="record the run in MLflow")
-    uri: str = Field("sqlite:///mlflow.db", repr=False, description="MLflow's tracking store")
+    uri: Uri = Field("sqlite:///mlflow.db", repr=False, description="MLflow's tracking store")
     experiment: str = Field("ciess-ray", description="MLflow's experiment")
 
     @field_validator("uri")
@@ -165,11 +171,6 @@ class TrackingConfig(Section):
             # Not shown: what is hidden of a URI ends at a blank.
             raise ConfigError("tracking.uri: a URI holds no blanks; write each in it as %20.")
         return uri
-
-    @field_serializer("uri", when_used="json")
-    def _hide_secrets(self, uri: str) -> str:
-        """What is written anywhere is read by others."""
-        return without_secrets(uri)
 
 
 class RunConfig(Section):
@@ -211,12 +212,13 @@ class RunConfig(Section):
         }
         search = filled.get("search")
         mode = search.get("mode") if isinstance(search, Mapping) else None
-        for section, fields in PRESETS.get(mode, {}).items() if isinstance(mode, str) else ():
-            given = filled.get(section, {})
+        preset = {
+            section: {**fields, **filled.get(section, {})}
+            for section, fields in PRESETS.get(str(mode), {}).items()
             # What is no section is refused later, and by its own name.
-            if isinstance(given, Mapping):
-                filled[section] = {**fields, **given}
-        return filled
+            if isinstance(filled.get(section, {}), Mapping)
+        }
+        return filled | preset
 
     @field_validator("budget")
     @classmethod

@@ -12,11 +12,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    ValidationInfo,
-    field_validator,
+    Field,
+    PlainSerializer,
 )
 from pydantic_core import PydanticCustomError
 
+from ciess_ray.config.credentials import without_secrets
 from envs.budget import MemoryBudget
 from envs.errors import BudgetError, ConfigError, UnknownNameError
 
@@ -37,15 +38,11 @@ def refuse_equal_budgets(where: str, budgets: Iterable[str | float]) -> None:
         BudgetError: One cannot be read.
         ConfigError: Two are the same.
     """
-    spellings: dict[str, str | float] = {}
-    for budget in budgets:
-        try:
-            same = str(MemoryBudget.parse(budget))
-        except BudgetError as error:
-            raise error.within(where) from None
-        if same in spellings:
-            raise ConfigError(f"{where}: {spellings[same]} and {budget} are the same budget; name it once.")
-        spellings[same] = budget
+    try:
+        read = [str(MemoryBudget.parse(budget)) for budget in budgets]
+    except BudgetError as error:
+        raise error.within(where) from None
+    refuse_twice(where, read)
 
 
 def refuse_twice(where: str, values: Iterable[Any]) -> None:
@@ -71,8 +68,10 @@ def _refuse_empty(path: Any) -> Any:
 
 #: A field that names a file or a folder.
 Place = Annotated[Path, BeforeValidator(_refuse_empty), AfterValidator(lambda path: Path(expanduser(path)))]
-#: One that may be a URI instead.
-Location = Annotated[str, BeforeValidator(_refuse_empty)]
+#: One that names a service. What is written anywhere is read by others.
+Uri = Annotated[str, PlainSerializer(without_secrets, when_used="json")]
+#: A folder, or a URI in its place.
+Location = Annotated[Uri, BeforeValidator(_refuse_empty)]
 
 
 def one_of(where: str, names: Iterable[str]) -> AfterValidator:
@@ -87,19 +86,14 @@ def one_of(where: str, names: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-class Claims(Section):
-    """Amounts that are claimed of a Ray cluster."""
+def _check_gpus(amount: float) -> float:
+    if 0 < amount < _LEAST_CLAIM or (amount > 1 and not amount.is_integer()):
+        raise PydanticCustomError(
+            "gpus", f"Ray deals in no less than {_LEAST_CLAIM:g} of a GPU, and above 1 in whole GPUs"
+        )
+    return amount
 
-    @field_validator("*")
-    @classmethod
-    def _check_amount(cls, amount: Any, info: ValidationInfo) -> Any:
-        name = str(info.field_name)
-        if amount is None or not name.startswith(("num_cpus", "num_gpus")):
-            return amount
-        if 0 < amount < _LEAST_CLAIM:
-            raise ConfigError(
-                f"resources.{name}={amount:g}: the least that Ray deals in is {_LEAST_CLAIM:g}."
-            )
-        if name.startswith("num_gpus") and amount > 1 and amount != int(amount):
-            raise ConfigError(f"resources.{name}={amount:g}: above 1 Ray deals in whole GPUs.")
-        return amount
+
+#: Amounts that are claimed of a Ray cluster.
+CpuClaim = Annotated[float, Field(ge=_LEAST_CLAIM)]
+GpuClaim = Annotated[float, Field(ge=0), AfterValidator(_check_gpus)]

@@ -4,7 +4,7 @@ An unknown key is refused with the nearest valid one; every mistake is named by 
 """
 
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
     """
     values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
-    return parse_config(_overridden(values, overrides), str(path))
+    return parse_config(put_overrides(values, overrides), str(path))
 
 
 def is_data(path: Path) -> bool:
@@ -40,21 +40,6 @@ def is_data(path: Path) -> bool:
         return path.is_dir() or bool(guess_format(path))
     except DataError:
         return False
-
-
-def read_overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain values of a YAML file with ``section.field=value`` put over them.
-
-    Raises:
-        ConfigError: The file is missing or no YAML mapping, or an override is unreadable.
-    """
-    return _overridden(read_values(path), overrides)
-
-
-def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        put_override(values, override)
-    return values
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -66,41 +51,38 @@ def read_values(path: Path) -> dict[str, Any]:
     try:
         # What is no file, such as a pipe, may never end, or never begin.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(f"{path}: cannot be read as text (it is no file).")
+            raise ConfigError("cannot be read as text (it is no file).")
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
+        values = read_yaml(text)
+    except ConfigError as error:
+        raise error.within(str(path)) from None
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such configuration; the ones that come along lie in configs/."
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
-    try:
-        values = read_yaml(text)
-    except ConfigError as error:
-        raise error.within(str(path)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
     return values
 
 
-def put_override(values: dict[str, Any], override: str) -> None:
-    """Put ``section.field=value`` over plain values; the value is read as YAML.
+def put_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Put each ``section.field=value`` over plain values; what stands behind ``=`` is read as YAML.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: One cannot be read.
     """
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
-    try:
-        value = read_yaml(text)
-    except ConfigError as error:
-        raise error.within(f"cannot read the value of the override {override[:80]!r}") from None
-    try:
-        put_field(values, key, value)
-    except ConfigError as error:
-        raise error.within(f"the override {override!r}") from None
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
+        try:
+            put_field(values, name, read_yaml(text))
+        except ConfigError as error:
+            raise error.within(f"the override {override[:80]!r}") from None
+    return values
 
 
 def put_field(values: dict[str, Any], name: str, value: Any) -> None:
@@ -204,13 +186,9 @@ def _shown(value: Any) -> str:
 
 def _in_modes(name: str, default: str) -> str:
     """What the modes set instead of a default, e.g. `` (paper: 0.4; reference: 0.01)``."""
-    modes: dict[str, list[str]] = {}
     section, _, field = name.partition(".")
-    for mode, preset in PRESETS.items():
-        value = _shown(preset.get(section, {}).get(field, default))
-        if value != default:
-            modes.setdefault(value, []).append(mode)
-    listed = "; ".join(f"{', '.join(which)}: {value}" for value, which in modes.items())
+    values = {mode: _shown(preset.get(section, {}).get(field, default)) for mode, preset in PRESETS.items()}
+    listed = "; ".join(f"{mode}: {value}" for mode, value in values.items() if value != default)
     return f" ({listed})" if listed else ""
 
 

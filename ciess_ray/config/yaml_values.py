@@ -21,10 +21,6 @@ _MAX_VALUES = 1_000_000
 _MAX_INTEGER = 2**63 - 1
 
 _TAG = "tag:yaml.org,2002:"
-_INTEGER = re.compile(r"[-+]?(?:[0-9][0-9_]*|0o[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?", re.ASCII)
-_INFINITY = re.compile(r"[-+]?\.(?:inf|Inf|INF)")
-_NAN = re.compile(r"\.(?:nan|NaN|NAN)")
 
 
 def read_yaml(text: str) -> Any:
@@ -40,10 +36,11 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ConfigError(f"no valid YAML: {error}") from error
-    except (ValueError, OverflowError) as error:
-        # PyYAML asks for whatever character an escape names.
+    except (ValueError, OverflowError, LookupError) as error:
+        # PyYAML asks for whatever character an escape names, and reads whatever has the tag of a number.
         raise ConfigError(
-            f"no valid YAML: an escape like \\U00110000 names no character ({error})."
+            f"no valid YAML: an escape like \\U00110000 names no character, or a tag like !!int stands "
+            f"before what is none ({error})."
         ) from error
 
 
@@ -109,55 +106,40 @@ def _wrong(node: yaml.Node, what: str) -> ConfigError:
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
-    try:
-        # A whole number of very many digits takes long to read.
-        value = int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10) if len(text) < 80 else math.inf
-    except ValueError:
-        raise _wrong(node, "no whole number") from None
+    # A whole number of very many digits takes long to read.
+    value = int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10) if len(text) < 80 else math.inf
     if abs(value) > _MAX_INTEGER:
         raise _wrong(node, "a whole number of more than 64 bits")
     return int(value)
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    try:
-        value = float(loader.construct_yaml_float(node))
-    except ValueError:
-        raise _wrong(node, "no number") from None
+    value = float(loader.construct_yaml_float(node))
     if math.isinf(value) and "inf" not in node.value.lower():
         raise _wrong(node, "beyond the largest number; write .inf for infinity")
     return value
 
 
-def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
-    text = str(loader.construct_scalar(node)).lower()
-    if text not in loader.bool_values:
-        raise _wrong(node, "neither true nor false")
-    return bool(loader.bool_values[text])
-
-
-def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
-    _Loader.add_implicit_resolver(
-        f"{_TAG}{tag}", re.compile(rf"(?:{pattern.pattern})\Z", pattern.flags), list(first)
-    )
-
-
 _Loader.yaml_implicit_resolvers = {}
-# Booleans are also YAML 1.1's: a 'no' that became text would be taken for true.
-_resolve("bool", re.compile(r"yes|no|true|false|on|off", re.I), "yYnNtTfFoO")
-_resolve("int", _INTEGER, "-+0123456789")
-_resolve("float", _FLOAT, "-+.0123456789")
-_resolve("float", _INFINITY, "-+.")
-_resolve("float", _NAN, ".")
-_resolve("null", re.compile(r"~|null|Null|NULL|"), "~nN")
-_Loader.add_implicit_resolver(f"{_TAG}null", re.compile(r"\Z"), [""])
-_resolve("merge", re.compile(r"<<"), "<")
+for _tag, _pattern, _first in (
+    # Booleans are also YAML 1.1's: a 'no' that became text would be taken for true.
+    ("bool", r"(?i:yes|no|true|false|on|off)", [*"yYnNtTfFoO"]),
+    ("int", r"[-+]?(?:[0-9][0-9_]*|0o[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)", [*"-+0123456789"]),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(rf"(?:{_pattern})\Z", re.ASCII), _first)
 _Loader.yaml_constructors = {
-    f"{_TAG}int": _integer,
-    f"{_TAG}float": _float,
-    f"{_TAG}bool": _boolean,
     **{
         tag: yaml.SafeLoader.yaml_constructors[tag]
-        for tag in (f"{_TAG}null", f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", None)
+        for tag in (*(f"{_TAG}{kind}" for kind in ("null", "bool", "str", "seq", "map")), None)
     },
+    f"{_TAG}int": _integer,
+    f"{_TAG}float": _float,
 }

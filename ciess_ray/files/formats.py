@@ -32,8 +32,13 @@ def read_json(file: Path, format: str) -> dict[str, Any]:
     Raises:
         ResultError: There is none, or it is damaged, too large or of another format.
     """
+    return parse_json(read_regular(file, _MAX_TEXT_BYTES), file, format)
+
+
+def parse_json(content: bytes, file: object, format: str) -> dict[str, Any]:
+    """What the content of a JSON file says, see :func:`read_json`; its name is what messages call it."""
     try:
-        values = _parse(read_regular(file, _MAX_TEXT_BYTES))
+        values = _parse(content)
     except ValueError as error:
         raise ResultError(f"{file}: damaged ({error}); make it again with --overwrite.") from error
     if not isinstance(values, dict) or values.get("format") != format:

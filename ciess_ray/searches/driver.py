@@ -18,11 +18,11 @@ import ray
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.data import load_interactions
+from ciess_ray.config.data import check_places, load_interactions
 from ciess_ray.config.former import without_former
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.yaml_file import parse_config, put_override
+from ciess_ray.config.yaml_file import parse_config, put_overrides
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
@@ -171,13 +171,9 @@ def _config_of(
                 f"{override!r}: a search goes on as it was configured; of the rest give --more-episodes, "
                 "dataset.path=FILE where its data have moved, and tracking.uri=URI where it is recorded."
             )
-        put_override(values, override)
+    put_overrides(values, overrides)
     config = parse_config(without_former(values), str(folder / RESULT_FILE))
-    if config.dataset.path is not None and not config.dataset.path.exists():
-        raise ResultError(
-            f"{folder}: its data, {config.dataset.path}, are not there; say where they lie now: "
-            f"{command('ciess-ray', 'search', '--resume', folder, 'dataset.path=FILE')}"
-        )
+    check_places([config], "search", folder)
     return config
 
 

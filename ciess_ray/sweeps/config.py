@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, model_validator
 
-from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.grid import Grid, ManyRuns, dimension_of, read_many
-from ciess_ray.config.section import Claims, Location, Section
-from ciess_ray.config.yaml_file import read_overridden
+from ciess_ray.config.section import CpuClaim, GpuClaim, Location, Section
+from ciess_ray.config.yaml_file import put_overrides, read_values
 from envs.errors import ConfigError
 
 
@@ -25,18 +24,16 @@ class SchedulerConfig(Section):
     reduction_factor: float = Field(3.0, gt=1, description="asha: one in so many goes on at each rung")
 
 
-class TrialResources(Claims):
+class TrialResources(Section):
     """What a trial claims beside what its configuration says of env runners and trainings."""
 
-    num_cpus_per_driver: float | None = Field(
+    num_cpus_per_driver: CpuClaim | None = Field(
         None,
-        gt=0,
         description="CPUs of the process that runs a trial; null: 1 beside env runners of its own, and else "
         "what a training claims, because the one waits while the other works",
     )
-    num_gpus_per_driver: float | None = Field(
+    num_gpus_per_driver: GpuClaim | None = Field(
         None,
-        ge=0,
         description="GPUs of that process; null: half of one where device is no cpu and GPUs are there",
     )
     max_concurrent_trials: int | None = Field(
@@ -67,11 +64,6 @@ class SweepConfig(ManyRuns):
         repr=False,
         description="folder of the sweep: local, on a disk that all nodes share, or a URI such as s3://bucket/sweep",
     )
-
-    @field_serializer("output", when_used="json")
-    def _hide_secrets(self, uri: str) -> str:
-        """See :class:`TrackingConfig`."""
-        return without_secrets(uri)
 
     @model_validator(mode="after")
     def _check_draws(self) -> "SweepConfig":
@@ -118,7 +110,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     Raises:
         ConfigError: The file or its base is missing, or a field is wrong.
     """
-    return parse_sweep(read_overridden(path, overrides), str(path), path.parent)
+    return parse_sweep(put_overrides(read_values(path), overrides), str(path), path.parent)
 
 
 def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPlan:

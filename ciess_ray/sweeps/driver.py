@@ -133,7 +133,7 @@ def resume_sweep(
             "with the version of ciess-ray that wrote them, or start anew with --overwrite. 'ciess-ray "
             "report' and 'ciess-ray track' read what is finished."
         )
-    check_places(plan.trials, "sweep", storage.shown)
+    check_places((trial.config for trial in plan.trials), "sweep", storage.shown)
     data = read_data(plan.trials, plan.source)
     fingerprints = fingerprints_of(data)
     if list(fingerprints.values()) != list(state["fingerprints"].values()):

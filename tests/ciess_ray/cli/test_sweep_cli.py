@@ -83,7 +83,7 @@ def test_what_is_no_sweep_cannot_be_resumed(tmp_path, write):
     with pytest.raises(CiessError, match=r"sweep\.json: damaged"):
         run("--resume", str(tmp_path))
     (tmp_path / "sweep.json").write_text('{"format": "another"}')
-    with pytest.raises(CiessError, match="of the format 'another'"):
+    with pytest.raises(CiessError, match="not of the format 'ciess-ray sweep"):
         run("--resume", str(tmp_path))
     with pytest.raises(CiessError, match="only dataset.path=FILE where its data have moved, and tracking"):
         run(write(), "--resume", str(tmp_path))

@@ -156,7 +156,7 @@ class TestMistakes:
             ({"trainng": {"max_batches": 3}}, ConfigError, "unknown field 'trainng'"),
             ({"training.max_batchs": 3}, ConfigError, "Did you mean 'training.max_batches'"),
             ({"budget": "150%"}, BudgetError, "more than the full table"),
-            ({"budget": ["5%", "0.05"]}, ConfigError, "are the same budget"),
+            ({"budget": ["5%", "0.05"]}, ConfigError, "stands there twice"),
             ({"dataset": {"path": "elsewhere.csv"}}, ConfigError, "dataset.path: the ratings that"),
             ({"dataset": 3}, ConfigError, "'dataset.sample' goes into 'dataset', which is no section"),
         ],

@@ -266,13 +266,11 @@ def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, t
 )
 def test_what_memory_has_no_room_for_is_known_before_any_work(make_config, tmp_path, fields, says):
     config = make_config(tmp_path / "out", **fields)
-    with pytest.raises(
-        ConfigError, match=rf"^{says}.*: .* takes at least [0-9,]+ bytes .* has [0-9,]+ bytes"
-    ):
+    with pytest.raises(ConfigError, match=rf"takes at least [0-9,]+ bytes .*{says}.* has [0-9,]+ bytes"):
         search(config)
     assert not (tmp_path / "out").exists()
     interactions = load_interactions(config)
-    with pytest.raises(ConfigError, match=f"^{says}.*this machine has"):
+    with pytest.raises(ConfigError, match=f"{says}.*this machine has"):
         Preparation.full_size(config, interactions).train(interactions)
 
 
