@@ -68,8 +68,7 @@ def draw_course(courses: Sequence[Course]) -> Figure:
 
     Of one search every step is a point; of several each is a line, the mean of ten steps.
     """
-    figure = new_figure(_HEIGHT_INCHES)
-    axes = figure.subplots()
+    figure, axes = new_figure(_HEIGHT_INCHES)
     is_share = all(course.full_quality for course in courses)
     for position, course in enumerate(courses):
         scale = 100 / course.full_quality if is_share and course.full_quality else 1.0
@@ -77,8 +76,8 @@ def draw_course(courses: Sequence[Course]) -> Figure:
     if is_share:
         axes.axhline(100, label="full size, fully trained", **_REFERENCE)
     _mark_warmup(courses, axes, with_name=True)
-    axes.set_title("validation quality, % of full size" if is_share else "validation quality")
-    axes.set_xlabel("step of the search")
+    title = "validation quality, % of full size" if is_share else "validation quality"
+    axes.set(title=title, xlabel="step of the search")
     mark_cut_axes([axes])
     legend_below(figure, axes)
     return figure
@@ -91,8 +90,7 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
     Of one search what was asked for is drawn beside what was executed.
     """
     is_single = len(courses) == 1
-    figure = new_figure(_HEIGHT_INCHES)
-    kept, weight, gain = figure.subplots(3, 1, sharex=True, height_ratios=(1.6, 1, 1))
+    figure, (kept, weight, gain) = new_figure(_HEIGHT_INCHES, 3, sharex=True, height_ratios=(1.6, 1, 1))
     for position, course in enumerate(courses):
         line = {"marker": "", "linewidth": 1.5}
         labels = _RATIOS if is_single else {metric_keys.KEPT_RATIO: plain(course.label)}
@@ -103,19 +101,14 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
             axes.plot(*course.values(key), **series_style(position) | line)
     for number, cap in enumerate(sorted({course.cap_ratio for course in courses if course.cap_ratio})):
         kept.axhline(100 * cap, label=None if number else "budget", **_REFERENCE)
-    kept.set_yscale("log")
-    kept.set_ylim(top=100)
+    kept.set(yscale="log", ylim=(None, 100), title="kept, % of the full table")
     kept.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     kept.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     kept.minorticks_off()
-    for axes, title in (
-        (kept, "kept, % of the full table"),
-        (weight, "λ"),
-        (gain, "gain of the random walk"),
-    ):
+    weight.set_title("λ")
+    gain.set(title="gain of the random walk", xlabel="step of the search")
+    for axes in figure.axes:
         _mark_warmup(courses, axes, with_name=axes is kept)
-        axes.set_title(title)
-    gain.set_xlabel("step of the search")
     mark_cut_axes([weight, gain])
     legend_below(figure, kept, 2)
     return figure
@@ -184,8 +177,7 @@ class Retrained:
 @styled
 def draw_retrained(searches: Sequence[Retrained]) -> Figure:
     """Validation quality once trained against that in the search; the best of each search is ringed."""
-    figure = new_figure(3.6)
-    axes = figure.subplots()
+    figure, axes = new_figure(3.6)
     is_single = len(searches) == 1
     for position, search in enumerate(searches):
         style = series_style(position) | {"linestyle": "", "markersize": 8}
@@ -212,8 +204,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
         axes.plot([], [], color=MUTED, linewidth=1.2, linestyle=_DOTS, label="equal sizes, trained")
     axes.margins(0.18)
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel("quality in the search")
-    axes.set_ylabel("validation quality once trained")
+    axes.set(xlabel="quality in the search", ylabel="validation quality once trained")
     mark_cut_axes([axes])
     legend_below(figure, axes)
     return figure
@@ -222,8 +213,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
 @styled
 def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     """Seconds by phase, a bar a search; the legend says how many they are in all."""
-    figure = new_figure(1.4 + 0.36 * len(searches))
-    axes = figure.subplots()
+    figure, axes = new_figure(1.4 + 0.36 * len(searches))
     rows = range(len(searches))
     lefts = np.zeros(len(searches))
     for position, phase in enumerate(dict.fromkeys(phase for _, seconds in searches for phase in seconds)):
@@ -240,10 +230,9 @@ def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             label=f"{phase}, {widths.sum():,.{0 if widths.sum() >= 10 else 1}f} s",
         )
         lefts += widths
-    axes.set_yticks(rows, [plain(label) for label, _ in searches])
+    axes.set(xlim=(0, None), xlabel="seconds", yticks=rows)
+    axes.set_yticklabels([plain(label) for label, _ in searches])
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel("seconds")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ciess_ray.files.whole import write_whole
@@ -94,11 +93,12 @@ _MAX_LABEL = 44
 styled = matplotlib.rc_context(_STYLE)
 
 
-def new_figure(height_inches: float, num_wide: int = 1) -> Figure:
-    """An empty figure that no window shows, as wide as so many of the usual ones."""
-    figure = Figure(figsize=(WIDTH_INCHES * num_wide, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def new_figure(
+    height_inches: float, num_rows: int = 1, num_columns: int = 1, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure of the usual width a column, which no window shows; its axes as ``Figure.subplots`` has them."""
+    figure = Figure(figsize=(WIDTH_INCHES * num_columns, height_inches), layout="constrained")
+    return figure, figure.subplots(num_rows, num_columns, **options)
 
 
 def series_style(position: int) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def draw_quality(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
         label: What is drawn, e.g. ``Recall@20 on test``.
     """
     num_wide = max(len(panels), 1)
-    figure = new_figure(_QUALITY_HEIGHT_INCHES, num_wide)
-    all_axes = figure.subplots(1, num_wide, squeeze=False, sharey=True)[0]
+    figure, (all_axes,) = new_figure(_QUALITY_HEIGHT_INCHES, 1, num_wide, squeeze=False, sharey=True)
     for axes, (title, points) in zip(all_axes, panels.items(), strict=False):
         _draw_points(axes, points, title)
     all_axes[0].set_ylabel(label)
@@ -89,13 +88,11 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
     if front:
         ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "linestyle": "", "color": INK}
         axes.plot(*zip(*front, strict=True), zorder=5, label="none beats it on validation", **ring)
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="packed table", title=plain(title))
     axes.margins(x=0.12, y=0.12)
     shown = _ticks([point.packed_bytes for point in points])
     axes.set_xticks(shown, [format_bytes(tick) for tick in shown])
     axes.minorticks_off()
-    axes.set_xlabel("packed table")
-    axes.set_title(plain(title))
 
 
 def _draw_series(axes: Any, points: Sequence[Point], label: str, style: dict[str, Any]) -> None:
@@ -160,9 +157,9 @@ def draw_sizes(
         popularity: Training interactions, same shapes.
         label: Whose they are.
     """
-    figure = new_figure(_SIZES_HEIGHT_INCHES)
+    figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 2)
     largest = max(int(of_kind.max()) for of_kind in sizes.values())
-    for axes, kind in zip(figure.subplots(2, 1), KINDS, strict=True):
+    for axes, kind in zip(all_axes, KINDS, strict=True):
         of_kind, counts = sizes[kind], np.maximum(popularity[kind], _LEAST_POPULARITY)
         axes.scatter(
             counts,
@@ -180,15 +177,15 @@ def draw_sizes(
         line = means[:, np.isfinite(means[0])]
         axes.plot(*line, color=PAPER, linewidth=4.4, zorder=3)
         axes.plot(*line, color=INK, linewidth=1.8, zorder=4, label="mean")
-        axes.set_xscale("log")
+        title = f"{len(of_kind):,} {kind}s, mean size {of_kind.mean():.1f}"
+        axes.set(xscale="log", title=title)
         _size_axis(axes, largest)
-        axes.set_title(f"{len(of_kind):,} {kind}s, mean size {of_kind.mean():.1f}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
-    figure.axes[1].set_xlabel("training interactions")
+    all_axes[1].set_xlabel("training interactions")
     if label:
         figure.suptitle(plain(label), fontsize=10, x=0.02, ha="left")
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, all_axes[0])
     return figure
 
 
@@ -203,10 +200,9 @@ def draw_deciles(
             and items share the axes; of several, users stand above items.
     """
     is_single = len(tables) == 1
-    figure = new_figure(_SIZES_HEIGHT_INCHES)
-    all_axes = [figure.subplots()] * 2 if is_single else list(figure.subplots(2, 1, sharex=True))
+    figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 1 if is_single else 2, sharex=True)
     largest = max(int(sizes[kind].max()) for _, sizes, _ in tables for kind in KINDS)
-    for axes, kind in zip(all_axes, KINDS, strict=True):
+    for axes, kind in zip(np.broadcast_to(all_axes, 2), KINDS, strict=True):
         for position, (label, sizes, popularity) in enumerate(tables):
             means = PopularityDeciles(popularity[kind]).means(sizes[kind])
             style = series_style(KINDS.index(kind) if is_single else position)
@@ -215,18 +211,15 @@ def draw_deciles(
         if not is_single:
             axes.set_title(f"{kind}s")
         _size_axis(axes, largest)
-    all_axes[1].set_xticks(range(1, 11))
-    all_axes[1].set_xlabel("tenth of popularity, 10 the most popular")
-    legend_below(figure, all_axes[1])
+    axes.set(xticks=range(1, 11), xlabel="tenth of popularity, 10 the most popular")
+    legend_below(figure, axes)
     return figure
 
 
 def _size_axis(axes: Any, largest: int) -> None:
     """Powers of two: most sizes are small, and small ones differ the most in what they cost in quality."""
     axes.set_yscale("log", base=2)
-    top = 2 ** int(np.ceil(np.log2(max(largest, 2))))
-    axes.set_yticks([2**power for power in range(int(np.log2(top)) + 1)])
+    ticks = 2 ** np.arange(np.ceil(np.log2(max(largest, 2))) + 1)
+    axes.set(yticks=ticks, ylim=(0.85, ticks[-1] * 1.18), ylabel="embedding size")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_ylim(0.85, top * 1.18)
-    axes.set_ylabel("embedding size")
     axes.minorticks_off()
