@@ -243,11 +243,12 @@ def _read_entities(file: Path) -> dict[str, Entities]:
     types = {"kind": pa.string(), "id": None, "embedding_size": pa.int32(), "popularity": pa.int64()}
     table = read_parquet(file, list(types), texts=("kind", "id"))
     try:
-        schema = [(name, kind or table.schema.field(name).type) for name, kind in types.items()]
         # Whole numbers, and nothing left out.
-        table = table.select(list(types)).cast(
-            pa.schema([pa.field(name, kind, nullable=False) for name, kind in schema])
-        )
+        fields = [
+            pa.field(name, kind or table.schema.field(name).type, nullable=False)
+            for name, kind in types.items()
+        ]
+        table = table.select(list(types)).cast(pa.schema(fields))
         parts = {kind: table.filter(pc.field("kind") == kind) for kind in KINDS}
         if not all(part.num_rows for part in parts.values()):
             return {}

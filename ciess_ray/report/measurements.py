@@ -80,7 +80,11 @@ def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mea
         for _, summary in summaries
     ]
     all_settings = _differing(
-        {name: value for name, value in flatten(summary["config"]).items() if _is_setting(name)}
+        {
+            name: value
+            for name, value in flatten(summary["config"]).items()
+            if name.partition(".")[0] not in NOT_SETTINGS and name not in _OWN_COLUMNS
+        }
         for _, summary in summaries
     )
     keys = [(*row.values(), *settings) for row, settings in zip(rows, all_settings, strict=True)]
@@ -138,10 +142,6 @@ def _cell(
         error=row.get("error"),
         figures={name: value for name, value in figures.items() if is_number(value)},
     )
-
-
-def _is_setting(name: str) -> bool:
-    return name.partition(".")[0] not in NOT_SETTINGS and name not in _OWN_COLUMNS
 
 
 def _differing(fields: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -315,8 +315,7 @@ def _quality(group: SeedMeans) -> float:
 def _beside(searched: SeedMeans, groups: Iterable[SeedMeans], method: str) -> SeedMeans | None:
     """That of a method which shares its settings with the searched table, where one does."""
     of_method = [group for group in groups if group.method == method]
-    alike = [group for group in of_method if set(group.cell.settings) <= set(searched.cell.settings)]
-    return next(iter([*alike, *of_method]), None)
+    return max(of_method, key=lambda group: {*group.cell.settings} <= {*searched.cell.settings}, default=None)
 
 
 def whole_percent(value: float) -> str:

@@ -5,6 +5,7 @@ Its figures stand in it, and lie beside it as files.
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from ciess_ray.report.tables import (
     data_table,
     fields_tables,
     files_table,
-    largest_tables,
+    largest_table,
     means_table,
     retrained_table,
     versions_table,
@@ -163,11 +164,11 @@ def _hash(text: str) -> str:
 
 def _hints(searches: Sequence[Search]) -> dict[str, list[str]]:
     """Each hint once, with the searches that give it."""
-    labels: dict[str, list[str]] = {}
-    for search in searches:
-        for hint in search.summary.get("hints", ()):
-            labels.setdefault(hint, []).append(search.label)
-    return labels
+    hints = {search.label: search.summary.get("hints", []) for search in searches}
+    return {
+        hint: [label for label, given in hints.items() if hint in given]
+        for hint in itertools.chain.from_iterable(hints.values())
+    }
 
 
 def _sections(material: Material, groups: Sequence[SeedMeans], has_seeds: bool) -> list[Section]:
@@ -196,7 +197,7 @@ def _sections(material: Material, groups: Sequence[SeedMeans], has_seeds: bool) 
             "sizes",
             "Who got how much",
             f"Sizes of the packed tables against how often an entity was seen in training.{some}",
-            largest_tables([search for search in chosen if search.entities]),
+            [largest_table([search for search in chosen if search.entities])],
         ),
         Section(
             "course",

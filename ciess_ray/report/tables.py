@@ -12,7 +12,6 @@ from ciess_ray.plain_text import percent
 from ciess_ray.report.checks import is_number
 from ciess_ray.report.material import Search
 from ciess_ray.report.measurements import QUALITY, Measurement, SeedMeans
-from envs.mdp import KINDS
 
 #: Columns that tell nothing where all rows say the same, which the title says too.
 _IN_TITLE = ("dataset", "recommender")
@@ -308,34 +307,23 @@ def files_table(searches: Sequence[Search]) -> Table:
     return make_table("files", caption, rows, columns)
 
 
-def largest_tables(searches: Sequence[Search]) -> list[Table]:
-    """The users and the items that were given the most: two tables of one search, one of several."""
-    rows = []
-    for search in searches:
-        for kind, entities in search.entities.items():
-            rows += [
-                {
-                    "search": search.label,
-                    "kind": kind,
-                    "id": entities.ids[int(row)].as_py(),
-                    "size": int(entities.sizes[row]),
-                    "interactions": int(entities.popularity[row]),
-                }
-                for row in np.lexsort((-entities.popularity, -entities.sizes))[:_NUM_LARGEST]
-            ]
-    numbers: list[Column] = [("size", "size", _WHOLE), ("interactions", "interactions", _WHOLE)]
-    if len(searches) > 1:
-        names: list[Column] = [(name, name, None) for name in ("search", "kind", "id")]
-        return [make_table("largest", "Users and items with the largest sizes.", rows, [*names, *numbers])]
-    return [
-        make_table(
-            f"largest-{kind}",
-            f"The {kind}s with the largest sizes.",
-            [row for row in rows if row["kind"] == kind],
-            [(kind, "id", None), *numbers],
-        )
-        for kind in KINDS
+def largest_table(searches: Sequence[Search]) -> Table:
+    """The users and the items that were given the most."""
+    rows = [
+        {
+            "search": search.label if len(searches) > 1 else None,
+            "kind": kind,
+            "id": entities.ids[int(row)].as_py(),
+            "size": int(entities.sizes[row]),
+            "interactions": int(entities.popularity[row]),
+        }
+        for search in searches
+        for kind, entities in search.entities.items()
+        for row in np.lexsort((-entities.popularity, -entities.sizes))[:_NUM_LARGEST]
     ]
+    names: list[Column] = [(name, name, None) for name in ("search", "kind", "id")]
+    numbers: list[Column] = [(name, name, _WHOLE) for name in ("size", "interactions")]
+    return make_table("largest", "Users and items with the largest sizes.", rows, [*names, *numbers])
 
 
 def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -388,11 +376,11 @@ def data_table(searches: Iterable[Search]) -> Table:
 
 def versions_table(versions: Sequence[Mapping[str, str]]) -> Table:
     """Versions; where folders were made with different ones, all of them."""
-    packages = dict.fromkeys(package for of_one in versions for package in of_one)
+    packages = dict.fromkeys(package for installed in versions for package in installed)
     rows = [
         {
             "package": package,
-            "version": ", ".join(dict.fromkeys(str(of_one.get(package, "?")) for of_one in versions)),
+            "version": ", ".join(dict.fromkeys(str(installed.get(package, "?")) for installed in versions)),
         }
         for package in packages
     ]

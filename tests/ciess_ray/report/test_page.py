@@ -162,7 +162,7 @@ class TestHostileNames:
         )
         report, page = make(folder)
         self.check(page, report)
-        assert page.rows("largest-user")[0]["user"] == HOSTILE
+        assert page.rows("largest")[0]["id"] == HOSTILE
         assert HOSTILE in page.text and HOSTILE.replace("/", "") in page.text
 
     def test_in_a_comparison(self, make, tmp_path):
