@@ -27,8 +27,8 @@ from torch import nn
 
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.packed.embedding import PackedEmbedding
+from ciess_ray.packed.file import VALUE_TYPES
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.packed.values import VALUE_TYPES
 from ciess_ray.result import ResultFolder
 from ciess_ray.serving.export import export
 from ciess_ray.serving.files import PROPAGATING, TABLE_FILE

@@ -129,7 +129,7 @@ def verify(
     Manifest.read(folder).verify()
     console.say(
         f"{folder}: {table.num_rows:,} rows, {table.num_params:,} parameters in {table.dtype}, "
-        f"{table.num_bytes:,} bytes, of which {table.index_bytes:,} beside the values "
+        f"{table.num_bytes:,} bytes, of which {table.num_bytes - table.values.nbytes:,} beside the values "
         "(sizes, scales, header): all is well"
     )
 

@@ -46,10 +46,6 @@ class PackedEmbedding(nn.Module):
         self.width = table.width if width is None else width
         if self.width < 1:
             raise ValueError(f"a width of {self.width}: ask for at least one column")
-        if table.dtype not in _TYPES:
-            raise ResultError(
-                f"its values are {table.dtype}, which PyTorch does not read: astype('float32')."
-            )
         dtype, self.bits = _TYPES[table.dtype]
         self.num_tables, self.block_bits = table.num_tables, table.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
@@ -168,11 +164,10 @@ def unpack_recommender(
     recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
     recommender.table.load_packed_values(torch.from_numpy(table.decoded()))
     state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
-    label = name if isinstance(name, str) else name.__name__
     try:
-        missing = recommender.load_state_dict(state, strict=False)
+        recommender.load_state_dict(state | {"table.weight": recommender.table.weight})
     except RuntimeError as error:
-        raise ResultError(f"the scorer's weights are not those of {label}: {error}.") from error
-    if missing.unexpected_keys or set(missing.missing_keys) != {"table.weight"}:
-        raise ResultError(f"the scorer's weights are not those of {label}: {missing}.")
+        label = name if isinstance(name, str) else name.__name__
+        faults = " ".join(str(error).split())
+        raise ResultError(f"the scorer's weights are not those of {label}: {faults}.") from error
     return recommender.eval()

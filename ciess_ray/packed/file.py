@@ -1,4 +1,7 @@
-"""The file of a packed table, read without belief in it: safetensors, one header, two to four arrays."""
+"""What the file of a packed table holds: a header, read without belief in it, and two to four arrays.
+
+The file is plain safetensors. Its values are of a type that :data:`VALUE_TYPES` names.
+"""
 
 import json
 from collections.abc import Sequence
@@ -7,11 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.packed.values import VALUE_TYPES
 from envs.budget import HEADER_BYTES
 from envs.errors import ResultError
 
 FORMAT = "ciess-ray packed table 2"
+
+#: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
+VALUE_TYPES: dict[str, tuple[str, Any]] = {
+    "float32": ("F32", np.float32),
+    "float16": ("F16", np.float16),
+    "bfloat16": ("BF16", np.uint16),
+    "int8": ("I8", np.int8),
+}
 
 #: By the bytes of a row's size, its type in the file and in memory.
 SIZE_TYPES: dict[int, tuple[str, Any]] = {1: ("U8", np.uint8), 2: ("U16", np.uint16), 4: ("U32", np.uint32)}
@@ -79,3 +89,67 @@ def number_of(metadata: dict[str, str], key: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) >= 2**31:
         raise ResultError(f"its {key} is {text[:40]!r}")
     return int(text)
+
+
+def encode(
+    values: NDArray[np.float32], row_sizes: NDArray[Any], num_tables: int, dtype: str
+) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
+    """Values in another type, and for int8 the scale of each row.
+
+    Args:
+        values: Row after row, shape (num_params,).
+        row_sizes: Shape (num_rows,).
+        num_tables: Tables in which every row has its size.
+        dtype: A key of :data:`VALUE_TYPES`.
+
+    Raises:
+        ResultError: A number is not finite in this type, or there is no such type.
+    """
+    if dtype not in VALUE_TYPES:
+        raise ResultError(f"unknown type of value {dtype!r}; known: {', '.join(VALUE_TYPES)}.")
+    scales: NDArray[np.float16] | None = None
+    encoded: NDArray[Any]
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype == "int8":
+            num_values = row_sizes.astype(np.int64) * num_tables
+            first = np.cumsum(num_values) - num_values
+            largest = np.maximum.reduceat(np.abs(values), first) if len(values) else np.empty(0)
+            exact = largest / 127.0
+            scales = exact.astype(np.float16)
+            # Rounded up, so that the largest value still fits.
+            scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
+            steps = np.repeat(scales.astype(np.float32), num_values)
+            scaled = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
+            encoded = np.rint(scaled).astype(np.int8)
+        elif dtype == "bfloat16":
+            bits = values.view(np.uint32)
+            # To the nearest, halves to even.
+            encoded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+        else:
+            encoded = values.astype(VALUE_TYPES[dtype][1], copy=False)
+    held = (values, decode(encoded, dtype), *(() if scales is None else (scales,)))
+    if not all(np.isfinite(numbers).all() for numbers in held):
+        raise ResultError(f"the table holds numbers that are not finite in {dtype}: float32 or retrain it.")
+    return encoded, scales
+
+
+def decode(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Numbers of stored values; of int8 before their scales."""
+    if dtype == "bfloat16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def windows(values: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
+    """The ``width`` values from each start on, shape (len(starts), width); zeros beyond the end."""
+    if len(values) < width:
+        values = np.concatenate([values, np.zeros(width, values.dtype)])
+    last = len(values) - width
+    # An element for each place of the buffer, as wide as a row: taking one is one copy.
+    window = np.ndarray((last + 1,), np.dtype((np.void, width * values.itemsize)), values, 0, values.strides)
+    taken = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
+    late = np.flatnonzero(starts > last)
+    if late.size:
+        tail = np.concatenate([values[last:], np.zeros(width, values.dtype)])
+        taken[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
+    return taken

@@ -11,7 +11,6 @@ begins is derived from the sizes: a block's first value in 8 bytes, a row's dist
 
 import json
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -22,8 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
-from ciess_ray.packed.file import FORMAT, SIZE_TYPES, Part, header_of, number_of, parse
-from ciess_ray.packed.values import VALUE_TYPES, decode, encode, windows
+from ciess_ray.packed.file import (
+    FORMAT,
+    SIZE_TYPES,
+    VALUE_TYPES,
+    Part,
+    decode,
+    encode,
+    header_of,
+    number_of,
+    parse,
+    windows,
+)
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
@@ -216,11 +225,6 @@ class PackedTable:
         """Bytes of the file, to the last."""
         return len(self._header()) + sum(array.nbytes for *_, array in self._tensors())
 
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the file that are no values: sizes, first columns, scales, header."""
-        return self.num_bytes - self.values.nbytes
-
     @cached_property
     def block_bits(self) -> int:
         """Rows r with one r >> block_bits are a block, in which 16 bits tell where a row begins."""
@@ -351,17 +355,9 @@ class PackedTable:
             Its bytes.
         """
         with whole_file(Path(path)) as stream:
-            stream.writelines(self._parts())
+            stream.write(self._header())
+            stream.writelines(array.data.cast("B") for *_, array in self._tensors())
         return self.num_bytes
-
-    def to_bytes(self) -> bytes:
-        """The file's bytes."""
-        return b"".join(self._parts())
-
-    def _parts(self) -> Iterator[bytes | memoryview]:
-        yield self._header()
-        for *_, array in self._tensors():
-            yield array.data.cast("B")
 
     def _tensors(self) -> list[Part]:
         """Names, types in the file and arrays as they follow each other: the widest first, all aligned."""

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
 from ciess_ray.packed.embedding import unpack_recommender
+from ciess_ray.packed.file import VALUE_TYPES
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.packed.values import VALUE_TYPES
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -206,22 +207,18 @@ def _measured(source: TableFolder, made: TableFolder, exported: Exported) -> Exp
     elif source.test is None:
         reason = f"there is no {TEST_FILE} in {source.path}"
     else:
-        before, after = (
-            replace(exported.before, ndcg=_ndcg(source)),
-            replace(exported.after, ndcg=_ndcg(made)),
-        )
-        return replace(exported, before=before, after=after)
+        before = replace(exported.before, ndcg=_ndcg(source, source.test))
+        return replace(exported, before=before, after=replace(exported.after, ndcg=_ndcg(made, source.test)))
     return replace(exported, notes=[f"N@20 was not measured: {reason}"])
 
 
-def _ndcg(folder: TableFolder) -> float:
+def _ndcg(folder: TableFolder, test: csr_array) -> float:
     """N@20 on the test interactions."""
-    assert folder.test is not None
     scorer = folder.scorer
     recommender = unpack_recommender(
         folder.table, folder.train, scorer.recommender, scorer.options, scorer.state
     )
-    return evaluate(recommender, folder.train, folder.test, (20,)).summary()["ndcg@20"]
+    return evaluate(recommender, folder.train, test, (20,)).summary()["ndcg@20"]
 
 
 def _write_packed(made: TableFolder, new: Path) -> None:
