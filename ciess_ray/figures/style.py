@@ -96,7 +96,7 @@ styled = matplotlib.rc_context(_STYLE)
 def new_figure(
     height_inches: float, num_rows: int = 1, num_columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure of the usual width a column, which no window shows; its axes as ``Figure.subplots`` has them."""
+    """A figure that no window shows, of the usual width a column; axes as ``Figure.subplots`` has them."""
     figure = Figure(figsize=(WIDTH_INCHES * num_columns, height_inches), layout="constrained")
     return figure, figure.subplots(num_rows, num_columns, **options)
 
@@ -122,11 +122,12 @@ def plain(text: str) -> str:
 
 def legend_below(figure: Figure, axes: Any, num_columns: int = 3) -> None:
     """The legend of some axes under the figure, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
     # Names of lines first, what they are measured against last.
-    order = sorted(range(len(labels)), key=lambda place: labels[place] in REFERENCES)
-    handles, labels = [handles[place] for place in order], [labels[place] for place in order]
-    if handles:
+    entries = sorted(
+        zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in REFERENCES
+    )
+    if entries:
+        handles, labels = zip(*entries, strict=True)
         longest = max(map(len, labels))
         figure.legend(
             handles,

@@ -77,8 +77,8 @@ class ScorerFile:
                 metadata = opened.metadata() or {}
             if metadata.get("format") != SCORER_FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}")
-            options = {**json.loads(metadata["options"])}
             state = safetensors.numpy.load_file(file)
+            options = {**json.loads(metadata["options"])}
             return cls(metadata["recommender"], options, state, metadata.get("origin"))
         except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.
             raise ResultError(f"{file}: damaged ({error}); write it again.") from error
@@ -270,8 +270,7 @@ def _values_of(table: pa.Table, name: str) -> NDArray[Any]:
     if column.null_count:
         raise ValueError(f"the column {name} has {len(column) - column.null_count:,} values")
     if pa.types.is_signed_integer(column.type):
-        numbers: NDArray[Any] = np.from_dlpack(column)
-        return numbers.astype(np.int64)
+        return np.from_dlpack(column).astype(np.int64)
     texts = column.dictionary if pa.types.is_dictionary(column.type) else column
     if not pa.types.is_string(texts.type):
         raise ValueError(f"the column {name} is {column.type}, not text or whole numbers")

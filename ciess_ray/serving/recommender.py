@@ -130,8 +130,7 @@ class ServedRecommender:
 
     def ids_of(self, items: NDArray[np.int64]) -> NDArray[Any]:
         """Ids of item rows, of any shape; what stands at a -1 means nothing."""
-        ids: NDArray[Any] = self.item_ids[items]
-        return ids
+        return np.asarray(self.item_ids[items])
 
     def ranked(self, wanted: Sequence[Any] | NDArray[Any], lists: Recommendations) -> list[NDArray[Any]]:
         """Columns of a table with a row an item: for whom it is, its rank from 1, its id and its score.
@@ -160,9 +159,7 @@ class ServedRecommender:
             if not np.isfinite(of_all).all():
                 raise ResultError("a score is no finite number: the table or its scorer is damaged.")
             if without is not None:
-                left_out = without[part]
-                rows = np.repeat(np.arange(len(of_all)), np.diff(left_out.indptr))
-                of_all[rows, left_out.indices] = -np.inf
+                of_all[without[part].nonzero()] = -np.inf
             best = np.argpartition(-of_all, depth - 1, axis=1)[:, :depth]
             of_best = np.take_along_axis(of_all, best, axis=1)
             order = np.lexsort((best, -of_best))

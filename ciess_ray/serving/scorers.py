@@ -34,8 +34,7 @@ class DotProductScorer:
 
     def of_items(self, weights: csr_array) -> Floats:
         """Means of the items' representations."""
-        mean: Floats = weights @ self.item
-        return mean
+        return np.asarray(weights @ self.item)
 
     def score(self, representations: Floats) -> Floats:
         """Inner products, shape (n, num_items)."""
@@ -73,8 +72,7 @@ class NCFScorer:
         for first in range(0, len(hidden), at_once):
             pairs = hidden[first : first + at_once, None] + self._hidden_item
             scores[first : first + at_once] += np.maximum(pairs, 0.0, out=pairs) @ state["output_hidden"]
-        biased: Floats = scores + state["output_bias"]
-        return biased
+        return np.asarray(scores + state["output_bias"])
 
     def constants(self) -> dict[str, Floats]:
         """What a score is made of beside a user's representation, in the shapes that a product takes."""
@@ -87,8 +85,7 @@ class NCFScorer:
 
     def _represent(self, rows: Floats) -> Floats:
         hidden = rows[:, : self._width] @ self._state["hidden_user"] + self._state["hidden_bias"]
-        represented: Floats = np.concatenate([hidden, rows[:, self._width :]], axis=1)
-        return represented
+        return np.concatenate([hidden, rows[:, self._width :]], axis=1)
 
 
 Scorer = DotProductScorer | NCFScorer
