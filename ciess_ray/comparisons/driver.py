@@ -28,8 +28,8 @@ from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE
 from ciess_ray.resources import check_resources, gpus_of_each, num_threads, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.tracking.mlflow_store import MlflowStore
-from ciess_ray.tracking.runs import Monitor, RunState, Watcher
-from ciess_ray.training.preparing import Arrays, Prepared, as_ready, keep, start_all, value_of
+from ciess_ray.tracking.runs import Monitor, News, RunState, Watcher
+from ciess_ray.training.preparing import Arrays, Prepared, as_ready, file_of, keep, start_all, value_of
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, SUPERNET, Preparation
 from envs.data import Interactions
 from envs.errors import ResultError
@@ -69,7 +69,7 @@ def compare(
             with monitor_of(plan, store, _write_plan(plan, folder), on_change) as monitor:
                 for cell in plan.cells:
                     if cell.name in cells:
-                        record(monitor, cell, cells[cell.name])
+                        record(monitor, cell, cells[cell.name], "found in the cache")
                 try:
                     _compute(board, folder, cells, monitor)
                 finally:
@@ -137,11 +137,13 @@ def monitor_of(
     )
 
 
-def record(monitor: Monitor, cell: Cell, result: CellResult) -> None:
-    """A cell is finished or failed; one that MLflow knows is told nothing twice."""
+def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None = None) -> None:
+    """A cell is finished or failed, unless other news is told; MLflow is told nothing twice."""
     row, state = result.row, monitor.state.runs[cell.name]
     state.quality, state.seconds = row.get("validation/quality"), row.get("wall_s")
     state.error = row.get("error")
+    if row["status"] == "finished":
+        state.note = f"N@20 {row['test/ndcg@20']:.4f}, {row['allocation']}"
     run = monitor.record(
         cell.name,
         f"/{row['key']}",
@@ -150,7 +152,7 @@ def record(monitor: Monitor, cell: Cell, result: CellResult) -> None:
     )
     if run is not None:
         run.log_metrics({name: float(v) for name, v in row.items() if isinstance(v, int | float)}, 0)
-    monitor.end(cell.name, row["status"])
+    monitor.end(cell.name, row["status"], news)
 
 
 def _write_plan(plan: ComparisonPlan, folder: Path) -> str:
@@ -172,18 +174,24 @@ def _compute(board: Board, folder: Path, results: dict[str, CellResult], monitor
     """Have every cell computed that has no result, with what it needs, and keep what is done."""
     waiting = [cell for cell in board.plan.cells if cell.name not in results]
     needed = {cell.name: board.needed(cell) for cell in waiting}
-    num_shared = len({preparation.key for each in needed.values() for preparation in each})
+    names = {
+        preparation.key: shared_name(preparation, cell)
+        for cell in waiting
+        for preparation in needed[cell.name]
+    }
     errors: dict[str, str] = {}
     num_prepared = 0
     for reference, task in as_ready(_submit(board, folder, waiting, needed)):
         if isinstance(task, Preparation):
+            is_cached = file_of(task, folder / CACHE_FOLDER).exists()
+            news: News = "found in the cache" if is_cached else "finished"
             try:
                 keep(task, reference, folder / CACHE_FOLDER)
             except Exception as error:
                 # Cells that need it fail with it.
-                errors[task.key] = f"{type(error).__name__}: {error}"
+                errors[task.key], news = f"{type(error).__name__}: {error}", "failed"
             num_prepared += 1
-            monitor.prepare(num_prepared, num_shared)
+            monitor.prepare(num_prepared, len(names), names[task.key], news)
             continue
         key = board.key(task)
         try:
@@ -194,11 +202,17 @@ def _compute(board: Board, folder: Path, results: dict[str, CellResult], monitor
             why = f"{type(error).__name__}: {error}"
             for preparation in needed[task.name]:
                 if preparation.key in errors:
-                    why = f"it needs the {preparation.kind}, which failed: {errors[preparation.key]}"
+                    why = f"it needs the {names[preparation.key]}, which failed: {errors[preparation.key]}"
             result = CellResult({"status": "failed", "key": key, "error": why})
         results[task.name] = result
         result.write(cell_file(folder, task))
         record(monitor, task, result)
+
+
+def shared_name(preparation: Preparation, cell: Cell) -> str:
+    """What a reader calls what a cell needs: by the fields that its group has and others have not."""
+    fields = ", ".join(f"{name}={value}" for name, value in json.loads(cell.group).items())
+    return f"{preparation.kind} of {fields}" if fields else preparation.kind
 
 
 def _submit(

@@ -219,7 +219,7 @@ def absolute_paths(values: Any, name: str = "") -> Any:
 
 
 def _check_dimension(name: str, values: Any) -> None:
-    kind, given = dimension_of(values)
+    kind, given = dimension_of(name, values)
     if kind in ("grid", "choice"):
         if not isinstance(given, list) or not given:
             raise ConfigError(
@@ -236,7 +236,7 @@ def _check_dimension(name: str, values: Any) -> None:
         raise ConfigError(f"space.{name}: {kind} takes two numbers, the lower first{above}, not {given!r}.")
 
 
-def dimension_of(values: Any) -> tuple[str, Any]:
+def dimension_of(name: str, values: Any) -> tuple[str, Any]:
     """How a dimension is written, ``grid`` for a list or the name of a distribution, and what it is given.
 
     Raises:
@@ -247,12 +247,12 @@ def dimension_of(values: Any) -> tuple[str, Any]:
     if isinstance(values, dict) and len(values) == 1 and next(iter(values)) in _DISTRIBUTIONS:
         return next(iter(values.items()))
     kinds = ", ".join(f"{{{kind}: [...]}}" for kind in _DISTRIBUTIONS)
-    raise ConfigError(f"space: expected a list of values or one of {kinds}, not {values!r}.")
+    raise ConfigError(f"space.{name}: expected a list of values or one of {kinds}, not {values!r}.")
 
 
 def _definitions(space: Mapping[str, Any], num_samples: int, seed: int) -> Iterator[dict[str, Any]]:
     """Every point of the grid with every draw; draws of the same number are the same at every point."""
-    dimensions = {name: dimension_of(values) for name, values in space.items()}
+    dimensions = {name: dimension_of(name, values) for name, values in space.items()}
     grids = {name: given for name, (kind, given) in dimensions.items() if kind == "grid"}
     drawn = [(name, dimension) for name, dimension in dimensions.items() if name not in grids]
     num_trials = num_samples * math.prod(len(values) for values in grids.values())

@@ -196,7 +196,11 @@ def _field_of(values: Any, problem: Any) -> str:
     """The dotted name of where a problem is, without the kinds of value that pydantic tells apart there."""
     names = []
     for part in problem["loc"]:
-        is_named = isinstance(values, Mapping) and (part in values or problem["type"] == "missing")
+        # A dotted name may stand nested in the values.
+        beginnings = {part, str(part).partition(".")[0]}
+        is_named = isinstance(values, Mapping) and (
+            problem["type"] == "missing" or any(name in values for name in beginnings)
+        )
         is_item = isinstance(values, list | tuple) and isinstance(part, int)
         if not is_named and not is_item:
             break

@@ -172,11 +172,12 @@ def _name(run: RunState) -> Text:
 
 
 def _news(state: RunsState) -> str:
-    assert state.changed is not None
-    run = state.runs[state.changed]
-    parts = [f"{state.what} {run.name}"]
+    parts, run = [f"{state.what} {state.changed}"], state.runs.get(state.changed or "")
+    if run is None:
+        return parts[0]
     if run.status in ("finished", "stopped") and run.quality is not None:
         parts.append(f"quality {run.quality:.4f}")
+    parts += [run.note] if run.note else []
     if run.seconds is not None:
         parts.append(duration(run.seconds))
     if run.error and state.what in ("failed", "retried"):

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ciess_ray.config.grid import Trial
@@ -118,11 +118,19 @@ def told_claims(claims: Claims) -> str:
     return f"{' + '.join(parts)} = {total_cpus(claims):g} CPU" + (f", {gpus:g} GPU" if gpus else "")
 
 
-def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[Mapping[str, float]]) -> str:
+def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[dict[str, float]]) -> str:
     what, remedy = "its own process and its trainings", "lower resources.num_cpus_per_training"
-    if trial.config.search.num_env_runners:
+    num_runners = trial.config.search.num_env_runners
+    if num_runners:
         what = f"its own process and {len(claims) - 1} more"
-        remedy = "lower search.num_env_runners or resources.num_cpus_per_env_runner"
+        driver, runner, *training = claims[0], claims[1], *claims[num_runners + 1 :]
+        fitting = [
+            number
+            for number in range(1, num_runners)
+            if num_at_once([driver, *[runner] * number, *training], nodes, 1)
+        ]
+        fewer = f"set search.num_env_runners to {fitting[-1]}," if fitting else "lower search.num_env_runners"
+        remedy = f"{fewer} or lower resources.num_cpus_per_env_runner"
     if trial.config.recommender.device == "cuda" and not any("GPU" in node for node in nodes):
         remedy = "set recommender.device to auto or cpu"
     return (

@@ -67,7 +67,7 @@ class SweepConfig(ManyRuns):
 
     @model_validator(mode="after")
     def _check_draws(self) -> "SweepConfig":
-        drawn = [name for name, values in self.space.items() if dimension_of(values)[0] != "grid"]
+        drawn = [name for name, values in self.space.items() if dimension_of(name, values)[0] != "grid"]
         grids = [name for name in self.space if name not in drawn]
         if self.num_samples > 1 and not drawn:
             raise ConfigError(

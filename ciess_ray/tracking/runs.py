@@ -13,7 +13,7 @@ from ciess_ray.tracking.mlflow_store import End, MlflowRun, MlflowStore, tell_pr
 from ciess_ray.tracking.tracker import run_tags, texts_of
 
 Ended = Literal["finished", "stopped", "failed"]
-News = Literal["started", "reported", "finished", "stopped", "failed", "retried", "prepared"]
+News = Ended | Literal["started", "reported", "retried", "prepared", "found in the cache"]
 
 #: What MLflow says of a run that ended so.
 _ENDS: dict[Ended, End] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -37,6 +37,7 @@ class RunState:
         phase: Of a search.
         started: When it began, by ``time.monotonic``.
         seconds: How long it took, once it has ended.
+        note: What else a line says of it once it is finished.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RunState:
     phase: str = ""
     started: float | None = None
     seconds: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         self.budget = self.budget or str(self.config.budget)
@@ -75,7 +77,7 @@ class RunsState:
         kind: What they are called, ``trials`` or ``cells``.
         runs: By name.
         started: When they began, or were gone on with, by ``time.monotonic``.
-        changed: The run that the news is about.
+        changed: The run that the news is about, or what several runs need.
         what: The news.
         num_waiting: Metrics that the tracking server has not taken yet.
         num_prepared: How many of what several runs need has been trained, or has failed, and of how many.
@@ -167,10 +169,10 @@ class Monitor:
             # Nobody gets to see the results.
             tell_problems(self.problems)
 
-    def prepare(self, num_done: int, num_all: int) -> None:
-        """What several runs need is being trained."""
+    def prepare(self, num_done: int, num_all: int, name: str | None = None, what: News = "prepared") -> None:
+        """What several runs need is being trained, and maybe one of it is there, by its name."""
         self.state.num_prepared = num_done, num_all
-        self.tell(None, "prepared")
+        self.tell(name, what)
 
     def record(
         self,
@@ -200,18 +202,18 @@ class Monitor:
             )
         return self._recorded.get(name)
 
-    def end(self, name: str, status: Ended) -> None:
-        """A run is over."""
+    def end(self, name: str, status: Ended, what: News | None = None) -> None:
+        """A run is over, which is the news, unless something else is."""
         run = self.state.runs[name]
         run.status = status
         if run.started is not None:
             run.seconds = time.monotonic() - run.started
         if name in self._recorded:
             self._recorded[name].end(_ENDS[status])
-        self.tell(name, status)
+        self.tell(name, what or status)
 
     def tell(self, name: str | None, what: News) -> None:
-        """Whoever watches hears what has happened, and to which run."""
+        """Whoever watches hears what has happened, and to what."""
         self.state.changed, self.state.what = name, what
         self.state.num_waiting = self._store.num_waiting if self._store is not None else 0
         if self._on_change is not None:

@@ -74,7 +74,17 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     equal = next(row for row in failed.values() if row["method"] == "equal sizes")
     assert equal["error"].startswith("TrainingError: the loss of LightGCN is")
     others = [row["error"] for row in failed.values() if row["method"] != "equal sizes"]
-    assert all("it needs the full-size fit" in error or "it needs the supernet" in error for error in others)
+    assert all(
+        "it needs the full-size fit of training.learning_rate=1e+20, which failed" in error
+        or "it needs the supernet of training.learning_rate=1e+20, which failed" in error
+        for error in others
+    )
+    lines = result.output.splitlines()
+    ended = [
+        line for line in lines if line.startswith(tuple(f"finished {name}  quality 0." for name in rows))
+    ]
+    assert len(ended) == 3 and all("  N@20 0." in line for line in ended)
+    assert any(line.startswith("failed full-size fit of training.learning_rate=1e+20") for line in lines)
     assert "3 finished, 3 failed" in result.output and "try again: " in result.output
     summary = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert summary["format"] == "ciess-ray comparison 1"
@@ -104,7 +114,10 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     )
     dry = run(config, "--dry-run")
     assert [line.split()[-1] for line in dry.output.splitlines()[1:]] == ["finished", "do"]
-    assert run(config).exit_code == 0
+    again = run(config)
+    assert again.exit_code == 0
+    cached = [line for line in again.output.splitlines() if line.startswith("found in the cache ")]
+    assert len(cached) == 1 and "equal-sizes" in cached[0] and "N@20 0." in cached[0]
     left = run("--resume", str(tmp_path / "comparison"), "--dry-run")
     assert [line.split()[-1] for line in left.output.splitlines()[1:]] == ["finished"] * 2
     assert len(rows_of(tmp_path / "comparison")) == 2
@@ -168,6 +181,10 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
         (
             {"space": {"agent.gamma": {"uniform": [0, 1]}}},
             r"space.agent.gamma=.*: Input should be a valid list",
+        ),
+        (
+            {"space": {"agent": {"gamma": 0.5}}},
+            r"space.agent.gamma=0.5: Input should be a valid list",
         ),
         ({"space": {"budget": ["120%"]}}, "more than the full table"),
         ({"space": {"budget": ["0.1%"]}}, "leaves 5 parameters for 320 users and items"),

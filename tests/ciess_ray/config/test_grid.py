@@ -186,7 +186,7 @@ def test_a_thousand_trials_are_checked_in_no_time_worth_waiting_for(plan_of):
             "two numbers, the lower first and above 0",
         ),
         ({"training.learning_rate": {"normal": [0, 0.1]}}, {}, "expected a list of values or one of"),
-        ({"training.learning_rate": 0.1}, {}, "expected a list of values or one of"),
+        ({"training.learning_rate": 0.1}, {}, "space.training.learning_rate: expected a list of values or"),
         ({"output": ["a", "b"]}, {}, "a sweep sets output of its trials itself"),
         ({"seed": [0]}, {"set": {"budget": ["5%", "10%"]}}, "budget=.*: a trial has one; name each under"),
         (

@@ -70,6 +70,19 @@ class TestRunsView:
         assert lines[1].startswith("1 of 3 trials done, 1 running, 1 pending, 1:30 so far, 1:40 left")
         assert len(lines) == 2
 
+    def test_a_line_has_the_note_of_a_run_and_names_what_runs_share(self):
+        out, (first, *_) = io.StringIO(), state_of().runs
+        with RunsView(Terminal(file=out, width=80)) as view:
+            state = state_of(changed=first, what="finished")
+            state.runs[first].note = "N@20 0.1234, split"
+            view(state)
+            view(state_of(changed="full-size fit of seed=0", what="found in the cache"))
+        lines = [line for line in out.getvalue().splitlines() if "trials done" not in line]
+        assert lines == [
+            f"finished {first}  quality 0.2000  N@20 0.1234, split  1:00",
+            "found in the cache full-size fit of seed=0",
+        ]
+
     def test_a_terminal_shows_counts_the_best_and_what_runs_within_80_columns(self):
         out = io.StringIO()
         console = Terminal(file=out, width=80, height=40, force_terminal=True, color_system=None)

@@ -106,7 +106,7 @@ class TestClaims:
             check_claims(plan)
         message = str(refusal.value)
         assert "claims 1 + 2 x 1 = 3 CPU" in message and "this cluster (2 CPU) can never hold one" in message
-        assert "lower search.num_env_runners or" in message and "resources.wait_for_nodes_s" in message
+        assert "set search.num_env_runners to 1" in message and "resources.wait_for_nodes_s" in message
 
     def test_nodes_that_are_still_to_join_are_waited_for(self, tmp_path, ray_cluster):
         plan = plan_of(tmp_path, set={"search.num_env_runners": 2}, resources={"wait_for_nodes_s": 2.5})
