@@ -66,7 +66,7 @@ def measure_search(file: Path, overrides: list[str], folder: Path) -> dict[str, 
         work = folder / "work"
         problem = Problem(config, interactions, caps_params[0], work, full.full, supernet.state)
         started = cpu_seconds()
-        METHODS["search"]().propose(problem)
+        METHODS["search"].propose(problem)
         steps_s = cpu_seconds() - started
     parts = {"full_size_fit": full.cost.cpu_s, "supernet": supernet.cost.cpu_s, "steps": steps_s}
     return {

@@ -90,7 +90,7 @@ def run_cell(
     meter = Meter()
     config, cap_params = problem.config, problem.cap_params
     with meter.phase("choosing"):
-        proposed = METHODS[method]().propose(problem)[: config.search.num_candidates]
+        proposed = METHODS[method].propose(problem)[: config.search.num_candidates]
     for allocation in proposed:
         if abs(allocation.sizes.num_params - cap_params) > TOLERANCE * cap_params:
             raise BudgetError(

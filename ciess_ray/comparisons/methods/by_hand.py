@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.comparisons.methods.method import Method, Problem
+from ciess_ray.comparisons.methods.method import Problem
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Allocation, Trained
@@ -20,106 +21,57 @@ _POWERS = [-0.6, -0.3, 0.0, 0.3, 0.6]
 _LOG_SHARES, _LOG_RATIOS = [-1.7, -1.35, -1.0, -0.65, -0.3], [0.5, 1.0, 1.5]
 
 
-class FullSize(Method):
-    """Every entity at d_max, whatever the budget: the yardstick."""
-
-    name = "full size"
-    needs_full = True
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The full table, which has been trained already."""
-        full = problem.full_fit
-        trained = Trained(full.validation, full.mean_quality, full.best_batch)
-        return [Allocation(self.name, problem.full_sizes, trained=trained)]
+def full_table(problem: Problem) -> list[Allocation]:
+    """Every entity at d_max, whatever the budget: the yardstick, which has been trained already."""
+    full = problem.full_fit
+    trained = Trained(full.validation, full.mean_quality, full.best_batch)
+    return [Allocation(FULL_SIZE, problem.full_sizes, trained=trained)]
 
 
-class EqualSizes(Method):
+def equal_table(problem: Problem) -> list[Allocation]:
     """The same size for everyone; ES in CIESS (arXiv 2304.03501).
 
     A budget that does not divide evenly gives two neighbouring sizes, the larger one drawn by seed.
     """
-
-    name = "equal sizes"
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The one allocation."""
-        return [Allocation(self.name, equal_sizes(problem.config, problem.interactions, problem.cap_params))]
+    return [Allocation(EQUAL_SIZES, equal_sizes(problem.config, problem.interactions, problem.cap_params))]
 
 
-class MixedRandom(Method):
+def mixed_random(problem: Problem) -> list[Allocation]:
     """A random size for everyone; MR in CIESS (arXiv 2304.03501).
 
     Uniform between d_min and as far above the mean, then projected onto the budget.
     """
-
-    name = "mixed random"
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """One draw."""
-        interactions, (low, high) = problem.interactions, problem.bounds
-        mean = problem.cap_params / (problem.num_tables * interactions.num_entities)
-        reach = min(mean - low, high - mean)
-        rng = problem.rng(Stream.MIXED_RANDOM)
-        drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
-        user, item = np.split(drawn, [interactions.num_users])
-        return [Allocation(self.name, problem.project(user, item, rng))]
+    interactions, (low, high) = problem.interactions, problem.bounds
+    mean = problem.cap_params / (problem.num_tables * interactions.num_entities)
+    reach = min(mean - low, high - mean)
+    rng = problem.rng(Stream.MIXED_RANDOM)
+    drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
+    user, item = np.split(drawn, [interactions.num_users])
+    return [Allocation("mixed random", problem.project(user, item, rng))]
 
 
-class Split(Method):
+def best_split(problem: Problem) -> list[Allocation]:
     """One size for all users and one for all items, the best such pair."""
-
-    name = "split"
-    is_judging = True
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """All splits judged, best first."""
-        splits = [position / 16 for position in range(17)]
-        return tune(problem, {"split": splits}, lambda split: by_popularity(problem, split), 3)
+    splits = [position / 16 for position in range(17)]
+    return tune(problem, {"split": splits}, lambda split: by_popularity(problem, split), 3)
 
 
-class SplitInCommunities(Split):
-    """The same, and then all that is done for a search: communities, and equal sizes where those are better.
-
-    What is left of the search's lead over it is what sizes of each row's own are worth.
-    """
-
-    name = "split in communities"
-    is_search = True
-
-
-class Popularity(Method):
+def popularity(problem: Problem) -> list[Allocation]:
     """Powers of popularity, for users and for items apart, with the best split between the two."""
-
-    name = "popularity"
-    is_judging = True
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """All powers and splits judged, best first."""
-        axes = {"split": _SPLITS, "user_power": _POWERS, "item_power": _POWERS}
-        return tune(problem, axes, lambda **point: by_popularity(problem, **point), 2)
+    axes = {"split": _SPLITS, "user_power": _POWERS, "item_power": _POWERS}
+    return tune(problem, axes, lambda **point: by_popularity(problem, **point), 2)
 
 
-class PopularItems(Method):
+def popular_items(problem: Problem) -> list[Allocation]:
     """The most popular items large and the others small; users all alike, or by a power of popularity."""
+    interactions = problem.interactions
 
-    name = "popular items"
-    is_judging = True
+    def build(split: float, log_share: float, log_ratio: float, user_power: float) -> EmbeddingSizes:
+        large = head(interactions.item_popularity, 10.0**log_share, 10.0**log_ratio)
+        return in_proportion(problem, split, powers(interactions.user_popularity, user_power), large)
 
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """All shares, levels and splits judged, best first."""
-        interactions = problem.interactions
-
-        def build(split: float, log_share: float, log_ratio: float, user_power: float) -> EmbeddingSizes:
-            large = head(interactions.item_popularity, 10.0**log_share, 10.0**log_ratio)
-            return in_proportion(problem, split, powers(interactions.user_popularity, user_power), large)
-
-        axes = {
-            "split": _SPLITS,
-            "log_share": _LOG_SHARES,
-            "log_ratio": _LOG_RATIOS,
-            "user_power": [-0.3, 0.0],
-        }
-        return tune(problem, axes, build, 1)
+    axes = {"split": _SPLITS, "log_share": _LOG_SHARES, "log_ratio": _LOG_RATIOS, "user_power": [-0.3, 0.0]}
+    return tune(problem, axes, build, 1)
 
 
 def by_popularity(
@@ -203,22 +155,22 @@ def proportional(
     return sizes
 
 
-def powers(popularity: NDArray[np.integer], power: float) -> NDArray[np.float64]:
+def powers(counts: NDArray[np.integer], power: float) -> NDArray[np.float64]:
     """Popularity to a power, an entity without any interaction as one that has one; shape (n,)."""
-    return np.asarray(np.maximum(popularity, 1).astype(np.float64) ** power)
+    return np.asarray(np.maximum(counts, 1).astype(np.float64) ** power)
 
 
-def head(popularity: NDArray[np.integer], share: float, ratio: float) -> NDArray[np.float64]:
+def head(counts: NDArray[np.integer], share: float, ratio: float) -> NDArray[np.float64]:
     """``ratio`` for the most popular entities and 1 for the rest, shape (n,); equals are told apart by place.
 
     Args:
-        popularity: Shape (n,).
+        counts: Interactions of each entity, shape (n,).
         share: Of the entities that count as most popular, at least one of them.
         ratio: Above 0.
     """
-    num_large = min(max(1, round(share * len(popularity))), len(popularity))
-    weights = np.ones(len(popularity))
-    weights[np.argsort(-popularity, kind="stable")[:num_large]] = ratio
+    num_large = min(max(1, round(share * len(counts))), len(counts))
+    weights = np.ones(len(counts))
+    weights[np.argsort(-counts, kind="stable")[:num_large]] = ratio
     return weights
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ciess_ray.comparisons.methods.method import Method, Problem
+from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Allocation, Start
 from ciess_ray.training.convergence import recipe_of
@@ -36,7 +36,7 @@ _NUM_BLOCKS = 8
 _LEARNING_RATE = 0.01
 
 
-class MagnitudePruning(Method):
+def magnitude_pruning(problem: Problem) -> list[Allocation]:
     """MagPrune (arXiv 2406.17335): of the full-size table the numbers of the largest magnitude are kept.
 
     Then it is trained on with the mask, and beside this anew from drawn values; the better of the two on
@@ -46,15 +46,9 @@ class MagnitudePruning(Method):
     gives users and items 16.6 and 5.6 numbers and reaches a quality of .146, no more than equal sizes; with
     a factor of 16 they get 59.9 and 2.4, and .171.
     """
-
-    name = "magnitude pruning"
-    needs_full = True
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The best mask trained on and anew, then that of plain magnitude likewise."""
-        full = problem.full_fit
-        assert full.state is not None
-        return prune(problem, full.state, Start(full.state, full.best_batch))
+    full = problem.full_fit
+    assert full.state is not None
+    return prune(problem, full.state, Start(full.state, full.best_batch))
 
 
 def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
@@ -163,7 +157,7 @@ class _Pushed(_Around):
         return cost
 
 
-class PEP(Method):
+def pep(problem: Problem) -> list[Allocation]:
     """PEP (arXiv 2101.07577): thresholds learned with the table until the budget is met, then retraining.
 
     A threshold a number, the finest of its granularities. Retraining starts from the values that the table
@@ -172,26 +166,21 @@ class PEP(Method):
     at the last one, exactly as many numbers as it allows are kept, by how far they lie above their
     thresholds. A row may keep none.
     """
-
-    name = "pep"
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The mask, trained from the first values."""
-        num_batches = min(_NUM_BATCHES, problem.config.training.max_batches)
-        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.PEP)
-        recommender = recipe.recommender(problem.full_sizes, rng)
-        # On a CPU a state is no copy.
-        first = {name: value.copy() for name, value in state_of(recommender).items()}
-        table = ThresholdedEmbedding(recommender.table)
-        recommender.table = table
-        loss = _Pushed(recipe.loss, table, num_batches)
-        trainer = Trainer(recommender, recipe.train, recipe.settings, rng, loss)
-        problem.num_trainings += 1
-        while trainer.num_batches < num_batches and int((table.margins() > 0).sum()) > problem.cap_params:
-            trainer.train(1)
-        kept = keep_largest(table.margins().cpu().numpy(), problem.cap_params, 0, problem.num_tables)
-        name = f"thresholds after {trainer.num_batches} batches"
-        return [Allocation(name, problem.scatter(kept), start=Start(first))]
+    num_batches = min(_NUM_BATCHES, problem.config.training.max_batches)
+    recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.PEP)
+    recommender = recipe.recommender(problem.full_sizes, rng)
+    # On a CPU a state is no copy.
+    first = {name: value.copy() for name, value in state_of(recommender).items()}
+    table = ThresholdedEmbedding(recommender.table)
+    recommender.table = table
+    loss = _Pushed(recipe.loss, table, num_batches)
+    trainer = Trainer(recommender, recipe.train, recipe.settings, rng, loss)
+    problem.num_trainings += 1
+    while trainer.num_batches < num_batches and int((table.margins() > 0).sum()) > problem.cap_params:
+        trainer.train(1)
+    kept = keep_largest(table.margins().cpu().numpy(), problem.cap_params, 0, problem.num_tables)
+    name = f"thresholds after {trainer.num_batches} batches"
+    return [Allocation(name, problem.scatter(kept), start=Start(first))]
 
 
 def blocks_of(interactions: Interactions, num_blocks: int = _NUM_BLOCKS) -> NDArray[np.int64]:
@@ -267,27 +256,22 @@ class _Bilevel(_Around):
         return self._loss(recommender, *train)
 
 
-class DNIS(Method):
+def dnis(problem: Problem) -> list[Allocation]:
     """DNIS (arXiv 2006.04466): each block of rows weighs each dimension, and validation moves the weights.
 
     Table and weights take turns, the table on training batches, the weights, within [0, 1], on validation
-    ones, to first order. The product of both is pruned to the budget as in :class:`MagnitudePruning`, and
+    ones, to first order. The product of both is pruned to the budget as in :func:`magnitude_pruning`, and
     trained on with the mask, and beside this anew.
     Differs: Adam takes the place of the paper's normalisation of the weights' gradients.
     """
-
-    name = "dnis"
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The best mask trained on from the weighed table and anew, then plain magnitude's likewise."""
-        recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.DNIS)
-        recommender = recipe.recommender(problem.full_sizes, rng)
-        table = SelectedEmbedding(recommender.table, blocks_of(problem.interactions))
-        recommender.table = table
-        loss = _Bilevel(recipe.loss, problem, table)
-        Trainer(recommender, recipe.train, recipe.settings, rng, loss).fit(problem.interactions.validation)
-        problem.num_trainings += 1
-        state = state_of(recommender)
-        del state["table.selection"]
-        state["table.weight"] = table().detach().cpu().numpy()
-        return prune(problem, state, Start(state))
+    recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.DNIS)
+    recommender = recipe.recommender(problem.full_sizes, rng)
+    table = SelectedEmbedding(recommender.table, blocks_of(problem.interactions))
+    recommender.table = table
+    loss = _Bilevel(recipe.loss, problem, table)
+    Trainer(recommender, recipe.train, recipe.settings, rng, loss).fit(problem.interactions.validation)
+    problem.num_trainings += 1
+    state = state_of(recommender)
+    del state["table.selection"]
+    state["table.weight"] = table().detach().cpu().numpy()
+    return prune(problem, state, Start(state))

@@ -5,11 +5,10 @@ training to convergence, choosing on validation and the test figure, is the same
 ``ciess_ray.comparisons.cell``.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,26 +97,21 @@ class Problem:
         return quality
 
 
-class Method(ABC):
+@dataclass(frozen=True)
+class Method:
     """One way to spend a budget.
 
     Attributes:
-        name: What it is called in configurations and tables.
+        propose: Called once; gives at least one allocation that uses up the budget, best first. As many of
+            them as ``search.num_candidates`` are trained to convergence, and the best on validation is what
+            the method is measured by.
         needs_full: Whether it looks at the full-size fit.
         is_judging: Whether it judges allocations as the search's steps do.
         is_search: Whether it is treated as a search: the rows of what is best may begin at other columns,
             ``search.tried_communities``, and where equal sizes are better it ends with those.
     """
 
-    name: ClassVar[str]
-    needs_full: ClassVar[bool] = False
-    is_judging: ClassVar[bool] = False
-    is_search: ClassVar[bool] = False
-
-    @abstractmethod
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """At least one allocation that uses up the budget, best first.
-
-        As many of them as ``search.num_candidates`` are trained to convergence, and the best on validation is
-        what the method is measured by. Called once.
-        """
+    propose: Callable[[Problem], list[Allocation]]
+    needs_full: bool = False
+    is_judging: bool = False
+    is_search: bool = False

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons.methods.by_hand import by_popularity
-from ciess_ray.comparisons.methods.method import Method, Problem
+from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoints
@@ -27,71 +27,47 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES
 
 
-class Search(Method):
+def search(problem: Problem) -> list[Allocation]:
     """The search of ``ciess-ray search``: full-size fit and supernet, then every step, in this process."""
-
-    name = "search"
-    needs_full = True
-    is_judging = True
-    is_search = True
-
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The best candidates of the search."""
-        config, full, interactions = problem.config, problem.full_fit, problem.interactions
-        journal = Journal(ResultFolder(problem.work), NullTracker(), None)
-        budget = Budget(str(config.budget), problem.cap_params, problem.work)
-        run = Run(config, interactions, ray.put(interactions), [budget], journal)
-        # Only a whole cell is gone on with.
-        checkpoints = Checkpoints(problem.work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
-        candidates: list[Candidate] = []
-        journal.full_quality = full.mean_quality
-        with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
-            find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
-        problem.num_steps += len(candidates)
-        if STEP_MODES[config.search.resolved_step_mode].trains:
-            problem.num_trainings += len(candidates)
-        return chosen_candidates(run, 0, candidates, problem.pretrained)
+    config, full, interactions = problem.config, problem.full_fit, problem.interactions
+    journal = Journal(ResultFolder(problem.work), NullTracker(), None)
+    budget = Budget(str(config.budget), problem.cap_params, problem.work)
+    run = Run(config, interactions, ray.put(interactions), [budget], journal)
+    # Only a whole cell is gone on with.
+    checkpoints = Checkpoints(problem.work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
+    candidates: list[Candidate] = []
+    journal.full_quality = full.mean_quality
+    with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
+        find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
+    problem.num_steps += len(candidates)
+    if STEP_MODES[config.search.resolved_step_mode].trains:
+        problem.num_trainings += len(candidates)
+    return chosen_candidates(run, 0, candidates, problem.pretrained)
 
 
-class Discrete(Search):
-    """The same over six sizes, of which kept cells are read and none is computed.
-
-    See :data:`ciess_ray.comparisons.config.FORMER_METHODS`.
-    """
-
-    name = "discrete"
-
-
-class RandomSearch(Method):
+def random_search(problem: Problem) -> list[Allocation]:
     """Splits and powers of popularity at random: the search's equal in all but what it learns.
 
     It judges as many tables as the search, as the search's steps do. The first are the plain splits that the
     search's warm-up begins with, and the same rule says which of all are trained to convergence.
     """
+    settings, rng = problem.config.search, problem.rng(Stream.RANDOM_SEARCH)
+    judged: list[Candidate] = []
+    names: list[str] = []
 
-    name = "random search"
-    is_judging = True
-    is_search = True
+    def judge(name: str, sizes: EmbeddingSizes) -> None:
+        judged.append(Candidate(len(judged), sizes, sizes, problem.judge(sizes)))
+        names.append(f"draw {len(judged)}: {name}")
 
-    def propose(self, problem: Problem) -> list[Allocation]:
-        """The search's choice among what was drawn."""
-        settings, rng = problem.config.search, problem.rng(Stream.RANDOM_SEARCH)
-        judged: list[Candidate] = []
-        names: list[str] = []
-
-        def judge(name: str, sizes: EmbeddingSizes) -> None:
-            judged.append(Candidate(len(judged), sizes, sizes, problem.judge(sizes)))
-            names.append(f"draw {len(judged)}: {name}")
-
-        num_first = min(settings.num_warmup_steps, settings.num_judgements)
-        for policy in plain_splits(settings.num_warmup_steps)[:num_first]:
-            judge("plain split", starting_split(problem, policy))
-        while len(judged) < settings.num_judgements:
-            split, user_power, item_power = rng.random(), *rng.uniform(-1.0, 1.0, 2)
-            name = f"split {split:.3g}, user_power {user_power:.3g}, item_power {item_power:.3g}"
-            judge(name, by_popularity(problem, split, user_power, item_power))
-        chosen = select_finalists(judged, problem.cap_params, settings.num_candidates)
-        return [Allocation(names[candidate.step], candidate.sizes, candidate.quality) for candidate in chosen]
+    num_first = min(settings.num_warmup_steps, settings.num_judgements)
+    for policy in plain_splits(settings.num_warmup_steps)[:num_first]:
+        judge("plain split", starting_split(problem, policy))
+    while len(judged) < settings.num_judgements:
+        split, user_power, item_power = rng.random(), *rng.uniform(-1.0, 1.0, 2)
+        name = f"split {split:.3g}, user_power {user_power:.3g}, item_power {item_power:.3g}"
+        judge(name, by_popularity(problem, split, user_power, item_power))
+    chosen = select_finalists(judged, problem.cap_params, settings.num_candidates)
+    return [Allocation(names[candidate.step], candidate.sizes, candidate.quality) for candidate in chosen]
 
 
 def starting_split(problem: Problem, policy: Mapping[str, NDArray[np.float64]]) -> EmbeddingSizes:

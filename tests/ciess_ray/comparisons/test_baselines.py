@@ -116,7 +116,7 @@ def test_pruning_keeps_the_largest_of_the_trained_table(make_problem):
     weight[3] *= 1e-3
     quality = {"user": np.ones(1), "item": np.ones(1)}
     full = FullSizeFit(quality, 0.1, {}, 70, {"table.weight": weight})
-    best, _, on, anew = METHODS["magnitude pruning"]().propose(dataclasses.replace(problem, full=full))
+    best, _, on, anew = METHODS["magnitude pruning"].propose(dataclasses.replace(problem, full=full))
     assert on.name == "users x 1, trained on" and best.name != on.name and best.sizes.num_params == 300
     kept = on.sizes.mask()
     assert kept.sum() == 300 and kept[3].sum() == 1 and kept[3].argmax() == np.abs(weight[3]).argmax()
@@ -145,7 +145,7 @@ def test_thresholds_prune_more_as_they_grow():
 
 def test_pep_meets_the_budget_by_its_thresholds_and_starts_anew_from_its_first_values(make_problem):
     problem = make_problem(400, max_batches=300, learning_rate=0.1)
-    (found,) = METHODS["pep"]().propose(problem)
+    (found,) = METHODS["pep"].propose(problem)
     assert found.sizes.num_params == 400
     num_batches = int(found.name.split()[2])
     # Long before the last batch.
@@ -208,7 +208,7 @@ def test_a_selection_goes_against_its_gradient_on_validation_alone(loss, make_pr
 
 def test_dnis_prunes_the_weighed_table(make_problem):
     problem = make_problem()
-    *_, on, anew = METHODS["dnis"]().propose(problem)
+    *_, on, anew = METHODS["dnis"].propose(problem)
     state = on.start.state["table.weight"]
     kept = on.sizes.mask()
     assert kept.sum() == 300 and kept.sum(axis=1).min() >= 1 and on.start.full_batches is None

@@ -10,7 +10,7 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons import cell as cell_module
 from ciess_ray.comparisons.cell import run_cell
 from ciess_ray.comparisons.config import FORMER_METHODS, METHOD_NAMES
-from ciess_ray.comparisons.methods import METHODS, Problem
+from ciess_ray.comparisons.methods import METHODS, Method, Problem
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.training.costs import Cost
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
@@ -218,12 +218,12 @@ def test_one_seed_gives_one_answer(method, world, interactions, tmp_path):
 def test_a_method_is_handed_no_test_interactions(world, interactions, tmp_path, monkeypatch):
     seen = []
 
-    def propose(self, problem):
+    def propose(problem):
         seen.append(problem.interactions)
-        return original(self, problem)
+        return original(problem)
 
     original = METHODS["equal sizes"].propose
-    monkeypatch.setattr(METHODS["equal sizes"], "propose", propose)
+    monkeypatch.setitem(METHODS, "equal sizes", Method(propose))
     cell(world, "equal sizes", interactions, tmp_path)
     (given,) = seen
     assert given.test.nnz == 0 and given.fingerprint == interactions.fingerprint
@@ -231,11 +231,11 @@ def test_a_method_is_handed_no_test_interactions(world, interactions, tmp_path, 
 
 
 def test_a_method_that_misses_the_budget_is_refused(world, interactions, tmp_path, monkeypatch):
-    def propose(self, problem):
-        return original(self, dataclasses.replace(problem, cap_params=CAP["lightgcn"] + 1))
+    def propose(problem):
+        return original(dataclasses.replace(problem, cap_params=CAP["lightgcn"] + 1))
 
     original = METHODS["equal sizes"].propose
-    monkeypatch.setattr(METHODS["equal sizes"], "propose", propose)
+    monkeypatch.setitem(METHODS, "equal sizes", Method(propose))
     with pytest.raises(BudgetError, match="equal sizes: equal sizes keeps 172 parameters where .* has 171"):
         cell(world, "equal sizes", interactions, tmp_path)
 
@@ -248,7 +248,7 @@ def problem(world, interactions, tmp_path):
 
 
 def test_mixed_random_sizes_are_around_the_mean(problem):
-    (allocation,) = METHODS["mixed random"]().propose(dataclasses.replace(problem, cap_params=400))
+    (allocation,) = METHODS["mixed random"].propose(dataclasses.replace(problem, cap_params=400))
     sizes = np.concatenate([allocation.sizes.user, allocation.sizes.item])
     assert sizes.sum() == 400 and sizes.min() == 1 and sizes.max() == 7 and len(set(sizes.tolist())) == 7
 
@@ -276,13 +276,13 @@ def judged_by(problem, method):
             return judged[-1][1]
 
     told = Told(**{field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)})
-    return METHODS[method]().propose(told), judged
+    return METHODS[method].propose(told), judged
 
 
 def test_a_random_search_judges_as_many_tables_as_the_search(longer):
     for name in ("search", "random search"):
         problem = longer(num_warmup_steps=4)
-        METHODS[name]().propose(problem)
+        METHODS[name].propose(problem)
         assert problem.num_steps == 16 + 8 + 2
 
 
@@ -297,7 +297,7 @@ def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monk
         seen.extend(candidates)
 
     monkeypatch.setattr(searched, "find_candidates", remember)
-    METHODS["search"]().propose(problem)
+    METHODS["search"].propose(problem)
     steps = [one.sizes for one in seen if one.kind == "warm-up"]
     _, judged = judged_by(problem, "random search")
     assert len(judged) == 26
@@ -325,11 +325,11 @@ def test_a_random_search_trains_what_the_rule_of_the_search_chooses(longer):
 @pytest.mark.parametrize("method", ["split", "popularity", "popular items"])
 def test_what_is_tuned_comes_best_first_and_is_no_worse_than_equal_sizes(method, problem):
     problem = dataclasses.replace(problem, cap_params=300)
-    found = METHODS[method]().propose(problem)
+    found = METHODS[method].propose(problem)
     qualities = [allocation.step_quality for allocation in found]
     assert qualities == sorted(qualities, reverse=True) and len(found) > 5
     tables = {allocation.sizes.user.tobytes() + allocation.sizes.item.tobytes() for allocation in found}
     assert len(tables) == len(found) == problem.num_steps
-    (equal,) = METHODS["equal sizes"]().propose(problem)
+    (equal,) = METHODS["equal sizes"].propose(problem)
     # A grid need not hold them, a neighbour it does.
     assert qualities[0] >= problem.judge(equal.sizes) - 0.02
