@@ -42,7 +42,7 @@ from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Budget, Run
-from ciess_ray.tracking.tracker import NullTracker
+from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.convergence import fit_to_convergence
 from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
 from envs.sizes.embedding_sizes import EmbeddingSizes

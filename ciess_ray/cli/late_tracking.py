@@ -24,7 +24,7 @@ from ciess_ray.sweeps.monitor import SweepMonitor
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import read_sweep
 from ciess_ray.tracking.mlflow_store import End, MlflowStore
-from ciess_ray.tracking.tracker import result_metrics, texts_of
+from ciess_ray.tracking.runs import result_metrics, texts_of
 from envs.errors import ResultError
 
 _ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}

@@ -34,7 +34,7 @@ from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.statistics import Difference, Spread, column_of, paired_bootstrap
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.terminal import TextTable
-from ciess_ray.tracking.tracker import run_tags
+from ciess_ray.tracking.runs import run_tags
 
 if TYPE_CHECKING:
     import pandas as pd

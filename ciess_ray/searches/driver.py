@@ -40,7 +40,7 @@ from ciess_ray.searches.finalists import measure, retrain, write_result
 from ciess_ray.searches.journal import Journal, Progress
 from ciess_ray.searches.run import Budget, Run, budgets_of
 from ciess_ray.tracking.mlflow_connection import connect
-from ciess_ray.tracking.tracker import Tracker, result_metrics, track
+from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, preparations_of
 from envs.data import Interactions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ciess_ray import metric_keys
 from ciess_ray.result import ResultFolder
-from ciess_ray.tracking.tracker import Tracker
+from ciess_ray.tracking.runs import Tracker
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from ciess_ray.sweeps.trial import (
     read_summary_of,
 )
 from ciess_ray.tracking.mlflow_store import MlflowRun, MlflowStore
-from ciess_ray.tracking.runs import Monitor, RunState, Watcher
-from ciess_ray.tracking.tracker import result_metrics, texts_of
+from ciess_ray.tracking.runs import Monitor, RunState, Watcher, result_metrics, texts_of
 from envs.errors import CiessError
 
 

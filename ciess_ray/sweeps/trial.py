@@ -21,7 +21,7 @@ from ciess_ray.searches.journal import Progress
 from ciess_ray.sweeps.claims import num_threads, within_claims
 from ciess_ray.sweeps.config import SweepPlan, parse_sweep
 from ciess_ray.sweeps.storage import Storage
-from ciess_ray.tracking.tracker import NullTracker
+from ciess_ray.tracking.runs import NullTracker
 
 SWEEP_FORMAT = "ciess-ray sweep 1"
 

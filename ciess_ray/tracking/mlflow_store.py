@@ -75,13 +75,17 @@ class MlflowRun:
         """The run's id, which takes the store a moment.
 
         Raises:
-            ConfigError: The store refuses to begin it, or does not for so long.
+            ConfigError: The store refuses to begin it, or does not for so long; then it is closed.
         """
-        self._is_known.wait(timeout_s)
-        if self.run_id is None:
-            store = self._store
-            why = self.error or f"MLflow at {store.uri} began no run ({store.last_error or 'it is slow'})"
-            raise ConfigError(f"tracking.uri: {why}. Try again, or set tracking.mlflow=false.")
+        store = self._store
+        try:
+            self._is_known.wait(timeout_s)
+            if self.run_id is None:
+                why = self.error or f"MLflow at {store.uri} began no run ({store.last_error or 'it is slow'})"
+                raise ConfigError(f"tracking.uri: {why}. Try again, or set tracking.mlflow=false.")
+        except BaseException:
+            store.close(timeout_s=0.0)
+            raise
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
@@ -104,7 +108,13 @@ class MlflowRun:
 
     def log_folder(self, folder: Path) -> None:
         """The whole folder but its checkpoints, which are pickles, under ``result``."""
-        self._store.put(self, lambda: self._write_folder(folder))
+        places = {
+            file: Path("result") / file.parent.relative_to(folder)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        files = {file: str(place) for file, place in places.items() if "checkpoints" not in place.parts}
+        self._store.put(self, lambda: self._write_files(files))
 
     def log_files(self, files: Iterable[Path]) -> None:
         """Files, side by side."""
@@ -140,13 +150,6 @@ class MlflowRun:
             history = self._store.client.get_metric_history(self.run_id, name)
             self._steps_there[name] = {metric.step for metric in history}
         return self._steps_there[name]
-
-    def _write_folder(self, folder: Path) -> None:
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        placed = {file: Path("result") / file.parent.relative_to(folder) for file in files}
-        self._write_files(
-            {file: str(place) for file, place in placed.items() if "checkpoints" not in place.parts}
-        )
 
     def _write_files(self, files: Mapping[Path, str | None]) -> None:
         with patiently():
@@ -264,10 +267,6 @@ class MlflowStore:
         if not num_left:
             self._thread.join()
         return problems
-
-    def close_telling(self, timeout_s: float = CLOSE_S) -> None:
-        """The same, where nobody else would tell what the store did not take."""
-        tell_problems(self.close(timeout_s))
 
     def _wait_for_writes(self, timeout_s: float) -> None:
         """Until everything is written, or the store has failed for so long; the lock is held."""
