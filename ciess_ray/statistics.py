@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +147,13 @@ def _share(value: float, base: float) -> float:
     return float(value) / float(base) if base else 0.0
 
 
-def column_of(values: list[Any]) -> pa.Array:
-    """A column of values that may be None; text where values are of several kinds, or lists and sections."""
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A column a name, NULL where a row lacks it; text where values are of several kinds, or no scalars."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         numbers = [

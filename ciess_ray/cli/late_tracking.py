@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ciess_ray.comparisons.board import cell_file
-from ciess_ray.comparisons.cell import CellResult
+from ciess_ray.comparisons.cell import CellResult, cell_file
 from ciess_ray.comparisons.driver import PLAN_FILE, monitor_of, read_id, read_plan, record
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.config.yaml_file import check_values, put_overrides
@@ -79,8 +78,7 @@ def _send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]
             },
             run_id=summary.get("mlflow_run_id"),
         )
-        for row in read_steps(folder):
-            run.log_metrics(row["metrics"], row["step"], row["time_ms"])
+        run.log_steps(read_steps(folder))
         if status == "FINISHED":
             for name in ("", *summary["looser_budgets"].values()):
                 budget = read_summary(folder / name)

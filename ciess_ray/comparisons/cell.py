@@ -1,7 +1,7 @@
-"""One cell of a comparison: a method proposes, validation chooses, test measures once.
+"""The cells of a comparison: what each depends on and needs, and how one is computed.
 
-Training to convergence, choosing and measuring are the same for every method, and those of
-``ciess-ray search``, draws included.
+In a cell a method proposes, validation chooses, test measures once. Training to convergence, choosing and
+measuring are the same for every method, and those of ``ciess-ray search``, draws included.
 """
 
 import json
@@ -16,17 +16,22 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray.comparisons.config import FORMER_METHODS, RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.comparisons.methods import METHODS, Problem
+from ciess_ray.config.data import caps_params_of, dataset_key, read_data
+from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
-from ciess_ray.names import EQUAL_SIZES
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, Trained, choose, place
 from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
 from ciess_ray.training.costs import Cost, Meter
-from envs.errors import BudgetError
+from ciess_ray.training.pretrained import Preparation, full_sizes, kept_ratios_of
+from envs.data import Interactions
+from envs.errors import BudgetError, ConfigError
 from envs.metrics import RankingMetrics
 from envs.recommenders import resolve_device
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
@@ -34,6 +39,19 @@ from envs.step_modes import state_of
 
 #: What a method may miss the budget by.
 TOLERANCE = 1e-3
+CELLS_FOLDER = "cells"
+#: What a random search begins with, and how many tables it judges.
+_RANDOM_SEARCHING = {
+    f"search.{name}"
+    for name in (
+        "num_warmup_steps",
+        "memory_weight",
+        "num_episodes",
+        "episode_length",
+        "evaluation_interval",
+        "num_greedy_steps",
+    )
+}
 _ROW = "row"
 _USER = "user/"
 _SIZES = ("user_sizes", "item_sizes", "first_columns")
@@ -70,6 +88,99 @@ class CellResult:
         metrics = {name.removeprefix(_USER): arrays[name] for name in arrays if name.startswith(_USER)}
         sizes: dict[str, NDArray[Any]] = {name: arrays[name] for name in _SIZES if name in arrays}
         return cls(json.loads(str(arrays[_ROW])), metrics, sizes)
+
+
+class Board:
+    """The cells of a plan with their data.
+
+    Args:
+        plan: The comparison.
+
+    Attributes:
+        data: Interactions by :func:`ciess_ray.config.data.dataset_key`, test included.
+    """
+
+    def __init__(self, plan: ComparisonPlan) -> None:
+        self.plan = plan
+        methods = [METHODS[name] for name in plan.config.methods]
+        trains_full = FULL_SIZE in plan.config.methods or any(m.needs_full or m.is_judging for m in methods)
+        self.data = read_data(plan.trials, plan.source, trains_full=trains_full)
+        caps: dict[str, set[int]] = {}
+        for cell in plan.cells:
+            caps.setdefault(cell.group, set()).update(self._budget_caps(cell))
+        self._caps = {group: sorted(caps_params) for group, caps_params in caps.items()}
+
+    def interactions(self, cell: Cell) -> Interactions:
+        """The splits of a cell, test included."""
+        return self.data[dataset_key(cell.config)]
+
+    def cap_params(self, cell: Cell) -> int:
+        """Parameters that a cell's table has."""
+        if cell.method == FULL_SIZE:
+            return full_sizes(cell.config, self.interactions(cell)).num_params
+        return self._budget_caps(cell)[0]
+
+    def _budget_caps(self, cell: Cell) -> list[int]:
+        return caps_params_of(cell.config, self.interactions(cell).num_entities)
+
+    def needed(self, cell: Cell) -> list[Preparation]:
+        """What is trained beforehand for a cell, and for others: the full-size fit, the supernet."""
+        method, start = METHODS[cell.method], cell.config.search.steps_start_from
+        interactions, needed = self.interactions(cell), []
+        if method.needs_full or (method.is_judging and start == "full size"):
+            needed.append(Preparation.full_size(cell.config, interactions, keeps_state=True))
+        if method.is_judging and start == "supernet":
+            needed.append(Preparation.supernet(cell.config, interactions, self._caps[cell.group]))
+        return needed
+
+    def key(self, cell: Cell) -> str:
+        """A name for what a cell computes, by the hash of all that it depends on."""
+        method = METHODS[cell.method]
+        what: dict[str, Any] = {"method": cell.method, "cap_params": self.cap_params(cell)}
+        # What the budgets of all cells come to for the supernet are its kept ratios.
+        ignores = {"looser_budgets", "search.supernet_kept_ratios"}
+        if method.is_judging:
+            full = full_sizes(cell.config, self.interactions(cell))
+            what["kept_ratios"] = kept_ratios_of(cell.config, full, self._caps[cell.group])
+        else:
+            ignores |= JUDGING | SUPERNET
+        if not method.is_search:
+            ignores.add("search.tried_communities")
+        if cell.method == FULL_SIZE:
+            ignores |= {"budget", "recommender.min_embedding_size", "search.num_candidates"}
+        if cell.method == RANDOM_SEARCH:
+            ignores |= SEARCHING - _RANDOM_SEARCHING
+        elif cell.method not in (SEARCH, "discrete"):
+            ignores |= SEARCHING
+        # Cells may come of several machines: what PyTorch each had stands in its row.
+        return key_of_run(cell.config, self.interactions(cell), what, ignores=ignores, with_torch=False)
+
+    def kept(self, folder: Path) -> tuple[dict[str, CellResult], list[str]]:
+        """Finished cells of a folder, and names of those that were finished under other settings.
+
+        Raises:
+            ConfigError: A cell is not kept whose method computes none any more.
+        """
+        kept: dict[str, CellResult] = {}
+        others = []
+        for cell in self.plan.cells:
+            result = CellResult.read(cell_file(folder, cell))
+            is_finished = result is not None and result.row["status"] == "finished"
+            if result is not None and is_finished and result.row["key"] == self.key(cell):
+                kept[cell.name] = result
+            elif cell.method in FORMER_METHODS:
+                raise ConfigError(
+                    f"{self.plan.source}: methods: there is no {cell.method!r} any more: "
+                    f"{FORMER_METHODS[cell.method]}; leave it out. {folder} does not keep {cell.name}."
+                )
+            elif is_finished:
+                others.append(cell.name)
+        return kept, others
+
+
+def cell_file(folder: Path, cell: Cell) -> Path:
+    """Where a cell is kept."""
+    return folder / CELLS_FOLDER / f"{cell.name}.npz"
 
 
 def run_cell(

@@ -114,9 +114,6 @@ class ComparisonPlan(Grid):
                     f"{self.source}: CPU seconds are those of a cell's own process: set "
                     "search.num_env_runners=0; cells run side by side."
                 )
-        self.cells = self._cells()
-
-    def _cells(self) -> list[Cell]:
         cells: dict[str, Cell] = {}
         groups: set[str] = set()
         for trial in self.trials:
@@ -132,7 +129,7 @@ class ComparisonPlan(Grid):
                     name = "_".join(filter(None, (slug(fields), digest(fields)[:8], end)))
                 cells[name] = Cell(name, method, fields, trial.config, group)
             groups.add(group)
-        return list(cells.values())
+        self.cells = list(cells.values())
 
 
 def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:

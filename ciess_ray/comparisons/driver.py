@@ -16,8 +16,7 @@ from typing import Any
 import ray
 import torch
 
-from ciess_ray.comparisons.board import Board, cell_file
-from ciess_ray.comparisons.cell import CellResult, run_cell
+from ciess_ray.comparisons.cell import Board, CellResult, cell_file, run_cell
 from ciess_ray.comparisons.config import Cell, ComparisonPlan, parse_comparison
 from ciess_ray.comparisons.methods import Problem
 from ciess_ray.comparisons.results import ComparisonResults, budget_of

@@ -31,7 +31,7 @@ from ciess_ray.names import (
 )
 from ciess_ray.result import dataset_name, versions
 from ciess_ray.searches.hints import rank_hints, training_hints
-from ciess_ray.statistics import Difference, Spread, column_of, paired_bootstrap
+from ciess_ray.statistics import Difference, Spread, paired_bootstrap, table_of
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.terminal import TextTable
 from ciess_ray.tracking.runs import run_tags
@@ -214,9 +214,7 @@ class ComparisonResults:
 
     def to_table(self) -> pa.Table:
         """One row a cell, with NULL for what it has not got to."""
-        rows = self.rows
-        columns = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
+        return table_of(self.rows)
 
     def table(self) -> "pd.DataFrame":
         """Every method at every point, by name: means over its finished seeds, and the search against it.

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +68,6 @@ class SweepMonitor(Monitor):
         )
         self._plan, self._storage, self._work = plan, storage, work
         self._fingerprints = sweep["fingerprints"]
-        self._last_steps: dict[tuple[str, str], int] = {}
 
     def know(self, name: str, fields: dict[str, Any]) -> RunState:
         """The state of a trial, which a searcher may have drawn just now."""
@@ -92,7 +91,7 @@ class SweepMonitor(Monitor):
         trial.quality = result[OBJECTIVE] or trial.quality
         run = self._record(trial)
         if run is not None:
-            self._log(name, run, result[ROWS])
+            run.log_steps(result[ROWS])
         self.tell(name, "reported")
 
     def break_off(self, name: str, error: str, *, is_final: bool) -> None:
@@ -116,7 +115,7 @@ class SweepMonitor(Monitor):
             last_ms = max((row["time_ms"] for row in rows if row["time_ms"]), default=None)
             metrics = result_metrics(trial.summary["methods"])
             last = {"step": trial.summary["num_steps"], "time_ms": last_ms, "metrics": metrics}
-            self._log(name, run, [*rows, last])
+            run.log_steps([*rows, last])
             run.log_folder(folder)
             run.log_model(folder)
         self.end(name, "finished")
@@ -146,15 +145,6 @@ class SweepMonitor(Monitor):
         fingerprint = self._fingerprints.get(dataset_key(trial.config), "")
         fields = {f"trial.{name}": str(value) for name, value in trial.fields.items()}
         return self.record(trial.name, tags={"dataset.fingerprint": fingerprint} | fields)
-
-    def _log(self, name: str, run: MlflowRun, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            step = row["step"]
-            # A trial that was tried again tells its first steps once more.
-            new = {k: v for k, v in row["metrics"].items() if self._last_steps.get((name, k), -1) < step}
-            if new:
-                run.log_metrics(new, step, row["time_ms"])
-                self._last_steps |= {(name, key): step for key in new}
 
     def _local(self, name: str) -> Path:
         """A file or folder of the storage on this machine."""

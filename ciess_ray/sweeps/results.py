@@ -25,7 +25,7 @@ from ciess_ray.names import (
     TRIAL_RESULT_FOLDER,
 )
 from ciess_ray.result import NOT_SETTINGS, versions
-from ciess_ray.statistics import Spread, column_of
+from ciess_ray.statistics import Spread, table_of
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.terminal import TextTable
 from ciess_ray.tracking.runs import RunState
@@ -96,9 +96,7 @@ class SweepResults:
     def to_table(self) -> pa.Table:
         """One row a trial, with NULL for what it has not got to."""
         names = dict.fromkeys(name for outcome in self.outcomes for name in outcome.fields)
-        rows = [self._row(outcome, names) for outcome in self.outcomes]
-        columns = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
+        return table_of([self._row(outcome, names) for outcome in self.outcomes])
 
     def _row(self, outcome: RunState, names: Iterable[str]) -> dict[str, Any]:
         row: dict[str, Any] = {

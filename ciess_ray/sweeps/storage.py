@@ -2,9 +2,8 @@
 
 import io
 import shutil
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -36,18 +35,19 @@ class Storage:
         self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
         self.shown = without_secrets(self.location)
         try:
-            self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
+            filesystem, path = pafs.FileSystem.from_uri(self.location)
         except _ERRORS as error:
             raise ConfigError(
                 f"{without_secrets(text)}: neither a path nor a URI that pyarrow knows "
                 f"({without_secrets(error)}); e.g. runs/sweep, s3://bucket/sweep or gs://bucket/sweep."
             ) from error
+        self._filesystem = pafs.SubTreeFileSystem(path, filesystem)
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; None where it is not there."""
         if not self.has(name):
             return None
-        with self._filesystem.open_input_stream(self._place(name)) as stream:
+        with self._filesystem.open_input_stream(name) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
@@ -65,7 +65,12 @@ class Storage:
 
     def _copy(self, content: IO[bytes], name: str) -> None:
         try:
-            with self._opened(self._place(name)) as stream:
+            if self.is_local:
+                opened: Any = whole_file(Path(self.location) / name)
+            else:
+                self._filesystem.create_dir(name.rpartition("/")[0], recursive=True)
+                opened = self._filesystem.open_output_stream(name)
+            with opened as stream:
                 shutil.copyfileobj(content, stream)
         except _ERRORS as error:
             raise ConfigError(
@@ -73,39 +78,27 @@ class Storage:
                 "write, and on a cluster one that every node reaches."
             ) from error
 
-    def _opened(self, place: str) -> AbstractContextManager[IO[bytes]]:
-        if self.is_local:
-            return whole_file(Path(place))
-        self._filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-        stream: IO[bytes] = self._filesystem.open_output_stream(place)
-        return stream
-
     def has(self, name: str) -> bool:
         """Whether there is such a file or folder."""
-        return bool(self._filesystem.get_file_info(self._place(name)).type != pafs.FileType.NotFound)
+        return bool(self._filesystem.get_file_info(name).type != pafs.FileType.NotFound)
 
     def names(self) -> list[str]:
         """Names of the files and folders directly in this one."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True)
+        selector = pafs.FileSelector("", allow_not_found=True)
         return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it."""
-        place = self._place(name)
-        if self._filesystem.get_file_info(place).type == pafs.FileType.Directory:
-            self._filesystem.delete_dir(place)
+        if self._filesystem.get_file_info(name).is_file:
+            self._filesystem.delete_file(name)
         else:
-            self._filesystem.delete_file(place)
+            self._filesystem.delete_dir(name)
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file or folder from here; a file is there whole or not at all."""
-        place = self._place(name)
-        if self._filesystem.get_file_info(place).type != pafs.FileType.Directory:
-            with self._filesystem.open_input_stream(place) as source, whole_file(path) as stream:
+        if self._filesystem.get_file_info(name).is_file:
+            with self._filesystem.open_input_stream(name) as source, whole_file(path) as stream:
                 shutil.copyfileobj(source, stream)
-            return
-        path.mkdir(parents=True, exist_ok=True)
-        pafs.copy_files(place, str(path), source_filesystem=self._filesystem)
-
-    def _place(self, name: str) -> str:
-        return f"{self._path}/{name}"
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(name, str(path), source_filesystem=self._filesystem)

@@ -69,6 +69,7 @@ class MlflowRun:
         self._is_known = threading.Event()
         self._is_new = True
         self._metrics: list[Any] = []
+        self._logged: set[tuple[str, int]] = set()
         self._steps_there: dict[str, set[int]] = {}
 
     def wait(self, timeout_s: float = CLOSE_S) -> str:
@@ -89,7 +90,7 @@ class MlflowRun:
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
-        """Metrics of a step; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``.
+        """Metrics of a step, each once; MLflow's names allow no ``@``, so ``ndcg@20`` becomes ``ndcg_20``.
 
         Args:
             metrics: By name; what is not finite is left out.
@@ -99,12 +100,18 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         time_ms = int(time.time() * 1000) if time_ms is None else time_ms
+        # Of what is tried again the first steps are told once more.
+        new = {k: v for k, v in metrics.items() if math.isfinite(v) and (k, step) not in self._logged}
+        self._logged |= {(name, step) for name in new}
         self._metrics += [
-            Metric(name.replace("@", "_"), float(value), time_ms, step)
-            for name, value in metrics.items()
-            if math.isfinite(value)
+            Metric(name.replace("@", "_"), float(value), time_ms, step) for name, value in new.items()
         ]
         self._store.put(self, self._write_metrics)
+
+    def log_steps(self, steps: Iterable[Mapping[str, Any]]) -> None:
+        """Metrics of many steps, as :func:`ciess_ray.result.read_steps` reads them."""
+        for row in steps:
+            self.log_metrics(row["metrics"], row["step"], row["time_ms"])
 
     def log_folder(self, folder: Path) -> None:
         """The whole folder but its checkpoints, which are pickles, under ``result``."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ciess_ray.comparisons.methods.method import Problem
@@ -193,12 +194,10 @@ def blocks_of(interactions: Interactions, num_blocks: int = _NUM_BLOCKS) -> NDAr
     Returns:
         Shape (num_rows,); 0 holds the least popular users, ``num_blocks`` the least popular items.
     """
-    blocks = []
-    for first, counts in enumerate((interactions.user_popularity, interactions.item_popularity)):
-        rank = np.empty(len(counts), np.int64)
-        rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-        blocks.append(first * num_blocks + rank * num_blocks // len(counts))
-    return np.concatenate(blocks)
+    popularities = interactions.user_popularity, interactions.item_popularity
+    ranks = [rankdata(popularity, method="ordinal") - 1 for popularity in popularities]
+    user, item = (rank * num_blocks // len(rank) for rank in ranks)
+    return np.concatenate([user, num_blocks + item])
 
 
 class SelectedEmbedding(_Relaxed):

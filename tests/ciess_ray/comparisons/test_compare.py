@@ -258,7 +258,7 @@ def test_a_comparison_of_before_is_read_where_its_fields_are_as_they_are_now(wri
 
 
 def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path):
-    from ciess_ray.comparisons.board import Board, cell_file
+    from ciess_ray.comparisons.cell import Board, cell_file
     from ciess_ray.comparisons.config import load_comparison
     from ciess_ray.comparisons.driver import _write_plan
 
@@ -283,7 +283,7 @@ def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path
 
 def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster, monkeypatch):
     from ciess_ray.comparisons import driver
-    from ciess_ray.comparisons.board import Board
+    from ciess_ray.comparisons.cell import Board
     from ciess_ray.comparisons.config import load_comparison
 
     handed = {}
@@ -321,7 +321,7 @@ def test_full_size_is_one_cell_for_all_budgets(write):
 
 
 def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
-    from ciess_ray.comparisons.board import Board
+    from ciess_ray.comparisons.cell import Board
     from ciess_ray.comparisons.config import load_comparison
     from ciess_ray.training.pretrained import Preparation
 
@@ -342,8 +342,7 @@ def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
 
 
 def test_cells_of_a_method_that_went_are_shown_and_none_is_computed(write, tmp_path):
-    from ciess_ray.comparisons.board import Board, cell_file
-    from ciess_ray.comparisons.cell import CellResult
+    from ciess_ray.comparisons.cell import Board, CellResult, cell_file
     from ciess_ray.comparisons.config import load_comparison
 
     config = Path(write(methods=["discrete", "equal sizes"]))

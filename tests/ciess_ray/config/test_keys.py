@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from ciess_ray.comparisons.board import Board
+from ciess_ray.comparisons.cell import Board
 from ciess_ray.comparisons.config import parse_comparison
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.former import without_former
