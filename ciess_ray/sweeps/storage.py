@@ -35,19 +35,18 @@ class Storage:
         self.location = str(Path(text).absolute()) if self.is_local else text.rstrip("/")
         self.shown = without_secrets(self.location)
         try:
-            filesystem, path = pafs.FileSystem.from_uri(self.location)
+            self._filesystem, self._path = pafs.FileSystem.from_uri(self.location)
         except _ERRORS as error:
             raise ConfigError(
                 f"{without_secrets(text)}: neither a path nor a URI that pyarrow knows "
                 f"({without_secrets(error)}); e.g. runs/sweep, s3://bucket/sweep or gs://bucket/sweep."
             ) from error
-        self._filesystem = pafs.SubTreeFileSystem(path, filesystem)
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; None where it is not there."""
         if not self.has(name):
             return None
-        with self._filesystem.open_input_stream(name) as stream:
+        with self._filesystem.open_input_stream(self._place(name)) as stream:
             return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
@@ -68,8 +67,8 @@ class Storage:
             if self.is_local:
                 opened: Any = whole_file(Path(self.location) / name)
             else:
-                self._filesystem.create_dir(name.rpartition("/")[0], recursive=True)
-                opened = self._filesystem.open_output_stream(name)
+                self._filesystem.create_dir(self._place(name).rpartition("/")[0], recursive=True)
+                opened = self._filesystem.open_output_stream(self._place(name))
             with opened as stream:
                 shutil.copyfileobj(content, stream)
         except _ERRORS as error:
@@ -80,25 +79,30 @@ class Storage:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file or folder."""
-        return bool(self._filesystem.get_file_info(name).type != pafs.FileType.NotFound)
+        return bool(self._filesystem.get_file_info(self._place(name)).type != pafs.FileType.NotFound)
 
     def names(self) -> list[str]:
         """Names of the files and folders directly in this one."""
-        selector = pafs.FileSelector("", allow_not_found=True)
+        selector = pafs.FileSelector(self._path, allow_not_found=True)
         return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it."""
-        if self._filesystem.get_file_info(name).is_file:
-            self._filesystem.delete_file(name)
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).is_file:
+            self._filesystem.delete_file(place)
         else:
-            self._filesystem.delete_dir(name)
+            self._filesystem.delete_dir(place)
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file or folder from here; a file is there whole or not at all."""
-        if self._filesystem.get_file_info(name).is_file:
-            with self._filesystem.open_input_stream(name) as source, whole_file(path) as stream:
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).is_file:
+            with self._filesystem.open_input_stream(place) as source, whole_file(path) as stream:
                 shutil.copyfileobj(source, stream)
         else:
             path.mkdir(parents=True, exist_ok=True)
-            pafs.copy_files(name, str(path), source_filesystem=self._filesystem)
+            pafs.copy_files(place, str(path), source_filesystem=self._filesystem)
+
+    def _place(self, name: str) -> str:
+        return f"{self._path}/{name}"
