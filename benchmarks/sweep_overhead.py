@@ -23,7 +23,7 @@ from ray import tune
 from ciess_ray import metric_keys
 from ciess_ray.config.run import RunConfig
 from ciess_ray.sweeps import driver as sweeps
-from ciess_ray.sweeps.config import SweepPlan, parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.trial import IS_FINISHED, OBJECTIVE, PHASE, ROWS, STEP, Reporter
 from ciess_ray.tracking.runs import RunsState
 from envs.data import generate_interactions
@@ -44,7 +44,7 @@ def plan_of(folder: Path, num_trials: int) -> SweepPlan:
         "output": str(folder / "sweep"),
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
-    return parse_sweep(values, "benchmark", folder)
+    return SweepPlan.of(values, "benchmark", folder)
 
 
 def report_often(config: dict[str, Any], location: str, sweep: str, shared: dict[str, Any]) -> None:

@@ -53,9 +53,9 @@ def sweep(
     """See :data:`SWEEP_HELP`."""
     options = [] if output is None else [f"output={as_yaml(output)}"]
     changes = changed_fields("sweep", config, overrides, options, resume, is_refused=overwrite or dry_run)
-    from ciess_ray.sweeps.config import load_sweep
+    from ciess_ray.sweeps.config import SweepPlan
 
-    plan = load_sweep(Path(config or ""), changes) if resume is None else None
+    plan = SweepPlan.load(Path(config or ""), changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches.live import RunsView
@@ -142,9 +142,9 @@ def compare(
         "compare", config, overrides, options, resume, is_refused=overwrite, beside="--dry-run, "
     )
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
 
-    plan = load_comparison(Path(config or ""), changes) if resume is None else None
+    plan = ComparisonPlan.load(Path(config or ""), changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.comparisons import driver as comparisons

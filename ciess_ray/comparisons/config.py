@@ -1,18 +1,17 @@
 """What a comparison is told: a base configuration, a grid of fields, and methods."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from ciess_ray.config.grid import Grid, ManyRuns, read_many, slug
+from ciess_ray.config.grid import Grid, ManyRuns, slug
 from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.section import Place, refuse_twice
-from ciess_ray.config.yaml_file import put_overrides, read_values
 from ciess_ray.names import FULL_SIZE
 from envs.errors import ConfigError, UnknownNameError
 
@@ -98,6 +97,7 @@ class ComparisonPlan(Grid):
         ConfigError: A point of the grid is wrong, or no method could be compared fairly there.
     """
 
+    model = ComparisonConfig
     config: ComparisonConfig
 
     def __init__(self, config: ComparisonConfig, base_values: Mapping[str, Any], source: str) -> None:
@@ -130,27 +130,3 @@ class ComparisonPlan(Grid):
                 cells[name] = Cell(name, method, fields, trial.config, group)
             groups.add(group)
         self.cells = list(cells.values())
-
-
-def load_comparison(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
-    """Read a comparison and check every cell of it.
-
-    Args:
-        path: YAML file.
-        overrides: Fields of the comparison to change, e.g. ``num_resamples=1000``.
-
-    Raises:
-        ConfigError: The file or its base is missing, or a field is wrong.
-    """
-    return parse_comparison(put_overrides(read_values(path), overrides), str(path), path.parent)
-
-
-def parse_comparison(values: Mapping[str, Any], source: str, folder: Path) -> ComparisonPlan:
-    """The plan of plain values.
-
-    Args:
-        values: As in the file.
-        source: What messages call them.
-        folder: What ``base`` is relative to.
-    """
-    return ComparisonPlan(*read_many(ComparisonConfig, values, source, folder), source)

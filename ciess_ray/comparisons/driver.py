@@ -17,7 +17,7 @@ import ray
 import torch
 
 from ciess_ray.comparisons.cell import Board, CellResult, cell_file, run_cell
-from ciess_ray.comparisons.config import Cell, ComparisonPlan, parse_comparison
+from ciess_ray.comparisons.config import Cell, ComparisonPlan
 from ciess_ray.comparisons.methods import Problem
 from ciess_ray.comparisons.results import ComparisonResults, budget_of
 from ciess_ray.config.data import dataset_key, read_recorded
@@ -43,7 +43,7 @@ def compare(
     """Run every cell that the output folder does not hold yet.
 
     Args:
-        plan: See :func:`ciess_ray.comparisons.config.load_comparison`.
+        plan: See :meth:`ciess_ray.comparisons.config.ComparisonPlan.load`.
         overwrite: Whether cells that were finished under other settings may be replaced.
         on_change: Called with every piece of news.
 
@@ -93,7 +93,7 @@ def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
     file = folder / PLAN_FILE
     content = file.read_bytes() if file.is_file() else None
     _, values = read_recorded(content, str(folder), PLAN_FILE, PLAN_FORMAT, overrides)
-    return parse_comparison(values | {"output": str(folder)}, str(file), Path())
+    return ComparisonPlan.of(values | {"output": str(folder)}, str(file), Path())
 
 
 def read_id(folder: Path) -> str:
@@ -142,7 +142,8 @@ def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None =
     state.quality, state.seconds = row.get("validation/quality"), row.get("wall_s")
     state.error = row.get("error")
     if row["status"] == "finished":
-        state.note = f"N@20 {row['test/ndcg@20']:.4f}, {row['allocation']}"
+        # Cells of before have no allocation.
+        state.note = f"N@20 {row['test/ndcg@20']:.4f}  {row.get('allocation', '')}".rstrip()
     run = monitor.record(
         cell.name,
         f"/{row['key']}",

@@ -9,11 +9,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -26,6 +26,7 @@ from ciess_ray.config.yaml_file import (
     dotted_fields,
     parse_config,
     put_field,
+    put_overrides,
     read_values,
     section_names,
 )
@@ -39,9 +40,6 @@ _SQLITE = "sqlite:///"
 #: More trials than anybody means; 10 ** 5 definitions are some 100 MB.
 _MAX_TRIALS = 100_000
 _MAX_SLUG = 120
-
-
-Runs = TypeVar("Runs", bound="ManyRuns")
 
 
 class ManyRuns(Section):
@@ -112,11 +110,14 @@ class Grid:
         seed: Of what is drawn.
 
     Attributes:
+        model: What they are read as.
         trials: Every point, in order.
 
     Raises:
         ConfigError: A point is wrong; it is named by what it differs in.
     """
+
+    model: ClassVar[type[ManyRuns]]
 
     def __init__(
         self,
@@ -154,6 +155,40 @@ class Grid:
                 )
             self.trials.append(Trial(f"{number:0{digits}}_{slug(fields)}", fields, run))
 
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and check every run of it.
+
+        Args:
+            path: The file.
+            overrides: Fields of it to change, e.g. ``num_samples=3``.
+
+        Raises:
+            ConfigError: The file or its base is missing, or a field is wrong.
+        """
+        return cls.of(put_overrides(read_values(path), overrides), str(path), path.parent)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str, folder: Path) -> Self:
+        """Check every run of plain values.
+
+        Args:
+            values: As in the file.
+            source: What messages call them.
+            folder: What ``base`` is relative to.
+
+        Raises:
+            ConfigError: They are one search's, a field is wrong, or the base is missing.
+        """
+        if "dataset" in values and not {"base", "space"} & values.keys():
+            raise ConfigError(
+                f"{source}: it is one search's; hand it to 'ciess-ray search', or name it as the base of a "
+                "file with a space."
+            )
+        config = check_values(cls.model, values, source)
+        base = read_values(folder / config.base) if isinstance(config.base, Path) else config.base
+        return cls(config, base, source)
+
     def values(self) -> dict[str, Any]:
         """Plain values that the same grid is made of, wherever they are read."""
         values = self.config.model_dump(mode="json", exclude={"base", "set"})
@@ -175,30 +210,6 @@ class Grid:
         differs = ", ".join(f"{name}={value}" for name, value in fields.items())
         source = f"{self.source}: the trial of {differs}" if differs else self.source
         return parse_config(values | given, source)
-
-
-def read_many(
-    model: type[Runs], values: Mapping[str, Any], source: str, folder: Path
-) -> tuple[Runs, Mapping[str, Any]]:
-    """The checked model of many runs, and plain values of what all of them share.
-
-    Args:
-        model: Of a sweep, or of a comparison.
-        values: As in its file.
-        source: What messages call them.
-        folder: What ``base`` is relative to.
-
-    Raises:
-        ConfigError: They are one search's, a field is wrong, or the base is missing.
-    """
-    if "dataset" in values and not {"base", "space"} & values.keys():
-        raise ConfigError(
-            f"{source}: it is one search's; hand it to 'ciess-ray search', or name it as the base of a "
-            "file with a space."
-        )
-    config = check_values(model, values, source)
-    base = config.base
-    return config, read_values(folder / base) if isinstance(base, Path) else base
 
 
 def absolute_paths(values: Any, name: str = "") -> Any:

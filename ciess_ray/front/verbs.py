@@ -159,11 +159,11 @@ def sweep(
         {'full size': 256, 'equal sizes': 64, 'search': 64}
     """
     # PyTorch takes seconds to import, RLlib more.
-    from ciess_ray.sweeps.config import SweepConfig, parse_sweep
+    from ciess_ray.sweeps.config import SweepConfig, SweepPlan
 
     columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     settings = settings_of("sweep", ratings, columns, output, fields, section_names(SweepConfig))
-    plan = parse_sweep(settings.values, settings.source, settings.folder)
+    plan = SweepPlan.of(settings.values, settings.source, settings.folder)
     settings.given.keep(Path(plan.config.output), overwrite=overwrite)
 
     from ciess_ray.sweeps.driver import sweep as run
@@ -227,11 +227,11 @@ def compare(
         {'equal sizes': 64}
     """
     # PyTorch takes seconds to import, RLlib more.
-    from ciess_ray.comparisons.config import ComparisonConfig, parse_comparison
+    from ciess_ray.comparisons.config import ComparisonConfig, ComparisonPlan
 
     columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     settings = settings_of("compare", ratings, columns, output, fields, section_names(ComparisonConfig))
-    plan = parse_comparison(settings.values, settings.source, settings.folder)
+    plan = ComparisonPlan.of(settings.values, settings.source, settings.folder)
     settings.given.keep(plan.config.output, overwrite=overwrite)
 
     from ciess_ray.comparisons.driver import compare as run

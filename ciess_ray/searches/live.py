@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 from rich.console import Group, RenderableType
@@ -83,13 +84,12 @@ class SearchView(LiveView):
         """A line a step and a phase."""
         is_new = news.phase != self._phase
         self._phase = news.phase
-        shown = self._latest.get(news.phase, news)
-        if shown.is_step and not news.is_step:
-            # News from within a step must not blank what the last step showed.
-            shown = Progress(**{**vars(shown), "note": news.note, "elapsed_s": news.elapsed_s})
-        else:
-            shown = news
-        self._latest[news.phase] = shown
+        last = self._latest.get(news.phase, news)
+        # News from within a step must not blank what the last step showed.
+        is_within = last.is_step and not news.is_step
+        self._latest[news.phase] = (
+            replace(last, note=news.note, elapsed_s=news.elapsed_s) if is_within else news
+        )
         return [_line(news)] if news.is_step or is_new or is_due else []
 
     def __rich__(self) -> RenderableType:

@@ -1,14 +1,12 @@
 """What a sweep is told: a base configuration, fields that differ between trials, how trials are run."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ciess_ray.config.grid import Grid, ManyRuns, dimension_of, read_many
+from ciess_ray.config.grid import Grid, ManyRuns, dimension_of
 from ciess_ray.config.section import CpuClaim, GpuClaim, Location, Section
-from ciess_ray.config.yaml_file import put_overrides, read_values
 from envs.errors import ConfigError
 
 
@@ -94,31 +92,8 @@ class SweepPlan(Grid):
         ConfigError: A trial is wrong; it is named by what it differs in.
     """
 
+    model = SweepConfig
     config: SweepConfig
 
     def __init__(self, config: SweepConfig, base_values: Mapping[str, Any], source: str) -> None:
         super().__init__(config, base_values, source, num_samples=config.num_samples, seed=config.seed)
-
-
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
-    """Read a sweep and check every trial of it.
-
-    Args:
-        path: YAML file.
-        overrides: Fields of the sweep to change, e.g. ``max_failures=0``.
-
-    Raises:
-        ConfigError: The file or its base is missing, or a field is wrong.
-    """
-    return parse_sweep(put_overrides(read_values(path), overrides), str(path), path.parent)
-
-
-def parse_sweep(values: Mapping[str, Any], source: str, folder: Path) -> SweepPlan:
-    """The plan of plain values.
-
-    Args:
-        values: As in the file.
-        source: What messages call them.
-        folder: What ``base`` is relative to.
-    """
-    return SweepPlan(*read_many(SweepConfig, values, source, folder), source)

@@ -80,7 +80,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
     """Run every trial of a plan.
 
     Args:
-        plan: See :func:`ciess_ray.sweeps.config.load_sweep`.
+        plan: See :meth:`ciess_ray.sweeps.config.SweepPlan.load`.
         overwrite: Whether a sweep in the output folder may be replaced.
         on_change: Called with every piece of news.
 

@@ -19,7 +19,7 @@ from ciess_ray.result import RESULT_FILE, read_steps
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.searches.journal import Progress
 from ciess_ray.sweeps.claims import num_threads, within_claims
-from ciess_ray.sweeps.config import SweepPlan, parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.tracking.runs import NullTracker
 
@@ -70,7 +70,8 @@ def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapp
             search(run, tracker=reporter, shared=shared, on_progress=reporter)
         else:
             checkpoint.to_directory(run.output)
-            reporter.tell_again(run.output)
+            # Whoever heard what it told up to its checkpoint may be gone.
+            reporter.report(read_steps(run.output), with_checkpoint=False)
             resume(run.output, config=run, tracker=reporter, shared=shared, on_progress=reporter)
         # Last what says that all is there.
         for file in sorted(run.output.iterdir(), key=lambda file: file.name == RESULT_FILE):
@@ -108,7 +109,7 @@ def read_sweep(storage: Storage, overrides: Sequence[str] = ()) -> tuple[SweepPl
     content, folder = storage.read(SWEEP_FILE), storage.shown
     state, values = read_recorded(content, folder, SWEEP_FILE, SWEEP_FORMAT, overrides)
     values["output"] = storage.location
-    return parse_sweep(values, f"{folder}/{SWEEP_FILE}", Path()), state
+    return SweepPlan.of(values, f"{folder}/{SWEEP_FILE}", Path()), state
 
 
 def read_summary_of(storage: Storage, trial: str) -> dict[str, Any] | None:
@@ -126,22 +127,19 @@ class Reporter(NullTracker):
         self._reported: set[str] = set()
         self._best, self._step, self._phase = 0.0, 0, "start"
 
-    def tell_again(self, folder: Path) -> None:
-        """What the trial told up to its checkpoint: whoever heard it may be gone."""
-        self._report(read_steps(folder), with_checkpoint=False)
-
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """A step of the search."""
-        self._report([{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}])
+        self.report([{"step": step, "time_ms": int(time.time() * 1000), "metrics": dict(metrics)}])
 
     def __call__(self, progress: Progress) -> None:
         """Called with each piece of news."""
         is_new = progress.phase != self._phase
         self._phase = progress.phase
         if is_new or (progress.is_step and progress.phase in _SLOW_PHASES):
-            self._report([])
+            self.report([])
 
-    def _report(self, rows: list[dict[str, Any]], with_checkpoint: bool = True) -> None:
+    def report(self, rows: list[dict[str, Any]], with_checkpoint: bool = True) -> None:
+        """Tell Tune of steps, and leave the checkpoint of the last one with it, if that is new."""
         for row in rows:
             self._best = max(self._best, row["metrics"].get(metric_keys.QUALITY, 0.0))
             self._step = max(self._step, row["step"])

@@ -324,15 +324,12 @@ class MlflowStore:
                 self._failing_since, pause_s = None, _FIRST_PAUSE_S
                 self._writes.popleft()
                 if failure is not None:
-                    self._refuse(run, failure)
+                    problem = f"MLflow at {self.uri} refused a write: {first_line(failure)}"
+                    self._problems.append(problem)
+                    if run.run_id is None:
+                        # The write that was to begin it.
+                        run.take(None, error=problem)
                 self._changed.notify_all()
-
-    def _refuse(self, run: MlflowRun, failure: Exception) -> None:
-        """A write can never succeed; where it was to begin a run, there is no such run."""
-        problem = f"MLflow at {self.uri} refused a write: {first_line(failure)}"
-        self._problems.append(problem)
-        if run.run_id is None:
-            run.take(None, error=problem)
 
     def _begin(
         self,

@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.job.cli import job_cli_group
 from ray.scripts.scripts import cli as ray_cli
 
-from ciess_ray.sweeps.config import load_sweep, parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -197,7 +197,7 @@ def test_a_driver_that_is_started_again_resumes(documents):
 
 def test_the_sweeps_are_sweeps(documents):
     embedded = yaml.safe_load(documents["ConfigMap"]["data"]["sweep.yaml"])
-    for plan in (load_sweep(CLUSTER / "sweep.yaml"), parse_sweep(embedded, "rayjob.yaml", CLUSTER)):
+    for plan in (SweepPlan.load(CLUSTER / "sweep.yaml"), SweepPlan.of(embedded, "rayjob.yaml", CLUSTER)):
         assert len(plan.trials) == 18 and plan.config.resources.wait_for_nodes_s > 0
         assert plan.trials[0].config.dataset.path.is_absolute()
 

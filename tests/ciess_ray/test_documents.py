@@ -21,7 +21,7 @@ import ciess_ray
 from ciess_ray.comparisons.config import ComparisonConfig
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import field_table, load_config
-from ciess_ray.sweeps.config import SweepConfig, load_sweep
+from ciess_ray.sweeps.config import SweepConfig, SweepPlan
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "cluster" / "README.md"]
@@ -177,13 +177,13 @@ def test_every_block_of_yaml_is_a_configuration(folder):
         if "\nspace:" not in block:
             load_config(file)
             continue
-        assert len(load_sweep(file).trials) == 12
+        assert len(SweepPlan.load(file).trials) == 12
         # What is commented out works as well.
         drawn = "training.learning_rate: {loguniform: [1e-2, 1]}"
         commented = f"# {drawn}   with num_samples: 8"
         assert commented in block
         file.write_text(block.replace(commented, drawn) + "num_samples: 8\n")
-        assert len(load_sweep(file).trials) == 12 * 8
+        assert len(SweepPlan.load(file).trials) == 12 * 8
 
 
 def test_every_block_of_python_runs(folder, ray_cluster, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from report_folders import config_of, outcome_of, summary_of, write_search
 
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.comparisons.results import ComparisonResults
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import write_whole
@@ -185,7 +185,7 @@ class TestNamesAreText:
             "output": str(tmp_path / "[dvd] it's :heart:"),
             "tracking": {"mlflow": False},
         }
-        plan = parse_comparison(values, "comparison.yaml", tmp_path)
+        plan = ComparisonPlan.of(values, "comparison.yaml", tmp_path)
         failed = CellResult({"status": "failed", "error": HOSTILE})
         results = ComparisonResults(plan, {cell.name: failed for cell in plan.cells}, 12.0, [HOSTILE])
 

@@ -56,7 +56,7 @@ def rows_of(folder):
 
 
 def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path, ray_cluster):
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
     from ciess_ray.comparisons.driver import compare, read_plan
 
     log, config, folder = tmp_path / "log.txt", write("killed"), tmp_path / "killed"
@@ -68,7 +68,7 @@ def test_a_comparison_is_killed_and_ends_with_the_same_table(write, tmp_path, ra
     compare(read_plan(folder))
     assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in done} == done
 
-    compare(load_comparison(write("whole")))
+    compare(ComparisonPlan.load(write("whole")))
     whole = rows_of(tmp_path / "whole")
     assert len(whole) == len(METHODS) and {row["status"] for row in whole.values()} == {"finished"}
     assert rows_of(folder) == whole

@@ -13,7 +13,7 @@ from processes import PATIENCE_S, finish, kill, start, wait_for
 from secrets_left import SECRET, holding
 
 from ciess_ray.sweeps import driver as sweeps
-from ciess_ray.sweeps.config import load_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from envs.data import generate_interactions
 from envs.errors import CiessError
 
@@ -148,7 +148,7 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(
         assert row["search/num_params"] <= row["cap_params"]
     check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 3)
     with pytest.raises(CiessError, match="holds a sweep"):
-        sweeps.sweep(load_sweep(write_sweep(space=space)))
+        sweeps.sweep(SweepPlan.load(write_sweep(space=space)))
 
 
 def free_port():
@@ -216,7 +216,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from ciess_ray.sweeps.driver import sweep
-from ciess_ray.sweeps.config import load_sweep
+from ciess_ray.sweeps.config import SweepPlan
 
 def follow(state):
     running = [trial for trial in state.runs.values() if trial.status == "running"]
@@ -236,7 +236,7 @@ try:
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     changes = []
-    results = sweep(load_sweep(Path(sys.argv[1])), on_change=follow)
+    results = sweep(SweepPlan.load(Path(sys.argv[1])), on_change=follow)
     print([(outcome.name, outcome.status, outcome.num_failures) for outcome in results.outcomes])
     assert [outcome.status for outcome in results.outcomes] == ["finished"] * 4
     assert sum(outcome.num_failures for outcome in results.outcomes) == 1

@@ -113,9 +113,6 @@ class _Around(RankingLoss):
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         return self._loss.draw(rng)
 
-    def select(self, batch: tuple[NDArray[Any], ...], rows: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
-        return self._loss.select(batch, rows)
-
 
 def soft_threshold(values: Tensor, logits: Tensor) -> Tensor:
     """sign(v) · relu(|v| - g(s)): PEP (arXiv 2101.07577) equation 4; all of one shape."""

@@ -10,10 +10,10 @@ from report_folders import config_of, outcome_of, summary_of, write_search
 
 from ciess_ray.cli.late_tracking import send
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.comparisons.driver import _write_plan, cell_file
 from ciess_ray.result import RESULT_FILE, ResultFolder
-from ciess_ray.sweeps.config import parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import SWEEP_FORMAT
 from ciess_ray.sweeps.results import SweepResults
 from ciess_ray.sweeps.storage import Storage
@@ -122,7 +122,7 @@ def test_what_is_not_over_is_refused(tmp_path, write, told):
 def test_a_finished_sweep_is_sent_with_its_trials(uri, find_runs, tmp_path):
     location = tmp_path / "sweep"
     values = {"base": BASE, "space": {"budget": ["5%", "10%"]}, "output": str(location)}
-    plan = parse_sweep(values | {"tracking": {"uri": uri}}, "sweep.yaml", Path())
+    plan = SweepPlan.of(values | {"tracking": {"uri": uri}}, "sweep.yaml", Path())
     state = {"format": SWEEP_FORMAT, "id": "abc", "sweep": plan.values(), "fingerprints": {}}
     outcomes = []
     for trial, status in zip(plan.trials, ("finished", "failed"), strict=True):
@@ -156,7 +156,7 @@ def test_a_comparison_is_sent_with_its_cells(uri, find_runs, tmp_path):
     location = tmp_path / "comparison"
     values = {"base": BASE, "space": {"budget": ["5%"]}, "methods": ["equal sizes", "search"]}
     values |= {"output": str(location), "tracking": {"uri": uri}}
-    plan = parse_comparison(values, "comparison.yaml", Path())
+    plan = ComparisonPlan.of(values, "comparison.yaml", Path())
     (location / "cells").mkdir(parents=True)
     _write_plan(plan, location)
     row = {"key": "k", "status": "finished", "test/ndcg@20": 0.25, "packed_bytes": 6000}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ciess_ray.cli import main as cli
 from ciess_ray.config.data import read_data
 from ciess_ray.files.whole import sole_writer
-from ciess_ray.sweeps.config import load_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import SWEEP_FORMAT, fingerprints_of, read_sweep, resume_sweep, sweep
 from ciess_ray.sweeps.storage import Storage
 from envs.errors import CiessError, ConfigError, ResultError
@@ -103,7 +103,7 @@ def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path
     # Both need one full-size fit, of whose beginning one is told.
     config = write({"agent.gamma": [0, 0.5]}, {"dataset": {"path": "log.parquet"}})
     with pytest.raises(Seen):
-        sweep(load_sweep(Path(config)), on_change=see)
+        sweep(SweepPlan.load(Path(config)), on_change=see)
     folder = tmp_path / "sweep"
     moved = log.rename(tmp_path / "moved.parquet")
     pq.write_table(pq.read_table(moved)[:-9], tmp_path / "fewer.parquet")
@@ -124,7 +124,7 @@ def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path
 
 def test_data_that_the_space_names_are_not_moved(write, workplace, tmp_path):
     paths = [str(workplace / "log.parquet"), str(tmp_path / "other.parquet")]
-    plan = load_sweep(Path(write({"dataset.path": paths})))
+    plan = SweepPlan.load(Path(write({"dataset.path": paths})))
     state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
     Storage(tmp_path / "sweep").write("sweep.json", json.dumps(state).encode())
     with pytest.raises(ConfigError, match=r"'dataset\.path=a': here the space names the data; bring"):
@@ -132,7 +132,7 @@ def test_data_that_the_space_names_are_not_moved(write, workplace, tmp_path):
 
 
 def test_a_sweep_whose_checkpoints_are_of_another_layout_is_refused(write, tmp_path):
-    plan = load_sweep(Path(write({"seed": [0]})))
+    plan = SweepPlan.load(Path(write({"seed": [0]})))
     state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
     Storage(tmp_path / "sweep").write("sweep.json", json.dumps(state).encode())
     with pytest.raises(ResultError, match="checkpoint 2.* go on with the version .* that wrote them"):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ciess_ray.cli import main as cli
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.files.whole import sole_writer
 from envs.errors import CiessError, ConfigError, ResultError
 
@@ -241,10 +241,10 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
 
 
 def test_a_comparison_of_before_is_read_where_its_fields_are_as_they_are_now(write, tmp_path):
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
     from ciess_ray.comparisons.driver import read_plan
 
-    plan = load_comparison(Path(write()))
+    plan = ComparisonPlan.load(Path(write()))
     for tau in (0.005, 0.5):
         values = plan.values()
         values["base"]["agent"]["tau"] = tau
@@ -259,12 +259,12 @@ def test_a_comparison_of_before_is_read_where_its_fields_are_as_they_are_now(wri
 
 def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path):
     from ciess_ray.comparisons.cell import Board, cell_file
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
     from ciess_ray.comparisons.driver import _write_plan
 
     log, folder = tmp_path / "log.parquet", tmp_path / "comparison"
     shutil.copy(workplace / "log.parquet", log)
-    plan = load_comparison(Path(write(base={"dataset": {"path": "log.parquet"}}, methods=["full size"])))
+    plan = ComparisonPlan.load(Path(write(base={"dataset": {"path": "log.parquet"}}, methods=["full size"])))
     _write_plan(plan, folder)
     board, (cell,) = Board(plan), plan.cells
     CellResult({"status": "finished", "key": board.key(cell)}).write(cell_file(folder, cell))
@@ -284,11 +284,11 @@ def test_data_that_have_moved_are_named_beside_resume(write, workplace, tmp_path
 def test_what_tasks_are_handed_holds_no_test_interactions(write, tmp_path, ray_cluster, monkeypatch):
     from ciess_ray.comparisons import driver
     from ciess_ray.comparisons.cell import Board
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
 
     handed = {}
     monkeypatch.setattr(driver, "start_all", lambda preparations, data, *_: handed.update(data))
-    board = Board(load_comparison(Path(write())))
+    board = Board(ComparisonPlan.load(Path(write())))
     driver._submit(board, tmp_path, [], {})
     (whole,) = board.data.values()
     (visible,) = ray_cluster.get(list(handed.values()))
@@ -304,16 +304,16 @@ def test_every_data_set_has_full_size_cells_of_its_own_however_long_its_name():
         "space": {"dataset": [{"path": path} for path in paths], "seed": [0, 1]},
         "methods": ["full size", "split"],
     }
-    cells = parse_comparison(values, "comparison", Path()).cells
+    cells = ComparisonPlan.of(values, "comparison", Path()).cells
     assert len(cells) == 16 and len({cell.name for cell in cells}) == 16
     full = {(cell.config.dataset.path, cell.config.seed) for cell in cells if cell.method == "full size"}
     assert len(full) == 8 and max(len(cell.name) for cell in cells) < 150
 
 
 def test_full_size_is_one_cell_for_all_budgets(write):
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
 
-    plan = load_comparison(Path(write({"budget": ["10%", "20%"], "seed": [0, 1]})))
+    plan = ComparisonPlan.load(Path(write({"budget": ["10%", "20%"], "seed": [0, 1]})))
     names = [cell.name for cell in plan.cells]
     assert len(names) == len(set(names)) == 2 + 4 * 3
     assert [name for name in names if "full" in name] == ["seed-0_full-size", "seed-1_full-size"]
@@ -322,12 +322,12 @@ def test_full_size_is_one_cell_for_all_budgets(write):
 
 def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
     from ciess_ray.comparisons.cell import Board
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
     from ciess_ray.training.pretrained import Preparation
 
     space = {"budget": ["20%"], "seed": [0, 1]}
     for fixed, num_splits in (({}, 2), ({"set": {"dataset.split_seed": 5}}, 1)):
-        board = Board(load_comparison(Path(write(space, methods=["search"], **fixed))))
+        board = Board(ComparisonPlan.load(Path(write(space, methods=["search"], **fixed))))
         assert len({data.fingerprint for data in board.data.values()}) == num_splits
         first, second = (board.interactions(cell) for cell in board.plan.cells)
         assert (first is second) == (num_splits == 1)
@@ -343,10 +343,10 @@ def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
 
 def test_cells_of_a_method_that_went_are_shown_and_none_is_computed(write, tmp_path):
     from ciess_ray.comparisons.cell import Board, CellResult, cell_file
-    from ciess_ray.comparisons.config import load_comparison
+    from ciess_ray.comparisons.config import ComparisonPlan
 
     config = Path(write(methods=["discrete", "equal sizes"]))
-    board = Board(load_comparison(config))
+    board = Board(ComparisonPlan.load(config))
     with pytest.raises(ConfigError, match="no 'discrete' any more: a search over six .*; leave it out. "):
         run(str(config), "--dry-run")
     assert not (tmp_path / "comparison").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from ciess_ray.cli.arguments import say_end
 from ciess_ray.comparisons.cell import CellResult
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.comparisons.results import ComparisonResults, budget_of
 from ciess_ray.statistics import Spread, paired_bootstrap
 from ciess_ray.terminal import Terminal
@@ -51,7 +51,7 @@ def make_results(tmp_path, **dataset):
         "num_resamples": 500,
         "tracking": {"mlflow": False},
     }
-    plan = parse_comparison(values, "comparison.yaml", tmp_path)
+    plan = ComparisonPlan.of(values, "comparison.yaml", tmp_path)
     cells = {cell.name: result(cell.method, cell.config.seed) for cell in plan.cells}
     failed = CellResult({"status": "failed", "error": "TrainingError: NaN"})
     cells["budget-10-percent_seed-1_split"] = failed
@@ -68,7 +68,7 @@ def test_the_hints_of_a_search_are_given_once_for_all_cells(tmp_path, capsys):
     values = make_results(tmp_path).plan.values() | {"methods": ["full size", "equal sizes", "search"]}
     values["base"]["training"] = {"evaluate_every": 20, "max_batches": 400, "patience": 5}
     values["base"]["recommender"] = {"options": {"l2": [1e-4, 1e-2]}}
-    plan = parse_comparison(values, "comparison.yaml", tmp_path)
+    plan = ComparisonPlan.of(values, "comparison.yaml", tmp_path)
     best = {"full size": 20, "equal sizes": 200, "search": 380}
     qualities = {"full size": 0.4, "equal sizes": 0.3, "search": 0.2}
     cells = {}
@@ -118,7 +118,7 @@ def test_a_row_a_cell(results, tmp_path):
     summary = json.loads((tmp_path / "comparison.json").read_text())
     assert summary["format"] == "ciess-ray comparison 1" and summary["provenance"]["seconds"] == 12.0
     assert summary["num_cells"] == {"finished": 8, "failed": 1, "pending": 1}
-    assert parse_comparison(summary["config"], "json", tmp_path).cells[0].name == "seed-0_full-size"
+    assert ComparisonPlan.of(summary["config"], "json", tmp_path).cells[0].name == "seed-0_full-size"
 
 
 def test_the_table_says_what_the_figures_say(results):

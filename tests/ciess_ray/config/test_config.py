@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ciess_ray.comparisons.config import load_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.agent import SearchConfig
 from ciess_ray.config.former import FORMER, with_former, without_former
 from ciess_ray.config.run import PRESETS as SECTIONS
@@ -16,7 +16,7 @@ from ciess_ray.config.run import DatasetConfig, RunConfig
 from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_overrides
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import search
-from ciess_ray.sweeps.config import load_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
 
@@ -373,7 +373,7 @@ def test_an_override_takes_the_place_of_a_dotted_name():
 
 
 def test_the_sweep_that_comes_along_loads():
-    plan = load_sweep(next(path for path in CONFIGS if path.stem == "quickstart-sweep"))
+    plan = SweepPlan.load(next(path for path in CONFIGS if path.stem == "quickstart-sweep"))
     assert len(plan.trials) == 12 and plan.trials[0].config.search.supernet_kept_ratios == (0.033, 0.27)
 
 
@@ -393,7 +393,7 @@ def test_the_configurations_that_come_along_load(path):
     "path", [path for path in CONFIGS if "comparison" in path.stem], ids=lambda path: path.stem
 )
 def test_the_comparisons_that_come_along_load(path):
-    plan = load_comparison(path)
+    plan = ComparisonPlan.load(path)
     methods = len(plan.config.methods)
     num_budgets, num_seeds = (len(plan.config.space[name]) for name in ("budget", "seed"))
     # The full size is one cell for all budgets.

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import load_interactions, read_data
 from ciess_ray.searches.run import budgets_of
-from ciess_ray.sweeps.config import SweepPlan, load_sweep, parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from envs.errors import CiessError, ConfigError
 
 BASE = {"dataset": {"path": "log.parquet"}, "search": {"num_episodes": 2}}
@@ -17,7 +17,7 @@ def plan_of(tmp_path):
     def plan(space, *overrides, **fields):
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump({"base": BASE, "space": space, **fields}))
-        return load_sweep(file, overrides)
+        return SweepPlan.load(file, overrides)
 
     return plan
 
@@ -62,7 +62,7 @@ def test_bounds_of_draws_may_have_an_exponent(tmp_path):
         "base: {dataset: {path: a}}\nnum_samples: 3\n"
         "space: {training.learning_rate: {loguniform: [1e-4, 1e-2]}}\n"
     )
-    rates = [trial.config.training.learning_rate for trial in load_sweep(file).trials]
+    rates = [trial.config.training.learning_rate for trial in SweepPlan.load(file).trials]
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
 
 
@@ -91,14 +91,14 @@ def test_a_presets_defaults_come_after_the_sweeps_fields(plan_of):
 def test_the_base_may_be_a_file_beside_the_sweep(tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     (tmp_path / "sweep.yaml").write_text("base: base.yaml\nspace: {seed: [3]}\nset: {budget: 20%}\n")
-    (trial,) = load_sweep(tmp_path / "sweep.yaml").trials
+    (trial,) = SweepPlan.load(tmp_path / "sweep.yaml").trials
     assert trial.config.search.num_episodes == 2 and trial.config.budget == "20%" and trial.config.seed == 3
 
 
 def test_plain_values_make_the_same_plan_elsewhere(plan_of, tmp_path, monkeypatch):
     plan = plan_of({"seed": [0, 1], "agent.gamma": {"uniform": [0, 0.5]}}, set={"budget": "20%"})
     monkeypatch.chdir(tmp_path)
-    again = parse_sweep(plan.values(), "there", tmp_path / "nowhere")
+    again = SweepPlan.of(plan.values(), "there", tmp_path / "nowhere")
     assert [t.fields for t in again.trials] == [t.fields for t in plan.trials]
     assert again.trials[0].config == plan.trials[0].config
     assert again.trials[0].config.dataset.path.is_absolute()
@@ -140,7 +140,7 @@ def test_data_that_differ_are_found_wherever_a_trial_runs(plan_of, space, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     # What a trial is handed: the plan's plain values, and the fields that it differs in.
-    again = parse_sweep(plan.values(), "there", tmp_path / "nowhere")
+    again = SweepPlan.of(plan.values(), "there", tmp_path / "nowhere")
     paths = {again.parse(trial.fields).dataset.path for trial in plan.trials}
     assert paths <= {tmp_path / "data/a.csv", tmp_path / "data/b.csv"}
     assert [trial.name for trial in again.trials] == [trial.name for trial in plan.trials]
@@ -151,10 +151,10 @@ def test_data_that_differ_are_found_wherever_a_trial_runs(plan_of, space, tmp_pa
 def test_a_comparison_finds_data_that_differ_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"base": BASE, "space": {"dataset.path": ["a.csv", "b.csv"]}, "methods": ["split"]}
-    plan = parse_comparison(values, "here", tmp_path)
+    plan = ComparisonPlan.of(values, "here", tmp_path)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again = parse_comparison(plan.values(), "there", tmp_path)
+    again = ComparisonPlan.of(plan.values(), "there", tmp_path)
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     assert [cell.config.dataset.path for cell in again.cells] == paths
     assert [cell.name for cell in again.cells] == ["path-a.csv_split", "path-b.csv_split"]
@@ -269,5 +269,5 @@ def test_a_plan_takes_no_part_in_what_it_was_made_of(plan_of):
 )
 def test_a_plan_keeps_where_it_is_recorded_without_secrets(uri, kept):
     values = {"base": {"dataset": {"path": "a.csv"}}, "space": {"seed": [0, 1]}, "tracking": {"uri": uri}}
-    plan = parse_sweep(values, "sweep.yaml", Path())
+    plan = SweepPlan.of(values, "sweep.yaml", Path())
     assert plan.values()["tracking"]["uri"] == kept.format(here=Path.cwd())

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from ciess_ray.comparisons.cell import Board
-from ciess_ray.comparisons.config import parse_comparison
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.former import without_former
 from ciess_ray.config.keys import values_of_key
@@ -122,7 +122,7 @@ def keys(make_config, tmp_path_factory):
     # Other seeds are to be seeds of the same data.
     config = make_config(folder / "out", dataset={"split_seed": 0})
     interactions = load_interactions(config)
-    plan = parse_comparison(
+    plan = ComparisonPlan.of(
         {
             "base": config.model_dump(mode="json"),
             "space": {"budget": ["20%"]},

@@ -20,7 +20,7 @@ from ciess_ray.sweeps.claims import (
     told_claims,
     within_claims,
 )
-from ciess_ray.sweeps.config import TrialResources, load_sweep, parse_sweep
+from ciess_ray.sweeps.config import SweepPlan, TrialResources
 from ciess_ray.sweeps.driver import SWEEP_FORMAT, read_sweep
 from ciess_ray.sweeps.monitor import _error_of, reason_of
 from ciess_ray.sweeps.schedulers import build_scheduler
@@ -34,7 +34,7 @@ BASE = {"dataset": {"path": "log.parquet"}, "recommender": {"device": "cpu"}}
 def plan_of(folder, space=None, **fields):
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump({"base": BASE, "space": space or {"seed": [0, 1]}, **fields}))
-    return load_sweep(file)
+    return SweepPlan.load(file)
 
 
 def test_a_sweep_of_before_is_read_where_its_fields_are_as_they_are_now(tmp_path):
@@ -145,7 +145,7 @@ class TestStorage:
         with pytest.raises(ResultError, match=r"^mock://…@bucket/sweep: no sweep") as caught:
             read_sweep(storage)
         values = {"base": {"dataset": {"path": "a.csv"}}, "space": {"seed": [0, 1]}, "output": uri}
-        plan = parse_sweep(values, "sweep.yaml", Path())
+        plan = SweepPlan.of(values, "sweep.yaml", Path())
         state = {"format": SWEEP_FORMAT, "sweep": plan.values(), "fingerprints": {}}
         storage.write(SWEEP_FILE, json.dumps(state).encode())
         again, _ = read_sweep(storage)
@@ -191,7 +191,7 @@ def test_rows_are_read_back_out_of_a_searchs_progress(tmp_path):
 def test_trials_of_other_data_or_another_budget_are_no_rivals(others):
     asked = {"grace_steps": 5, "reduction_factor": 2, "name": "asha"}
     values = {"base": BASE | {"search": {"num_episodes": 3}}, "space": {"seed": [0]}, "scheduler": asked}
-    plan = parse_sweep(values, "sweep", Path())
+    plan = SweepPlan.of(values, "sweep", Path())
     scheduler = build_scheduler(plan.config, plan.trials)
     decisions = []
     own = {"budget": "5%", "dataset": {"path": "a.parquet"}}
@@ -209,7 +209,7 @@ def test_only_trials_of_one_budget_are_rivals():
         "num_samples": 4,
         "scheduler": {"name": "asha", "grace_steps": 5, "reduction_factor": 2},
     }
-    plan = parse_sweep(values, "sweep", Path())
+    plan = SweepPlan.of(values, "sweep", Path())
     scheduler = build_scheduler(plan.config, plan.trials)
     decisions = []
     # Every trial of the tight budget is worse than any of the loose one.

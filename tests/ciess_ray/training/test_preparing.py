@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from ciess_ray.config.data import dataset_key, load_interactions
-from ciess_ray.sweeps.config import parse_sweep
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import prepare_shared
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.training.preparing import file_of, prepare, start_all
@@ -39,7 +39,7 @@ def make_plan(make_config, tmp_path):
             "space": space or {"budget": ["20%", "30%"]},
             "output": str(tmp_path / "sweep"),
         }
-        return parse_sweep(values, "sweep", Path())
+        return SweepPlan.of(values, "sweep", Path())
 
     return make
 
