@@ -11,9 +11,7 @@ from envs.data import Interactions
 from envs.errors import ConfigError, UnknownNameError
 from envs.mdp import (
     KINDS,
-    Action,
     Form,
-    Observation,
     TableEnv,
     relative_quality,
     saturated_quality,
@@ -159,14 +157,6 @@ class EmbeddingSizeEnv(TableEnv):
         full = self.full_quality
         return {kind: relative_quality(full[kind], full[kind]) for kind in KINDS}
 
-    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Train and judge a recommender with the sizes asked for; see :meth:`envs.mdp.TableEnv.step`."""
-        observation, mean_reward, is_terminated, is_over, info = super().step(action)
-        for kind in KINDS:
-            executed = info[kind]["embedding_sizes"]
-            info[kind]["action"] = scale_size(executed, self.min_embedding_size, self.max_embedding_size)
-        return observation, mean_reward, is_terminated, is_over, info
-
     def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
         started = time.perf_counter()
         recommender = self._recommenders.recommender(self._sizes, self.np_random)
@@ -181,7 +171,9 @@ class EmbeddingSizeEnv(TableEnv):
             full = self.full_quality
             rewarded = {k: relative_quality(quality[k], full[k]) for k in KINDS}
             shown = rewarded
-        return rewarded, shown, {"quality": metrics.quality, **metrics.summary(), **seconds}
+        bounds = self.min_embedding_size, self.max_embedding_size
+        actions = {kind: {"action": scale_size(getattr(self._sizes, kind), *bounds)} for kind in KINDS}
+        return rewarded, shown, {"quality": metrics.quality, **metrics.summary(), **seconds, **actions}
 
     def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
         if self.cap_params is None:

@@ -212,7 +212,10 @@ class TableEnv(gym.Env[Observation, Action], ABC):
 
     @abstractmethod
     def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
-        """What the sizes are worth: quality that is rewarded, quality that the state shows, more info."""
+        """What the sizes are worth: quality that is rewarded, quality that the state shows, more info.
+
+        Info by kind, ``user`` and ``item``, goes with that of the entities.
+        """
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -242,7 +245,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         for kind in KINDS:
             executed = getattr(self._sizes, kind)
             cost = memory_cost(executed, self.max_embedding_size, self._form)
-            info[kind] = {
+            info[kind] = info.get(kind, {}) | {
                 "reward": reward(rewarded[kind], cost, self.memory_weight),
                 "quality": rewarded[kind],
                 "memory_cost": cost,

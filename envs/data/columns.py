@@ -73,8 +73,9 @@ def pick_columns(
         if columns is None and role in ("rating", "timestamp") and name not in names:
             continue
         if name not in names:
-            near = _nearest(role, asked, names)
-            hint = f" Did you mean {near!r}?" if near else ""
+            free = [other for other in names if other not in asked.values()]
+            near = [match for word in (name, role) for match in difflib.get_close_matches(word, free, 1, 0.5)]
+            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(
                 f"{source}: there is no column {name!r} for the {role}; the columns are "
                 f"{', '.join(map(shown, names))}.{hint} Name the columns to read "
@@ -91,18 +92,6 @@ def pick_columns(
         if other != role:
             raise DataError(f"{source}: {name!r} cannot be both the {other} and the {role}; name two columns")
     return positions
-
-
-def _nearest(role: str, asked: dict[str, str], names: Sequence[str]) -> str | None:
-    """The column that may have been meant for a role: none that is more like another role's."""
-
-    def likeness(name: str, other: str) -> float:
-        words = (asked[other], other)
-        return max(difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio() for word in words)
-
-    likely = [name for name in names if max(asked, key=lambda other: likeness(name, other)) == role]
-    near = max(likely, key=lambda name: likeness(name, role), default="")
-    return near if near and likeness(near, role) >= 0.5 else None
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -4,7 +4,6 @@ Entities are numbered: a *code* is the position of a user's or an item's own id 
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -185,13 +184,11 @@ class Interactions(_HasIds):
         # Nothing can change: Gymnasium, which copies an environment's arguments, need not copy the data.
         return self
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # Pickling forgets that the arrays are read-only, those of the cached properties too.
-        self.__dict__.update({field.name: state[field.name] for field in fields(self)})
-        self.__post_init__()
-        if "fingerprint" in state:
-            # No array, and dear; of interactions without their test split nobody could find it again.
-            self.__dict__["fingerprint"] = state["fingerprint"]
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made anew, since pickling forgets that the arrays are read-only, those of the cached properties too.
+        # The fingerprint is no array, and dear; of interactions without their test split nobody could find it.
+        kept = {name: value for name, value in vars(self).items() if name == "fingerprint"}
+        return Interactions, tuple(getattr(self, field.name) for field in fields(self)), kept
 
     @property
     def num_entities(self) -> int:

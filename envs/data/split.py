@@ -81,8 +81,7 @@ def _drawn_split(
             "interactions that a split into training, validation and test needs; bring data with more "
             f"interactions a user (this has {log.num_rows} in all)"
         )
-    num_validation = np.where(is_evaluated, _held_out(counts, validation_share), 0)
-    num_validation = np.minimum(num_validation, np.maximum(counts - 2, 0))
+    num_validation = np.minimum(_held_out(counts, validation_share), np.maximum(counts - 2, 0))
     num_test = np.where(is_evaluated, _held_out(counts, test_share), 0)
     num_test = np.minimum(num_test, np.maximum(counts - num_validation - 1, 0))
     # Ordering by (user, place in one random permutation) shuffles each user's rows; these keys are unique,

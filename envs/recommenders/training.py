@@ -158,9 +158,7 @@ class Trainer:
         return total / max(num_batches, 1)
 
     def _train_batch(self, device: torch.device) -> Tensor:
-        learning_rate = self.settings.learning_rate_at(self.num_batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate_at(self.num_batches)
         if self.draw_sizes is not None:
             self.recommender.table.mask_to(self.draw_sizes(self.rng))
         batch = self.loss.draw(self.rng)
