@@ -34,12 +34,10 @@ _UNITS: dict[str, tuple[BudgetUnit, int]] = {
     "gib": ("bytes", 2**30),
     "tib": ("bytes", 2**40),
 }
-_BUDGET = re.compile(
-    r"\s*(?P<number>(?:[0-9][0-9_,.]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(?P<unit>[a-z% ]*?)\s*", re.I | re.ASCII
-)
 #: Commas and underscores part groups of three digits; a point begins the decimals.
 _WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:_[0-9]{3})+"
-_NUMBER = re.compile(rf"(?:(?:{_WHOLE})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?", re.I | re.ASCII)
+_NUMBER = rf"(?:(?:{_WHOLE})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?"
+_BUDGET = re.compile(rf"\s*(?P<number>{_NUMBER})\s*(?P<unit>[a-z% ]*?)\s*", re.I | re.ASCII)
 #: 62.000 of something that is counted: 62 to some readers, 62,000 to others.
 _AMBIGUOUS = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}", re.ASCII)
 _EXAMPLES = "write it like 0.1, 10%, '62000 params' or 64MB"
@@ -91,13 +89,11 @@ class MemoryBudget:
             return text
         match = _BUDGET.fullmatch(str(text))
         if match is None:
-            raise BudgetError(f"cannot read {text!r} as a memory budget: {_EXAMPLES}.")
-        digits = match["number"]
-        if _NUMBER.fullmatch(digits) is None:
             raise BudgetError(
-                f"cannot read the number {digits!r} of the memory budget {text!r}: a comma parts groups of "
-                f"three digits, as in 62,000, and decimals begin with a point, as in 2.5: {_EXAMPLES}."
+                f"cannot read {text!r} as a memory budget; a comma parts groups of three digits, as in "
+                f"62,000, and decimals begin with a point, as in 2.5: {_EXAMPLES}."
             )
+        digits = match["number"]
         number = float(re.sub("[_,]", "", digits))
         unit = " ".join(match["unit"].lower().split())
         if unit in ("", "%"):

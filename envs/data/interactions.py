@@ -186,7 +186,7 @@ class Interactions(_HasIds):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Made anew, since pickling forgets that the arrays are read-only, those of the cached properties too.
-        # The fingerprint is no array, and dear; of interactions without their test split nobody could find it.
+        # The fingerprint is no array, and dear; without the test split nobody could find it again.
         kept = {name: value for name, value in vars(self).items() if name == "fingerprint"}
         return Interactions, tuple(getattr(self, field.name) for field in fields(self)), kept
 

@@ -4,13 +4,16 @@ A new format is one file with what reads it, and one line in ``READERS``.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike
 from os.path import expanduser
 from pathlib import Path
+
+import pyarrow as pa
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
@@ -100,14 +103,8 @@ def read_interactions(
         DataError: The file is missing, empty or not of that format, or a row cannot be used; the message
             names the row.
     """
-    file, reader = _opened(path, format)
-    try:
+    with _opened(path, format) as (file, reader):
         return reader.read(file, columns)
-    except MemoryError as error:
-        raise DataError(f"{file}: it needs more memory than there is; bring a part of it") from error
-    except (OSError, EOFError, zlib.error) as error:
-        remedy = "it may be cut off; bring it anew" if is_compressed(file) else "check its permissions"
-        raise DataError(f"{file}: it cannot be read ({error}); {remedy}") from error
 
 
 def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> list[str]:
@@ -120,12 +117,17 @@ def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> lis
     Raises:
         CiessError: As there, of what is wrong with more than a row.
     """
-    file, reader = _opened(path, format)
-    return reader.column_names(file) if reader.column_names else []
+    with _opened(path, format) as (file, reader):
+        return reader.column_names(file) if reader.column_names else []
 
 
-def _opened(path: str | PathLike[str], format: str) -> tuple[Path, Reader]:
-    """The file and what reads it, of which all is well that can be known before it is read."""
+@contextmanager
+def _opened(path: str | PathLike[str], format: str) -> Iterator[tuple[Path, Reader]]:
+    """The file and what reads it, of which all is well that can be known before it is read.
+
+    Raises:
+        DataError: It is not, or what is read in the context fails in a way that no reader names.
+    """
     if format != "auto" and format not in READERS:
         raise UnknownNameError("file format", format, [*READERS, "auto"])
     try:
@@ -151,7 +153,15 @@ def _opened(path: str | PathLike[str], format: str) -> tuple[Path, Reader]:
         )
     if num_bytes == 0:
         raise DataError(f"{path}: it is empty (0 bytes); bring a file with one row an interaction")
-    return path, reader
+    try:
+        yield path, reader
+    except MemoryError as error:
+        raise DataError(f"{path}: it needs more memory than there is; bring a part of it") from error
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: it cannot be read ({error}); bring it anew where it is cut off or no such format, or "
+            "check its permissions"
+        ) from error
 
 
 def read_sample(name: str) -> InteractionLog:

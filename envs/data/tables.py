@@ -120,16 +120,8 @@ def table_of(log: InteractionLog) -> pa.Table:
 
 
 def table_columns(path: Path) -> list[str]:
-    """Names of the columns of a Parquet file, or of the first part of one in a folder.
-
-    Raises:
-        DataError: It is no Parquet.
-    """
-    part = _parts(path)[0] if path.is_dir() else path
-    try:
-        return list(pq.read_schema(part).names)
-    except pa.ArrowException as error:
-        raise DataError(f"{part}: it cannot be read as Parquet ({error}); write it anew") from error
+    """Names of the columns of a Parquet file, or of the first part of one in a folder."""
+    return list(pq.read_schema(_parts(path)[0] if path.is_dir() else path).names)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import log_of
 
-from envs.data import Columns, read_interactions
+from envs.data import Columns, read_column_names, read_interactions
 from envs.data.files import check_memory, check_rows
 from envs.errors import DataError
 
@@ -117,6 +117,8 @@ def test_compressed_files_that_cannot_be_read(tmp_path: Path) -> None:
     content = gzip.compress((CSV_HEADER + "".join(f"{n},2,3,4\n" for n in range(20_000))).encode())
     assert "cut off" in refuse_text(tmp_path, "a.csv.gz", content[:-2000])
     assert "cut off" in refuse_text(tmp_path, "b.csv.gz", CSV_HEADER)
+    with pytest.raises(DataError, match=r"b\.csv\.gz: it cannot be read .* cut off"):
+        read_column_names(tmp_path / "b.csv.gz")
     assert "compressed with gzip" in refuse_text(tmp_path, "c.csv", content)
     assert "archive or a spreadsheet" in refuse_text(tmp_path, "d.csv", b"PK\x03\x04\xff\xfe")
     assert "decompress the file" in refuse_text(tmp_path, "e.parquet.gz", content)
