@@ -78,7 +78,7 @@ def test_observations_and_info(make_env, make_interactions):
         assert obs[kind][:, 0].min() == -1 and obs[kind][:, 0].max() == 1
         assert (obs[kind][:, 1] == 1).all()
         # The full table's share of its own quality is 1; whoever has no quality is in the middle.
-        full = getattr(env.unwrapped.full_quality, kind)
+        full = env.unwrapped.full_quality[kind]
         np.testing.assert_array_equal(obs[kind][:, 2], np.where(full > 0, 1.0, 0.0))
 
     action = {kind: np.full(counts[kind], value, np.float32) for kind, value in (("user", -1), ("item", 1))}
@@ -95,7 +95,7 @@ def test_observations_and_info(make_env, make_interactions):
         assert (own["proposed_sizes"] == size).all() and (own["embedding_sizes"] == size).all()
         np.testing.assert_allclose(own["memory_cost"], (size / D_MAX) ** 2)
         np.testing.assert_allclose(own["reward"], own["quality"] - 0.5 * own["memory_cost"], rtol=1e-6)
-        has_none = ~(getattr(env.unwrapped.full_quality, kind) > 0)
+        has_none = ~(env.unwrapped.full_quality[kind] > 0)
         np.testing.assert_array_equal(np.isnan(own["quality"]), has_none)
         assert np.nanmax(own["quality"]) <= 1
         np.testing.assert_allclose(
