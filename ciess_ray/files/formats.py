@@ -93,8 +93,10 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, texts: Sequen
         if metadata.num_rows > max(_MAX_ROWS_A_BYTE * size, _FEW) or swollen > max(
             _MAX_SWELL * size, _LITTLE
         ):
-            claims = f"{metadata.num_rows:,} rows and {swollen:,} bytes"
-            raise ResultError(f"{file}: claims {claims}, which a file of {size:,} bytes does not hold.")
+            raise ResultError(
+                f"{file}: claims {metadata.num_rows:,} rows and {swollen:,} bytes, which a file of {size:,} "
+                "bytes does not hold."
+            )
         # Without threads: one of Arrow's that lives on when Python has ended aborts the process.
         table = parquet.read(columns, use_threads=False)
         table.validate(full=True)

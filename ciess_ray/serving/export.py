@@ -251,8 +251,9 @@ def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
 def _described(source: TableFolder) -> dict[str, pa.Array]:
     """Of every row whose it is, how long, and where it begins if not at the first column."""
     table = source.table
-    columns = entity_columns(source.user_ids, source.item_ids)
-    columns["embedding_size"] = pa.array(table.row_sizes.astype(np.int32))
+    columns = entity_columns(source.user_ids, source.item_ids) | {
+        "embedding_size": pa.array(table.row_sizes.astype(np.int32))
+    }
     if table.first_columns is not None:
         columns["first_column"] = pa.array(table.first_columns)
     return columns
@@ -294,8 +295,10 @@ def _write_torchrec(source: TableFolder, new: Path) -> None:
             for name, weight in weights.items()
         ],
     }
-    columns = _described(source)
-    columns |= {"table": pa.array(names.tolist()).dictionary_encode(), "row": pa.array(places)}
+    columns = _described(source) | {
+        "table": pa.array(names.tolist()).dictionary_encode(),
+        "row": pa.array(places),
+    }
     described_file, rows_file, weights_file = TORCHREC_FILES
     write_whole(new / described_file, json.dumps(described, indent=2) + "\n")
     write_parquet(new / rows_file, pa.table(columns))

@@ -133,8 +133,10 @@ class TableFolder:
             ResultError: A file is missing, damaged or of another search.
         """
         if not path.is_dir():
-            what = "is no folder" if path.exists() else "no such folder"
-            raise ResultError(f"{path}: {what}; name that of a finished search, or of a packed export.")
+            raise ResultError(
+                f"{path}: {'is no' if path.exists() else 'no such'} folder; name that of a finished search, "
+                "or of a packed export."
+            )
         manifest = Manifest.read(path)
         table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
         shape = table.num_users, table.num_rows - table.num_users
