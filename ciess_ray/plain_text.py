@@ -12,7 +12,7 @@ _UNSEEN = re.compile(
 
 def visible(text: str) -> str:
     r"""The same, with an escape such as ``\x1b`` for what is not seen or would be obeyed."""
-    return _UNSEEN.sub(_escape, text)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def visible_line(text: str) -> str:
@@ -49,7 +49,3 @@ def _quoted(word: str) -> str:
 
 def _escape_byte(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()

@@ -1,15 +1,11 @@
-"""What the commands that do work have in common: their arguments, and what they say at their end."""
+"""What the commands that do work have in common: their arguments."""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
-from ciess_ray.plain_text import command
-from ciess_ray.terminal import console
 from envs.errors import ConfigError
 
 #: What may be said of a run that is over, or that goes on as it was configured.
@@ -68,43 +64,3 @@ def changed_fields(
     if "://" not in str(resumed) and not Path(resumed).is_dir():
         raise ConfigError(f"--resume {resumed}: no such folder.")
     return changes
-
-
-def say_end(
-    what: str,
-    parts: Iterable[tuple[str, str, str | None]],
-    seconds: float,
-    location: str,
-    *,
-    problems: Iterable[str],
-    hints: Iterable[str] = (),
-    is_complete: bool,
-) -> None:
-    """What became of a sweep or a comparison; where a part of it is missing the command fails.
-
-    Args:
-        what: The command.
-        parts: Name, status and error of each trial or cell.
-        seconds: How long it took.
-        location: Its folder or URI.
-        problems: What MLflow did not take.
-        hints: What is to be read with it.
-        is_complete: Whether every part is there.
-    """
-    listed = list(parts)
-    statuses = [status for _, status, _ in listed]
-    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    console.say(f"{'trials' if what == 'sweep' else 'cells'}: {counts}; {seconds:.0f} s")
-    for name, status, error in listed:
-        if status == "failed":
-            console.say(f"{name}: {error}", "failed:", "red")
-    for hint in hints:
-        console.say(hint, "hint:", "yellow")
-    for problem in problems:
-        console.say(problem, "not recorded:", "yellow")
-    console.say(f"results: {location}")
-    if "://" not in location:
-        console.say(f"look at them: {command('ciess-ray', 'report', location)}")
-    if not is_complete:
-        console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")
-        raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """The command line: ``ciess-ray``."""
 
+import inspect
 import itertools
 import logging
 import os
@@ -14,7 +15,7 @@ import typer
 
 from ciess_ray.cli.arguments import as_yaml, changed_fields
 from ciess_ray.cli.data import data_app, init
-from ciess_ray.cli.many import COMPARE_HELP, SWEEP_HELP, compare, sweep
+from ciess_ray.cli.many import compare, sweep
 from ciess_ray.cli.results import export, recommend, track, verify
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
@@ -32,8 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
-for _command in (init, recommend, export, verify, track):
-    app.command()(_command)
 
 _FIELDS_WIDTH = 160
 
@@ -53,40 +52,6 @@ def _options(
     pass
 
 
-_SEARCH_HELP = """
-Search embedding sizes for one configuration and budget.
-
-[bold]Examples[/bold]
-
-  ciess-ray search purchases.csv --budget 10% --user customer --item sku
-
-  ciess-ray search configs/quickstart.yaml
-
-  ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
-
-  ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
-
-  ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
-
-  ciess-ray search --resume runs/small
-
-  ciess-ray search --resume runs/small --more-episodes 10
-
-A file of data is enough; [bold]ciess-ray init[/bold] writes a YAML file for it. Whatever a YAML file says can
-be said here too, as [bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every field.
-
-The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
-budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
-searched, and each further one gets a folder of its own in the output folder.
-
-A search that was killed, interrupted or out of disk goes on from its last checkpoint with
-[bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished is
-extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom you
-would not let run code on your machine.
-"""
-
-
-@app.command(help=paragraphs(_SEARCH_HELP))
 def search(
     config: Annotated[
         str | None, typer.Argument(help="YAML file, see configs/; or a file of data.", metavar="[CONFIG]")
@@ -114,7 +79,37 @@ def search(
     ] = None,
     more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
 ) -> None:
-    """See ``_SEARCH_HELP``."""
+    """Search embedding sizes for one configuration and budget.
+
+    [bold]Examples[/bold]
+
+      ciess-ray search purchases.csv --budget 10% --user customer --item sku
+
+      ciess-ray search configs/quickstart.yaml
+
+      ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
+
+      ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
+
+      ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
+
+      ciess-ray search --resume runs/small
+
+      ciess-ray search --resume runs/small --more-episodes 10
+
+    A file of data is enough; [bold]ciess-ray init[/bold] writes a YAML file for it. Whatever a YAML file says
+    can be said here too, as [bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every
+    field.
+
+    The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
+    budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
+    searched, and each further one gets a folder of its own in the output folder.
+
+    A search that was killed, interrupted or out of disk goes on from its last checkpoint with
+    [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished
+    is extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom
+    you would not let run code on your machine.
+    """
     names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     given = {
         "budget": budget or None,
@@ -153,27 +148,6 @@ def search(
     _print_run(result.path, result.summary)
 
 
-app.command(help=paragraphs(SWEEP_HELP))(sweep)
-
-_REPORT_HELP = """
-Tell of searches, sweeps and comparisons in one HTML page.
-
-[bold]Examples[/bold]
-
-  ciess-ray report runs/quickstart
-
-  ciess-ray report runs/quickstart-sweep --output sweep.html
-
-  ciess-ray report runs/small runs/quickstart --output both.html --overwrite
-
-A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says what
-the tables cost against full size and against every other method, who got which size, how the search went, and
-where time and bytes went. It needs no network and can be sent as it is; its figures also lie as PNG files in
-a folder beside it.
-"""
-
-
-@app.command(help=paragraphs(_REPORT_HELP))
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
@@ -181,7 +155,21 @@ def report(
     output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
 ) -> None:
-    """See ``_REPORT_HELP``."""
+    """Tell of searches, sweeps and comparisons in one HTML page.
+
+    [bold]Examples[/bold]
+
+      ciess-ray report runs/quickstart
+
+      ciess-ray report runs/quickstart-sweep --output sweep.html
+
+      ciess-ray report runs/small runs/quickstart --output both.html --overwrite
+
+    A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says
+    what the tables cost against full size and against every other method, who got which size, how the search
+    went, and where time and bytes went. It needs no network and can be sent as it is; its figures also lie as
+    PNG files in a folder beside it.
+    """
     from ciess_ray.report import write_report
 
     written = write_report(folders, output, overwrite=overwrite)
@@ -192,10 +180,6 @@ def report(
     console.say(where)
 
 
-app.command(help=paragraphs(COMPARE_HELP))(compare)
-
-
-@app.command()
 def fields(
     of_sweep: Annotated[bool, typer.Option("--sweep", help="Those of a sweep's file instead.")] = False,
     of_comparison: Annotated[
@@ -213,6 +197,11 @@ def fields(
     table.columns[0].no_wrap = True
     # A pipe has no width.
     console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
+
+
+# What a command says of itself is its help, broken anew into lines.
+for _command in (init, search, sweep, compare, report, recommend, export, verify, track, fields):
+    app.command(help=paragraphs(inspect.getdoc(_command) or ""))(_command)
 
 
 class _Notes(logging.Handler):

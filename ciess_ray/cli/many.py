@@ -1,36 +1,15 @@
 """The commands that begin many searches: ``sweep`` and ``compare``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ciess_ray.cli.arguments import as_yaml, changed_fields, say_end
+from ciess_ray.cli.arguments import as_yaml, changed_fields
 from ciess_ray.metric_keys import RANKING_NOTE
+from ciess_ray.plain_text import command
 from ciess_ray.terminal import TextTable, console
-
-SWEEP_HELP = """
-Run many searches that differ in some fields, side by side, and compare them.
-
-[bold]Examples[/bold]
-
-  ciess-ray sweep configs/quickstart-sweep.yaml
-
-  ciess-ray sweep configs/quickstart-sweep.yaml --dry-run
-
-  ciess-ray sweep configs/quickstart-sweep.yaml --output s3://bucket/sweep max_failures=5
-
-  ciess-ray sweep --resume runs/quickstart-sweep
-
-The YAML file names the configuration that all searches share ([bold]base[/bold]) and the fields that differ
-([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
-
-The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder for
-each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
-finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again; with
-[bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles: resume no
-sweep of somebody whom you would not let run code on your machine.
-"""
 
 
 def sweep(
@@ -50,7 +29,27 @@ def sweep(
         str | None, typer.Option(help="Folder or URI of a sweep to go on with; takes the place of CONFIG.")
     ] = None,
 ) -> None:
-    """See :data:`SWEEP_HELP`."""
+    """Run many searches that differ in some fields, side by side, and compare them.
+
+    [bold]Examples[/bold]
+
+      ciess-ray sweep configs/quickstart-sweep.yaml
+
+      ciess-ray sweep configs/quickstart-sweep.yaml --dry-run
+
+      ciess-ray sweep configs/quickstart-sweep.yaml --output s3://bucket/sweep max_failures=5
+
+      ciess-ray sweep --resume runs/quickstart-sweep
+
+    The YAML file names the configuration that all searches share ([bold]base[/bold]) and the fields that
+    differ ([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
+
+    The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder
+    for each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
+    finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again;
+    with [bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles:
+    resume no sweep of somebody whom you would not let run code on your machine.
+    """
     options = [] if output is None else [f"output={as_yaml(output)}"]
     changes = changed_fields("sweep", config, overrides, options, resume, is_refused=overwrite or dry_run)
     from ciess_ray.sweeps.config import SweepPlan
@@ -83,31 +82,6 @@ def sweep(
     )
 
 
-COMPARE_HELP = """
-Compare the search with what one would do by hand, and with other methods, at the same budgets.
-
-[bold]Examples[/bold]
-
-  ciess-ray compare configs/quickstart-comparison.yaml
-
-  ciess-ray compare configs/quickstart-comparison.yaml --dry-run
-
-  ciess-ray compare configs/ml-1m-comparison.yaml --output runs/mine num_resamples=1000
-
-  ciess-ray compare --resume runs/quickstart-comparison
-
-  ciess-ray compare --resume runs/quickstart-comparison --dry-run
-
-  ciess-ray compare --resume runs/quickstart-comparison dataset.path=moved/ratings.dat
-
-The YAML file names the configuration that all cells share ([bold]base[/bold]), the fields that differ
-([bold]space[/bold]) and the [bold]methods[/bold]; [bold]ciess-ray fields --comparison[/bold] lists the rest.
-
-The folder gets comparison.parquet (a row a cell), comparison.json (means over seeds, the search against each
-method) and a file for each cell as soon as it is done, with the test metrics of every user. The same command
-goes on where it was killed, tries failed cells again, and adds what the file has gained since; remove the
-file of a cell to compute it anew. Validation chooses; test is read once a cell, at its end.
-"""
 _TERMS = """\
 means over n seeds, on so many splits of the data; of full: NDCG@20 as a share of full size's on the same; \
 search, p: NDCG@20 of the search against the method's, paired over users and splits, with 95 % interval, too \
@@ -136,7 +110,31 @@ def compare(
         Path | None, typer.Option(help="Folder of a comparison to go on with; takes the place of CONFIG.")
     ] = None,
 ) -> None:
-    """See :data:`COMPARE_HELP`."""
+    """Compare the search with what one would do by hand, and with other methods, at the same budgets.
+
+    [bold]Examples[/bold]
+
+      ciess-ray compare configs/quickstart-comparison.yaml
+
+      ciess-ray compare configs/quickstart-comparison.yaml --dry-run
+
+      ciess-ray compare configs/ml-1m-comparison.yaml --output runs/mine num_resamples=1000
+
+      ciess-ray compare --resume runs/quickstart-comparison
+
+      ciess-ray compare --resume runs/quickstart-comparison --dry-run
+
+      ciess-ray compare --resume runs/quickstart-comparison dataset.path=moved/ratings.dat
+
+    The YAML file names the configuration that all cells share ([bold]base[/bold]), the fields that differ
+    ([bold]space[/bold]) and the [bold]methods[/bold]; [bold]ciess-ray fields --comparison[/bold] lists the
+    rest.
+
+    The folder gets comparison.parquet (a row a cell), comparison.json (means over seeds, the search against
+    each method) and a file for each cell as soon as it is done, with the test metrics of every user. The same
+    command goes on where it was killed, tries failed cells again, and adds what the file has gained since;
+    remove the file of a cell to compute it anew. Validation chooses; test is read once a cell, at its end.
+    """
     options = [] if output is None else [f"output={as_yaml(output)}"]
     changes = changed_fields(
         "compare", config, overrides, options, resume, is_refused=overwrite, beside="--dry-run, "
@@ -173,3 +171,43 @@ def compare(
         hints=results.hints(),
         is_complete=results.is_complete,
     )
+
+
+def say_end(
+    what: str,
+    parts: Iterable[tuple[str, str, str | None]],
+    seconds: float,
+    location: str,
+    *,
+    problems: Iterable[str],
+    hints: Iterable[str] = (),
+    is_complete: bool,
+) -> None:
+    """What became of a sweep or a comparison; where a part of it is missing the command fails.
+
+    Args:
+        what: The command.
+        parts: Name, status and error of each trial or cell.
+        seconds: How long it took.
+        location: Its folder or URI.
+        problems: What MLflow did not take.
+        hints: What is to be read with it.
+        is_complete: Whether every part is there.
+    """
+    listed = list(parts)
+    statuses = [status for _, status, _ in listed]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    console.say(f"{'trials' if what == 'sweep' else 'cells'}: {counts}; {seconds:.0f} s")
+    for name, status, error in listed:
+        if status == "failed":
+            console.say(f"{name}: {error}", "failed:", "red")
+    for hint in hints:
+        console.say(hint, "hint:", "yellow")
+    for problem in problems:
+        console.say(problem, "not recorded:", "yellow")
+    console.say(f"results: {location}")
+    if "://" not in location:
+        console.say(f"look at them: {command('ciess-ray', 'report', location)}")
+    if not is_complete:
+        console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")
+        raise typer.Exit(1)

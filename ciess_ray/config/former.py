@@ -71,9 +71,6 @@ FORMER = {
     "agent.replay_buffer_capacity": Former(1_000_000, "the last million transitions of each kind are kept"),
 }
 
-#: Of many runs, fields that say nothing any more: a random search had seconds or steps of its own.
-_FORMER_OF_MANY = ("random_search",)
-
 
 def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded values without the fields that are now as they were there; of others a reader tells.
@@ -83,7 +80,8 @@ def without_former(values: Mapping[str, Any]) -> dict[str, Any]:
             those of many runs with theirs under ``base``.
     """
     if isinstance(values.get("base"), Mapping):
-        of_many = {name: value for name, value in values.items() if name not in _FORMER_OF_MANY}
+        # It says nothing any more: a random search had seconds or steps of its own.
+        of_many = {name: value for name, value in values.items() if name != "random_search"}
         return of_many | {"base": without_former(values["base"])}
     left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     if left.get("looser_budgets") and "budget" in left:

@@ -131,9 +131,7 @@ class Grid:
         # Runs have folders of their own.
         space = {name: absolute_paths(values, name) for name, values in config.space.items()}
         self.config, self.source = config.model_copy(update={"space": space}), source
-        self.base_values = copy.deepcopy(dict(base_values))
-        for name in _OWN_FIELDS:
-            self.base_values.pop(name, None)
+        self.base_values = copy.deepcopy({n: v for n, v in base_values.items() if n not in _OWN_FIELDS})
         # A run of many has one.
         if isinstance(budgets := self.base_values.get("budget"), list) and budgets:
             self.base_values["budget"] = budgets[0]
