@@ -43,9 +43,8 @@ def _quoted(word: str) -> str:
     if visible_line(word) == word:
         return shlex.quote(word)
     # Bash and zsh know escapes.
-    body = "".join(_escape_byte(byte) for byte in word.encode("utf-8", "surrogateescape"))
+    body = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in word.encode("utf-8", "surrogateescape")
+    )
     return f"$'{body}'"
-
-
-def _escape_byte(byte: int) -> str:
-    return chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
