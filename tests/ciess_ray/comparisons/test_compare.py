@@ -173,11 +173,11 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
     ("fields", "message"),
     [
         ({"methods": ["split", "popularty"]}, "unknown method 'popularty'. Did you mean 'popularity'"),
-        ({"methods": ["split", "split"]}, "methods: split stands there twice"),
+        ({"methods": ["split", "split"]}, "methods: .split. stands there twice"),
         ({"methods": []}, "methods: names none"),
         ({"space": {"budget": ["20%"], "seed": [0, 0]}}, "space.seed: 0 stands there twice"),
         ({"space": {"budget": []}}, "space.budget: an empty grid"),
-        ({"space": {}}, "space: names no field"),
+        ({"space": {}}, "space=.*at least 1 item"),
         (
             {"space": {"agent.gamma": {"uniform": [0, 1]}}},
             r"space.agent.gamma=.*: Input should be a valid list",
@@ -232,7 +232,7 @@ def test_what_is_no_comparison_cannot_be_resumed(write, tmp_path):
     with pytest.raises(CiessError, match=r"plan\.json: damaged"):
         run("--resume", str(tmp_path))
     (tmp_path / "plan.json").write_text('{"format": "another", "comparison": {}}')
-    with pytest.raises(CiessError, match="of the format 'another'"):
+    with pytest.raises(CiessError, match="not of the format 'ciess-ray comparison plan"):
         run("--resume", str(tmp_path))
     with pytest.raises(CiessError, match="give only --dry-run, dataset.path=FILE where its data"):
         run(write(), "--resume", str(tmp_path))
