@@ -43,8 +43,8 @@ from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.tracking.runs import NullTracker
-from ciess_ray.training.convergence import fit_to_convergence
-from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
+from ciess_ray.training.convergence import Trained, fit_to_convergence, state_in
+from ciess_ray.training.pretrained import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
 
@@ -75,7 +75,7 @@ class Setting:
     overrides: list[str]
     config: RunConfig
     problem: Problem
-    full: FullSizeFit
+    full: Trained
     pretrained: State
 
 
@@ -83,7 +83,7 @@ def prepare(path: Path, overrides: list[str], budget: str, budgets: list[str]) -
     config = load_config(path, [*overrides, f"budget={budget}"])
     interactions = load_interactions(config)
     full_size = Preparation.full_size(config, interactions, keeps_state=True)
-    full = FullSizeFit.from_arrays(full_size.train(interactions))
+    full = Trained.from_arrays(full_size.train(interactions))
     caps = [
         caps_params_of(config.model_copy(update={"budget": other}), interactions.num_entities)[0]
         for other in budgets
@@ -179,13 +179,13 @@ def measure_steps(setting: Setting, table: Measurements, key: dict[str, Any]) ->
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             journal = Journal(ResultFolder(work), NullTracker(), None)
-            journal.full_quality = setting.full.mean_quality
+            journal.full_quality = setting.full.quality
             budget = Budget(str(config.budget), setting.problem.cap_params, work)
             run = Run(config, interactions, ray.put(interactions), [budget], journal)
             checkpoints = Checkpoints(work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
             with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
                 find_candidates(run, setting.full, setting.pretrained, candidates, checkpoints, None)
-        share = np.array([candidate.quality for candidate in candidates]) / setting.full.mean_quality
+        share = np.array([candidate.quality for candidate in candidates]) / setting.full.quality
         is_greedy = np.array([candidate.kind in (GREEDY, EVALUATION) for candidate in candidates])
         taken = np.flatnonzero(~is_greedy)
         warmup, explored = np.split(taken, [config.search.num_warmup_steps])

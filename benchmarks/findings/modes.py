@@ -99,7 +99,7 @@ def run_search(
 ) -> tuple[dict[str, Any], Candidate]:
     """The row of a cell, and the step that the search would train first."""
     interactions_ref = ray.put(interactions)
-    full = prepare(Preparation.full_size(config, interactions), interactions_ref).full
+    full = prepare(Preparation.full_size(config, interactions), interactions_ref).trained
     steps, candidates = Steps(), list[Candidate]()
     with TemporaryDirectory() as folder:
         budget = Budget(str(config.budget), cap_params, Path(folder))
@@ -115,11 +115,11 @@ def run_search(
         return statistics.mean(row[key] for row in last)
 
     row = {
-        "full_quality": full.mean_quality,
+        "full_quality": full.quality,
         "last_third": {
             "kept_ratio": of_the_last(metric_keys.KEPT_RATIO),
             "quality": of_the_last(metric_keys.QUALITY),
-            "quality_share": of_the_last(metric_keys.QUALITY) / full.mean_quality,
+            "quality_share": of_the_last(metric_keys.QUALITY) / full.quality,
             "reward": of_the_last(metric_keys.REWARD),
             "greedy_ratio": of_the_last(metric_keys.GREEDY_RATIO),
             "walk_gain": of_the_last(metric_keys.WALK_GAIN),
@@ -128,7 +128,7 @@ def run_search(
             "step": best.step,
             "kept_ratio": best.sizes.kept_ratio,
             "quality": best.quality,
-            "quality_share": best.quality / full.mean_quality,
+            "quality_share": best.quality / full.quality,
         },
         "num_within_budget": sum(c.sizes.num_params <= cap_params for c in candidates),
         "step_s": statistics.median(row["step_s"] for row in steps.rows[1:] or steps.rows),

@@ -26,8 +26,14 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
-from ciess_ray.training.contest import Allocation, Contest, Trained, choose, place
-from ciess_ray.training.convergence import FinalRecommender, fit_to_convergence, train_for_test, train_on_both
+from ciess_ray.training.contest import Allocation, Contest, choose, place
+from ciess_ray.training.convergence import (
+    FinalRecommender,
+    Trained,
+    fit_to_convergence,
+    train_for_test,
+    train_on_both,
+)
 from ciess_ray.training.costs import Cost, Meter
 from ciess_ray.training.pretrained import Preparation, full_sizes, kept_ratios_of
 from envs.data import Interactions
@@ -263,8 +269,8 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
     if is_search:
         equal = equal_sizes(config, problem.interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
-    best = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
-    return max(best, key=lambda allocation: allocation.quality)
+    chosen = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
+    return max((best for best, _ in chosen), key=lambda allocation: allocation.quality)
 
 
 def _converge(problem: Problem, allocation: Allocation) -> Trained:
@@ -277,7 +283,7 @@ def _converge(problem: Problem, allocation: Allocation) -> Trained:
         initial=None if allocation.start is None else allocation.start.state,
     )
     problem.num_trainings += 1
-    return Trained(report.best.summary(), report.best.quality, report.best_batch)
+    return Trained.of(report)
 
 
 def _measure(

@@ -259,7 +259,7 @@ def _cell(
     """See :func:`ciess_ray.comparisons.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
     costs = [Prepared(arrays).cost for arrays in (full, supernet) if arrays is not None]
-    fit = None if full is None else Prepared(full).full
+    fit = None if full is None else Prepared(full).trained
     pretrained = None if supernet is None else Prepared(supernet).state
     if fit is not None and config.search.steps_start_from == "full size":
         pretrained = fit.state

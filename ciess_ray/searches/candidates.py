@@ -16,7 +16,7 @@ from ciess_ray.searches.run import Run
 from ciess_ray.td3.algorithm import TD3
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.rollout import TableStep, rollouts_of
-from ciess_ray.training.pretrained import FullSizeFit
+from ciess_ray.training.convergence import Trained
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import MemoryBudget
 from envs.errors import TrainingError
@@ -29,7 +29,7 @@ _MAX_IDLE_ITERATIONS = 30
 _REACH = 0.25
 
 
-def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Config:
+def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
     config, cap_params = run.config, run.searched.cap_params
     recommender, agent, settings = config.recommender, config.agent, config.search
     is_auto = settings.memory_weight == "auto"
@@ -40,7 +40,7 @@ def _td3_config(run: Run, full: FullSizeFit, pretrained: State | None) -> TD3Con
         # In the object store once, and mapped by every runner instead of copied.
         "interactions": run.interactions_ref,
         # The authors' code measures no full-size table; the fit is the yardstick of the report alone.
-        "full_quality": None if is_reference else ray.put(full.quality),
+        "full_quality": None if is_reference else ray.put(full.entity_quality),
         "recommender": recommender.name,
         "recommender_options": recommender.options_with(),
         "training": config.training.model_copy(
@@ -113,7 +113,7 @@ def scaled_exploration(spec: Exploration, mean_size: float) -> Exploration:
 
 def find_candidates(
     run: Run,
-    full: FullSizeFit,
+    full: Trained,
     pretrained: State | None,
     candidates: list[Candidate],
     checkpoints: Checkpoints,

@@ -265,10 +265,10 @@ def _search(
                 fit = prepare(
                     preparations[0], run.interactions_ref, tell=journal.advance_to_batch, shared=shared
                 )
-            full = fit.full
-            journal.full_quality = full.mean_quality
-            summary["full_size_fit"] = {"is_cached": fit.is_cached, "best_batch": full.best_batch}
-            pretrained = full.state
+            full = fit.trained
+            journal.full_quality = full.quality
+            summary["full_size_fit"] = {"is_cached": fit.is_cached, "best_batch": full.num_batches}
+            pretrained = full.state or None
             for preparation in preparations[1:]:
                 with phase(preparation.kind, settings.supernet_batches):
                     pretrained = prepare(
@@ -302,7 +302,7 @@ def _search(
                         # Matplotlib is imported where something is drawn.
                         from ciess_ray.figures import Course, draw_course, save_png
 
-                        course = Course(config.output.name, steps, full.mean_quality)
+                        course = Course(config.output.name, steps, full.quality)
                         save_png(draw_course([course]), new / "search.png")
                     else:
                         its_config = summary["config"] | {"budget": budget.asked, "output": str(budget.path)}

@@ -7,31 +7,28 @@ nothing that ran before or beside it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
-import torch
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
-from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.resources import gpus_of_each, num_threads
+from ciess_ray.resources import num_threads
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
-from ciess_ray.training.contest import Allocation, Contest, Trained, choose, converge, place
-from ciess_ray.training.convergence import fit_to_convergence, recipe_of, train_for_test
-from ciess_ray.training.preparing import Done, next_of, streamed
-from ciess_ray.training.pretrained import FullSizeFit, full_sizes
+from ciess_ray.training.contest import Allocation, Contest, choose, place
+from ciess_ray.training.convergence import Trained, fit_to_convergence, recipe_of, train_for_test
+from ciess_ray.training.preparing import Prepared, Training, train_side_by_side
+from ciess_ray.training.pretrained import full_sizes
 from ciess_ray.training.selection import Judge, project_smallest, reshape_candidates, select_finalists
 from envs.budget import MemoryBudget
 from envs.data import Interactions
@@ -56,7 +53,7 @@ class Finalists:
 
 
 def retrain(
-    run: Run, full: FullSizeFit, candidates: Sequence[Candidate], pretrained: State | None
+    run: Run, full: Trained, candidates: Sequence[Candidate], pretrained: State | None
 ) -> tuple[Allocation, list[Finalists]]:
     """Train full size, equal sizes and candidates in all ways that are tried; of each the best on validation.
 
@@ -70,8 +67,7 @@ def retrain(
         Full size, and the finalists of every budget.
     """
     config, interactions = run.config, run.interactions
-    trained_full = Trained(full.validation, full.mean_quality, full.best_batch)
-    contests = [Contest([Allocation(FULL_SIZE, full_sizes(config, interactions), trained=trained_full)])]
+    contests = [Contest([Allocation(FULL_SIZE, full_sizes(config, interactions), trained=full)])]
     budgets: list[Budget | None] = [None]
     for position, budget in enumerate(run.budgets):
         equal = Allocation(EQUAL_SIZES, equal_sizes(config, interactions, budget.cap_params))
@@ -83,16 +79,12 @@ def retrain(
         run.journal.num_steps = len(asked)
         return train_all(run, [_titled(run, budgets[position], table) for position, table in asked])
 
-    converged = converge([contest.proposed for contest in contests], train)
-    contests = [
-        replace(contest, proposed=trained) for contest, trained in zip(contests, converged, strict=True)
-    ]
-    whole, *best = choose(
+    (whole, _), *chosen_tables = choose(
         contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:]
     )
     finalists = []
-    for (equal,), searched, best_equal, packed in zip(
-        converged[1::2], converged[2::2], best[::2], best[1::2], strict=True
+    for (best_equal, (equal,)), (packed, searched) in zip(
+        chosen_tables[::2], chosen_tables[1::2], strict=True
     ):
         # In CIESS a candidate is what is returned.
         if config.search.mode == "projected" and best_equal.quality > packed.quality:
@@ -274,80 +266,61 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
         (config.with_l2(table.l2), table.sizes, seed, table.outcome.num_batches if on_test else None)
         for table in allocations
     ]
-    files = [
-        config.checkpoint_folder / f"training-{training_key(run.interactions, *training)}.npz"
-        for training in trainings
+    tasks = [
+        Training(
+            table.name,
+            config.checkpoint_folder / f"training-{training_key(run.interactions, *training)}.npz",
+            partial(_train, *training),
+        )
+        for table, training in zip(allocations, trainings, strict=True)
     ]
     trained: dict[int, Trained] = {}
 
-    def remember(position: int, outcome: Trained) -> None:
-        trained[position] = outcome
+    def take(position: int, made: Prepared) -> None:
+        outcome = trained[position] = made.trained
         kept_ratio = allocations[position].sizes.kept_ratio
         metrics = {metric_keys.KEPT_RATIO: kept_ratio, metric_keys.QUALITY: outcome.quality}
         journal.advance(len(trained), metrics, note=allocations[position].name)
 
-    for position, file in enumerate(files):
-        kept = read_arrays(file)
-        if kept is not None:
-            remember(position, Trained.from_arrays(kept))
-    task = _train.options(
-        num_cpus=config.resources.num_cpus_per_training,
-        num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, len(trainings)),
+    train_side_by_side(
+        config,
+        tasks,
+        run.interactions_ref,
+        num_threads(config),
+        lambda position, news: journal.tell(f"{allocations[position].name}, {news}"),
+        take,
     )
-    streams = {
-        task.remote(run.interactions_ref, *training): position
-        for position, training in enumerate(trainings)
-        if position not in trained
-    }
-    try:
-        while streams:
-            (stream,), _ = ray.wait(list(streams), num_returns=1)
-            position = streams[stream]
-            news = next_of(stream, allocations[position].name)
-            if isinstance(news, Done):
-                del streams[stream]
-                write_arrays(files[position], news.value.to_arrays())
-                remember(position, news.value)
-            else:
-                journal.tell(f"{allocations[position].name}, {news}")
-    finally:
-        for stream in streams:
-            ray.cancel(stream, force=True)
-    return [trained[position] for position in range(len(trainings))]
+    return [trained[position] for position in range(len(allocations))]
 
 
-@ray.remote(num_returns="streaming", max_retries=3)
 def _train(
-    interactions: Interactions,
     config: RunConfig,
     sizes: EmbeddingSizes,
     seed: tuple[int, ...],
     best_batch: int | None,
-) -> Iterator[Any]:
-    """How far it has come, now and then, and what came of it."""
-    torch.set_num_threads(num_threads(config))
-
-    def train(tell: Callable[[str], None]) -> Trained:
-        if best_batch is None:
-            _, report = fit_to_convergence(
-                config,
-                interactions,
-                sizes,
-                seed,
-                lambda batch, quality: tell(f"batch {batch}, quality {quality:.4f}"),
-            )
-            return Trained(report.best.summary(), report.best.quality, report.best_batch)
-        final = train_for_test(
+    interactions: Interactions,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train a table in this process, and tell now and then how far it has come."""
+    if best_batch is None:
+        _, report = fit_to_convergence(
             config,
             interactions,
             sizes,
-            best_batch,
             seed,
-            lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
+            lambda batch, quality: tell(f"batch {batch}, quality {quality:.4f}"),
         )
-        return Trained(final.metrics, float("nan"), final.num_batches, state_of(final.recommender))
-
-    yield from streamed(train)
+        return Trained.of(report).to_arrays()
+    final = train_for_test(
+        config,
+        interactions,
+        sizes,
+        best_batch,
+        seed,
+        lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
+    )
+    state = state_of(final.recommender)
+    return Trained(final.metrics, float("nan"), final.num_batches, state).to_arrays()
 
 
 def training_key(

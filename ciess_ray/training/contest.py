@@ -7,59 +7,19 @@ on validation are not always as much better on test.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
+from ciess_ray.training.convergence import Trained
 from envs.budget import MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import COLUMN_TYPE, EmbeddingSizes, PlacedSizes, column_params, is_plain_split
 from envs.step_modes import State
-
-_STATE = "state/"
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What came of it.
-
-    Attributes:
-        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
-        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
-        num_batches: Batches after which validation was best, or trained for test.
-        state: Parameters of a recommender that was measured on test; empty otherwise.
-    """
-
-    metrics: dict[str, float]
-    quality: float
-    num_batches: int
-    state: State = field(default_factory=dict)
-
-    def to_arrays(self) -> dict[str, Any]:
-        """What :meth:`from_arrays` reads."""
-        return {
-            "metric_names": np.array(list(self.metrics)),
-            "metric_values": np.array(list(self.metrics.values())),
-            "quality": self.quality,
-            "num_batches": self.num_batches,
-            **{_STATE + name: value for name, value in self.state.items()},
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Trained":
-        """What :meth:`to_arrays` made."""
-        return cls(
-            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
-            float(arrays["quality"]),
-            int(arrays["num_batches"]),
-            {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)},
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +94,7 @@ def choose(
     train: Train,
     tried_communities: Sequence[int],
     tried_l2: Sequence[float],
-) -> list[Allocation]:
+) -> list[tuple[Allocation, list[Allocation]]]:
     """Train and compare, stage after stage, all contests in step.
 
     Args:
@@ -145,9 +105,9 @@ def choose(
         tried_l2: Weights of L2 beside the configured one.
 
     Returns:
-        For each contest the allocation that is best on validation, with its training.
+        For each contest the allocation that is best on validation, and those that were proposed, trained.
     """
-    converged = converge([contest.proposed for contest in contests], train)
+    converged = _converge([contest.proposed for contest in contests], train)
     # Each in communities by itself: the position of its contest, itself, and its best form by now.
     bases = [
         (position, first, first)
@@ -172,7 +132,7 @@ def choose(
     rivals = [
         [chosen, *(replace(chosen, l2=l2, trained=None) for l2 in tried_l2)] for chosen in map(_best, best)
     ]
-    return [_best(allocations) for allocations in converge(rivals, train)]
+    return list(zip(map(_best, _converge(rivals, train)), converged, strict=True))
 
 
 def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:
@@ -188,7 +148,7 @@ def _placed(contest: Contest, first: Allocation, num_communities: int) -> Alloca
     return replace(first, name=name, sizes=sizes, trained=None)
 
 
-def converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
+def _converge(rivals: Sequence[Sequence[Allocation]], train: Train) -> list[list[Allocation]]:
     """The same, trained; what has been trained already is left as it is."""
     asked = [
         (position, allocation)

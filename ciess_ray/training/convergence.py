@@ -6,19 +6,82 @@ on there, so the number of batches is the one that was best on validation, and i
 decay are stretched as the interactions grew.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ciess_ray.config.run import RunConfig
 from envs.data import Interactions
+from envs.mdp import KINDS
 from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe, Trainer
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, load_state
+
+_STATE = "state/"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of a training, of the full-size table or of another.
+
+    Attributes:
+        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
+        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
+        num_batches: Batches after which validation was best, or trained for test.
+        state: Parameters of a recommender that was measured on test, or that others start from; empty
+            otherwise.
+        entity_quality: Validation quality of every user and item of the full-size table, against which that of
+            other tables is measured; empty otherwise.
+    """
+
+    metrics: dict[str, float]
+    quality: float
+    num_batches: int
+    state: State = field(default_factory=dict)
+    entity_quality: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, report: FitReport, **attributes: Any) -> "Trained":
+        """What a training to convergence came to, and the other attributes."""
+        return cls(report.best.summary(), report.best.quality, report.best_batch, **attributes)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """What :meth:`from_arrays` reads."""
+        return {
+            "metric_names": np.array(list(self.metrics)),
+            "metric_values": np.array(list(self.metrics.values())),
+            "quality": self.quality,
+            "num_batches": self.num_batches,
+            **self.entity_quality,
+            **state_arrays(self.state),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trained":
+        """What :meth:`to_arrays` made."""
+        return cls(
+            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
+            float(arrays["quality"]),
+            int(arrays["num_batches"]),
+            state_in(arrays),
+            {kind: arrays[kind] for kind in KINDS if kind in arrays},
+        )
+
+
+def state_arrays(state: State) -> dict[str, Any]:
+    """What :func:`state_in` reads."""
+    return {_STATE + name: value for name, value in state.items()}
+
+
+def state_in(arrays: Mapping[str, NDArray[Any]]) -> State:
+    """The parameters among the arrays of a training."""
+    return {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,14 @@
-"""One Ray task trains what is trained once before the steps, for a search, a sweep and a comparison alike.
+"""Trainings as Ray tasks, a process each; what comes of one is kept, by the hash of what it depends on.
 
-Whoever starts the task keeps what comes of it in a file by its hash, hands it on through Ray's object store,
-and is told how far it has come.
+Full-size table and supernet are trained once before the steps, for a search, a sweep and a comparison alike,
+and handed on through Ray's object store.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from ciess_ray.config.data import dataset_key
+from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.resources import gpus_of_each, num_threads
+from ciess_ray.training.convergence import Trained, state_in
 from ciess_ray.training.costs import Cost, Meter
-from ciess_ray.training.pretrained import FullSizeFit, Preparation, Tell, state_in
+from ciess_ray.training.pretrained import Preparation, Tell
 from envs.data import Interactions
 from envs.errors import TrainingError
 from envs.step_modes import State
@@ -32,7 +35,7 @@ _COST = "cost/"
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What came of a :class:`ciess_ray.training.pretrained.Preparation`.
+    """What came of a training.
 
     Attributes:
         arrays: By name; what its file holds.
@@ -43,18 +46,18 @@ class Prepared:
     is_cached: bool = False
 
     @property
-    def full(self) -> FullSizeFit:
-        """The full-size fit."""
-        return FullSizeFit.from_arrays(self.arrays)
+    def trained(self) -> Trained:
+        """Of a table: its figures, and what else is kept of it."""
+        return Trained.from_arrays(self.arrays)
 
     @property
     def state(self) -> State:
-        """The supernet's parameters."""
+        """The parameters that are kept of it, above all a supernet's."""
         return state_in(self.arrays)
 
     @property
     def cost(self) -> Cost:
-        """What it took when it was trained."""
+        """What the training of a full-size table or a supernet took."""
         return Cost(**{field.name: self.arrays[_COST + field.name].item() for field in fields(Cost)})
 
 
@@ -78,24 +81,80 @@ def prepare(
     """
     if shared and preparation.key in shared:
         return Prepared(value_of(shared[preparation.key], f"the {preparation.kind}"), is_cached=True)
-    file = file_of(preparation, preparation.config.kept_folder)
-    kept = read_arrays(file)
-    if kept is not None:
-        return Prepared(kept, is_cached=True)
-    stream = _task(_stream_training, preparation).remote(preparation, interactions, torch.get_num_threads())
-    is_over = False
+    training = Training(
+        f"the {preparation.kind}",
+        file_of(preparation, preparation.config.kept_folder),
+        partial(_measured, preparation),
+    )
+    made: list[Prepared] = []
+    train_side_by_side(
+        preparation.config,
+        [training],
+        interactions,
+        torch.get_num_threads(),
+        tell=lambda _, news: None if tell is None else tell(*news),
+        take=lambda _, prepared: made.append(prepared),
+    )
+    return made[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training that is a task of its own.
+
+    Attributes:
+        name: For a message.
+        file: Where what an earlier run has trained is found, and where it is left.
+        work: Called in the task with the splits and with what it tells its news to; gives arrays by name.
+    """
+
+    name: str
+    file: Path
+    work: Callable[[Interactions, Callable[[Any], None]], Mapping[str, Any]]
+
+
+def train_side_by_side(
+    config: RunConfig,
+    trainings: Sequence[Training],
+    interactions: Any,
+    num_threads: int,
+    tell: Callable[[int, Any], None],
+    take: Callable[[int, Prepared], None],
+) -> None:
+    """Find what was trained before, and have the rest trained; what is not over when one fails is cancelled.
+
+    Args:
+        config: Says what a training claims.
+        trainings: What.
+        interactions: Reference to the splits.
+        num_threads: Of each training.
+        tell: Called with the position of a training and its news.
+        take: Called with the position of a training that is over, and what came of it.
+
+    Raises:
+        TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
+    """
+    task = _claiming(_stream_training, config, len(trainings))
+    streams: dict[Any, int] = {}
     try:
-        while True:
-            ray.wait([stream])
-            news = next_of(stream, f"the {preparation.kind}")
-            if isinstance(news, Done):
-                is_over = True
-                write_arrays(file, news.value)
-                return Prepared(news.value)
-            if tell is not None:
-                tell(*news)
+        for position, training in enumerate(trainings):
+            arrays = read_arrays(training.file)
+            if arrays is None:
+                streams[task.remote(training.work, interactions, num_threads)] = position
+            else:
+                take(position, Prepared(arrays, is_cached=True))
+        while streams:
+            stream: Any = ray.wait(list(streams), num_returns=1)[0][0]
+            position = streams[stream]
+            news = value_of(next(stream), trainings[position].name)
+            if isinstance(news, _Done):
+                del streams[stream]
+                write_arrays(trainings[position].file, news.arrays)
+                take(position, Prepared(news.arrays))
+            else:
+                tell(position, news)
     finally:
-        if not is_over:
+        for stream in streams:
             ray.cancel(stream, force=True)
 
 
@@ -117,7 +176,7 @@ def start_all(
     for preparation in preparations:
         config, arrays = preparation.config, read_arrays(file_of(preparation, folder))
         if arrays is None:
-            task = _task(_train, preparation, num_claims)
+            task = _claiming(_train, config, num_claims)
             references[preparation.key] = task.remote(
                 preparation, data[dataset_key(config)], num_threads(config)
             )
@@ -157,20 +216,18 @@ def file_of(preparation: Preparation, folder: Path) -> Path:
     return folder / f"{preparation.key}.npz"
 
 
-def _task(function: Any, preparation: Preparation, num_claims: int = 1) -> Any:
-    """The function of Ray with what a training claims."""
-    config = preparation.config
+def _claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
+    """The function of Ray with what a training claims, where so many share the GPUs."""
     return function.options(
         num_cpus=config.resources.num_cpus_per_training,
         num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, num_claims),
     )
 
 
-def _trained(
-    preparation: Preparation, interactions: Interactions, num_threads: int, tell: Callable[[Any], None]
+def _measured(
+    preparation: Preparation, interactions: Interactions, tell: Callable[[Any], None]
 ) -> dict[str, NDArray[Any]]:
     """What is trained, and what it took."""
-    torch.set_num_threads(num_threads)
     meter = Meter()
     with meter.phase("training"):
         arrays = preparation.train(interactions, lambda batch, value: tell((batch, value)))
@@ -180,36 +237,26 @@ def _trained(
 
 @ray.remote(max_retries=3, max_calls=1)
 def _train(preparation: Preparation, interactions: Interactions, num_threads: int) -> dict[str, NDArray[Any]]:
-    return _trained(preparation, interactions, num_threads, lambda news: None)
-
-
-@ray.remote(num_returns="streaming", max_retries=3)
-def _stream_training(preparation: Preparation, interactions: Interactions, num_threads: int) -> Iterator[Any]:
-    yield from streamed(lambda tell: _trained(preparation, interactions, num_threads, tell))
+    torch.set_num_threads(num_threads)
+    return _measured(preparation, interactions, lambda news: None)
 
 
 @dataclass(frozen=True, eq=False)
-class Done:
-    """The last that a task gives.
+class _Done:
+    """The last that :func:`_stream_training` gives."""
 
-    Attributes:
-        value: What came of it.
-    """
-
-    value: Any
+    arrays: Arrays
 
 
-def streamed(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
-    """What work tells, as it tells it, and then :class:`Done`; for the body of a task with streaming returns.
-
-    Args:
-        work: Is called with what it tells its news to.
-    """
+@ray.remote(num_returns="streaming", max_retries=3)
+def _stream_training(work: Any, interactions: Interactions, num_threads: int) -> Iterator[Any]:
+    """What a :class:`Training` tells, as it tells it, and in the end :class:`_Done`."""
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            news.put(Done(work(news.put)))
+            torch.set_num_threads(num_threads)
+            news.put(_Done(work(interactions, news.put)))
         except BaseException as error:
             news.put(error)
 
@@ -219,16 +266,8 @@ def streamed(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
         if isinstance(item, BaseException):
             raise item
         yield item
-        if isinstance(item, Done):
+        if isinstance(item, _Done):
             return
-
-
-def next_of(stream: Any, name: str) -> Any:
-    """The next news of a task, in the end :class:`Done`, and after it None; see :func:`value_of`."""
-    try:
-        return value_of(next(stream), name)
-    except StopIteration:
-        return None
 
 
 def value_of(reference: Any, name: str) -> Any:

@@ -3,75 +3,24 @@
 Every quality is measured against the full-size table. Both are known by the hash of what they depend on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ciess_ray.config.data import caps_params_of, check_training_memory
 from ciess_ray.config.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, key_of, rng_of
-from ciess_ray.training.convergence import fit_to_convergence, recipe_of
+from ciess_ray.training.convergence import Trained, fit_to_convergence, recipe_of, state_arrays
 from envs.data import Interactions
-from envs.mdp import KINDS
 from envs.metrics import entity_quality
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import State, state_of, train_supernet
+from envs.step_modes import state_of, train_supernet
 
 FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"
-_STATE = "state/"
 
 #: Is called with the batches trained, and the quality or the loss.
 Tell = Callable[[int, float], None]
-
-
-@dataclass(frozen=True, eq=False)
-class FullSizeFit:
-    """What is kept of the full-size recommender.
-
-    Attributes:
-        quality: Validation quality of every entity.
-        mean_quality: Their mean over the users that have one.
-        validation: Validation metrics by name.
-        best_batch: Batches after which validation quality was best.
-        state: Its parameters, where steps are finetuned from them.
-    """
-
-    quality: dict[str, NDArray[np.float64]]
-    mean_quality: float
-    validation: dict[str, float]
-    best_batch: int
-    state: State | None = None
-
-    def to_arrays(self) -> dict[str, Any]:
-        """What :meth:`from_arrays` reads."""
-        return {
-            **self.quality,
-            "mean_quality": self.mean_quality,
-            "best_batch": self.best_batch,
-            "metric_names": np.array(list(self.validation)),
-            "metric_values": np.array(list(self.validation.values())),
-            **{_STATE + name: value for name, value in (self.state or {}).items()},
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "FullSizeFit":
-        """What :meth:`to_arrays` made."""
-        return cls(
-            {kind: arrays[kind] for kind in KINDS},
-            float(arrays["mean_quality"]),
-            dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
-            int(arrays["best_batch"]),
-            state_in(arrays) or None,
-        )
-
-
-def state_in(arrays: Mapping[str, NDArray[Any]]) -> State:
-    """The parameters among the arrays of a fit, or of a supernet."""
-    return {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +55,7 @@ class Preparation:
         """
         if keeps_state is None:
             keeps_state = config.search.steps_start_from == "full size"
-        key = key_of_run(config, interactions, "full size", keeps_state, ignores=NOT_TRAINING)
+        key = key_of_run(config, interactions, FULL_SIZE_FIT, keeps_state, ignores=NOT_TRAINING)
         return cls(FULL_SIZE_FIT, f"full-size-{key}", config, keeps_state)
 
     @classmethod
@@ -128,7 +77,7 @@ class Preparation:
         """Train it in this process.
 
         Returns:
-            Arrays by name, with which :meth:`FullSizeFit.from_arrays` and :func:`state_in` begin.
+            Arrays by name, from which :class:`Trained` is read, or the parameters of a supernet.
 
         Raises:
             ConfigError: This machine has no memory for it.
@@ -145,15 +94,13 @@ class Preparation:
                 rng_of(config.seed, Stream.SUPERNET),
                 tell,
             )
-            return {_STATE + name: value for name, value in state_of(supernet).items()}
+            return state_arrays(state_of(supernet))
         seed = key_of(config.seed, Stream.FULL_SIZE)
         recommender, report = fit_to_convergence(config, interactions, full, seed, tell)
-        return FullSizeFit(
-            entity_quality(report.best, interactions.train),
-            report.best.quality,
-            report.best.summary(),
-            report.best_batch,
-            state_of(recommender) if self.keeps_state else None,
+        return Trained.of(
+            report,
+            state=state_of(recommender) if self.keeps_state else {},
+            entity_quality=entity_quality(report.best, interactions.train),
         ).to_arrays()
 
 

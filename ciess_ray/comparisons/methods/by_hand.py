@@ -11,7 +11,7 @@ from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.streams import Stream
-from ciess_ray.training.contest import Allocation, Trained
+from ciess_ray.training.contest import Allocation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _NUM_BISECTIONS = 60
@@ -23,9 +23,7 @@ _LOG_SHARES, _LOG_RATIOS = [-1.7, -1.35, -1.0, -0.65, -0.3], [0.5, 1.0, 1.5]
 
 def full_table(problem: Problem) -> list[Allocation]:
     """Every entity at d_max, whatever the budget: the yardstick, which has been trained already."""
-    full = problem.full_fit
-    trained = Trained(full.validation, full.mean_quality, full.best_batch)
-    return [Allocation(FULL_SIZE, problem.full_sizes, trained=trained)]
+    return [Allocation(FULL_SIZE, problem.full_sizes, trained=problem.full_fit)]
 
 
 def equal_table(problem: Problem) -> list[Allocation]:

@@ -48,8 +48,7 @@ def magnitude_pruning(problem: Problem) -> list[Allocation]:
     a factor of 16 they get 59.9 and 2.4, and .171.
     """
     full = problem.full_fit
-    assert full.state is not None
-    return prune(problem, full.state, Start(full.state, full.best_batch))
+    return prune(problem, full.state, Start(full.state, full.num_batches))
 
 
 def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:

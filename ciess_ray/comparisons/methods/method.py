@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.training.contest import Allocation
-from ciess_ray.training.pretrained import FullSizeFit, full_sizes
+from ciess_ray.training.convergence import Trained
+from ciess_ray.training.pretrained import full_sizes
 from ciess_ray.training.selection import Judge
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
@@ -42,7 +43,7 @@ class Problem:
     interactions: Interactions
     cap_params: int
     work: Path
-    full: FullSizeFit | None = None
+    full: Trained | None = None
     pretrained: State | None = None
     num_trainings: int = 0
     num_steps: int = 0
@@ -52,7 +53,7 @@ class Problem:
         return rng_of(self.config.seed, stream)
 
     @property
-    def full_fit(self) -> FullSizeFit:
+    def full_fit(self) -> Trained:
         """The full-size fit, of a method that needs it."""
         assert self.full is not None
         return self.full

@@ -36,7 +36,7 @@ def search(problem: Problem) -> list[Allocation]:
     # Only a whole cell is gone on with.
     checkpoints = Checkpoints(problem.work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
     candidates: list[Candidate] = []
-    journal.full_quality = full.mean_quality
+    journal.full_quality = full.quality
     with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
         find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
     problem.num_steps += len(candidates)

@@ -27,8 +27,7 @@ from ciess_ray.comparisons.methods.masks import (
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Start
-from ciess_ray.training.convergence import recipe_of
-from ciess_ray.training.pretrained import FullSizeFit
+from ciess_ray.training.convergence import Trained, recipe_of
 from envs.sizes.embedding_sizes import keep_largest
 from envs.step_modes import state_of
 
@@ -115,7 +114,7 @@ def test_pruning_keeps_the_largest_of_the_trained_table(make_problem):
     weight = rng.normal(size=(problem.interactions.num_entities, 16)).astype(np.float32)
     weight[3] *= 1e-3
     quality = {"user": np.ones(1), "item": np.ones(1)}
-    full = FullSizeFit(quality, 0.1, {}, 70, {"table.weight": weight})
+    full = Trained({}, 0.1, 70, {"table.weight": weight}, quality)
     best, _, on, anew = METHODS["magnitude pruning"].propose(dataclasses.replace(problem, full=full))
     assert on.name == "users x 1, trained on" and best.name != on.name and best.sizes.num_params == 300
     kept = on.sizes.mask()

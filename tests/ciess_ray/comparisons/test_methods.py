@@ -12,8 +12,9 @@ from ciess_ray.comparisons.cell import run_cell
 from ciess_ray.comparisons.config import FORMER_METHODS, METHOD_NAMES
 from ciess_ray.comparisons.methods import METHODS, Method, Problem
 from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.training.convergence import Trained, state_in
 from ciess_ray.training.costs import Cost
-from ciess_ray.training.pretrained import FullSizeFit, Preparation, state_in
+from ciess_ray.training.pretrained import Preparation
 from ciess_ray.training.selection import select_finalists
 from envs.errors import BudgetError
 from envs.sizes.embedding_sizes import PlacedSizes, is_plain_split
@@ -55,7 +56,7 @@ def world(interactions, tmp_path_factory, ray_cluster):
             full = Preparation.full_size(config, visible, keeps_state=True).train(visible)
             supernet = Preparation.supernet(config, visible, [CAP[recommender]]).train(visible)
             costs = [Cost(1.0, 1.0, 1, 1)] * 2
-            made[recommender] = config, FullSizeFit.from_arrays(full), state_in(supernet), costs
+            made[recommender] = config, Trained.from_arrays(full), state_in(supernet), costs
         return made[recommender]
 
     return make

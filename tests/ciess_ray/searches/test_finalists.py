@@ -10,7 +10,8 @@ from ciess_ray.searches.finalists import train_all
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run, budgets_of
 from ciess_ray.tracking.runs import NullTracker
-from ciess_ray.training.contest import Allocation, Trained
+from ciess_ray.training.contest import Allocation
+from ciess_ray.training.convergence import Trained
 from envs.errors import BudgetError, ConfigError, TrainingError
 from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
 

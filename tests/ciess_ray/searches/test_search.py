@@ -51,13 +51,13 @@ class TestAgain:
         interactions = load_interactions(config)
         kept, fresh = (fit_of(one, interactions) for one in (config, make_config(tmp_path, cache=None)))
         assert kept.is_cached and not fresh.is_cached
-        kept, fresh = kept.full, fresh.full
-        np.testing.assert_array_equal(kept.quality["user"], fresh.quality["user"])
-        np.testing.assert_array_equal(kept.quality["item"], fresh.quality["item"])
-        assert (kept.mean_quality, kept.validation, kept.best_batch) == (
-            fresh.mean_quality,
-            fresh.validation,
-            fresh.best_batch,
+        kept, fresh = kept.trained, fresh.trained
+        np.testing.assert_array_equal(kept.entity_quality["user"], fresh.entity_quality["user"])
+        np.testing.assert_array_equal(kept.entity_quality["item"], fresh.entity_quality["item"])
+        assert (kept.quality, kept.metrics, kept.num_batches) == (
+            fresh.quality,
+            fresh.metrics,
+            fresh.num_batches,
         )
 
     @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ class TestAgain:
     def test_a_damaged_cache_is_made_again(self, make_config, tmp_path, ray_cluster):
         other = make_config(tmp_path, cache=tmp_path, training={"max_batches": 20})
         interactions = load_interactions(other)
-        expected = fit_of(other, interactions).full
+        expected = fit_of(other, interactions).trained
         (copy,) = tmp_path.glob("full-size-*.npz")
         content = copy.read_bytes()
         rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ class TestAgain:
         for bad in damaged:
             copy.write_bytes(bad)
             made = fit_of(other, interactions)
-            assert not made.is_cached and made.full.best_batch == expected.best_batch
+            assert not made.is_cached and made.trained.num_batches == expected.num_batches
 
 
 class TestBreakingOff:

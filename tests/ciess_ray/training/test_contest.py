@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ciess_ray.training.contest import Allocation, Contest, Trained, choose
+from ciess_ray.training.contest import Allocation, Contest, choose
+from ciess_ray.training.convergence import Trained
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
@@ -30,7 +31,7 @@ def chosen(proposed, communities, *, tried=(2, 3, 4), tried_l2=(), l2=None):
         )
         return [Trained({}, quality, 1) for quality in qualities]
 
-    (best,) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, tried_l2)
+    ((best, _),) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, tried_l2)
     return best, asked
 
 
@@ -76,5 +77,5 @@ def test_contests_are_trained_in_step():
         return [Trained({}, PLAIN[one.name.split(",")[0]], 1) for _, one in stage]
 
     contests = [Contest([VARIED]), Contest([SPLIT, WORSE_SPLIT], lambda sizes, _: sizes)]
-    assert [one.name for one in choose(contests, train, (2, 3), ())] == ["varied", "split"]
+    assert [best.name for best, _ in choose(contests, train, (2, 3), ())] == ["varied", "split"]
     assert stages == [[0, 1, 1], [1]]
