@@ -36,7 +36,7 @@ from ciess_ray.td3.algorithm import _BATCH_COLUMNS, TD3
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import TableEnvRunner
 from ciess_ray.td3.exploration import SizeGraph, seeded_generator
-from ciess_ray.td3.replay import EntityReplayBuffer
+from ciess_ray.td3.replay import ReplayBuffer
 from envs import TOY_SIZE_ENV_ID
 from envs.mdp import KINDS
 
@@ -174,7 +174,7 @@ class BareTD3:
         self.num_updates += 1
         if self.num_updates % config.policy_delay:
             return
-        loss = learner.actor_loss(self.critic_1(batch["obs"], self.actor(batch["obs"])))
+        loss = -self.critic_1(batch["obs"], self.actor(batch["obs"])).mean()
         self.minimise(loss, self.actor_params, self.actor_adam)
         with torch.no_grad():
             for network, target_network in zip(
@@ -212,9 +212,12 @@ def measure_update(num_entities: int, hiddens: tuple[int, ...], repeats: int) ->
     rng = np.random.default_rng(SEED)
     count = num_entities // 2
     for _ in range(-(-CAPACITY // count)):
-        algo.replay_buffer.add({kind: transitions(count, rng) for kind in KINDS})
+        for buffer in algo.replay_buffers.values():
+            buffer.add(transitions(count, rng))
     algo.train()
-    drawn = algo.replay_buffer.sample(BATCH_SIZE, algo.memory_weight)
+    drawn = {
+        kind: buffer.sample(BATCH_SIZE, algo.memory_weight) for kind, buffer in algo.replay_buffers.items()
+    }
     batch = MultiAgentBatch(
         {
             kind: SampleBatch({_BATCH_COLUMNS[name]: column for name, column in columns.items()})
@@ -254,7 +257,7 @@ def measure_buffer(num_entities: int) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     step = transitions(num_entities // 2, rng)
     before = baseline_bytes()
-    buffer = EntityReplayBuffer(CAPACITY, SEED)
+    buffer = ReplayBuffer(CAPACITY, SEED)
     while len(buffer) < CAPACITY:
         buffer.add(step)
     filled = baseline_bytes()

@@ -1,6 +1,5 @@
 """The candidates of a search: TD3 sets the sizes of a whole table, step after step."""
 
-from collections.abc import Sequence
 from typing import cast
 
 import ray
@@ -13,7 +12,7 @@ from ciess_ray.resources import gpus_of_each
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run
-from ciess_ray.td3.algorithm import TD3
+from ciess_ray.td3.algorithm import TD3, mean_metrics
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.rollout import TableStep, rollouts_of
 from ciess_ray.training.convergence import Trained
@@ -146,7 +145,12 @@ def find_candidates(
                     "they die as they start; is there memory for as many? Ray's logs tell more."
                 )
             iteration = {key: value for key, value in outcome.items() if key.startswith("td3/")}
-            iteration |= _evaluation_metrics(algorithm.last_evaluation_steps)
+            evaluated = mean_metrics(algorithm.last_evaluation_steps)
+            iteration |= {
+                key.replace("search/", "evaluation/"): evaluated[key]
+                for key in (metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD)
+                if evaluated
+            }
             for step in steps:
                 num_steps += 1
                 _remember(config, step, candidates, journal, num_steps, iteration)
@@ -166,15 +170,6 @@ def find_candidates(
             _remember(config, step, candidates, journal, num_steps, {}, GREEDY)
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
-
-
-def _evaluation_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
-    """Means of what is told of the greedy steps of an iteration, if there were any."""
-    greedy = [step.metrics() for step in steps]
-    return {
-        key.replace("search/", "evaluation/"): sum(metrics[key] for metrics in greedy) / len(greedy)
-        for key in ((metric_keys.QUALITY, metric_keys.KEPT_RATIO, metric_keys.REWARD) if greedy else ())
-    }
 
 
 def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:

@@ -14,7 +14,6 @@ from ciess_ray import metric_keys
 from ciess_ray.streams import Stream, seed_of
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.env_runner import NO_PROGRESS
-from ciess_ray.td3.learner import learns_after
 from ciess_ray.td3.replay import BestTable, ReplayBuffer
 from ciess_ray.td3.rollout import TableRollout, TableStep, rollouts_of
 from ciess_ray.td3.warmup import WarmUp
@@ -46,13 +45,14 @@ def _mean(values: Iterable[float]) -> float:
     return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
-def _means(steps: Sequence[TableStep]) -> dict[str, float]:
+def mean_metrics(steps: Sequence[TableStep]) -> dict[str, float]:
+    """Means of what is told of steps; nothing where there are none."""
     each = [step.metrics() for step in steps]
     return {key: _mean(metrics[key] for metrics in each) for key in each[0]} if each else {}
 
 
 class TD3(Algorithm):
-    """One iteration: a table step an env runner, the replay buffer, λ, ``updates_per_step`` updates, weights.
+    """One iteration: a table step an env runner, replay buffers, λ, ``updates_per_step`` updates, weights.
 
     Attributes:
         last_steps: The table steps of the last iteration, by worker index; empty where every runner failed.
@@ -61,6 +61,7 @@ class TD3(Algorithm):
         memory_weight: λ as it stands.
         num_table_steps: Table steps so far.
         num_updates: Updates so far.
+        replay_buffers: The transitions of users, and those of items.
     """
 
     # RLlib declares these optional, or as their base classes.
@@ -83,11 +84,15 @@ class TD3(Algorithm):
         self._runner_progress: dict[int, dict[str, Any]] = {}
         super().setup(config)
         self.memory_weight = float(self.config.memory_weight)
-        replay_seed, imitation_seed = (
-            seed_of(self.config.seed, stream) for stream in (Stream.REPLAY, Stream.IMITATION)
-        )
-        self.replay_buffer = ReplayBuffer(self.config.replay_buffer_capacity, replay_seed)
-        self._best_table = BestTable(imitation_seed)
+        seed = seed_of(self.config.seed, Stream.REPLAY)
+        self.replay_buffers = {
+            kind: ReplayBuffer(
+                self.config.replay_buffer_capacity,
+                int(np.random.SeedSequence((seed, index)).generate_state(1)[0]),
+            )
+            for index, kind in enumerate(KINDS)
+        }
+        self._best_table = BestTable(seed_of(self.config.seed, Stream.IMITATION))
         self._warmup = WarmUp(self.config.num_warmup_steps, self.config.seed)
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
@@ -115,7 +120,7 @@ class TD3(Algorithm):
             memory_weight=self.memory_weight,
         )
         self.last_evaluation_steps = [rollout.step for rollout in rollouts_of([sampled])]
-        return _means(self.last_evaluation_steps)
+        return mean_metrics(self.last_evaluation_steps)
 
     def training_step(self) -> None:
         """See the class."""
@@ -148,7 +153,8 @@ class TD3(Algorithm):
 
     def _remember(self, rollouts: list[TableRollout]) -> None:
         for rollout in rollouts:
-            self.replay_buffer.add(rollout.transitions)
+            for kind, replay_buffer in self.replay_buffers.items():
+                replay_buffer.add(rollout.transitions[kind])
             self._best_table.tell(rollout)
             step = rollout.step
             self._runner_progress[step.worker_index] = NO_PROGRESS | {
@@ -178,10 +184,15 @@ class TD3(Algorithm):
     def _learn(self) -> None:
         batch_size = self.config.train_batch_size_per_learner
         sample_batch: Any = SampleBatch
+        # A kind whose entities all lack a quality has no transitions, and no batch.
+        filled = {kind: replay_buffer for kind, replay_buffer in self.replay_buffers.items() if replay_buffer}
         num_iterations = math.ceil(self.num_table_steps / max(self.config.num_env_runners, 1))
-        is_learning = len(self.replay_buffer) and learns_after(self.config, num_iterations)
+        is_learning = filled and num_iterations > self.config.num_idle_iterations
         for _ in range(self.config.updates_per_step if is_learning else 0):
-            drawn = self.replay_buffer.sample(batch_size, self.memory_weight)
+            drawn = {
+                kind: replay_buffer.sample(batch_size, self.memory_weight)
+                for kind, replay_buffer in filled.items()
+            }
             if self.config.imitation_weight:
                 self._best_table.add_to(drawn)
             batch = MultiAgentBatch(
@@ -199,7 +210,7 @@ class TD3(Algorithm):
 
     def _log(self) -> None:
         values = {
-            **_means(self.last_steps),
+            **mean_metrics(self.last_steps),
             metric_keys.MEMORY_WEIGHT: self.memory_weight,
             metric_keys.NUM_TABLE_STEPS: self.num_table_steps,
             metric_keys.NUM_UPDATES: self.num_updates,
@@ -233,13 +244,13 @@ class TD3(Algorithm):
         not_components: str | Collection[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Adds the replay buffer, λ, warm-up, progress of every env runner with its environment's state."""
+        """Adds the replay buffers, λ, warm-up, progress of every env runner with its environment's state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(_SEARCH, components, not_components):
             progress = self.env_runner_group.foreach_env_runner(
                 lambda runner: (runner.worker_index, runner.get_progress())
             )
-            state[_REPLAY_BUFFER] = self.replay_buffer.get_state()
+            state[_REPLAY_BUFFER] = {kind: each.get_state() for kind, each in self.replay_buffers.items()}
             state[_SEARCH] = {
                 "memory_weight": self.memory_weight,
                 "num_table_steps": self.num_table_steps,
@@ -255,7 +266,8 @@ class TD3(Algorithm):
         super().set_state(state)
         if _SEARCH in state:
             search = state[_SEARCH]
-            self.replay_buffer.set_state(state[_REPLAY_BUFFER])
+            for kind, replay_buffer in self.replay_buffers.items():
+                replay_buffer.set_state(state[_REPLAY_BUFFER][kind])
             self.memory_weight = search["memory_weight"]
             self.num_table_steps, self.num_updates = search["num_table_steps"], search["num_updates"]
             self._runner_progress = search["runner_progress"]

@@ -3,6 +3,7 @@
 Each rule is whether it is broken, and what to change.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -19,6 +20,10 @@ from envs.errors import ConfigError
 from envs.mdp import KINDS, MAX_MEMORY_WEIGHT
 
 Rules = list[tuple[bool, str]]
+
+#: Iterations at the end of the warm-up that have updates. Earlier ones would learn from a table or two, and
+#: cost several times what their step does.
+NUM_LEARNING_ITERATIONS = 32
 
 # What RLlib offers and TD3 has no use for, and what takes its place.
 _UNUSED_FIELDS = {
@@ -49,10 +54,6 @@ _FIELDS = {
     "memory_weight_lr",
     "memory_weight_bounds",
 }
-
-
-def _module_of_agent(agent_id: Any, episode: Any, **kwargs: Any) -> str:
-    return str(agent_id)
 
 
 class TD3Config(AlgorithmConfig):
@@ -130,7 +131,7 @@ class TD3Config(AlgorithmConfig):
         # There are no connectors whose states could differ.
         self._dont_auto_sync_env_runner_states = True
         # A tuple: the order of a set, and with it the initial weights, would differ between processes.
-        self.multi_agent(policies=KINDS, policy_mapping_fn=_module_of_agent)
+        self.multi_agent(policies=KINDS, policy_mapping_fn=lambda agent_id, episode, **kwargs: agent_id)
         self.framework("torch")
 
     def training(self, **fields: Any) -> Self:
@@ -151,6 +152,21 @@ class TD3Config(AlgorithmConfig):
                 raise ConfigError(message)
         build_exploration(self.exploration_spec, 1, 2)
         super().validate()
+
+    @property
+    def num_warmup_iterations(self) -> int:
+        """Iterations that the warm-up takes."""
+        return math.ceil(self.num_warmup_steps / max(self.num_env_runners, 1))
+
+    @property
+    def num_idle_iterations(self) -> int:
+        """Those of them that have no updates."""
+        return max(self.num_warmup_iterations - NUM_LEARNING_ITERATIONS, 0)
+
+    @property
+    def num_warmup_updates(self) -> int:
+        """Updates that fall into the warm-up, in which critics learn and actors stand still."""
+        return (self.num_warmup_iterations - self.num_idle_iterations) * self.updates_per_step
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Networks of users and of items; the env runner adds the sizes its environment knows."""

@@ -1,6 +1,5 @@
 """The update of TD3 (Fujimoto et al. 2018, algorithm 1), users and items each with networks of their own."""
 
-import math
 import zlib
 from typing import Any
 
@@ -18,27 +17,6 @@ from envs.errors import TrainingError
 
 ACTOR = "actor"
 CRITIC = "critic"
-
-
-#: Iterations at the end of the warm-up that have updates. Earlier ones would learn from a table or two, and
-#: cost several times what their step does.
-_NUM_LEARNING_ITERATIONS = 32
-
-
-def num_warmup_updates(config: Any) -> int:
-    """Updates that fall into the warm-up, in which critics learn and actors stand still."""
-    num_updates: int = min(_num_warmup_iterations(config), _NUM_LEARNING_ITERATIONS) * config.updates_per_step
-    return num_updates
-
-
-def learns_after(config: Any, num_iterations: int) -> bool:
-    """Whether the updates of an iteration take place, the so many-th, from 1."""
-    return num_iterations > _num_warmup_iterations(config) - _NUM_LEARNING_ITERATIONS
-
-
-def _num_warmup_iterations(config: Any) -> int:
-    num_runners: int = max(config.num_env_runners, 1)
-    return math.ceil(int(config.num_warmup_steps) / num_runners)
 
 
 class TD3TorchLearner(TorchLearner):
@@ -104,7 +82,7 @@ class TD3TorchLearner(TorchLearner):
             (CRITIC_LOSS, loss),
             (CRITIC_1_VALUE, value_1.mean()),
             (CRITIC_2_VALUE, value_2.mean()),
-            (TD_ERROR, td_error(value_1, target)),
+            (TD_ERROR, (value_1 - target).abs().mean()),
         ):
             self.metrics.log_value((module_id, key), value.item(), window=1)
         return loss
@@ -114,7 +92,7 @@ class TD3TorchLearner(TorchLearner):
         is_delayed_update = self._num_updates % self.config.policy_delay == 0
         # Nothing an actor says is tried during the warm-up. Following critics that have seen a table or two,
         # it would only run into a bound of tanh, where no gradient brings it back.
-        is_actor_update = is_delayed_update and self._num_updates > num_warmup_updates(self.config)
+        is_actor_update = is_delayed_update and self._num_updates > self.config.num_warmup_updates
         critic_losses = {}
         for module_id, columns in batch.items():
             config = self.config.get_config_for_module(module_id)
@@ -130,10 +108,10 @@ class TD3TorchLearner(TorchLearner):
 
     def _update_actor(self, module_id: str, columns: dict[str, Tensor]) -> None:
         module, obs = self.module[module_id], columns[Columns.OBS]
-        loss = actor_loss(module.critic_1(obs, module.actor(obs)))
+        loss = -module.critic_1(obs, module.actor(obs)).mean()
         if IMITATED_OBS in columns:
-            distance = imitation_loss(module.actor(columns[IMITATED_OBS]), columns[IMITATED_ACTION])
-            loss = loss + self.config.imitation_weight * distance
+            distance = module.actor(columns[IMITATED_OBS]) - columns[IMITATED_ACTION]
+            loss = loss + self.config.imitation_weight * distance.square().mean()
         self.metrics.log_value((module_id, ACTOR_LOSS), loss.item(), window=1)
         self._minimise(module_id, ACTOR, loss)
 
@@ -192,18 +170,3 @@ def critic_target(
 def critic_loss(value_1: Tensor, value_2: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of both critics against one target, summed; a scalar."""
     return (value_1 - target).square().mean() + (value_2 - target).square().mean()
-
-
-def td_error(value_1: Tensor, target: Tensor) -> Tensor:
-    """Mean distance of critic 1 from the target; a scalar."""
-    return (value_1 - target).abs().mean()
-
-
-def actor_loss(value_1: Tensor) -> Tensor:
-    """Minus the mean value critic 1 gives the actor's own actions; a scalar."""
-    return -value_1.mean()
-
-
-def imitation_loss(action: Tensor, imitated_action: Tensor) -> Tensor:
-    """Mean squared distance of the actor's actions from those to imitate; a scalar."""
-    return (action - imitated_action).square().mean()

@@ -32,7 +32,7 @@ _WIDTH = 10
 IMITATED_OBS, IMITATED_ACTION = "imitated_obs", "imitated_action"
 
 
-class EntityReplayBuffer:
+class ReplayBuffer:
     """A ring of the last ``capacity`` transitions of users, or of items.
 
     Quality and memory cost are stored instead of the reward, so a new λ never meets stale rewards. A
@@ -56,15 +56,12 @@ class EntityReplayBuffer:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, transitions: dict[str, NDArray[Any]]) -> int:
+    def add(self, transitions: dict[str, NDArray[Any]]) -> None:
         """Stores the transitions of entities that have a quality.
 
         Args:
             transitions: Every column of :data:`COLUMNS`, shape (n,) or (n, 3); ``quality`` is NaN where an
                 entity has none.
-
-        Returns:
-            How many were stored.
         """
         keep = np.flatnonzero(np.isfinite(transitions["quality"]))[-self.capacity :]
         count = int(keep.size)
@@ -73,7 +70,6 @@ class EntityReplayBuffer:
             self._transitions[positions, place] = transitions[name][keep]
         self._cursor = (self._cursor + count) % self.capacity
         self._size = min(self._size + count, self.capacity)
-        return count
 
     def sample(self, batch_size: int, memory_weight: float) -> dict[str, Tensor]:
         """A batch drawn uniformly with replacement from what is stored, with rewards at the λ given.
@@ -101,48 +97,6 @@ class EntityReplayBuffer:
         self.num_draws, self._cursor = int(state["num_draws"]), int(state["cursor"])
         self._size = len(state["transitions"])
         self._transitions[: self._size] = state["transitions"]
-
-
-class ReplayBuffer:
-    """One :class:`EntityReplayBuffer` for users and one for items.
-
-    Args:
-        capacity: Transitions kept of each.
-        seed: Of the draws.
-    """
-
-    def __init__(self, capacity: int, seed: int) -> None:
-        self.buffers = {
-            kind: EntityReplayBuffer(
-                capacity, int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-            )
-            for index, kind in enumerate(KINDS)
-        }
-
-    def __len__(self) -> int:
-        return sum(len(buffer) for buffer in self.buffers.values())
-
-    def add(self, transitions: dict[str, dict[str, NDArray[Any]]]) -> None:
-        """Stores the transitions of one table step."""
-        for kind, buffer in self.buffers.items():
-            buffer.add(transitions[kind])
-
-    def sample(self, batch_size: int, memory_weight: float) -> dict[str, dict[str, Tensor]]:
-        """One batch for users and one for items; a kind without transitions has none."""
-        return {
-            kind: buffer.sample(batch_size, memory_weight)
-            for kind, buffer in self.buffers.items()
-            if len(buffer)
-        }
-
-    def get_state(self) -> dict[str, Any]:
-        """The states of both buffers."""
-        return {kind: buffer.get_state() for kind, buffer in self.buffers.items()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`get_state` returned."""
-        for kind, buffer in self.buffers.items():
-            buffer.set_state(state[kind])
 
 
 class BestTable:

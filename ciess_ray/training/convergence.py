@@ -36,8 +36,8 @@ class Trained:
         num_batches: Batches after which validation was best, or trained for test.
         state: Parameters of a recommender that was measured on test, or that others start from; empty
             otherwise.
-        entity_quality: Validation quality of every user and item of the full-size table, against which that of
-            other tables is measured; empty otherwise.
+        entity_quality: Validation quality of every user and item of the full-size table, against which other
+            tables are measured; empty otherwise.
     """
 
     metrics: dict[str, float]

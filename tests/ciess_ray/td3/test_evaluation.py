@@ -34,7 +34,7 @@ def first_greedy_sizes(algo):
 def assert_same_training(mine, theirs):
     for kind in KINDS:
         for what in (
-            lambda algo, kind=kind: algo.replay_buffer.get_state()[kind],
+            lambda algo, kind=kind: algo.replay_buffers[kind].get_state(),
             lambda algo, kind=kind: algo.learner_group.get_state(components="learner/rl_module")["learner"][
                 "rl_module"
             ][kind],

@@ -21,15 +21,6 @@ def test_critic_loss_sums_both_mean_squared_errors():
     assert loss.item() == pytest.approx((1 + 4) / 2 + (4 + 16) / 2)
 
 
-def test_td_error_is_the_mean_distance_from_the_target():
-    error = learner.td_error(torch.tensor([1.0, 2.0, -1.0]), torch.tensor([2.0, 2.0, 1.0]))
-    assert error.item() == pytest.approx((1 + 0 + 2) / 3)
-
-
-def test_actor_loss_is_minus_the_mean_value():
-    assert learner.actor_loss(torch.tensor([1.0, 4.0])).item() == -2.5
-
-
 def test_smoothing_noise_differs_by_sample_and_is_clipped():
     action = torch.zeros(100_000)
     smoothed = learner.smoothed_action(action, 0.2, 0.5, seeded_generator(0))

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciess_ray.td3.replay import COLUMNS, EntityReplayBuffer, ReplayBuffer
+from ciess_ray.td3.replay import COLUMNS, ReplayBuffer
 
 
 def transitions(first, count, has_quality=None):
@@ -22,7 +22,7 @@ def transitions(first, count, has_quality=None):
 
 
 def test_rewards_are_formed_with_the_memory_weight_of_the_draw():
-    buffer = EntityReplayBuffer(100, seed=0)
+    buffer = ReplayBuffer(100, seed=0)
     buffer.add(transitions(0, 100))
     for memory_weight in (0.0, 0.4, 2.0):
         batch = buffer.sample(500, memory_weight)
@@ -34,16 +34,17 @@ def test_rewards_are_formed_with_the_memory_weight_of_the_draw():
 
 
 def test_entities_without_quality_are_left_out():
-    buffer = EntityReplayBuffer(100, seed=0)
+    buffer = ReplayBuffer(100, seed=0)
     has_quality = np.arange(10) % 3 == 0
-    assert buffer.add(transitions(0, 10, has_quality)) == 4
+    buffer.add(transitions(0, 10, has_quality))
+    assert len(buffer) == 4
     assert set(buffer.sample(200, 0.0)["action"].tolist()) == {0.0, 3.0, 6.0, 9.0}
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 30), st.lists(st.integers(0, 40), min_size=1, max_size=8))
 def test_the_ring_holds_the_last_transitions(capacity, counts):
-    buffer = EntityReplayBuffer(capacity, seed=0)
+    buffer = ReplayBuffer(capacity, seed=0)
     first = 0
     for count in counts:
         buffer.add(transitions(first, count))
@@ -56,34 +57,26 @@ def test_the_ring_holds_the_last_transitions(capacity, counts):
 def test_a_restored_buffer_draws_and_overwrites_alike():
     buffer, other = ReplayBuffer(50, seed=1), ReplayBuffer(50, seed=1)
     for first in (0, 40, 80):
-        buffer.add({kind: transitions(first, 33) for kind in ("user", "item")})
+        buffer.add(transitions(first, 33))
     buffer.sample(5, 0.1)
     other.set_state(buffer.get_state())
     for step in range(3):
         for each in (buffer, other):
-            each.add({kind: transitions(200 + step, 11) for kind in ("user", "item")})
+            each.add(transitions(200 + step, 11))
         mine, theirs = buffer.sample(64, 0.3), other.sample(64, 0.3)
-        for kind in ("user", "item"):
-            for name, column in mine[kind].items():
-                np.testing.assert_array_equal(column, theirs[kind][name])
+        for name, column in mine.items():
+            np.testing.assert_array_equal(column, theirs[name])
 
 
-def test_users_and_items_are_drawn_apart():
-    buffer = ReplayBuffer(100, seed=0)
-    buffer.add({kind: transitions(0, 100) for kind in ("user", "item")})
-    batch = buffer.sample(32, 0.0)
-    assert not np.array_equal(batch["user"]["action"], batch["item"]["action"])
-
-
-def test_a_kind_without_transitions_has_no_batch():
-    buffer = ReplayBuffer(100, seed=0)
-    nothing = transitions(0, 5, np.zeros(5, bool))
-    buffer.add({"user": transitions(0, 5), "item": nothing})
-    assert list(buffer.sample(4, 0.0)) == ["user"]
+def test_another_seed_draws_others():
+    buffers = [ReplayBuffer(100, seed) for seed in (0, 1)]
+    for buffer in buffers:
+        buffer.add(transitions(0, 100))
+    assert not np.array_equal(*[buffer.sample(32, 0.0)["action"] for buffer in buffers])
 
 
 def test_a_million_take_less_than_64_mb():
-    buffer = EntityReplayBuffer(1_000_000, seed=0)
+    buffer = ReplayBuffer(1_000_000, seed=0)
     for _ in range(11):
         buffer.add(transitions(0, 100_000))
     assert len(buffer) == 1_000_000

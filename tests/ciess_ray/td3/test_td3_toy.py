@@ -31,8 +31,8 @@ def assert_same_weights(mine, theirs):
 
 def assert_same_buffers(mine, theirs):
     for kind in KINDS:
-        theirs_of_kind = theirs.replay_buffer.get_state()[kind]
-        for name, value in mine.replay_buffer.get_state()[kind].items():
+        theirs_of_kind = theirs.replay_buffers[kind].get_state()
+        for name, value in mine.replay_buffers[kind].get_state().items():
             np.testing.assert_array_equal(value, theirs_of_kind[name], err_msg=f"{kind} {name}")
 
 
@@ -53,6 +53,8 @@ def test_one_seed_gives_identical_transitions_and_identical_weights(make_algo):
         for _ in range(3):
             algo.train()
     assert_same_buffers(*algos[:2])
+    draws = [buffer.sample(32, 0.0)["obs"][:, 0] for buffer in algos[0].replay_buffers.values()]
+    assert not torch.equal(*draws)
     assert_same_weights(*algos[:2])
     with pytest.raises(AssertionError):
         assert_same_weights(*algos[1:])
@@ -127,7 +129,7 @@ def test_metrics_of_learning_are_those_of_the_last_update(make_algo):
     result = algo.train()
     by_hand = {key: [] for key in ("td_error", "critic_1_value", "critic_2_value", "critic_loss")}
     for kind, module in before.items():
-        buffer = algo.replay_buffer.buffers[kind]
+        buffer = algo.replay_buffers[kind]
         # The draw of the update, once more.
         buffer.num_draws = 0
         batch = buffer.sample(256, algo.memory_weight)
@@ -222,7 +224,7 @@ def test_a_strong_imitation_holds_the_actors_at_the_best_table(make_algo):
 
 
 def test_a_long_warmup_has_updates_at_its_end_alone(make_algo, monkeypatch):
-    monkeypatch.setattr("ciess_ray.td3.learner._NUM_LEARNING_ITERATIONS", 2)
+    monkeypatch.setattr("ciess_ray.td3.config.NUM_LEARNING_ITERATIONS", 2)
     algo = make_algo(num_warmup_steps=4, updates_per_step=3)
     numbers = []
     for _ in range(6):
