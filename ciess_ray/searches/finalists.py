@@ -277,9 +277,11 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
     trained: dict[int, Trained] = {}
 
     def take(position: int, made: Prepared) -> None:
-        outcome = trained[position] = made.trained
-        kept_ratio = allocations[position].sizes.kept_ratio
-        metrics = {metric_keys.KEPT_RATIO: kept_ratio, metric_keys.QUALITY: outcome.quality}
+        trained[position] = made.trained
+        metrics = {
+            metric_keys.KEPT_RATIO: allocations[position].sizes.kept_ratio,
+            metric_keys.QUALITY: trained[position].quality,
+        }
         journal.advance(len(trained), metrics, note=allocations[position].name)
 
     train_side_by_side(
@@ -287,8 +289,8 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
         tasks,
         run.interactions_ref,
         num_threads(config),
-        lambda position, news: journal.tell(f"{allocations[position].name}, {news}"),
-        take,
+        tell=lambda position, news: journal.tell(f"{allocations[position].name}, {news}"),
+        take=take,
     )
     return [trained[position] for position in range(len(allocations))]
 
