@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from envs.errors import DataError
+
 CUTOFFS = (5, 10, 20)
 
 
@@ -67,6 +69,9 @@ def ranking_metrics(
 
     Returns:
         The metrics of each user.
+
+    Raises:
+        DataError: A list has an item twice, which would be a hit twice.
     """
     relevant = relevant.copy()
     relevant.sum_duplicates()
@@ -74,6 +79,10 @@ def ranking_metrics(
     num_relevant = np.diff(relevant.indptr).astype(np.int64)
     depth = max(cutoffs)
     ranked = ranked_items[:, :depth]
+    in_order = np.sort(ranked, axis=1)
+    is_twice = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
+    if is_twice.any():
+        raise DataError(f"ranked items, row {np.argmax(is_twice)}: an item is there twice")
     # What is no item, -1, is looked up as the last one.
     is_relevant = relevant[np.arange(len(ranked))[:, None], ranked].toarray() > 0
     is_hit = is_relevant & (ranked >= 0)

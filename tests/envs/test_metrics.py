@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
+from envs.errors import DataError
 from envs.metrics import CUTOFFS, entity_quality, ranking_metrics
 
 
@@ -110,3 +111,9 @@ def test_relevant_items_in_any_order_twice_or_as_a_stored_zero(indices):
     relevant = csr_array((values, np.array(indices), np.array([0, 1, 3])), shape=(2, 5))
     metrics = ranking_metrics(np.array([[0, 1], [2, 4]]), relevant)
     assert metrics.recall[1, 0] == 1.0 and len(relevant.data) == 3
+
+
+def test_a_list_with_an_item_twice_is_refused():
+    relevant = csr_array((np.ones(2), np.array([0, 3]), np.array([0, 1, 2])), shape=(2, 5))
+    with pytest.raises(DataError, match="ranked items, row 1: an item is there twice"):
+        ranking_metrics(np.array([[0, 1, -1], [3, 3, -1]]), relevant)
