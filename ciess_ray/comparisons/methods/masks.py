@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ciess_ray.comparisons.methods.method import Problem
@@ -191,7 +190,7 @@ def blocks_of(interactions: Interactions, num_blocks: int = _NUM_BLOCKS) -> NDAr
         Shape (num_rows,); 0 holds the least popular users, ``num_blocks`` the least popular items.
     """
     popularities = interactions.user_popularity, interactions.item_popularity
-    ranks = [rankdata(popularity, method="ordinal") - 1 for popularity in popularities]
+    ranks = [np.argsort(np.argsort(popularity, kind="stable")) for popularity in popularities]
     user, item = (rank * num_blocks // len(rank) for rank in ranks)
     return np.concatenate([user, num_blocks + item])
 

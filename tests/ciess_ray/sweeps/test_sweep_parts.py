@@ -239,6 +239,8 @@ class Listener(tune.Callback):
 )
 def test_why_a_trial_failed_is_told_in_the_errors_own_words(error, told, tmp_path, ray_cluster, monkeypatch):
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Tune would leave it in place, for the tests that follow in this process.
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
     def fail(config):
         raise error
