@@ -198,6 +198,7 @@ def _compute(board: Board, folder: Path, results: dict[str, CellResult], monitor
             done = value_of(reference, f"the cell {task.name}")
             row = {"status": "finished", "key": key, **done.row}
             result = CellResult(row, done.user_metrics, done.sizes)
+        # Of the method's code, or of its process: the cell says so, and the others go on.
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             for preparation in needed[task.name]:

@@ -213,6 +213,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
                 if attempt and before is not None:
                     self._table.set_state(before)
                 return self.env.step(actions)
+            # An environment's own code may raise anything; after the second time the training ends with it.
             except Exception as error:
                 logger.warning("a step of env runner %s failed: %r", self.worker_index, error)
                 failure = f"{type(error).__name__}: {error}"

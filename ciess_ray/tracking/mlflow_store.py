@@ -170,6 +170,7 @@ class MlflowRun:
             model = Path(temporary) / "model"
             try:
                 save_model(folder, model)
+            # Whatever MLflow raises as it writes a model; the run has its files all the same.
             except Exception as error:
                 raise _ModelError(f"the model of {folder} ({type(error).__name__}: {error})") from error
             self._store.client.log_artifacts(self.run_id, str(model), "model")
@@ -307,6 +308,7 @@ class MlflowStore:
                 # Of a run that never began it is told already.
                 if run.error is None:
                     write()
+            # It is tried again, or told where the store is closed.
             except Exception as error:
                 failure = error
             with self._changed:

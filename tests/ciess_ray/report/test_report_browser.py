@@ -20,6 +20,7 @@ ARGUMENTS = [
 ]
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 
+# A contributor needs no browser for the rest; CI installs one.
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH, in which the page could be opened"),
 ]

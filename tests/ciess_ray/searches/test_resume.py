@@ -171,6 +171,7 @@ def test_a_folder_without_a_search_is_no_search(tmp_path):
         resume(tmp_path)
 
 
+# Only Linux has such a device, and a disk of our own that fills up wants a superuser.
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
 def test_a_full_disk_is_called_one_and_the_search_goes_on_when_there_is_room(finished, make_config, tmp_path):
     config = make_config(tmp_path / "out", search=EVERY_STEP)

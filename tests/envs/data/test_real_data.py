@@ -6,6 +6,7 @@ import pytest
 
 from envs.data import read_interactions, split_interactions
 
+# The data may not be passed on; the same readers are tried on files made up here.
 pytestmark = [
     pytest.mark.data,
     pytest.mark.skipif(
