@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from envs.errors import ConfigError, EmbeddingSizeError
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.projection import check_bounds
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -188,7 +187,6 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         form: Form = "paper",
         shows_quality: bool = True,
     ) -> None:
-        check_bounds(min_embedding_size, max_embedding_size)
         if episode_length < 1:
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size

@@ -16,6 +16,7 @@ import argparse
 import itertools
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from ciess_ray.training.convergence import fit_to_convergence
 from envs.communities import find_communities
 from envs.data import Interactions
 from envs.recommenders.propagation import symmetric_weights
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 # What all measurements share lies a folder above.
 sys.path.append(str(Path(__file__).parents[1]))
@@ -123,12 +124,13 @@ def _begin(
     if communities == "lot":
         rng = np.random.default_rng((config.seed, 1))
         user = rng.integers(1, _NUM_LOTS + 1, size=interactions.num_users)
-        return PlacedSizes.of(sizes, np.append(user, np.zeros(interactions.num_items, user.dtype)))
+        first_columns = np.append(user, np.zeros(interactions.num_items, user.dtype))
+        return replace(sizes, first_columns=first_columns)
     if communities == "1":
         return sizes
     if communities == "apart":
         first = np.repeat([0, sizes.widths[0]], [interactions.num_users, interactions.num_items])
-        return PlacedSizes.of(sizes, first)
+        return replace(sizes, first_columns=first)
     if "+" in communities:
         num_shared, num_communities = map(int, communities.split("+"))
         return _share(sizes, num_shared, num_communities, config, interactions)

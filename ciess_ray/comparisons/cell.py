@@ -40,7 +40,7 @@ from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
 from envs.metrics import RankingMetrics
 from envs.recommenders import resolve_device
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import state_of
 
 #: What a method may miss the budget by.
@@ -250,7 +250,7 @@ def run_cell(
         **{f"test/{name}": value for name, value in ranking.summary().items()},
     }
     kept: dict[str, NDArray[Any]] = {"user_sizes": sizes.user, "item_sizes": sizes.item}
-    if isinstance(sizes, PlacedSizes):
+    if sizes.first_columns is not None:
         kept["first_columns"] = sizes.first_columns
     return CellResult(row, _user_metrics(ranking), kept)
 
@@ -259,7 +259,7 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
     """What is best on validation, with its training."""
     config = problem.config
 
-    def placed(sizes: EmbeddingSizes, num_communities: int) -> PlacedSizes:
+    def placed(sizes: EmbeddingSizes, num_communities: int) -> EmbeddingSizes:
         return place(sizes, num_communities, config.memory_budgets[0], config, problem.interactions)
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:

@@ -28,12 +28,11 @@ from ciess_ray.config.section import (
     refuse_twice,
 )
 from ciess_ray.config.yaml_values import read_yaml
-from envs.budget import MemoryBudget
+from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, TEST_SHARE
 from envs.errors import ConfigError
 from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
 from envs.recommenders.training import TrainingSettings
-from envs.sizes.projection import check_bounds
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
 _MAX_SEED = 4_000_000_000

@@ -35,7 +35,7 @@ from ciess_ray.packed.file import (
 )
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
@@ -140,7 +140,7 @@ class PackedTable:
             dtype,
             scales,
             recommender,
-            sizes.first_columns.astype(np.uint8) if isinstance(sizes, PlacedSizes) else None,
+            sizes.first_columns,
         )
 
     @classmethod
@@ -215,10 +215,8 @@ class PackedTable:
         """The sizes of users and of items, as the rest of the project takes them."""
         row_sizes = self.row_sizes.astype(np.int32)
         bounds = self.min_embedding_size, self.max_embedding_size
-        sizes = EmbeddingSizes(
-            row_sizes[: self.num_users], row_sizes[self.num_users :], *bounds, self.num_tables
-        )
-        return sizes if self.first_columns is None else PlacedSizes.of(sizes, self.first_columns)
+        user, item = np.split(row_sizes, [self.num_users])
+        return EmbeddingSizes(user, item, *bounds, self.num_tables, self.first_columns)
 
     @property
     def num_bytes(self) -> int:

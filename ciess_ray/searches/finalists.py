@@ -33,7 +33,7 @@ from ciess_ray.training.selection import Judge, project_smallest, reshape_candid
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import STEP_MODES, State, load_state, state_of
 
 
@@ -334,7 +334,7 @@ def training_key(
 ) -> str:
     """By which a training that is over is found again."""
     kept = sizes.user.tobytes() + sizes.item.tobytes()
-    if isinstance(sizes, PlacedSizes):
+    if sizes.first_columns is not None:
         kept += sizes.first_columns.tobytes()
     return key_of_run(
         config,

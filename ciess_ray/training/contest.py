@@ -18,7 +18,7 @@ from ciess_ray.training.convergence import Trained
 from envs.budget import MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import COLUMN_TYPE, EmbeddingSizes, PlacedSizes, column_params, is_plain_split
+from envs.sizes.embedding_sizes import COLUMN_TYPE, EmbeddingSizes, column_params, is_plain_split
 from envs.step_modes import State
 
 
@@ -177,7 +177,7 @@ def place(
     budget: MemoryBudget,
     config: RunConfig,
     interactions: Interactions,
-) -> PlacedSizes:
+) -> EmbeddingSizes:
     """The same sizes with the users of community c, from 0, beginning at column c + 1, and items at column 0.
 
     An item of few numbers gets the other columns from its users when rows are propagated, and users get this
@@ -211,4 +211,4 @@ def place(
             fill=True,
             num_tables=sizes.num_tables,
         )
-    return PlacedSizes.of(sizes, first_columns)
+    return replace(sizes, first_columns=first_columns)

@@ -6,9 +6,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import BYTES_PER_PARAM, HEADER_BYTES, index_bytes_per_row, packed_bytes
+from envs.budget import (
+    BYTES_PER_PARAM,
+    HEADER_BYTES,
+    check_bounds,
+    index_bytes_per_row,
+    packed_bytes,
+    project_sizes,
+)
 from envs.errors import EmbeddingSizeError
-from envs.sizes.projection import check_bounds, project_sizes
 
 #: In which the packed file writes where a row begins.
 COLUMN_TYPE = np.uint8
@@ -16,7 +22,12 @@ COLUMN_TYPE = np.uint8
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingSizes:
-    """One embedding size for every user and item.
+    """One embedding size for every user and item, and the column at which each row begins.
+
+    Rows that all begin at the first column share the few columns that a tight budget leaves: at three numbers
+    a row, three directions for everybody. A recommender that propagates rows over the interactions fills what
+    a row leaves empty from its neighbours, so that the rows of one community may use columns that others do
+    without. The table is as large as before; a byte a row says where it begins.
 
     Attributes:
         user: Sizes of the users, shape (num_users,), int32.
@@ -24,9 +35,12 @@ class EmbeddingSizes:
         min_embedding_size: d_min, the least a row keeps.
         max_embedding_size: d_max, the width of the full table.
         num_tables: Tables in which every row has its size; NCF has one for each of its two branches.
+        first_columns: Where each row begins, users first, shape (num_rows,), uint8; None where all begin at
+            the first column.
 
     Raises:
-        EmbeddingSizeError: d_max is below d_min or d_min below 1; a size is no integer or outside the bounds.
+        EmbeddingSizeError: d_max is below d_min or d_min below 1; a size is no integer or outside the bounds;
+            there are not as many first columns as rows, or one is no number of 0 to 255.
     """
 
     user: NDArray[np.int32]
@@ -34,6 +48,7 @@ class EmbeddingSizes:
     min_embedding_size: int = 1
     max_embedding_size: int = 128
     num_tables: int = 1
+    first_columns: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self.min_embedding_size, self.max_embedding_size)
@@ -53,6 +68,16 @@ class EmbeddingSizes:
             sizes = sizes.astype(np.int32)
             sizes.flags.writeable = False
             object.__setattr__(self, kind, sizes)
+        if self.first_columns is not None:
+            first = np.asarray(self.first_columns)
+            if first.shape != (self.num_rows,) or not np.array_equal(first, first.astype(COLUMN_TYPE)):
+                raise EmbeddingSizeError(
+                    f"first columns must be {self.num_rows} integers of 0 to 255, one a row, not "
+                    f"{first.dtype} of shape {first.shape}."
+                )
+            first = first.astype(COLUMN_TYPE)
+            first.flags.writeable = False
+            object.__setattr__(self, "first_columns", first)
 
     @classmethod
     def full(
@@ -140,12 +165,17 @@ class EmbeddingSizes:
     @property
     def packed_bytes(self) -> int:
         """Upper bound of the packed file's bytes."""
-        return packed_bytes(self.num_params, self.num_rows, self.max_embedding_size)
+        num_bytes = packed_bytes(self.num_params, self.num_rows, self.max_embedding_size)
+        return num_bytes + (0 if self.first_columns is None else self.first_columns.nbytes)
 
     @property
     def widths(self) -> tuple[int, int]:
         """Columns up to the last that users have in use, and items."""
-        return int(self.user.max(initial=1)), int(self.item.max(initial=1))
+        ends = np.concatenate([self.user, self.item])
+        if self.first_columns is not None:
+            ends += self.first_columns
+        user, item = np.split(ends, [len(self.user)])
+        return int(user.max(initial=1)), int(item.max(initial=1))
 
     @property
     def width(self) -> int:
@@ -158,78 +188,16 @@ class EmbeddingSizes:
         Args:
             width: Columns of one table; by default up to the last in use.
         """
-        row_sizes = np.concatenate([self.user, self.item])
-        mask = np.arange(width or self.width) < row_sizes[:, None]
-        return np.tile(mask, (1, self.num_tables))
+        columns, row_sizes = np.arange(width or self.width), np.concatenate([self.user, self.item])[:, None]
+        if self.first_columns is None:
+            return np.tile(columns < row_sizes, (1, self.num_tables))
+        places = columns - self.first_columns.astype(np.int32)[:, None]
+        return np.tile((places >= 0) & (places < row_sizes), (1, self.num_tables))
 
 
 def column_params(num_rows: int) -> int:
     """Parameters that take as many bytes as the columns at which so many rows begin."""
     return -(-num_rows * np.dtype(COLUMN_TYPE).itemsize // BYTES_PER_PARAM)
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedSizes(EmbeddingSizes):
-    """Sizes, and the column at which each row begins: each community of users has some columns to itself.
-
-    Rows that all begin at the first column share the few columns that a tight budget leaves: at three numbers
-    a row, three directions for everybody. A recommender that propagates rows over the interactions fills what
-    a row leaves empty from its neighbours, so that the rows of one community may use columns that others do
-    without. The table is as large as before; a byte a row says where it begins.
-
-    Attributes:
-        first_columns: Of each row, users first, shape (num_rows,), uint8.
-
-    Raises:
-        EmbeddingSizeError: There are not as many of them as rows, or one is no number of 0 to 255.
-    """
-
-    first_columns: NDArray[np.integer] = field(kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        first = np.asarray(self.first_columns)
-        if first.shape != (self.num_rows,) or not np.array_equal(first, first.astype(COLUMN_TYPE)):
-            raise EmbeddingSizeError(
-                f"first columns must be {self.num_rows} integers of 0 to 255, one a row, not {first.dtype} "
-                f"of shape {first.shape}."
-            )
-        first = first.astype(COLUMN_TYPE)
-        first.flags.writeable = False
-        object.__setattr__(self, "first_columns", first)
-
-    @classmethod
-    def of(cls, sizes: EmbeddingSizes, first_columns: NDArray[np.integer]) -> "PlacedSizes":
-        """The same sizes at other columns."""
-        return cls(
-            sizes.user,
-            sizes.item,
-            sizes.min_embedding_size,
-            sizes.max_embedding_size,
-            sizes.num_tables,
-            first_columns=first_columns,
-        )
-
-    @property
-    def packed_bytes(self) -> int:
-        """Upper bound of the packed file's bytes."""
-        return super().packed_bytes + self.num_rows * np.dtype(COLUMN_TYPE).itemsize
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns up to the last that users have in use, and items."""
-        user, item = np.split(self.first_columns.astype(np.int64), [len(self.user)])
-        return int((user + self.user).max(initial=1)), int((item + self.item).max(initial=1))
-
-    def mask(self, width: int | None = None) -> NDArray[np.bool_]:
-        """Which numbers of the table are kept, shape (num_rows, num_tables * width), users first.
-
-        Args:
-            width: Columns of one table; by default up to the last in use.
-        """
-        columns, row_sizes = np.arange(width or self.width), np.concatenate([self.user, self.item])[:, None]
-        first = self.first_columns.astype(np.int32)[:, None]
-        return np.tile((columns >= first) & (columns < first + row_sizes), (1, self.num_tables))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ciess_ray.packed.table import PackedTable
-from envs.budget import MemoryBudget, packed_bytes
+from envs.budget import MemoryBudget, packed_bytes, project_sizes
 from envs.errors import BudgetError, EmbeddingSizeError
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.sizes.projection import project_sizes
 
 
 def rng(seed=0):

@@ -1,12 +1,14 @@
 """Propagation of a table, against the same with dense matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import block_array, csr_array
 
 from envs.recommenders.propagation import TiledAdjacency, mean_of_layers, symmetric_weights
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 NUM_USERS, NUM_ITEMS = 7, 5
 
@@ -49,7 +51,7 @@ def test_mean_of_layers_and_its_gradient(train, num_layers, widths, tile_bytes):
 
 def test_widths_are_those_of_the_masks():
     sizes = EmbeddingSizes(np.array([3, 2]), np.array([1, 1, 1]), 1, 8)
-    placed = PlacedSizes.of(sizes, np.array([4, 1, 0, 2, 0]))
+    placed = replace(sizes, first_columns=np.array([4, 1, 0, 2, 0]))
     kept = np.zeros((5, 8), bool)
     kept[:, 0] = True
     scattered = ScatteredSizes.of(kept, 2, 1, 8)

@@ -17,7 +17,7 @@ from ciess_ray.training.costs import Cost
 from ciess_ray.training.pretrained import Preparation
 from ciess_ray.training.selection import select_finalists
 from envs.errors import BudgetError
-from envs.sizes.embedding_sizes import PlacedSizes, is_plain_split
+from envs.sizes.embedding_sizes import is_plain_split
 
 CAP = {"lightgcn": 171, "ncf": 342}
 
@@ -95,7 +95,7 @@ def test_a_search_may_begin_its_rows_at_other_columns(world, interactions, tmp_p
 
     def prefer_three(problem, allocation):
         found = converged(problem, allocation)
-        if isinstance(allocation.sizes, PlacedSizes):
+        if allocation.sizes.first_columns is not None:
             number = int(allocation.name.split()[-2])
             tried.append(number)
             found = dataclasses.replace(found, quality=found.quality + bonus[number])

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.recommenders import RECOMMENDERS, build_recommender
 from envs.recommenders.training import Trainer, TrainingSettings
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How far from a value its stored form may be, as a share of the value, and of the largest of its row.
 CLOSE = {"float32": (0.0, 0.0), "float16": (2**-11, 1e-7), "bfloat16": (2**-8, 0.0), "int8": (0.0, 0.0045)}
@@ -37,7 +38,7 @@ def tables(draw):
     first = np.zeros(len(row_sizes), int)
     if draw(st.booleans()):
         first = np.array([draw(st.integers(0, 255)) for _ in row_sizes])
-        sizes = PlacedSizes.of(sizes, first)
+        sizes = replace(sizes, first_columns=first)
     width = draw(st.integers(sizes.width, sizes.width + 3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     tables = rng.standard_normal((num_users + num_items, num_tables, width), np.float32)
@@ -57,7 +58,7 @@ def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_f
     packed = PackedTable.of(kept_of(table, sizes), sizes, dtype=dtype, recommender="mf")
     num_bytes = packed.save(path)
     a_row = index_bytes_per_row(sizes.max_embedding_size) + (2 if dtype == "int8" else 0)
-    a_row += isinstance(sizes, PlacedSizes)
+    a_row += sizes.first_columns is not None
     a_value = packed.values.itemsize
     assert num_bytes == path.stat().st_size == packed.num_bytes
     assert num_bytes <= a_value * sizes.num_params + a_row * sizes.num_rows + HEADER_BYTES

@@ -13,7 +13,7 @@ from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.convergence import Trained
 from envs.errors import BudgetError, ConfigError, TrainingError
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_where_rows_begin_and_l2_are_part_of_what_is_known(make_run):
     run = make_run()
     (plain,) = allocations(run, (2,))
     first_columns = np.arange(plain.sizes.num_rows) % 3
-    placed = replace(plain, sizes=PlacedSizes.of(plain.sizes, first_columns))
+    placed = replace(plain, sizes=replace(plain.sizes, first_columns=first_columns))
     with run.journal.phase("retraining", 3):
         found = [train_all(run, [one])[0].quality for one in (plain, placed, replace(plain, l2=1.0))]
     assert len(set(found)) == 3

@@ -13,7 +13,7 @@ from ciess_ray.serving.export import PROPAGATING, export
 from ciess_ray.serving.served_bytes import served_bytes
 from envs.budget import MemoryBudget
 from envs.recommenders import RECOMMENDERS, build_recommender
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 FILES = ("table.safetensors", "scorer.safetensors")
 
@@ -68,7 +68,7 @@ def test_the_smaller_of_graph_and_propagated_rows_is_named(lightgcn):
 
 def test_communities_cost_a_byte_a_row(lightgcn):
     sizes = equal(8)
-    placed = PlacedSizes.of(sizes, np.arange(100) % 7)
+    placed = dataclasses.replace(sizes, first_columns=np.arange(100) % 7)
     # The header, padded to eight bytes, names one more array.
     assert 100 <= lightgcn(placed)[0].packed_bytes - lightgcn(sizes)[0].packed_bytes < 100 + 128
     assert placed.packed_bytes == sizes.packed_bytes + 100

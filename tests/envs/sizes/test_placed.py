@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from envs.communities import find_communities
 from envs.errors import EmbeddingSizeError
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 def sizes(user=(2, 1), item=(3,), **fields):
@@ -14,19 +14,19 @@ def sizes(user=(2, 1), item=(3,), **fields):
 
 
 def test_a_row_keeps_its_numbers_from_its_first_column_on():
-    placed = PlacedSizes.of(sizes(), np.array([0, 3, 1]))
+    placed = sizes(first_columns=np.array([0, 3, 1]))
     assert placed.width == 4 and placed.num_params == 6
     assert placed.mask().astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]]
     assert placed.mask(3).sum() == 4 and placed.mask(6).shape == (3, 6)
     assert placed.packed_bytes == sizes().packed_bytes + 3
-    two = PlacedSizes.of(sizes(num_tables=2), np.array([0, 3, 1]))
+    two = sizes(num_tables=2, first_columns=np.array([0, 3, 1]))
     np.testing.assert_array_equal(two.mask(), np.hstack([placed.mask()] * 2))
 
 
 @pytest.mark.parametrize("first", [[0, 1], [0, 1, -1], [0, 1, 256], [0.5, 1, 2]])
 def test_what_is_no_column_is_refused(first):
     with pytest.raises(EmbeddingSizeError, match="first columns must be 3 integers of 0 to 255"):
-        PlacedSizes.of(sizes(), np.array(first))
+        sizes(first_columns=np.array(first))
 
 
 def blocks_of_users(*overlaps):
