@@ -19,6 +19,9 @@ from envs.errors import CiessError, ConfigError, DataError, UnknownNameError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+#: Fields whose values are of several kinds, which pydantic names where it says where a mistake is.
+_OF_SEVERAL_KINDS = ("base", "budget", "search.memory_weight")
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, or take a file of data with every default, and put ``section.field=value`` over it.
@@ -156,7 +159,7 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         meanings = {name: meaning for name, _, meaning in field_table(model)}
         by_field: dict[str, list[Any]] = {}
         for problem in error.errors():
-            by_field.setdefault(_field_of(values, problem), []).append(problem)
+            by_field.setdefault(_field_of(problem), []).append(problem)
         lines = (
             f"{source}: {_explain(meanings, where, problems)}"
             for where, problems in by_field.items()
@@ -192,21 +195,10 @@ def _in_modes(name: str, default: str) -> str:
     return f" ({listed})" if listed else ""
 
 
-def _field_of(values: Any, problem: Any) -> str:
+def _field_of(problem: Any) -> str:
     """The dotted name of where a problem is, without the kinds of value that pydantic tells apart there."""
-    names = []
-    for part in problem["loc"]:
-        # A dotted name may stand nested in the values.
-        beginnings = {part, str(part).partition(".")[0]}
-        is_named = isinstance(values, Mapping) and (
-            problem["type"] == "missing" or any(name in values for name in beginnings)
-        )
-        is_item = isinstance(values, list | tuple) and isinstance(part, int)
-        if not is_named and not is_item:
-            break
-        names.append(str(part))
-        values = values[part] if is_item else values.get(part)
-    return ".".join(names)
+    name = ".".join(map(str, problem["loc"])).removesuffix(".[key]")
+    return next((field for field in _OF_SEVERAL_KINDS if name.startswith(f"{field}.")), name)
 
 
 def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -> str:

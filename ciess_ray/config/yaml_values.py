@@ -2,7 +2,7 @@
 
 Numbers are those of YAML 1.2, so that ``1e-4`` is one, ``010`` is ten, and ``20:1`` or a date no more than a
 text. Keys are texts that stand once. What would cost much more memory than the text itself is refused as
-it is read: deep nesting, anchors that multiply, numbers beyond 64 bits.
+it is read: deep nesting, anchors that multiply, whole numbers beyond 64 bits.
 """
 
 import math
@@ -33,9 +33,16 @@ def read_yaml(text: str) -> Any:
         raise ConfigError(f"more than {MAX_BYTES:,} characters, which is more than a configuration has.")
     try:
         # A subclass of PyYAML's safe loader: it makes plain values and nothing else.
-        return yaml.load(text, _Loader)  # noqa: S506
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_extent(root)
+        return loader.construct_document(root)
     except yaml.YAMLError as error:
         raise ConfigError(f"no valid YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"more than {_MAX_DEPTH} levels of lists and sections; nest less.") from None
     except (ValueError, OverflowError, LookupError) as error:
         # PyYAML asks for whatever character an escape names, and reads whatever has the tag of a number.
         raise ConfigError(
@@ -45,40 +52,25 @@ def read_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._level = 0
-        #: By node, values below it and levels of them, aliases written out.
-        self._extents: dict[yaml.Node, tuple[int, int]] = {}
+    """YAML 1.2's scalars, see below."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-        is_alias = self.check_event(yaml.AliasEvent)
-        self._level += 1
-        if self._level > _MAX_DEPTH:
-            raise ConfigError(f"line {line}: more than {_MAX_DEPTH} levels of lists and sections; nest less.")
-        node = super().compose_node(parent, index)
-        self._level -= 1
-        if is_alias and node not in self._extents:
-            raise ConfigError(f"line {line}: the alias stands within what it stands for; write it out.")
-        if node is not None and not is_alias:
-            self._extents[node] = self._extent(node, line)
-        return node
 
-    def _extent(self, node: yaml.Node, line: int) -> tuple[int, int]:
-        if isinstance(node, yaml.MappingNode):
-            _check_keys(node)
-            inner = [self._extents[value] for _, value in node.value]
-        else:
-            inner = [self._extents[value] for value in node.value] if isinstance(node.value, list) else []
-        num_values = 1 + sum(extent[0] for extent in inner)
-        depth = 1 + max((extent[1] for extent in inner), default=0)
+def _check_extent(root: yaml.Node) -> None:
+    """Refuse keys that are no texts or stand twice, and what is huge once its aliases are written out."""
+    num_values, waiting = 0, [(root, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        num_values += 1
         if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
             raise ConfigError(
-                f"line {line}: with its aliases written out it has more than {_MAX_VALUES:,} values, or than "
-                f"{_MAX_DEPTH} levels of them; write what is meant."
+                f"line {node.start_mark.line + 1}: with its aliases written out the text has more than "
+                f"{_MAX_VALUES:,} values, or more than {_MAX_DEPTH} levels of lists and sections; nest less."
             )
-        return num_values, depth
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            waiting += [(value, depth + 1) for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += [(item, depth + 1) for item in node.value]
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
@@ -100,24 +92,15 @@ def _told(node: yaml.Node) -> str:
     return repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "that is a list or a section"
 
 
-def _wrong(node: yaml.Node, what: str) -> ConfigError:
-    return ConfigError(f"line {node.start_mark.line + 1}: {_told(node)} is {what}.")
-
-
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node)).replace("_", "")
+    text = node.value.replace("_", "")
     # A whole number of very many digits takes long to read.
     value = int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10) if len(text) < 80 else math.inf
     if abs(value) > _MAX_INTEGER:
-        raise _wrong(node, "a whole number of more than 64 bits")
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: {_told(node)} is a whole number of more than 64 bits."
+        )
     return int(value)
-
-
-def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    value = float(loader.construct_yaml_float(node))
-    if math.isinf(value) and "inf" not in node.value.lower():
-        raise _wrong(node, "beyond the largest number; write .inf for infinity")
-    return value
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -138,8 +121,7 @@ for _tag, _pattern, _first in (
 _Loader.yaml_constructors = {
     **{
         tag: yaml.SafeLoader.yaml_constructors[tag]
-        for tag in (*(f"{_TAG}{kind}" for kind in ("null", "bool", "str", "seq", "map")), None)
+        for tag in (*(f"{_TAG}{kind}" for kind in ("null", "bool", "float", "str", "seq", "map")), None)
     },
     f"{_TAG}int": _integer,
-    f"{_TAG}float": _float,
 }
