@@ -12,8 +12,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, cast
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
@@ -81,15 +81,6 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
-    @property
-    def file(self) -> IO[str]:
-        """The stream, which raises no error."""
-        return cast(IO[str], _Forgiving(super().file))
-
-    @file.setter
-    def file(self, new_file: IO[str]) -> None:
-        self._file = new_file
-
     def say(self, text: str, label: str = "", style: str = "") -> None:
         """A line, as long as it is, after a label in a style of its own."""
         self.print(Text.assemble((label and f"{label} ", style), visible(text)), soft_wrap=True)
@@ -100,37 +91,20 @@ class Terminal(Console):
         width = Measurement.get(self, options, table).maximum
         self.print(Segments(self.render(table, options.update(width=width))), soft_wrap=True, end="")
 
+    def on_broken_pipe(self) -> None:
+        """A reader that has left knows it; what is only shown ends nothing."""
+        _silence(self.file)
 
-class _Forgiving:
-    """A stream that is written to no more once that has failed."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with _going_on(self._stream):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with _going_on(self._stream):
-            self._stream.flush()
-
-
-@contextlib.contextmanager
-def _going_on(stream: IO[str]) -> Iterator[None]:
-    """Nothing that is only shown ends what is done; that a disk is full is said, a reader that left knows."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        _silence(stream)
-        is_gone = isinstance(error, OSError) and error.errno == errno.EPIPE
-        if not is_gone and stream is not sys.stderr:
-            with contextlib.suppress(OSError, ValueError):
-                print(f"output: {error}; nothing more is shown, the work goes on.", file=sys.stderr)
+    def _check_buffer(self) -> None:
+        """Where Rich writes all that it prints; a stream that has failed is written to no more."""
+        try:
+            super()._check_buffer()
+        except (OSError, ValueError) as error:
+            _silence(self.file)
+            del self._buffer[:]
+            if not self.stderr:
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"output: {error}; nothing more is shown, the work goes on.", file=sys.stderr)
 
 
 def _silence(stream: IO[str]) -> None:
