@@ -85,8 +85,9 @@ def search(
         >>> result.recommend(["c17"], k=2)[["user", "rank"]].values.tolist()
         [['c17', 1], ['c17', 2]]
     """
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    settings = settings_of("search", ratings, columns, output, fields, section_names())
+    settings = settings_of(
+        "search", ratings, (user, item, rating, timestamp), output, fields, section_names()
+    )
     values = settings.values
     if budget is not None:
         values["budget"] = budget if isinstance(budget, str | float | int) else list(budget)
@@ -94,7 +95,7 @@ def search(
     values.setdefault("cache", None)
     config = parse_config(values, settings.source)
     check_output(config.output, overwrite=overwrite)
-    settings.given.keep(config.output, overwrite=overwrite)
+    settings.keep_ratings(overwrite=overwrite)
 
     # RLlib takes seconds to import, which a mistake in a field should not have to wait for.
     from ciess_ray.searches.driver import search as run
@@ -161,10 +162,11 @@ def sweep(
     # PyTorch takes seconds to import, RLlib more.
     from ciess_ray.sweeps.config import SweepConfig, SweepPlan
 
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    settings = settings_of("sweep", ratings, columns, output, fields, section_names(SweepConfig))
+    settings = settings_of(
+        "sweep", ratings, (user, item, rating, timestamp), output, fields, section_names(SweepConfig)
+    )
     plan = SweepPlan.of(settings.values, settings.source, settings.folder)
-    settings.given.keep(Path(plan.config.output), overwrite=overwrite)
+    settings.keep_ratings(overwrite=overwrite)
 
     from ciess_ray.sweeps.driver import sweep as run
 
@@ -229,10 +231,11 @@ def compare(
     # PyTorch takes seconds to import, RLlib more.
     from ciess_ray.comparisons.config import ComparisonConfig, ComparisonPlan
 
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    settings = settings_of("compare", ratings, columns, output, fields, section_names(ComparisonConfig))
+    settings = settings_of(
+        "compare", ratings, (user, item, rating, timestamp), output, fields, section_names(ComparisonConfig)
+    )
     plan = ComparisonPlan.of(settings.values, settings.source, settings.folder)
-    settings.given.keep(plan.config.output, overwrite=overwrite)
+    settings.keep_ratings(overwrite=overwrite)
 
     from ciess_ray.comparisons.driver import compare as run
 

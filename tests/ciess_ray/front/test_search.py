@@ -10,7 +10,7 @@ import pytest
 import ciess_ray
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.front.settings import read_ratings
+from ciess_ray.front.settings import log_of, settings_of
 from ciess_ray.searches.driver import resume
 from envs.data import read_interactions, split_interactions
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
@@ -71,10 +71,10 @@ class TestData:
     @pytest.fixture
     def fingerprint(self, tmp_path):
         def fingerprint(ratings, **names):
-            given = read_ratings(ratings, names)
-            given.keep(tmp_path, overwrite=True)
-            here = {"path": tmp_path / given.file_name} if given.log is not None else {}
-            return load_interactions(parse_config({"dataset": given.dataset | here})).fingerprint
+            columns = [names.get(role) for role in ("user", "item", "rating", "timestamp")]
+            settings = settings_of("search", ratings, columns, tmp_path, {}, ())
+            settings.keep_ratings(overwrite=True)
+            return load_interactions(parse_config(settings.values)).fingerprint
 
         return fingerprint
 
@@ -100,7 +100,7 @@ class TestData:
                 "timestamp": pd.to_datetime(["2020-01-03", "2020-01-02", "2020-01-01", "2020-01-04"]),
             }
         )
-        log = read_ratings(frame, {}).log
+        log = log_of(frame, {})
         assert (log.user_ids.tolist(), log.item_ids.tolist()) == (["a", "b"], [3, 4, 5])
         assert log.rating.tolist() == [1, 2, 4] and log.num_duplicates == 1
 
@@ -158,7 +158,7 @@ class TestMistakes:
             ({"budget": "150%"}, BudgetError, "more than the full table"),
             ({"budget": ["5%", "0.05"]}, ConfigError, "stands there twice"),
             ({"dataset": {"path": "elsewhere.csv"}}, ConfigError, "dataset.path: the ratings that"),
-            ({"dataset": 3}, ConfigError, "'dataset.sample' goes into 'dataset', which is no section"),
+            ({"dataset": 3}, ConfigError, "'dataset.path' goes into 'dataset', which is no section"),
         ],
     )
     def test_is_told_before_anything_is_made(self, purchases, empty_folder, given, error, says):
