@@ -9,11 +9,8 @@ from types import FrameType
 #: 128 + the number of the signal, as a shell tells of a process that one has ended.
 EXIT_STATUS = 128 + signal.SIGTERM
 
-
-class _Seen:
-    """Whether SIGTERM has come since a block of :func:`terminable` began."""
-
-    is_terminated = False
+#: Set where SIGTERM has come since a block of :func:`terminable` began.
+_terminated = threading.Event()
 
 
 @contextlib.contextmanager
@@ -25,7 +22,7 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _Seen.is_terminated = False
+    _terminated.clear()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
@@ -35,11 +32,11 @@ def terminable() -> Iterator[None]:
 
 def is_terminated() -> bool:
     """Whether it was SIGTERM that interrupted this process."""
-    return _Seen.is_terminated
+    return _terminated.is_set()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _Seen.is_terminated = True
+    _terminated.set()
     handler = signal.getsignal(signal.SIGINT)
     # A process in the background ignores SIGINT; while a sweep runs Tune has a handler that keeps its state.
     if not callable(handler) or handler is signal.default_int_handler:

@@ -87,15 +87,33 @@ def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
     ]
 
 
-def check_communities(config: RunConfig, interactions: Interactions) -> None:
-    """Refuse more communities than users and items allow, or than a budget in bytes pays for.
+def check_budgets(config: RunConfig, interactions: Interactions, *, trains_full: bool = True) -> list[int]:
+    """See that budgets, communities and memory allow for the tables of a run, before Ray starts.
+
+    Memory is that of this machine, unless the run will be on a cluster, whose nodes may have more: there each
+    process that trains a full table looks itself.
+
+    Args:
+        config: The run.
+        interactions: The splits.
+        trains_full: Whether full tables are trained, for which there must be memory.
+
+    Returns:
+        Parameters that each budget allows.
 
     Raises:
-        ConfigError: Naming how many are possible.
-        BudgetError: A budget in bytes has no room for the columns at which rows begin.
+        BudgetError: A budget cannot be met, or in bytes has no room for the columns at which rows begin.
+        ConfigError: There are more communities than users and items allow, or no memory.
     """
-    if not config.search.tried_communities:
-        return
+    caps_params = caps_params_of(config, interactions.num_entities)
+    if config.search.tried_communities:
+        _check_communities(config, interactions, caps_params)
+    if trains_full and os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized():
+        check_training_memory(config, interactions.num_entities)
+    return caps_params
+
+
+def _check_communities(config: RunConfig, interactions: Interactions, caps_params: Sequence[int]) -> None:
     most = most_communities(interactions.num_users, interactions.num_items)
     too_many = [number for number in config.search.tried_communities if number > most]
     if too_many:
@@ -105,7 +123,7 @@ def check_communities(config: RunConfig, interactions: Interactions) -> None:
         )
     recommender, num_rows = config.recommender, interactions.num_entities
     least = num_rows * recommender.min_embedding_size * recommender.num_tables
-    for asked, cap_params in zip(config.memory_budgets, caps_params_of(config, num_rows), strict=True):
+    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         if asked.unit == "bytes" and cap_params - column_params(num_rows) < least:
             raise BudgetError(
                 f"the memory budget {asked} has no room for a byte a row, which search.tried_communities "
@@ -144,15 +162,6 @@ def check_training_memory(config: RunConfig, num_entities: int) -> None:
         f"{batch_bytes:,} with training.batch_size={training.batch_size}, and {place} has {there:,} bytes of "
         "memory: lower what takes more."
     )
-
-
-def check_memory_here(config: RunConfig, num_entities: int) -> None:
-    """As :func:`check_training_memory`, before Ray starts, where it will be on this machine alone.
-
-    On a cluster, whose nodes may have more, each process that trains a full table looks itself.
-    """
-    if os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized():
-        check_training_memory(config, num_entities)
 
 
 def dataset_key(config: RunConfig) -> str:
@@ -236,10 +245,7 @@ def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True)
         if key not in read:
             read[key] = load_interactions(trial.config)
         try:
-            caps_params_of(trial.config, read[key].num_entities)
-            check_communities(trial.config, read[key])
-            if trains_full:
-                check_memory_here(trial.config, read[key].num_entities)
+            check_budgets(trial.config, read[key], trains_full=trains_full)
         except CiessError as error:
             raise error.within(f"{source}: the trial {trial.name}") from error
     return read

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -80,7 +80,7 @@ class ManyRuns(Section):
                     f"set and space: {name} stands there twice, or is a part of {overlapping[0]}; keep one."
                 )
         for name, values in self.space.items():
-            _check_dimension(name, values)
+            dimension_of(name, values)
         return self
 
 
@@ -217,46 +217,48 @@ def absolute_paths(values: Any, name: str = "") -> Any:
         values: Of a field, of a dimension of it, or of a whole configuration.
         name: The dotted name of the field.
     """
+    return _with_paths(values, lambda path: str(Path(expanduser(path)).absolute()), name)
+
+
+def _with_paths(values: Any, change: Callable[[str | Path], str], name: str = "") -> Any:
+    """Plain values with every path of data changed."""
     if isinstance(values, Mapping):
         inner = {key: name if key in _DISTRIBUTIONS else f"{name}.{key}".lstrip(".") for key in values}
-        return {key: absolute_paths(value, inner[key]) for key, value in values.items()}
+        return {key: _with_paths(value, change, inner[key]) for key, value in values.items()}
     if isinstance(values, list):
-        return [absolute_paths(value, name) for value in values]
+        return [_with_paths(value, change, name) for value in values]
     # An empty one is refused with its field.
     is_path = name == "dataset.path" and isinstance(values, str | Path) and str(values)
-    return str(Path(expanduser(values)).absolute()) if is_path else values
-
-
-def _check_dimension(name: str, values: Any) -> None:
-    kind, given = dimension_of(name, values)
-    if kind in ("grid", "choice"):
-        if not isinstance(given, list) or not given:
-            raise ConfigError(
-                f"space.{name}: an empty {kind}; name at least one value, or leave the field out."
-            )
-        # Budgets are the same in any spelling.
-        is_budget = name == "budget" and all(isinstance(value, str | float | int) for value in given)
-        refuse = refuse_equal_budgets if is_budget else refuse_twice
-        refuse(f"space.{name}", given)
-        return
-    least, above = (0, " and above 0") if kind == "loguniform" else (-math.inf, "")
-    is_pair = isinstance(given, list) and len(given) == 2 and {*map(type, given)} <= {int, float}
-    if not is_pair or not least < given[0] < given[1] < math.inf:
-        raise ConfigError(f"space.{name}: {kind} takes two numbers, the lower first{above}, not {given!r}.")
+    return change(values) if is_path else values
 
 
 def dimension_of(name: str, values: Any) -> tuple[str, Any]:
     """How a dimension is written, ``grid`` for a list or the name of a distribution, and what it is given.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or has nothing to choose from, or something twice.
     """
-    if isinstance(values, list):
-        return "grid", values
-    if isinstance(values, dict) and len(values) == 1 and next(iter(values)) in _DISTRIBUTIONS:
-        return next(iter(values.items()))
-    kinds = ", ".join(f"{{{kind}: [...]}}" for kind in _DISTRIBUTIONS)
-    raise ConfigError(f"space.{name}: expected a list of values or one of {kinds}, not {values!r}.")
+    kind, given = "grid", values
+    if isinstance(values, dict) and len(values) == 1:
+        ((kind, given),) = values.items()
+    if kind in ("uniform", "loguniform"):
+        least, above = (0, " and above 0") if kind == "loguniform" else (-math.inf, "")
+        is_pair = isinstance(given, list) and len(given) == 2 and {*map(type, given)} <= {int, float}
+        if not is_pair or not least < given[0] < given[1] < math.inf:
+            raise ConfigError(
+                f"space.{name}: {kind} takes two numbers, the lower first{above}, not {given!r}."
+            )
+    elif kind not in _DISTRIBUTIONS or not isinstance(given, list):
+        kinds = ", ".join(f"{{{kind}: [...]}}" for kind in _DISTRIBUTIONS)
+        raise ConfigError(f"space.{name}: expected a list of values or one of {kinds}, not {values!r}.")
+    elif not given:
+        raise ConfigError(f"space.{name}: an empty {kind}; name at least one value, or leave the field out.")
+    else:
+        # Budgets are the same in any spelling.
+        is_budget = name == "budget" and all(isinstance(value, str | float | int) for value in given)
+        refuse = refuse_equal_budgets if is_budget else refuse_twice
+        refuse(f"space.{name}", given)
+    return kind, given
 
 
 def _definitions(space: Mapping[str, Any], num_samples: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -294,10 +296,7 @@ def slug(fields: Mapping[str, Any]) -> str:
     """Fields as the end of a folder's name, in which no character needs care; what is cut ends in a hash."""
     parts = []
     for name, value in fields.items():
-        if name == "dataset.path":
-            value = Path(value).name
-        elif name == "dataset" and value.get("path") is not None:
-            value = {**value, "path": Path(value["path"]).name}
+        value = _with_paths(value, lambda path: Path(path).name, name)
         text = (
             f"{value:.4g}"
             if isinstance(value, float)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ciess_ray.config.data import caps_params_of, check_communities, check_memory_here
+from ciess_ray.config.data import check_budgets
 from ciess_ray.config.run import RunConfig
 from ciess_ray.result import check_output
 from ciess_ray.searches.journal import Journal
@@ -63,9 +63,7 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
         ResultError: A result would be overwritten.
     """
     budgets: list[Budget] = []
-    caps_params = caps_params_of(config, interactions.num_entities)
-    check_communities(config, interactions)
-    check_memory_here(config, interactions.num_entities)
+    caps_params = check_budgets(config, interactions)
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
         budgets.append(Budget(str(asked), cap_params, config.output / name, name))
