@@ -103,7 +103,7 @@ def with_halves(problem: Problem, score: NDArray[np.float64]) -> EmbeddingSizes:
     interactions, (low, _) = problem.interactions, problem.bounds
     user = np.full(interactions.num_users, float(low))
     large = np.argsort(-score, kind="stable")[: len(user) // 2]
-    left = problem.cap_params / problem.num_tables - low * interactions.num_entities
+    left = problem.cap_params / problem.full_sizes.num_tables - low * interactions.num_entities
     user[large] += left / len(large)
     return problem.project(user, np.full(interactions.num_items, float(low)), rng_of(problem, 1))
 
@@ -119,7 +119,7 @@ def shapes(problem: Problem) -> Iterator[tuple[str, EmbeddingSizes]]:
     for share in (0.05, 0.1, 0.2):
         mean_item = 1.0 + 8.0 * share
         item = proportional(head(interactions.item_popularity, share, 9.0), mean_item, *problem.bounds)
-        user = (problem.cap_params / problem.num_tables - item.sum()) / interactions.num_users
+        user = (problem.cap_params / problem.full_sizes.num_tables - item.sum()) / interactions.num_users
         yield (
             f"popular items {share:g}",
             problem.project(np.full(interactions.num_users, user), item, rng_of(problem, 1)),

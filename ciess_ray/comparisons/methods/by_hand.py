@@ -40,7 +40,7 @@ def mixed_random(problem: Problem) -> list[Allocation]:
     Uniform between d_min and as far above the mean, then projected onto the budget.
     """
     interactions, (low, high) = problem.interactions, problem.bounds
-    mean = problem.cap_params / (problem.num_tables * interactions.num_entities)
+    mean = problem.cap_params / (problem.full_sizes.num_tables * interactions.num_entities)
     reach = min(mean - low, high - mean)
     rng = problem.rng(Stream.MIXED_RANDOM)
     drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
@@ -119,7 +119,7 @@ def mean_sizes(problem: Problem, split: float) -> tuple[float, float]:
     """
     interactions, (low, high) = problem.interactions, problem.bounds
     num_users, num_items = interactions.num_users, interactions.num_items
-    total = problem.cap_params // problem.num_tables
+    total = problem.cap_params // problem.full_sizes.num_tables
     least = max(low, (total - num_items * high) / num_users)
     most = min(high, (total - num_items * low) / num_users)
     first, last = (math.log(user * num_items / (total - num_users * user)) for user in (least, most))
@@ -190,8 +190,7 @@ def tune(
     Returns:
         The distinct tables, best first.
     """
-    judged: dict[tuple[float, ...], Allocation] = {}
-    tables: set[bytes] = set()
+    judged: dict[bytes, tuple[tuple[float, ...], Allocation]] = {}
     ends = [(min(values), max(values)) for values in axes.values()]
     spacing = [
         (high - low) / max(len(values) - 1, 1)
@@ -200,20 +199,18 @@ def tune(
     grid = list(axes.values())
     for _ in range(num_refinements + 1):
         for point in itertools.product(*grid):
-            if point in judged:
-                continue
             parameters = dict(zip(axes, point, strict=True))
             sizes = build(**parameters)
             table = sizes.user.tobytes() + sizes.item.tobytes()
-            # At the ends of a split some parameters change nothing.
-            if table not in tables:
-                tables.add(table)
+            # Neighbours meet; and at the ends of a split some parameters change nothing.
+            if table not in judged:
                 name = ", ".join(f"{name} {value:.3g}" for name, value in parameters.items())
-                judged[point] = Allocation(name, sizes, problem.judge(sizes))
-        best = max(judged, key=lambda point: judged[point].step_quality)
+                judged[table] = point, Allocation(name, sizes, problem.judge(sizes))
+        best, _ = max(judged.values(), key=lambda entry: entry[1].step_quality)
         spacing = [width / 2 for width in spacing]
         grid = [
             sorted({min(max(at + sign * width, low), high) for sign in (-1, 0, 1)})
             for at, width, (low, high) in zip(best, spacing, ends, strict=True)
         ]
-    return sorted(judged.values(), key=lambda allocation: allocation.step_quality, reverse=True)
+    allocations = [allocation for _, allocation in judged.values()]
+    return sorted(allocations, key=lambda allocation: allocation.step_quality, reverse=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.streams import Stream
@@ -13,11 +14,10 @@ from ciess_ray.training.contest import Allocation, Start
 from ciess_ray.training.convergence import recipe_of
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
-from envs.recommenders.base import SizedEmbedding
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import RankingLoss
 from envs.recommenders.training import Trainer, make_loss
-from envs.sizes.embedding_sizes import ScatteredSizes, keep_largest
+from envs.sizes.embedding_sizes import ScatteredSizes
 from envs.step_modes import State, load_state, state_of
 
 #: What users' magnitudes are multiplied with before they compete with the items'; 1 is plain magnitude.
@@ -75,8 +75,7 @@ def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
     for scale in _USER_SCALES:
         importance = np.abs(state["table.weight"])
         importance[: interactions.num_users] *= scale
-        kept = keep_largest(importance, problem.cap_params, problem.bounds[0], problem.num_tables)
-        pruned[scale] = problem.scatter(kept)
+        pruned[scale] = problem.keep_largest(importance, problem.bounds[0])
         recommender.table.mask_to(pruned[scale])
         qualities[scale] = evaluate(recommender, interactions.train, interactions.validation).quality
         problem.num_steps += 1
@@ -88,69 +87,41 @@ def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
     ]
 
 
-class _Relaxed(SizedEmbedding):
-    """A table of which parts are learned to be left out.
+class Thresholds(nn.Module):
+    """A learned threshold for every number of a table, of which what lies above it is left.
 
     Args:
-        table: What it takes the values and sizes of.
+        weight: The table.
     """
 
-    def __init__(self, table: SizedEmbedding) -> None:
-        nn.Module.__init__(self)
-        self.sizes, self.width = table.sizes, table.width
-        self.register_buffer("mask", table.mask, persistent=False)
-        self.weight = table.weight
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.full_like(weight, _FIRST_LOGIT))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """sign(v) · relu(|v| - g(s)): PEP (arXiv 2101.07577) equation 4; the shape of the table."""
+        return weight.sign() * torch.relu(self.margins(weight))
+
+    def margins(self, weight: Tensor) -> Tensor:
+        """|v| - g(s), below 0 beneath the threshold; g is a scaled sigmoid; the shape of the table."""
+        return weight.abs() - _SCALE * self.logits.sigmoid()
 
 
-class _Around(RankingLoss):
-    """A loss that takes the batches of another."""
+class _Pushed(RankingLoss):
+    """A loss that pushes thresholds up, harder from batch to batch."""
 
-    def __init__(self, loss: RankingLoss) -> None:
+    def __init__(self, loss: RankingLoss, logits: Tensor, num_batches: int) -> None:
         self.batch_size, self._loss = loss.batch_size, loss
+        self._logits, self._num_batches, self._batch = logits, num_batches, 0
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         return self._loss.draw(rng)
 
-
-def soft_threshold(values: Tensor, logits: Tensor) -> Tensor:
-    """sign(v) · relu(|v| - g(s)): PEP (arXiv 2101.07577) equation 4; all of one shape."""
-    return values.sign() * torch.relu(values.abs() - thresholds(logits))
-
-
-def thresholds(logits: Tensor) -> Tensor:
-    """g(s), a scaled sigmoid, of any shape."""
-    return _SCALE * logits.sigmoid()
-
-
-class ThresholdedEmbedding(_Relaxed):
-    """A table of which every number has a learned threshold."""
-
-    def __init__(self, table: SizedEmbedding) -> None:
-        super().__init__(table)
-        self.logits = nn.Parameter(torch.full_like(table.weight, _FIRST_LOGIT))
-
-    def forward(self, num_columns: int | None = None) -> Tensor:
-        """What lies above the thresholds, shape (num_rows, num_tables * width)."""
-        return soft_threshold(self.weight[:, :num_columns], self.logits[:, :num_columns])
-
-    def margins(self) -> Tensor:
-        """How far each number lies above its threshold, or, below 0, beneath it; the shape of the table."""
-        return (self.weight.abs() - thresholds(self.logits)).detach()
-
-
-class _Pushed(_Around):
-    """A loss that pushes thresholds up, harder from batch to batch."""
-
-    def __init__(self, loss: RankingLoss, table: ThresholdedEmbedding, num_batches: int) -> None:
-        super().__init__(loss)
-        self._table, self._num_batches, self._batch = table, num_batches, 0
-
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         first, last = (push / self.batch_size for push in _PUSH)
-        push = first * (last / first) ** (self._batch / self._num_batches)
+        push: float = first * (last / first) ** (self._batch / self._num_batches)
         self._batch += 1
-        cost: Tensor = self._loss(recommender, *batch) - push * self._table.logits.sum()
-        return cost
+        return self._loss(recommender, *batch) - push * self._logits.sum()
 
 
 def pep(problem: Problem) -> list[Allocation]:
@@ -167,16 +138,18 @@ def pep(problem: Problem) -> list[Allocation]:
     recommender = recipe.recommender(problem.full_sizes, rng)
     # On a CPU a state is no copy.
     first = {name: value.copy() for name, value in state_of(recommender).items()}
-    table = ThresholdedEmbedding(recommender.table)
-    recommender.table = table
-    loss = _Pushed(recipe.loss, table, num_batches)
+    weight = recommender.table.weight
+    thresholds = Thresholds(weight)
+    register_parametrization(recommender.table, "weight", thresholds)
+    loss = _Pushed(recipe.loss, thresholds.logits, num_batches)
     trainer = Trainer(recommender, recipe.train, recipe.settings, rng, loss)
     problem.num_trainings += 1
-    while trainer.num_batches < num_batches and int((table.margins() > 0).sum()) > problem.cap_params:
+    while (
+        trainer.num_batches < num_batches and int((thresholds.margins(weight) > 0).sum()) > problem.cap_params
+    ):
         trainer.train(1)
-    kept = keep_largest(table.margins().cpu().numpy(), problem.cap_params, 0, problem.num_tables)
-    name = f"thresholds after {trainer.num_batches} batches"
-    return [Allocation(name, problem.scatter(kept), start=Start(first))]
+    sizes = problem.keep_largest(thresholds.margins(weight).detach().cpu().numpy(), 0)
+    return [Allocation(f"thresholds after {trainer.num_batches} batches", sizes, start=Start(first))]
 
 
 def blocks_of(interactions: Interactions, num_blocks: int = _NUM_BLOCKS) -> NDArray[np.int64]:
@@ -195,58 +168,54 @@ def blocks_of(interactions: Interactions, num_blocks: int = _NUM_BLOCKS) -> NDAr
     return np.concatenate([user, num_blocks + item])
 
 
-class SelectedEmbedding(_Relaxed):
-    """A table of which every block of rows weighs every column.
+class Selection(nn.Module):
+    """Weights of the columns of a table, a row of them for each block of its rows.
 
     Args:
-        table: What it takes the values and sizes of.
-        blocks: Of every row, shape (num_rows,).
+        weight: The table.
+        blocks: The block of every row, shape (num_rows,).
     """
 
-    selection: Tensor
     blocks: Tensor
+    columns: Tensor
 
-    def __init__(self, table: SizedEmbedding, blocks: NDArray[np.int64]) -> None:
-        super().__init__(table)
-        device = table.weight.device
-        self.register_buffer("blocks", torch.from_numpy(blocks).to(device), persistent=False)
+    def __init__(self, weight: Tensor, blocks: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.register_buffer("blocks", torch.from_numpy(blocks).to(weight.device), persistent=False)
         # No parameter: the training batches are not to move it. A buffer goes back with the best validation.
-        shape = int(blocks.max()) + 1, table.weight.shape[1]
-        self.register_buffer("selection", torch.ones(shape, device=device))
-        self.selection.requires_grad_(True)
+        shape = int(blocks.max()) + 1, weight.shape[1]
+        self.register_buffer("columns", weight.new_ones(shape, requires_grad=True))
 
-    def forward(self, num_columns: int | None = None) -> Tensor:
-        """Weighed rows, shape (num_rows, num_tables * width)."""
-        return self.weight[:, :num_columns] * self.selection[self.blocks, :num_columns]
+    def forward(self, weight: Tensor) -> Tensor:
+        """Weighed rows, the shape of the table."""
+        return weight * self.columns[self.blocks]
 
 
-class _Bilevel(_Around):
+class _Bilevel(RankingLoss):
     """The training loss; before each batch the selection takes a step against the validation loss."""
 
-    def __init__(self, loss: RankingLoss, problem: Problem, table: SelectedEmbedding) -> None:
-        super().__init__(loss)
-        self._table, interactions = table, problem.interactions
-        merged = interactions.merge_validation_into_training()
+    def __init__(self, loss: RankingLoss, problem: Problem, columns: Tensor) -> None:
+        self._loss, self._columns, self._validation = loss, columns, problem.interactions.validation
         # A negative is none of a user's items, whichever of the two they are in.
-        self._both = make_loss(merged.train, problem.config.training)
-        self._validation = interactions.validation
-        self._optimizer = torch.optim.Adam([table.selection], lr=_LEARNING_RATE)
-        self._num_columns = 0
+        both = problem.interactions.merge_validation_into_training().train
+        self._both = make_loss(both, problem.config.training)
+        self._optimizer = torch.optim.Adam([columns], lr=_LEARNING_RATE)
+        self._num_training = 0
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         train, both = self._loss.draw(rng), self._both.draw(rng)
         is_validation = self._validation[both[0], both[1]] > 0
-        self._num_columns = len(train)
+        self._num_training = len(train)
         return train + self._both.select(both, is_validation)
 
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
-        train, validation = batch[: self._num_columns], batch[self._num_columns :]
+        train, validation = batch[: self._num_training], batch[self._num_training :]
         if len(validation[0]):
             cost = self._both(recommender, *validation)
-            (self._table.selection.grad,) = torch.autograd.grad(cost, [self._table.selection])
+            (self._columns.grad,) = torch.autograd.grad(cost, [self._columns])
             self._optimizer.step()
             with torch.no_grad():
-                self._table.selection.clamp_(0.0, 1.0)
+                self._columns.clamp_(0.0, 1.0)
         return self._loss(recommender, *train)
 
 
@@ -260,12 +229,12 @@ def dnis(problem: Problem) -> list[Allocation]:
     """
     recipe, rng = recipe_of(problem.config, problem.interactions), problem.rng(Stream.DNIS)
     recommender = recipe.recommender(problem.full_sizes, rng)
-    table = SelectedEmbedding(recommender.table, blocks_of(problem.interactions))
-    recommender.table = table
-    loss = _Bilevel(recipe.loss, problem, table)
+    selection = Selection(recommender.table.weight, blocks_of(problem.interactions))
+    register_parametrization(recommender.table, "weight", selection)
+    loss = _Bilevel(recipe.loss, problem, selection.columns)
     Trainer(recommender, recipe.train, recipe.settings, rng, loss).fit(problem.interactions.validation)
     problem.num_trainings += 1
+    # What is left as the table is the product.
+    remove_parametrizations(recommender.table, "weight")
     state = state_of(recommender)
-    del state["table.selection"]
-    state["table.weight"] = table().detach().cpu().numpy()
     return prune(problem, state, Start(state))

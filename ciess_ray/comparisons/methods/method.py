@@ -20,7 +20,7 @@ from ciess_ray.training.convergence import Trained
 from ciess_ray.training.pretrained import full_sizes
 from ciess_ray.training.selection import Judge
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes, keep_largest
 from envs.step_modes import State
 
 
@@ -61,25 +61,26 @@ class Problem:
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest size."""
-        recommender = self.config.recommender
-        return recommender.min_embedding_size, recommender.max_embedding_size
-
-    @property
-    def num_tables(self) -> int:
-        """Tables in which every row has its size."""
-        return self.config.recommender.num_tables
+        return self.full_sizes.min_embedding_size, self.full_sizes.max_embedding_size
 
     def project(
         self, user: NDArray[np.float64], item: NDArray[np.float64], rng: np.random.Generator
     ) -> EmbeddingSizes:
         """The sizes nearest to a proposal that use up the budget exactly."""
         return EmbeddingSizes.from_proposal(
-            user, item, self.cap_params, *self.bounds, rng, fill=True, num_tables=self.num_tables
+            user, item, self.cap_params, *self.bounds, rng, fill=True, num_tables=self.full_sizes.num_tables
         )
 
-    def scatter(self, kept: NDArray[np.bool_]) -> ScatteredSizes:
-        """A mask as sizes; its shape is that of the full table, users first."""
-        return ScatteredSizes.of(kept, self.interactions.num_users, *self.bounds, self.num_tables)
+    def keep_largest(self, importance: NDArray[np.floating], min_kept: int) -> ScatteredSizes:
+        """As many of the most important numbers of the full table as the budget has.
+
+        Args:
+            importance: Of each number, the shape of the table, users first.
+            min_kept: How many each row keeps at least.
+        """
+        num_tables = self.full_sizes.num_tables
+        kept = keep_largest(importance, self.cap_params, min_kept, num_tables)
+        return ScatteredSizes.of(kept, self.interactions.num_users, *self.bounds, num_tables)
 
     @cached_property
     def full_sizes(self) -> EmbeddingSizes:

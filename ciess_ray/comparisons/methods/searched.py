@@ -11,7 +11,6 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons.methods.by_hand import by_popularity
 from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.result import ResultFolder
-from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.finalists import chosen_candidates
 from ciess_ray.searches.journal import Journal
@@ -29,6 +28,9 @@ from envs.step_modes import STEP_MODES
 
 def search(problem: Problem) -> list[Allocation]:
     """The search of ``ciess-ray search``: full-size fit and supernet, then every step, in this process."""
+    # RLlib takes seconds to import, which cells of other methods need not wait for.
+    from ciess_ray.searches.candidates import find_candidates
+
     config, full, interactions = problem.config, problem.full_fit, problem.interactions
     journal = Journal(ResultFolder(problem.work), NullTracker(), None)
     budget = Budget(str(config.budget), problem.cap_params, problem.work)

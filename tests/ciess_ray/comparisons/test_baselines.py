@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.parametrize import register_parametrization
 
 from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.comparisons.methods.by_hand import (
@@ -16,14 +17,7 @@ from ciess_ray.comparisons.methods.by_hand import (
     proportional,
     tune,
 )
-from ciess_ray.comparisons.methods.masks import (
-    SelectedEmbedding,
-    ThresholdedEmbedding,
-    _Bilevel,
-    blocks_of,
-    prune,
-    soft_threshold,
-)
+from ciess_ray.comparisons.methods.masks import Selection, Thresholds, _Bilevel, blocks_of, prune
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Start
@@ -128,18 +122,24 @@ def test_pruning_keeps_the_largest_of_the_trained_table(make_problem):
 
 def test_thresholds_prune_more_as_they_grow():
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    counts = [
-        int(soft_threshold(values, torch.full_like(values, s)).count_nonzero()) for s in (-12, -4, -3, -2, 9)
-    ]
+    thresholds = Thresholds(values)
+
+    def left(logit):
+        thresholds.logits.data.fill_(logit)
+        return int(thresholds(values).count_nonzero())
+
+    counts = [left(logit) for logit in (-12, -4, -3, -2, 9)]
     assert counts[0] >= 999 and counts == sorted(counts, reverse=True)
     assert len(set(counts)) == 5 and counts[-1] == 0
     some = torch.tensor([-8.0, -0.1, 0.1, 8.0], requires_grad=True)
-    logits = torch.zeros(4, requires_grad=True)
-    out = soft_threshold(some, logits)
+    thresholds = Thresholds(some)
+    thresholds.logits.data.zero_()
+    out = thresholds(some)
     assert out.tolist() == [-3, 0, 0, 3]
+    assert thresholds.margins(some).tolist() == pytest.approx([3, -4.9, -4.9, 3])
     out.sum().backward()
     # Of what is cut off, neither value nor threshold moves.
-    assert some.grad.tolist() == [1, 0, 0, 1] and logits.grad.tolist() == [2.5, 0, 0, -2.5]
+    assert some.grad.tolist() == [1, 0, 0, 1] and thresholds.logits.grad.tolist() == [2.5, 0, 0, -2.5]
 
 
 def test_pep_meets_the_budget_by_its_thresholds_and_starts_anew_from_its_first_values(make_problem):
@@ -162,9 +162,8 @@ def test_thresholds_at_first_leave_the_table_as_it_was(make_problem):
     recommender = recipe_of(problem.config, problem.interactions).recommender(
         problem.full_sizes, np.random.default_rng(0)
     )
-    table = ThresholdedEmbedding(recommender.table)
-    torch.testing.assert_close(table(), recommender.table(), atol=1e-3, rtol=0)
-    assert table(5).shape == (problem.interactions.num_entities, 5)
+    weight = recommender.table.weight
+    torch.testing.assert_close(Thresholds(weight)(weight), weight, atol=1e-3, rtol=0)
 
 
 def test_blocks_are_of_one_size_and_by_popularity(make_interactions):
@@ -183,11 +182,12 @@ def test_a_selection_goes_against_its_gradient_on_validation_alone(loss, make_pr
     interactions = problem.interactions
     recipe = recipe_of(problem.config, interactions)
     recommender = recipe.recommender(problem.full_sizes, np.random.default_rng(0))
-    table = SelectedEmbedding(recommender.table, blocks_of(interactions))
-    recommender.table = table
-    bilevel = _Bilevel(recipe.loss, problem, table)
+    weight = recommender.table.weight
+    selection = Selection(weight, blocks_of(interactions))
+    register_parametrization(recommender.table, "weight", selection)
+    bilevel = _Bilevel(recipe.loss, problem, selection.columns)
     with torch.no_grad():
-        table.selection.fill_(0.5)
+        selection.columns.fill_(0.5)
     columns = bilevel.draw(np.random.default_rng(0))
     num_columns = len(recipe.loss.draw(np.random.default_rng(0)))
     validation = columns[num_columns:]
@@ -195,14 +195,15 @@ def test_a_selection_goes_against_its_gradient_on_validation_alone(loss, make_pr
     assert len(users) > 20 and interactions.validation[users, items].all()
     batch = [torch.from_numpy(column) for column in columns]
     cost = bilevel._both(recommender, *batch[num_columns:])
-    (gradient,) = torch.autograd.grad(cost, [table.selection])
-    before = recommender.table.weight.detach().clone()
+    (gradient,) = torch.autograd.grad(cost, [selection.columns])
+    before = weight.detach().clone()
     bilevel(recommender, *batch)
-    moved = table.selection.detach() - 0.5
+    moved = selection.columns.detach() - 0.5
     clear = gradient.abs() > 1e-7
     assert clear.any() and (torch.sign(moved) == -torch.sign(gradient))[clear].all()
-    assert torch.equal(recommender.table.weight.detach(), before)
-    assert [name for name, _ in recommender.named_parameters()] == ["table.weight"]
+    assert torch.equal(weight.detach(), before)
+    (parameter,) = recommender.parameters()
+    assert parameter is weight
 
 
 def test_dnis_prunes_the_weighed_table(make_problem):

@@ -288,7 +288,7 @@ def test_a_random_search_judges_as_many_tables_as_the_search(longer):
 
 
 def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monkeypatch):
-    from ciess_ray.comparisons.methods import searched
+    from ciess_ray.searches import candidates as searched
 
     problem = longer()
     seen, find = [], searched.find_candidates
