@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from envs.budget import MemoryBudget
 from envs.data import Interactions
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError, check_name
 from envs.mdp import (
     KINDS,
     Form,
@@ -123,8 +123,7 @@ class EmbeddingSizeEnv(TableEnv):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
-        if form not in get_args(Form):
-            raise UnknownNameError("form", form, get_args(Form))
+        check_name("form", form, get_args(Form))
         options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
         super().__init__(
             {"user": interactions.user_popularity, "item": interactions.item_popularity},

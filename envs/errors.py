@@ -44,30 +44,7 @@ class ConfigError(CiessError):
 
 
 class UnknownNameError(ConfigError):
-    """A name that is in no table.
-
-    Args:
-        what: What the name should have named, e.g. ``"recommender"``.
-        name: The name given.
-        known: The names there are.
-        source: Where the name was found, e.g. a file's name; empty for nowhere in particular.
-    """
-
-    def __init__(self, what: str, name: str, known: Iterable[str], source: str = "") -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        # Beside the nearest of very many names, the others are noise.
-        listed = "" if near and len(known) > _MAX_LISTED else f" Known: {', '.join(known)}."
-        super().__init__(f"{source and source + ': '}unknown {what} {name!r}.{hint}{listed}")
-        self.what, self.name, self.known, self.source = what, name, tuple(known), source
-
-    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...], str]]:
-        return type(self), (self.what, self.name, self.known, self.source)
-
-    def within(self, source: str) -> "UnknownNameError":
-        """The same error, whose message begins with where it was found."""
-        return type(self)(self.what, self.name, self.known, source)
+    """A name that is in no table; see :func:`check_name`."""
 
 
 class RecommenderProtocolError(CiessError):
@@ -80,3 +57,30 @@ class TrainingError(CiessError):
 
 class ResultError(CiessError):
     """A result folder that exists, is incomplete or was changed."""
+
+
+def check_name(what: str, name: str, names: Iterable[str]) -> str:
+    """A name that is in a table.
+
+    Args:
+        what: What it names, e.g. ``"recommender"``.
+        name: The name given.
+        names: The names there are.
+
+    Raises:
+        UnknownNameError: It is none of them; the nearest is named.
+    """
+    names = list(names)
+    if name not in names:
+        raise unknown_name(what, name, names)
+    return name
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> UnknownNameError:
+    """What is raised where a name is in no table; see :func:`check_name`."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    # Beside the nearest of very many names, the others are noise.
+    listed = "" if near and len(names) > _MAX_LISTED else f" Known: {', '.join(names)}."
+    return UnknownNameError(f"unknown {what} {name!r}.{hint}{listed}")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from envs.data import Interactions
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError, check_name
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import Recipe, Trainer
 from envs.sizes.by_popularity import allocation_sampler
@@ -86,9 +86,7 @@ class StepRecommenders:
         full_sizes: EmbeddingSizes,
         pretrained: State | None = None,
     ) -> None:
-        if name not in STEP_MODES:
-            raise UnknownNameError("step mode", name, STEP_MODES)
-        self.mode = STEP_MODES[name]
+        self.mode = STEP_MODES[check_name("step mode", name, STEP_MODES)]
         if self.mode.starts_from and pretrained is None:
             raise ConfigError(
                 f"the step mode {name} starts from a recommender trained beforehand, the "

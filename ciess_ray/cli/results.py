@@ -13,12 +13,10 @@ import typer
 
 from ciess_ray.cli.arguments import TRACKING_FIELDS
 from ciess_ray.terminal import TextTable, console, write_data
-from envs.errors import ConfigError
+from envs.errors import ConfigError, check_name
 
 if TYPE_CHECKING:
     from ciess_ray.serving.export import Exported
-
-_FORMATS = ("table", "csv", "json")
 
 
 def recommend(
@@ -48,8 +46,7 @@ def recommend(
         raise ConfigError("give either --user, of a user in the data, or --item, liked by somebody new.")
     if item and include_seen:
         raise ConfigError("--include-seen is for --user: the items that somebody new likes are left out.")
-    if format not in _FORMATS:
-        raise ConfigError(f"--format {format}: one of {', '.join(_FORMATS)}.")
+    check_name("--format", format, ("table", "csv", "json"))
     from ciess_ray.serving.recommender import ServedRecommender
 
     served = ServedRecommender.open(folder)

@@ -13,7 +13,7 @@ from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.section import Place, refuse_twice
 from ciess_ray.names import FULL_SIZE
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError, unknown_name
 
 #: Names of ``ciess_ray.comparisons.methods.METHODS``, which takes seconds to import, in the order of tables.
 METHOD_NAMES = (
@@ -56,7 +56,7 @@ class ComparisonConfig(ManyRuns):
     def _check_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         for method in methods:
             if method not in (*METHOD_NAMES, *FORMER_METHODS):
-                raise UnknownNameError("method", method, METHOD_NAMES)
+                raise unknown_name("method", method, METHOD_NAMES)
         if not methods:
             raise ConfigError(f"methods: names none; name some of {', '.join(METHOD_NAMES)}.")
         refuse_twice("methods", methods)

@@ -57,7 +57,7 @@ class DatasetConfig(Section):
         description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
         "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started",
     )
-    sample: Annotated[str | None, one_of("dataset.sample", SAMPLES)] = Field(
+    sample: Annotated[str, one_of("dataset.sample", SAMPLES)] | None = Field(
         None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}"
     )
     format: Annotated[str, one_of("dataset.format", ["auto", *READERS])] = Field(

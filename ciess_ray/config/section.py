@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from ciess_ray.config.credentials import without_secrets
 from envs.budget import MemoryBudget
-from envs.errors import BudgetError, ConfigError, UnknownNameError
+from envs.errors import BudgetError, ConfigError, check_name
 
 #: The smallest part of a CPU or a GPU that Ray knows.
 _LEAST_CLAIM = 1e-4
@@ -76,14 +76,7 @@ Location = Annotated[Uri, BeforeValidator(_refuse_empty)]
 
 def one_of(where: str, names: Iterable[str]) -> AfterValidator:
     """For a name of a table; what pydantic says of a wrong one lacks the nearest that is right."""
-    names = list(names)
-
-    def check(name: Any) -> Any:
-        if name is not None and name not in names:
-            raise UnknownNameError(where, name, names)
-        return name
-
-    return AfterValidator(check)
+    return AfterValidator(lambda name: check_name(where, name, names))
 
 
 def _check_gpus(amount: float) -> float:

@@ -15,7 +15,7 @@ from ciess_ray.config.former import FORMER
 from ciess_ray.config.run import PRESETS, RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
 from envs.data import guess_format
-from envs.errors import CiessError, ConfigError, DataError, UnknownNameError
+from envs.errors import CiessError, ConfigError, DataError, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -207,7 +207,7 @@ def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -
         return f"there is no field {where!r} any more: {FORMER[where].why}."
     if problem["type"] == "extra_forbidden":
         sections = {name.rsplit(".", 1)[0] for name in meanings if "." in name}
-        return str(UnknownNameError("field", where, [*meanings, *sections]))
+        return str(unknown_name("field", where, [*meanings, *sections]))
     if problem["type"] == "missing":
         return (
             f"the field {where!r} is missing; 'ciess-ray fields' explains every field, with --sweep or "

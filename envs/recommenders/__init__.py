@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from scipy.sparse import csr_array
 
-from envs.errors import ConfigError, UnknownNameError
+from envs.errors import ConfigError, check_name
 from envs.recommenders.base import BaseRecommender, DotProductRecommender
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
@@ -54,9 +54,7 @@ def find_recommender(name: str) -> type[BaseRecommender]:
             derive from :class:`BaseRecommender`.
     """
     if ":" not in name:
-        if name not in RECOMMENDERS:
-            raise UnknownNameError("recommender", name, [*RECOMMENDERS, "package.module:ClassName"])
-        return RECOMMENDERS[name]
+        return RECOMMENDERS[check_name("recommender", name, [*RECOMMENDERS, "package.module:ClassName"])]
     module_name, _, class_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -111,8 +109,7 @@ def check_recommender(
         if option not in GIVEN
     }
     for option, value in options.items():
-        if option not in defaults:
-            raise UnknownNameError(f"option of the recommender {name}", option, defaults)
+        check_name(f"option of the recommender {name}", option, defaults)
         number = (int, float) if isinstance(defaults[option], float) else int
         if not isinstance(value, number) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise ConfigError(
@@ -173,8 +170,7 @@ def resolve_device(name: str) -> torch.device:
         UnknownNameError: Another name.
         ConfigError: CUDA was asked for where there is none.
     """
-    if name not in DEVICES:
-        raise UnknownNameError("device", name, DEVICES)
+    check_name("device", name, DEVICES)
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise ConfigError("device 'cuda' was asked for, but PyTorch sees no GPU here: use 'auto' or 'cpu'.")

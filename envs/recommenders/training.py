@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.errors import TrainingError, UnknownNameError
+from envs.errors import TrainingError, check_name
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender
 from envs.recommenders.base import BaseRecommender
@@ -42,7 +42,7 @@ class TrainingSettings(BaseModel):
         100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
     )
     min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
-    loss: str = Field(
+    loss: Annotated[str, AfterValidator(lambda loss: check_name("training.loss", loss, LOSSES))] = Field(
         "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
     )
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
@@ -52,13 +52,6 @@ class TrainingSettings(BaseModel):
         "rate that has decayed by max_batches",
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
-
-    @field_validator("loss")
-    @classmethod
-    def _check_loss(cls, loss: str) -> str:
-        if loss not in LOSSES:
-            raise UnknownNameError("training.loss", loss, LOSSES)
-        return loss
 
     def learning_rate_at(self, batch: int) -> float:
         """Adam's learning rate for the batch of this number, from 0."""
