@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.stats import binned_statistic
 
 from ciess_ray.figures.style import (
@@ -147,23 +147,22 @@ _LEAST_POPULARITY = 0.7
 
 
 @styled
-def draw_sizes(
-    sizes: Mapping[str, NDArray[Any]], popularity: Mapping[str, NDArray[Any]], label: str = ""
-) -> Figure:
+def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
     """Embedding size against training interactions, users above items.
 
     Args:
-        sizes: For ``user`` and ``item``, shape (n,), at least 1.
-        popularity: Training interactions, same shapes.
+        entities: For ``user`` and ``item`` a row each: ``embedding_size``, at least 1, and ``popularity``,
+            which are its training interactions.
         label: Whose they are.
     """
     figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 2)
-    largest = max(int(of_kind.max()) for of_kind in sizes.values())
+    largest = max(of_kind["embedding_size"].max() for of_kind in entities.values())
     for axes, kind in zip(all_axes, KINDS, strict=True):
-        of_kind, counts = sizes[kind], np.maximum(popularity[kind], _LEAST_POPULARITY)
+        sizes = entities[kind]["embedding_size"]
+        counts = entities[kind]["popularity"].clip(lower=_LEAST_POPULARITY)
         axes.scatter(
             counts,
-            of_kind,
+            sizes,
             s=12,
             alpha=0.3,
             linewidths=0,
@@ -173,12 +172,11 @@ def draw_sizes(
         )
         # Bins that are equally wide on the log axis; of empty ones nothing is known.
         borders = np.geomspace(counts.min(), counts.max() * 1.0001, _NUM_BINS + 1)
-        means = binned_statistic(counts, [counts, of_kind], bins=borders).statistic
+        means = binned_statistic(counts, [counts, sizes], bins=borders).statistic
         line = means[:, np.isfinite(means[0])]
         axes.plot(*line, color=PAPER, linewidth=4.4, zorder=3)
         axes.plot(*line, color=INK, linewidth=1.8, zorder=4, label="mean")
-        title = f"{len(of_kind):,} {kind}s, mean size {of_kind.mean():.1f}"
-        axes.set(xscale="log", title=title)
+        axes.set(xscale="log", title=f"{len(sizes):,} {kind}s, mean size {sizes.mean():.1f}")
         _size_axis(axes, largest)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
@@ -190,21 +188,20 @@ def draw_sizes(
 
 
 @styled
-def draw_deciles(
-    tables: Sequence[tuple[str, Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]],
-) -> Figure:
+def draw_deciles(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     """Mean embedding size in each tenth of popularity.
 
     Args:
-        tables: For each its label, its sizes and its popularity, as in :func:`draw_sizes`. Of one table users
-            and items share the axes; of several, users stand above items.
+        tables: By label the entities of each, as in :func:`draw_sizes`. Of one table users and items share
+            the axes; of several, users stand above items.
     """
     is_single = len(tables) == 1
     figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 1 if is_single else 2, sharex=True)
-    largest = max(int(sizes[kind].max()) for _, sizes, _ in tables for kind in KINDS)
+    largest = max(of_kind["embedding_size"].max() for table in tables.values() for of_kind in table.values())
     for axes, kind in zip(np.broadcast_to(all_axes, 2), KINDS, strict=True):
-        for position, (label, sizes, popularity) in enumerate(tables):
-            means = PopularityDeciles(popularity[kind]).means(sizes[kind])
+        for position, (label, table) in enumerate(tables.items()):
+            deciles = PopularityDeciles(table[kind]["popularity"].to_numpy())
+            means = deciles.means(table[kind]["embedding_size"].to_numpy())
             style = series_style(KINDS.index(kind) if is_single else position)
             shown = f"{kind}s" if is_single else plain(label)
             axes.plot(range(1, len(means) + 1), means, markersize=6, label=shown, **style)

@@ -21,7 +21,7 @@ from ciess_ray.figures import (
 )
 from ciess_ray.names import FULL_SIZE, SEARCH
 from ciess_ray.report.material import Search
-from ciess_ray.report.measurements import SeedMeans
+from ciess_ray.report.measurements import Row
 from envs.mdp import KINDS
 
 #: Of more searches than these the figures of single searches would be too many, and lines alike.
@@ -56,22 +56,27 @@ def chosen_searches(searches: Sequence[Search]) -> list[Search]:
     """Those whose figures are shown: of many, the best on validation of each data, recommender, budget."""
     if len(searches) <= MAX_SEARCHES:
         return list(searches)
-    best: dict[tuple[str, str, str], Search] = {}
-    for search in searches:
-        config = search.summary["config"]
-        place = (str(config["dataset"]), config["recommender"]["name"], search.summary["budget"]["asked"])
-        best[place] = max(best.get(place, search), search, key=lambda rival: rival.quality(SEARCH) or -1.0)
-    return list(best.values())[:MAX_SEARCHES]
+    # Of two as good the first.
+    worst_first = sorted(reversed(searches), key=lambda search: search.quality(SEARCH) or -1.0)
+    best = {
+        (
+            str(search.summary["config"]["dataset"]),
+            search.summary["config"]["recommender"]["name"],
+            search.summary["budget"]["asked"],
+        ): search
+        for search in worst_first
+    }
+    return [search for search in searches if search in best.values()][:MAX_SEARCHES]
 
 
-def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterator[Drawing]:
+def draw_all(means: Sequence[Row], searches: Sequence[Search]) -> Iterator[Drawing]:
     """Every figure that there is material for, one after the other.
 
     Args:
-        groups: Means over seeds.
+        means: Over seeds.
         searches: All; of many, some are chosen where each would get figures of its own.
     """
-    yield from _qualities(groups)
+    yield from _qualities(means)
     chosen = chosen_searches(searches)
     yield from _sizes([search for search in chosen if search.entities])
     yield from _courses(chosen)
@@ -93,23 +98,25 @@ def draw_all(groups: Sequence[SeedMeans], searches: Sequence[Search]) -> Iterato
         )
 
 
-def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
-    places = dict.fromkeys(group.cell.place[:2] for group in groups)
+def _qualities(means: Sequence[Row]) -> Iterator[Drawing]:
+    places = dict.fromkeys((row["dataset"], row["recommender"]) for row in means)
     for number, (dataset, recommender) in enumerate(places, 1):
         here = [
-            group for group in groups if group.cell.place[:2] == (dataset, recommender) and group.packed_bytes
+            row
+            for row in means
+            if (row["dataset"], row["recommender"]) == (dataset, recommender) and row.get("packed_bytes")
         ]
         # Beyond so many lines a reader tells none from another.
-        is_told_apart = len({group.series for group in here}) <= _MAX_SERIES
+        name = "series" if len({row["series"] for row in here}) <= _MAX_SERIES else "method"
         for metric, label in _METRICS.items():
             points = [
                 Point(
-                    group.series if is_told_apart and group.method != FULL_SIZE else group.method,
-                    group.packed_bytes,
-                    group.figures[f"test/{metric}"],
+                    FULL_SIZE if row["method"] == FULL_SIZE else row[name],
+                    row["packed_bytes"],
+                    row[f"test/{metric}"],
                 )
-                for group in here
-                if f"test/{metric}" in group.figures
+                for row in here
+                if f"test/{metric}" in row
             ]
             if not points:
                 continue
@@ -130,29 +137,25 @@ def _qualities(groups: Sequence[SeedMeans]) -> Iterator[Drawing]:
 
 
 def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
-    tables = []
     for number, search in enumerate(searches, 1):
-        sizes = {kind: entities.sizes for kind, entities in search.entities.items()}
-        popularity = {kind: entities.popularity for kind, entities in search.entities.items()}
-        tables.append((search.label, sizes, popularity))
-        means = ", ".join(f"{kind}s {sizes[kind].mean():.1f}" for kind in KINDS)
+        sizes = ", ".join(f"{kind}s {search.entities[kind]['embedding_size'].mean():.1f}" for kind in KINDS)
         yield Drawing(
             "sizes",
             f"sizes-{number}",
             f"{search.label}: every user and every item of the packed table, and the mean by popularity. "
             "Both axes are logarithmic.",
-            f"Embedding size against training interactions of {search.label}; mean sizes: {means}.",
-            draw_sizes(sizes, popularity, search.label if len(searches) > 1 else ""),
+            f"Embedding size against training interactions of {search.label}; mean sizes: {sizes}.",
+            draw_sizes(search.entities, search.label if len(searches) > 1 else ""),
         )
-    if tables:
+    if searches:
         yield Drawing(
             "sizes",
             "deciles",
             "Mean embedding size in each tenth of popularity. Level lines mean that the policy does not look "
             "at popularity.",
             "Lines of mean embedding size by tenth of popularity, for users and for items, of "
-            f"{', '.join(label for label, *_ in tables)}.",
-            draw_deciles(tables),
+            f"{', '.join(search.label for search in searches)}.",
+            draw_deciles({search.label: search.entities for search in searches}),
         )
 
 

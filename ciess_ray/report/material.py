@@ -1,14 +1,13 @@
-"""What a report is made of: the folders of searches, sweeps and comparisons, read into plain values."""
+"""What a report is made of: the folders of searches, sweeps and comparisons, checked as they are read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import AliasPath, BaseModel, Field, RootModel, ValidationError
 
 from ciess_ray import metric_keys
 from ciess_ray.config.former import without_former
@@ -25,13 +24,13 @@ from ciess_ray.names import (
     TRIAL_RESULT_FOLDER,
 )
 from ciess_ray.plain_text import command
-from ciess_ray.report.checks import Comparison, ComparisonRow, Summary, SweepRow, check, check_progress
 from ciess_ray.report.measurements import (
-    Measurement,
+    LARGEST,
+    Row,
     comparison_cells,
     search_cells,
     sweep_cells,
-    without_repeats,
+    table_of_cells,
 )
 from ciess_ray.result import (
     CHECKPOINT_FOLDER,
@@ -55,20 +54,81 @@ _KINDS = {
     RESULT_FILE: "search",
 }
 
+_Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST, allow_inf_nan=False)]
+_Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
-@dataclass(frozen=True, eq=False)
-class Entities:
-    """Users or items of a packed table: what each got.
 
-    Attributes:
-        ids: As the user's own data names them, n of them; one long id takes its place once.
-        sizes: Embedding sizes, shape (n,).
-        popularity: Training interactions, shape (n,).
-    """
+def _at(*path: str, default: Any = ...) -> Any:
+    """A field that lies within sections, and has to be there unless it has a default."""
+    return Field(default, validation_alias=AliasPath(*path))
 
-    ids: pa.ChunkedArray
-    sizes: NDArray[Any]
-    popularity: NDArray[Any]
+
+class _Method(BaseModel):
+    name: str
+    num_params: _Positive
+    packed_bytes: _Positive
+    quality: _Number = _at("validation", "quality")
+    test: dict[str, Any]
+
+
+class _Retrained(BaseModel):
+    name: str
+    step: _Count | None
+    quality: _Number
+    quality_in_search: _Number | None
+
+
+class _Summary(BaseModel):
+    """What a page tells of a ``result.json``."""
+
+    status: str
+    phase: str
+    reason: str | None = None
+    seed: _Count = _at("config", "seed")
+    recommender: str = _at("config", "recommender", "name")
+    sample: str | None = _at("config", "dataset", "sample")
+    path: str | None = _at("config", "dataset", "path", default=None)
+    source: str = _at("dataset", "source")
+    fingerprint: str = _at("dataset", "fingerprint")
+    budget: str = _at("budget", "asked")
+    cap_params: _Positive = _at("budget", "cap_params")
+    num_params: _Number | None = _at("budget", "num_params", default=None)
+    looser_budgets: dict[str, str] | None = None
+    seconds: dict[str, Annotated[float, Field(strict=True, ge=0, le=LARGEST)]] = {}
+    bytes: dict[str, _Count] = {}
+    hints: list[str] = []
+    methods: list[_Method] = []
+    retrained: list[_Retrained] = []
+    versions: dict[str, str] = {}
+
+
+class _Step(BaseModel):
+    phase: str
+    step: _Count
+
+
+_Measures = RootModel[dict[str, _Number]]
+
+
+class _Comparison(BaseModel):
+    """What a page tells of a ``comparison.json``."""
+
+    config: dict[str, Any] | None = None
+    versions: dict[str, Any] | None = None
+
+
+class _ComparisonRow(BaseModel):
+    """What a page has to find in a row of a comparison, whose columns may be missing."""
+
+    seed: Annotated[int, Field(strict=True)] | None = None
+
+
+class _SweepRow(_ComparisonRow):
+    trial: Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$")]
+    dataset: str
+    recommender: str
+    budget: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +139,8 @@ class Search:
         label: Its name in the report.
         summary: What ``result.json`` says.
         progress: The lines of ``progress.jsonl``.
-        entities: By kind; empty where no table was packed.
+        entities: By kind ``id``, ``embedding_size`` and ``popularity``, a row an entity; empty where no table
+            was packed.
         retrained: What was trained to convergence, a row each.
         num_bytes: Of its files, by name.
     """
@@ -87,7 +148,7 @@ class Search:
     label: str
     summary: dict[str, Any]
     progress: Sequence[Mapping[str, Any]]
-    entities: Mapping[str, Entities]
+    entities: Mapping[str, pd.DataFrame]
     retrained: Sequence[dict[str, Any]]
     num_bytes: dict[str, int]
 
@@ -117,7 +178,7 @@ class Material:
     Attributes:
         names: Of the folders, their last parts.
         kinds: Of each: ``search``, ``sweep`` or ``comparison``.
-        cells: All that was measured, and what failed.
+        cells: All that was measured, and what failed, see :func:`table_of_cells`.
         searches: All searches whose folders were found.
         configs: Plain values of the configurations of comparisons and searches.
         versions: Of what their figures depend on.
@@ -125,7 +186,7 @@ class Material:
 
     names: Sequence[str]
     kinds: Sequence[str]
-    cells: Sequence[Measurement]
+    cells: pd.DataFrame
     searches: Sequence[Search]
     configs: Sequence[Mapping[str, Any]]
     versions: Sequence[Mapping[str, str]]
@@ -139,13 +200,13 @@ def read_material(folders: Sequence[Path]) -> Material:
     """
     if not folders:
         raise ResultError("no folder is named; name that of a search, a sweep or a comparison.")
-    by_folder = {folder: kind_of(folder) for folder in folders}
-    names = [folder.resolve().name for folder in by_folder]
-    cells: list[Measurement] = []
+    kinds = {folder: kind_of(folder) for folder in folders}
+    cells: list[Row] = []
     given: list[Search] = []
     within: list[Search] = []
     comparisons = []
-    for (folder, kind), name in zip(by_folder.items(), names, strict=True):
+    for folder, kind in kinds.items():
+        name = folder.resolve().name
         if kind == "search":
             given.append(_read_search(folder, name))
             # What it gave for looser budgets.
@@ -155,13 +216,20 @@ def read_material(folders: Sequence[Path]) -> Material:
                 if (looser / RESULT_FILE).is_file()
             ]
         elif kind == "sweep":
-            trials, searches = _read_sweep(folder)
-            cells += trials
-            within += searches
+            files = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}"))
+            trials = [_read_search(file.parent, file.parts[-3]) for file in files]
+            within += trials
+            if (folder / SWEEP_SUMMARY_FILE).is_file():
+                read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
+                cells += sweep_cells(_read_rows(folder / SWEEP_ROWS_FILE, _SweepRow))
+            elif trials:
+                cells += search_cells([(trial.label, trial.summary) for trial in trials])
+            else:
+                raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
         else:
             comparisons.append(read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT))
-            check(Comparison, comparisons[-1], str(folder / COMPARISON_FILE))
-            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE, ComparisonRow))
+            _check(_Comparison, comparisons[-1], str(folder / COMPARISON_FILE))
+            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE, _ComparisonRow))
             # Those that it has kept lie in folders of their own.
             files = [*sorted(folder.glob(f"*/{RESULT_FILE}")), *sorted(folder.glob(f"*/*/{RESULT_FILE}"))]
             within += [_read_search(file.parent, str(file.parent.relative_to(folder))) for file in files]
@@ -169,9 +237,9 @@ def read_material(folders: Sequence[Path]) -> Material:
     cells = search_cells([(search.label, search.summary) for search in searches[: len(given)]]) + cells
     summaries = [*comparisons, *(search.summary for search in searches)]
     return Material(
-        names,
-        list(by_folder.values()),
-        without_repeats(cells),
+        [folder.resolve().name for folder in kinds],
+        list(kinds.values()),
+        table_of_cells(cells),
         searches,
         [values.get("config") or {} for values in summaries],
         [values.get("versions") or {} for values in summaries],
@@ -206,38 +274,25 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def _read_sweep(folder: Path) -> tuple[list[Measurement], list[Search]]:
-    """All trials, and the searches of those that have left a folder."""
-    if not (folder / SWEEP_SUMMARY_FILE).is_file():
-        files = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{RESULT_FILE}"))
-        if not files:
-            raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
-        searches = [_read_search(file.parent, file.parts[-3]) for file in files]
-        return search_cells([(search.label, search.summary) for search in searches]), searches
-    read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
-    rows = _read_rows(folder / SWEEP_ROWS_FILE, SweepRow)
-    results = {row["trial"]: folder / row["trial"] / TRIAL_RESULT_FOLDER for row in rows}
-    return sweep_cells(rows), [
-        _read_search(result, trial) for trial, result in results.items() if (result / RESULT_FILE).is_file()
-    ]
-
-
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
-    check(Summary, summary, str(folder / RESULT_FILE))
+    _check(_Summary, summary, str(folder / RESULT_FILE))
     if summary["status"] == "finished" and not summary.get("methods"):
         raise ResultError(f"{folder / RESULT_FILE}: damaged (finished, but no method was measured).")
     # Beside folders of today it differs in nothing that is now as it was there.
     summary["config"] = without_former(summary["config"])
     progress = read_progress(folder)
-    check_progress(folder / PROGRESS_FILE, progress)
+    for number, line in enumerate(progress, 1):
+        where = f"{folder / PROGRESS_FILE}, line {number}"
+        _check(_Step, line, where)
+        _check(_Measures, {key: value for key, value in line.items() if "/" in key}, where)
     kept = checkpoint_bytes(folder)
     num_bytes = summary.get("bytes", {}) | ({CHECKPOINT_FOLDER: kept} if kept else {})
     entities = _read_entities(folder / SIZES_FILE)
     return Search(label, summary, progress, entities, read_retrained(folder, summary), num_bytes)
 
 
-def _read_entities(file: Path) -> dict[str, Entities]:
+def _read_entities(file: Path) -> dict[str, pd.DataFrame]:
     if not file.exists():
         return {}
     types = {"kind": pa.string(), "id": None, "embedding_size": pa.int32(), "popularity": pa.int64()}
@@ -248,18 +303,13 @@ def _read_entities(file: Path) -> dict[str, Entities]:
             pa.field(name, kind or table.schema.field(name).type, nullable=False)
             for name, kind in types.items()
         ]
-        table = table.select(list(types)).cast(pa.schema(fields))
-        parts = {kind: table.filter(pc.field("kind") == kind) for kind in KINDS}
-        if not all(part.num_rows for part in parts.values()):
-            return {}
-        if pc.min(table["embedding_size"]).as_py() < 1 or pc.min(table["popularity"]).as_py() < 0:
+        entities = table.select(list(types)).cast(pa.schema(fields)).to_pandas(use_threads=False)
+        if (entities["embedding_size"] < 1).any() or (entities["popularity"] < 0).any():
             raise ValueError("a size is below 1, or a popularity below 0")
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
-    return {
-        kind: Entities(part["id"], part["embedding_size"].to_numpy(), part["popularity"].to_numpy())
-        for kind, part in parts.items()
-    }
+    of_kinds = {kind: entities[entities["kind"] == kind] for kind in KINDS}
+    return of_kinds if all(map(len, of_kinds.values())) else {}
 
 
 def _named_apart(searches: Sequence[Search]) -> list[Search]:
@@ -279,5 +329,19 @@ def _read_rows(file: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     for number, row in enumerate(rows, 1):
-        check(model, row, f"{file}, row {number}")
+        _check(model, row, f"{file}, row {number}")
     return rows
+
+
+def _check(model: type[BaseModel], values: Any, where: str) -> None:
+    """Refuse what lacks a field of a model, or has it in another type.
+
+    Raises:
+        ResultError: With the field.
+    """
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ResultError(f"{where}: damaged ({field and field + ': '}{first['msg']}).") from None

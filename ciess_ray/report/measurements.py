@@ -1,76 +1,64 @@
-"""What was measured: a cell a method, budget and seed, means over seeds, and what a table costs in words."""
+"""What was measured: a row a method, budget and seed, means over seeds, and what a table costs in words."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
 
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES, flatten
 from ciess_ray.plain_text import percent
-from ciess_ray.report.checks import is_number
 from ciess_ray.result import NOT_SETTINGS, dataset_name
 from ciess_ray.statistics import Spread
 
 #: What the headline is about, and what chooses.
 HEADLINE_METRIC, QUALITY = "test/recall@20", "validation/quality"
+FINISHED = "finished"
+#: What a cell shares with the same of other seeds.
+PLACE = ["dataset", "recommender", "budget", "method", "settings"]
+#: What is told of several seeds: a mean with its deviation, the largest, or the mean.
+_OVER_SEEDS: dict[str, Callable[[Iterable[float]], Any]] = {
+    HEADLINE_METRIC: Spread.of,
+    "test/ndcg@20": Spread.of,
+    QUALITY: Spread.of,
+    "kept_ratio": max,
+    "packed_bytes": max,
+    "served_bytes": max,
+    "served_with_histories_bytes": max,
+    "num_params": max,
+    "mean_user_size": statistics.mean,
+    "mean_item_size": statistics.mean,
+}
+_COLUMNS = [
+    *("source", *PLACE, "seed", "status", "error", *_OVER_SEEDS),
+    *("best_batch", "num_trainings", "cpu_s", "peak_bytes"),
+]
 #: Fields that have a column of their own, or whose names in a sweep do not tell trials apart.
 _OWN_COLUMNS = ("budget", "seed", "dataset.path", "dataset.sample", "recommender.name")
 #: Sections that change what a search finds, and not what other methods give.
 _OF_SEARCH_ALONE = ("search.", "agent.")
 _FIELD = "field/"
-_FINISHED = "finished"
-#: Of several seeds the largest is told, not the mean.
-_LARGEST = ("packed_bytes", "served_bytes", "served_with_histories_bytes", "num_params", "kept_ratio")
 _ORDER = {SEARCH: 0, EQUAL_SIZES: 1, FULL_SIZE: 3}
 _THIN = "\N{NO-BREAK SPACE}"
+#: No measure of a search is larger, and figures can still be drawn.
+LARGEST = 1e30
+
+Row: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One method, trained and measured at one budget with one seed; what is not known is None.
-
-    Attributes:
-        source: The search, trial or comparison that it comes from.
-        dataset: Name of the data.
-        recommender: Name of the base recommender.
-        budget: As it was asked for; none of full size.
-        method: ``full size``, ``equal sizes``, ``search``, or another baseline.
-        seed: Of every draw.
-        settings: What else tells it from others, e.g. ``agent.gamma=0.5``.
-        status: ``finished``, or what became of it.
-        error: Why it failed.
-        figures: ``num_params``, ``packed_bytes``, ``validation/quality``, ``test/recall@20`` and the like.
-    """
-
-    source: str
-    dataset: str
-    recommender: str
-    budget: str
-    method: str
-    seed: int | None
-    settings: tuple[str, ...]
-    status: str
-    error: str | None
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it was measured."""
-        return self.status == _FINISHED
-
-    @property
-    def place(self) -> tuple[Any, ...]:
-        """What it shares with the same of other seeds."""
-        return (self.dataset, self.recommender, self.budget, self.method, self.settings)
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that can be drawn; neither text, a section nor NULL."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
-def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Measurement]:
+def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Row]:
     """What searches have measured; one that has not got there is one cell that says so.
 
     Args:
         summaries: For each search its label and what its ``result.json`` says.
     """
-    rows = [
+    places: list[Row] = [
         {
             "dataset": dataset_name(summary["config"]),
             "recommender": summary["config"]["recommender"]["name"],
@@ -87,21 +75,20 @@ def search_cells(summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mea
         }
         for _, summary in summaries
     )
-    keys = [(*row.values(), *settings) for row, settings in zip(rows, all_settings, strict=True)]
-    counts = Counter(keys)
+    keys = [(*place.values(), *settings) for place, settings in zip(places, all_settings, strict=True)]
     cells = []
-    for (label, summary), row, settings, key in zip(summaries, rows, all_settings, keys, strict=True):
+    for (label, summary), place, settings, key in zip(summaries, places, all_settings, keys, strict=True):
         methods = [(method["name"], method) for method in summary.get("methods", ())]
-        if summary["status"] != _FINISHED:
-            row |= {"status": f"{summary['status']} ({summary['phase']})", "error": summary.get("reason")}
+        if summary["status"] != FINISHED:
+            place |= {"status": f"{summary['status']} ({summary['phase']})", "error": summary.get("reason")}
             methods = [(SEARCH, {})]
         # Searches that differ in no field are told apart by their labels.
-        told_apart = (*settings, label) if counts[key] > 1 else settings
-        cells += [_cell(label, method, row, flatten(figures, "/"), told_apart) for method, figures in methods]
+        told_apart = (*settings, label) if keys.count(key) > 1 else settings
+        cells += [_cell(label, method, place, flatten(row, "/"), told_apart) for method, row in methods]
     return cells
 
 
-def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
+def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Of the rows of a sweep: three a trial that is finished, one of every other."""
     all_settings = _differing(
         {name: value for name, value in _below(row, _FIELD).items() if name not in _OWN_COLUMNS}
@@ -110,11 +97,11 @@ def sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
     return [
         _cell(row["trial"], method, row, _below(row, f"{SWEEP_PREFIXES[method]}/"), settings)
         for row, settings in zip(rows, all_settings, strict=True)
-        for method in ((FULL_SIZE, EQUAL_SIZES, SEARCH) if row.get("status") == _FINISHED else (SEARCH,))
+        for method in ((FULL_SIZE, EQUAL_SIZES, SEARCH) if row.get("status") == FINISHED else (SEARCH,))
     ]
 
 
-def comparison_cells(source: str, rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:
+def comparison_cells(source: str, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Of the rows of a comparison, which are cells; columns may be missing."""
     return [_cell(source, str(row.get("method") or "?"), row, row) for row in rows]
 
@@ -125,23 +112,22 @@ def _cell(
     row: Mapping[str, Any],
     figures: Mapping[str, Any],
     settings: tuple[str, ...] = (),
-) -> Measurement:
+) -> Row:
     """A cell out of a row with its names and its figures, of which finite numbers count."""
-    return Measurement(
-        source=source,
-        dataset=str(row.get("dataset") or ""),
-        recommender=str(row.get("recommender") or ""),
+    return {name: value for name, value in figures.items() if is_number(value)} | {
+        "source": source,
+        "dataset": str(row.get("dataset") or ""),
+        "recommender": str(row.get("recommender") or ""),
         # Full size has no budget: it is the same beside each.
-        budget="" if method == FULL_SIZE else str(row.get("budget") or ""),
-        method=method,
-        seed=row.get("seed"),
-        settings=tuple(
+        "budget": "" if method == FULL_SIZE else str(row.get("budget") or ""),
+        "method": method,
+        "settings": tuple(
             setting for setting in settings if method == SEARCH or not setting.startswith(_OF_SEARCH_ALONE)
         ),
-        status=str(row.get("status") or _FINISHED),
-        error=row.get("error"),
-        figures={name: value for name, value in figures.items() if is_number(value)},
-    )
+        "seed": row.get("seed"),
+        "status": str(row.get("status") or FINISHED),
+        "error": row.get("error"),
+    }
 
 
 def _differing(fields: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -156,80 +142,45 @@ def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def without_repeats(cells: Iterable[Measurement]) -> list[Measurement]:
-    """Full size and equal sizes that several searches share are told once."""
-    kept: dict[tuple[Any, ...], Measurement] = {}
-    for cell in cells:
-        is_shared = cell.method in (FULL_SIZE, EQUAL_SIZES) and cell.is_finished
-        tested = frozenset(_below(cell.figures, "test/").items())
-        kept.setdefault((cell.place, cell.seed, cell.status, tested, is_shared or cell.source), cell)
-    return list(kept.values())
+def table_of_cells(cells: Sequence[Row]) -> pd.DataFrame:
+    """A row a cell; full size and equal sizes that several searches share are told once.
 
-
-@dataclass(frozen=True)
-class SeedMeans:
-    """Means of measurements that differ in the seed alone.
-
-    Attributes:
-        cell: The first of them.
-        seeds: Theirs, where they are known.
-        figures: By name; of bytes, parameters and kept ratio the largest.
+    Columns are ``source``, the search, trial or comparison that it comes from; what it shares with other
+    seeds, where a budget is as it was asked for, and settings tell it from others, e.g.
+    ``("agent.gamma=0.5",)``; ``seed``; ``status``, which is ``finished`` or what became of it; ``error``; and
+    figures, NaN where they are not known.
     """
-
-    cell: Measurement
-    seeds: Sequence[int]
-    figures: dict[str, Spread]
-
-    @property
-    def method(self) -> str:
-        """Of all its cells."""
-        return self.cell.method
-
-    @property
-    def packed_bytes(self) -> float:
-        """Of the largest table; 0 where it is not known."""
-        return self.mean("packed_bytes", 0.0)
-
-    @property
-    def series(self) -> str:
-        """The method, with whatever tells it from others."""
-        return ", ".join((self.method, *self.cell.settings))
-
-    def mean(self, name: str, default: float) -> float:
-        """Of a figure; the default where it was not measured."""
-        return self.figures[name].mean if name in self.figures else default
+    table = pd.DataFrame(cells, columns=_COLUMNS, dtype=object)
+    is_shared = table["method"].isin([FULL_SIZE, EQUAL_SIZES]) & (table["status"] == FINISHED)
+    same = table[[*PLACE, "seed", "status", HEADLINE_METRIC, "test/ndcg@20"]]
+    return table[~same.assign(source=table["source"].mask(is_shared)).duplicated()]
 
 
-def group_cells(cells: Iterable[Measurement]) -> list[SeedMeans]:
-    """Finished cells by what they share; by data and recommender, the smallest budgets first."""
-    by_place: dict[tuple[Any, ...], list[Measurement]] = {}
-    for cell in cells:
-        if cell.is_finished:
-            by_place.setdefault(cell.place, []).append(cell)
+def seed_means(cells: pd.DataFrame) -> list[Row]:
+    """Finished cells that differ in the seed alone, by data and recommender, the smallest budgets first.
+
+    Returns:
+        For each what they share, ``seeds``, ``series``, which is the method with whatever tells it from
+        others, and every figure that was measured, a :class:`Spread` of each metric.
+    """
+    rows = []
+    for place, group in cells[cells["status"] == FINISHED].groupby(PLACE, sort=False):
+        row: Row = dict(zip(PLACE, place, strict=True))
+        row["series"] = ", ".join((row["method"], *row["settings"]))
+        row["seeds"] = sorted(group["seed"].dropna().unique())
+        for name, summarize in _OVER_SEEDS.items():
+            if group[name].notna().any():
+                row[name] = summarize(group[name].dropna())
+        rows.append(row)
     return sorted(
-        map(_means, by_place.values()),
-        key=lambda group: (
-            group.cell.dataset,
-            group.cell.recommender,
-            group.method == FULL_SIZE,
-            group.packed_bytes,
-            _ORDER.get(group.method, 2),
+        rows,
+        key=lambda row: (
+            row["dataset"],
+            row["recommender"],
+            row["method"] == FULL_SIZE,
+            row.get("packed_bytes", 0.0),
+            _ORDER.get(row["method"], 2),
         ),
-    )
-
-
-def _means(cells: Sequence[Measurement]) -> SeedMeans:
-    values: dict[str, list[float]] = {}
-    for cell in cells:
-        for name, value in cell.figures.items():
-            values.setdefault(name, []).append(value)
-    return SeedMeans(
-        cells[0],
-        sorted({cell.seed for cell in cells if cell.seed is not None}),
-        {
-            name: Spread(max(of_seeds), None) if name in _LARGEST else Spread.of(of_seeds)
-            for name, of_seeds in values.items()
-        },
     )
 
 
@@ -270,52 +221,49 @@ class Verdict:
         return self.shares[SEARCH] < self.shares.get(EQUAL_SIZES, 0.0)
 
 
-def verdicts(groups: Iterable[SeedMeans]) -> list[Verdict]:
-    """One for each searched budget that has a full table to be measured against, in the groups' order.
+def verdicts(means: Iterable[Row]) -> Iterator[Verdict]:
+    """One for each searched budget that has a full table to be measured against, in the order of the means.
 
     Of several searches at one budget, and of several other methods, the best on validation is told of: to
     choose by test figures would flatter it.
     """
-    every = []
-    measured = [group for group in groups if HEADLINE_METRIC in group.figures]
-    places = dict.fromkeys(group.cell.place[:3] for group in measured if group.method == SEARCH)
-    for dataset, recommender, budget in places:
-        here = [group for group in measured if group.cell.place[:2] == (dataset, recommender)]
-        at_budget = [group for group in here if group.cell.budget == budget]
-        searched = max((group for group in at_budget if group.method == SEARCH), key=_quality)
+    measured = [row for row in means if HEADLINE_METRIC in row]
+    searches = (row for row in measured if row["method"] == SEARCH)
+    for place in dict.fromkeys(tuple(row[name] for name in PLACE[:3]) for row in searches):
+        dataset, recommender, budget = place
+        here = [row for row in measured if (row["dataset"], row["recommender"]) == (dataset, recommender)]
+        at_budget = [row for row in here if row["budget"] == budget]
+        searched = max((row for row in at_budget if row["method"] == SEARCH), key=_quality)
         full = _beside(searched, here, FULL_SIZE)
-        if full is None or not full.packed_bytes or not searched.packed_bytes:
+        if full is None or not full.get("packed_bytes") or not searched.get("packed_bytes"):
             continue
-        others = [group for group in at_budget if group.method not in _ORDER]
+        others = [row for row in at_budget if row["method"] not in _ORDER]
         beside = (
             searched,
             _beside(searched, at_budget, EQUAL_SIZES),
             max(others, key=_quality, default=None),
         )
-        whole = full.mean(HEADLINE_METRIC, 0.0)
-        every.append(
-            Verdict(
-                f"{recommender} on {dataset}",
-                budget,
-                100 * searched.packed_bytes / full.packed_bytes,
-                {
-                    group.method: 100 * group.mean(HEADLINE_METRIC, 0.0) / whole if whole else 0.0
-                    for group in beside
-                    if group is not None
-                },
-            )
+        whole = full[HEADLINE_METRIC].mean
+        yield Verdict(
+            f"{recommender} on {dataset}",
+            budget,
+            100 * searched["packed_bytes"] / full["packed_bytes"],
+            {
+                row["method"]: 100 * row[HEADLINE_METRIC].mean / whole if whole else 0.0
+                for row in beside
+                if row is not None
+            },
         )
-    return every
 
 
-def _quality(group: SeedMeans) -> float:
-    return group.mean(QUALITY, -1.0)
+def _quality(row: Row) -> float:
+    return float(row[QUALITY].mean) if QUALITY in row else -1.0
 
 
-def _beside(searched: SeedMeans, groups: Iterable[SeedMeans], method: str) -> SeedMeans | None:
+def _beside(searched: Row, rows: Iterable[Row], method: str) -> Row | None:
     """That of a method which shares its settings with the searched table, where one does."""
-    of_method = [group for group in groups if group.method == method]
-    return max(of_method, key=lambda group: {*group.cell.settings} <= {*searched.cell.settings}, default=None)
+    of_method = [row for row in rows if row["method"] == method]
+    return max(of_method, key=lambda row: {*row["settings"]} <= {*searched["settings"]}, default=None)
 
 
 def whole_percent(value: float) -> str:

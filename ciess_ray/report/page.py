@@ -5,10 +5,10 @@ Its figures stand in it, and lie beside it as files.
 
 import base64
 import hashlib
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,11 +17,10 @@ from markupsafe import Markup
 from ciess_ray.figures import to_png, to_svg
 from ciess_ray.files.whole import write_whole
 from ciess_ray.metric_keys import RANKING_TERMS
-from ciess_ray.report.drawings import Drawing, chosen_searches, draw_all
-from ciess_ray.report.material import Material, Search, read_material
-from ciess_ray.report.measurements import SeedMeans, group_cells, verdicts, whole_percent
+from ciess_ray.report.drawings import chosen_searches, draw_all
+from ciess_ray.report.material import Search, read_material
+from ciess_ray.report.measurements import seed_means, verdicts, whole_percent
 from ciess_ray.report.tables import (
-    Table,
     budget_table,
     cells_table,
     data_table,
@@ -72,60 +71,56 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     material = read_material(folders)
     if output.exists() and not overwrite:
         raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
-    groups = group_cells(material.cells)
+    means = seed_means(material.cells)
+    every_verdict = list(verdicts(means))
+    has_seeds = any(len(row["seeds"]) > 1 for row in means)
+    searches = material.searches
+    chosen = chosen_searches(searches)
+    # By the part of the page in which they stand, as drawings know theirs.
+    tables = {
+        "tables": [*([means_table(means)] if has_seeds else []), cells_table(material.cells)],
+        "sizes": [largest_table([search for search in chosen if search.entities])],
+        "retrained": [retrained_table(chosen)],
+        "took": [files_table(searches)],
+        "about": [
+            budget_table(searches),
+            data_table(searches),
+            versions_table(material.versions),
+            *fields_tables(material.configs),
+        ],
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    pictures: dict[Path, Picture] = {}
-    for number, drawing in enumerate(draw_all(groups, material.searches), 1):
-        svg = to_svg(drawing.figure, drawing.name, drawing.alt)
+    pictures = {}
+    for number, drawing in enumerate(draw_all(means, searches), 1):
+        svg = Markup(to_svg(drawing.figure, drawing.name, drawing.alt))
         png = to_png(drawing.figure)
         # Another figure has another name: a page that is there keeps its own until it is replaced.
         file = folder / f"{number:02}-{drawing.name}-{hashlib.sha256(png).hexdigest()[:8]}.png"
         write_whole(file, png)
-        pictures[file] = Picture(drawing, svg, quote(f"{folder.name}/{file.name}"))
-    write_whole(output, _render(material, groups, list(pictures.values())))
+        pictures[file] = (drawing, svg, quote(f"{folder.name}/{file.name}"))
+    page = _render(
+        material=material,
+        places=list(dict.fromkeys(material.cells["recommender"] + " on " + material.cells["dataset"])),
+        has_figures=bool(means),
+        has_seeds=has_seeds,
+        verdicts=every_verdict,
+        full_scale=max([100.0, *(share for verdict in every_verdict for share in verdict.shares.values())]),
+        terms=RANKING_TERMS,
+        hints=_hints(searches),
+        num_chosen=len(chosen),
+        tables={part: [table for table in of_part if table.rows] for part, of_part in tables.items()},
+        pictures=list(pictures.values()),
+    )
+    write_whole(output, page)
     # What a former page showed, and what one that was killed had begun.
     for file in sorted([*folder.glob("[0-9][0-9]-*.png"), *folder.glob(".[0-9][0-9]-*.partial")]):
         if file not in pictures:
             file.unlink()
-    headline = next((verdict.sentence for verdict in verdicts(groups)), "")
+    headline = every_verdict[0].sentence if every_verdict else ""
     return Report(output, tuple(pictures), folder, headline)
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A drawing, as the page holds it.
-
-    Attributes:
-        drawing: What it is.
-        svg: An element of the page.
-        png: Where the same lies as a file, seen from the page.
-    """
-
-    drawing: Drawing
-    svg: str
-    png: str
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        name: Its anchor, which its figures name.
-        title: Its heading.
-        intro: A sentence or two under it.
-        tables: Its tables.
-        folded: Tables that are long and seldom read.
-    """
-
-    name: str
-    title: str
-    intro: str
-    tables: Sequence[Table] = ()
-    folded: Sequence[Table] = ()
-
-
-def _render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[Picture]) -> str:
+def _render(**values: Any) -> str:
     """The whole page, which needs nothing beside it."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -134,27 +129,8 @@ def _render(material: Material, groups: Sequence[SeedMeans], pictures: Sequence[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Our own drawing, whose labels are escaped already.
-    environment.filters |= {"ink": Markup, "percent": whole_percent, "hash": _hash}
-    every_verdict = verdicts(groups)
-    has_seeds = any(len(group.seeds) > 1 for group in groups)
-    drawn = {picture.drawing.section for picture in pictures}
-    return environment.get_template("page.html").render(
-        material=material,
-        places=list(dict.fromkeys(f"{cell.recommender} on {cell.dataset}" for cell in material.cells)),
-        has_figures=bool(groups),
-        has_seeds=has_seeds,
-        verdicts=every_verdict,
-        full_scale=max([100.0, *(share for verdict in every_verdict for share in verdict.shares.values())]),
-        terms=RANKING_TERMS,
-        hints=_hints(material.searches),
-        sections=[
-            section
-            for section in _sections(material, groups, has_seeds)
-            if section.name in drawn or any(table.rows for table in (*section.tables, *section.folded))
-        ],
-        pictures=pictures,
-    )
+    environment.filters |= {"percent": whole_percent, "hash": _hash}
+    return environment.get_template("page.html").render(values)
 
 
 def _hash(text: str) -> str:
@@ -162,65 +138,10 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _hints(searches: Sequence[Search]) -> dict[str, list[str]]:
+def _hints(searches: Sequence[Search]) -> Mapping[str, Sequence[str]]:
     """Each hint once, with the searches that give it."""
-    hints = {search.label: search.summary.get("hints", []) for search in searches}
-    return {
-        hint: [label for label, given in hints.items() if hint in given]
-        for hint in itertools.chain.from_iterable(hints.values())
-    }
-
-
-def _sections(material: Material, groups: Sequence[SeedMeans], has_seeds: bool) -> list[Section]:
-    searches = material.searches
-    chosen = chosen_searches(searches)
-    differ, same = fields_tables(material.configs)
-    some = (
-        ""
-        if len(chosen) == len(searches)
-        else f" Shown are {len(chosen)} of {len(searches)} searches: of each data set, recommender and "
-        "budget the best on validation."
-    )
-    return [
-        Section(
-            "quality",
-            "Quality against memory",
-            "What a table of so many bytes is worth on test, beside what you would have done by hand.",
-        ),
-        Section(
-            "tables",
-            "All figures",
-            "Click a heading to sort by it.",
-            [*([means_table(groups)] if has_seeds else []), cells_table(material.cells)],
-        ),
-        Section(
-            "sizes",
-            "Who got how much",
-            f"Sizes of the packed tables against how often an entity was seen in training.{some}",
-            [largest_table([search for search in chosen if search.entities])],
-        ),
-        Section(
-            "course",
-            "How the search went",
-            f"From random tables to those that the actors choose.{some}",
-        ),
-        Section(
-            "retrained",
-            "What was retrained",
-            "The best tables of the search are trained to convergence; validation decides which is packed.",
-            [retrained_table(chosen)],
-        ),
-        Section(
-            "took",
-            "What it took",
-            "Time, and bytes on disk: what the budget caps and what lies beside it.",
-            [files_table(searches)],
-        ),
-        Section(
-            "about",
-            "How it came about",
-            "",
-            [budget_table(searches), data_table(searches), versions_table(material.versions), differ],
-            [same],
-        ),
-    ]
+    hints: dict[str, list[str]] = {}
+    for search in searches:
+        for hint in dict.fromkeys(search.summary.get("hints", [])):
+            hints.setdefault(hint, []).append(search.label)
+    return hints

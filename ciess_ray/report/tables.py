@@ -4,19 +4,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
+import pandas as pd
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.names import EQUAL_SIZES, SEARCH, flatten
 from ciess_ray.plain_text import percent
-from ciess_ray.report.checks import is_number
 from ciess_ray.report.material import Search
-from ciess_ray.report.measurements import QUALITY, Measurement, SeedMeans
+from ciess_ray.report.measurements import FINISHED, QUALITY, Row, is_number
 
 #: Columns that tell nothing where all rows say the same, which the title says too.
 _IN_TITLE = ("dataset", "recommender")
-#: Letters between columns, those after which a text is broken, those that fit beside a figure or on a phone.
-_GAP, _LONG, _NARROW, _PHONE = 3, 30, 70, 36
+#: Letters between columns, and those after which a text is broken.
+_GAP, _LONG = 3, 30
 _NUM_LARGEST = 5
 
 
@@ -62,16 +61,6 @@ class Table:
             for (heading, _), values in columns
         )
 
-    @property
-    def is_narrow(self) -> bool:
-        """Whether it has room beside a figure."""
-        return self.num_letters <= _NARROW
-
-    @property
-    def is_stacked(self) -> bool:
-        """Whether a phone shows each row as a card, since the columns have no room beside each other."""
-        return self.num_letters > _PHONE
-
 
 #: How a number is written; None for what is text.
 Style: TypeAlias = Callable[[Any], str] | None
@@ -89,12 +78,13 @@ def _spread(value: Any) -> str:
 
 _WHOLE, _TENTHS, _DIGITS = "{:,.0f}".format, "{:.1f}".format, "{:.4f}".format
 
-#: What the files of a search's folder are.
+#: What the files of a search's folder are, those first that score.
 _ROLES = {
     "table.safetensors": "the packed table: what the budget caps",
     "scorer.safetensors": "the recommender's other weights",
     "interactions.npz": "the training graph, and what users have seen",
     "ids.parquet": "the ids of your own data, by row",
+    "test.npz": "the interactions that the test figures are of",
     "sizes.parquet": "size and popularity of every entity",
     "candidates.parquet": "every step's sizes",
     "progress.jsonl": "a line a step",
@@ -102,7 +92,6 @@ _ROLES = {
     "search.png": "figure",
     "checkpoints": "what --resume and --more-episodes need; may be removed where neither will follow",
 }
-_SCORING = ("table.safetensors", "scorer.safetensors", "interactions.npz", "ids.parquet")
 _NAMES: tuple[Column, ...] = tuple(
     (name, name, None) for name in ("dataset", "recommender", "budget", "method", "settings")
 )
@@ -141,7 +130,7 @@ def _value(value: Any, style: Style) -> Value:
 
 
 def make_table(
-    name: str, caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]
+    name: str, caption: str, rows: Sequence[Mapping[Any, Any]], columns: Sequence[Column]
 ) -> Table:
     """A table of some rows; columns that tell nothing are left out.
 
@@ -167,19 +156,16 @@ def make_table(
     )
 
 
-def means_table(groups: Sequence[SeedMeans]) -> Table:
+def means_table(means: Sequence[Row]) -> Table:
     """Means over seeds."""
-    sizes = [name for _, name, _ in (*_BYTES, *_SIZES)]
     rows = [
-        vars(group.cell)
-        | group.figures
-        | {name: group.figures[name].mean for name in sizes if name in group.figures}
+        row
         | {
-            "settings": ", ".join(group.cell.settings),
-            "num_seeds": len(group.seeds) or None,
-            "is_strong": group.method == SEARCH,
+            "settings": ", ".join(row["settings"]),
+            "num_seeds": len(row["seeds"]) or None,
+            "is_strong": row["method"] == SEARCH,
         }
-        for group in groups
+        for row in means
     ]
     return make_table(
         "means",
@@ -189,20 +175,21 @@ def means_table(groups: Sequence[SeedMeans]) -> Table:
     )
 
 
-def cells_table(cells: Sequence[Measurement]) -> Table:
+def cells_table(cells: pd.DataFrame) -> Table:
     """Every method, budget and seed; of those that failed, why."""
-    are_all_finished = all(cell.is_finished for cell in cells)
+    are_all_finished = (cells["status"] == FINISHED).all()
     rows = [
-        vars(cell)
-        | cell.figures
+        row
         | {
-            "settings": ", ".join(cell.settings),
+            "settings": ", ".join(row["settings"]),
             # Where all are finished there is nothing to tell.
-            "status": text(None if are_all_finished else cell.status, "good" if cell.is_finished else "bad"),
-            "error": text(cell.error, "long"),
-            "is_strong": cell.method == SEARCH and cell.is_finished,
+            "status": text(
+                None if are_all_finished else row["status"], "good" if row["status"] == FINISHED else "bad"
+            ),
+            "error": text(row["error"], "long"),
+            "is_strong": (row["method"], row["status"]) == (SEARCH, FINISHED),
         }
-        for cell in cells
+        for row in cells.to_dict("records")
     ]
     return make_table(
         "cells",
@@ -288,17 +275,19 @@ def retrained_table(searches: Sequence[Search]) -> Table:
 
 def files_table(searches: Sequence[Search]) -> Table:
     """Bytes of every file: a row a file of one search, or a row a search."""
-    names = sorted({name for search in searches for name in search.num_bytes})
-    names = [name for name in _SCORING if name in names] + [name for name in names if name not in _SCORING]
-    rows: list[dict[str, Any]] = [search.num_bytes | {"search": search.label} for search in searches]
+    names = sorted(
+        {name for search in searches for name in search.num_bytes},
+        key=lambda name: ([*_ROLES, name].index(name), name),
+    )
+    rows: list[Row] = [search.num_bytes | {"search": search.label} for search in searches]
     columns: list[Column] = [("search", "search", None), *((name, name, _WHOLE) for name in names)]
     if len(searches) == 1:
         rows = [
             {
                 "file": name,
-                "bytes": searches[0].num_bytes[name],
+                "bytes": rows[0][name],
                 "role": text(_ROLES.get(name), "long"),
-                "is_strong": name == _SCORING[0],
+                "is_strong": name == "table.safetensors",
             }
             for name in names
         ]
@@ -310,27 +299,32 @@ def files_table(searches: Sequence[Search]) -> Table:
 def largest_table(searches: Sequence[Search]) -> Table:
     """The users and the items that were given the most."""
     rows = [
-        {
-            "search": search.label if len(searches) > 1 else None,
-            "kind": kind,
-            "id": entities.ids[int(row)].as_py(),
-            "size": int(entities.sizes[row]),
-            "interactions": int(entities.popularity[row]),
-        }
+        row | {"search": search.label if len(searches) > 1 else None}
         for search in searches
-        for kind, entities in search.entities.items()
-        for row in np.lexsort((-entities.popularity, -entities.sizes))[:_NUM_LARGEST]
+        for entities in search.entities.values()
+        for row in entities.nlargest(_NUM_LARGEST, ["embedding_size", "popularity"]).to_dict("records")
     ]
-    names: list[Column] = [(name, name, None) for name in ("search", "kind", "id")]
-    numbers: list[Column] = [(name, name, _WHOLE) for name in ("size", "interactions")]
-    return make_table("largest", "Users and items with the largest sizes.", rows, [*names, *numbers])
+    return make_table(
+        "largest",
+        "Users and items with the largest sizes.",
+        rows,
+        (
+            ("search", "search", None),
+            ("kind", "kind", None),
+            ("id", "id", None),
+            ("size", "embedding_size", _WHOLE),
+            ("interactions", "popularity", _WHOLE),
+        ),
+    )
 
 
 def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Fields of several configurations: those that differ, and those that are the same."""
     flat = [flatten(config) for config in configs]
-    names = dict.fromkeys(name for config in flat for name in config)
-    values = {name: dict.fromkeys(without_secrets(config.get(name, "")) for config in flat) for name in names}
+    values = {
+        name: dict.fromkeys(without_secrets(config.get(name, "")) for config in flat)
+        for name in dict.fromkeys(name for config in flat for name in config)
+    }
     caption = "Fields of the configuration"
     same = f"{caption}." if len(flat) == 1 else f"{caption}, the same in all."
     return [
@@ -376,13 +370,12 @@ def data_table(searches: Iterable[Search]) -> Table:
 
 def versions_table(versions: Sequence[Mapping[str, str]]) -> Table:
     """Versions; where folders were made with different ones, all of them."""
-    packages = dict.fromkeys(package for installed in versions for package in installed)
     rows = [
         {
             "package": package,
             "version": ", ".join(dict.fromkeys(str(installed.get(package, "?")) for installed in versions)),
         }
-        for package in packages
+        for package in dict.fromkeys(package for installed in versions for package in installed)
     ]
-    columns: list[Column] = [("package", "package", None), ("version", "version", None)]
-    return make_table("versions", "Versions that the figures depend on.", rows, columns)
+    caption = "Versions that the figures depend on."
+    return make_table("versions", caption, rows, (("package", "package", None), ("version", "version", None)))

@@ -147,15 +147,17 @@ def write_result(
 ) -> dict[str, Any]:
     """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
     # Matplotlib is imported where something is drawn.
+    import pandas as pd
+
     from ciess_ray.figures import draw_sizes, save_png
 
     sizes = recommender.sizes
     interactions = run.interactions
     both = interactions.merge_validation_into_training()
     folder.write_table(recommender, both, run.config.recommender.name)
-    popularity = {"user": interactions.user_popularity, "item": interactions.item_popularity}
-    figure = draw_sizes({"user": sizes.user, "item": sizes.item}, popularity)
-    save_png(figure, folder.path / "sizes.png")
+    users = pd.DataFrame({"embedding_size": sizes.user, "popularity": interactions.user_popularity})
+    items = pd.DataFrame({"embedding_size": sizes.item, "popularity": interactions.item_popularity})
+    save_png(draw_sizes({"user": users, "item": items}), folder.path / "sizes.png")
     return {
         "budget": {
             "asked": budget.asked,
