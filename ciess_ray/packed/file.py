@@ -1,4 +1,4 @@
-"""What the file of a packed table holds: a header, read without belief in it, and two to four arrays.
+"""What the file of a packed table holds: a header, and two to four arrays.
 
 The file is plain safetensors. Its values are of a type that :data:`VALUE_TYPES` names.
 """
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.budget import HEADER_BYTES
 from envs.errors import ResultError
 
 FORMAT = "ciess-ray packed table 2"
@@ -25,41 +24,11 @@ VALUE_TYPES: dict[str, tuple[str, Any]] = {
 
 #: By the bytes of a row's size, its type in the file and in memory.
 SIZE_TYPES: dict[int, tuple[str, Any]] = {1: ("U8", np.uint8), 2: ("U16", np.uint16), 4: ("U32", np.uint32)}
-_TYPES = dict([*VALUE_TYPES.values(), *SIZE_TYPES.values()])
+#: By its name in the file, each type in memory.
+TYPES: dict[str, Any] = dict([*VALUE_TYPES.values(), *SIZE_TYPES.values()])
 
 #: Name, type in the file and values of a part.
 Part = tuple[str, str, NDArray[Any]]
-
-
-def parse(content: memoryview) -> tuple[list[Part], dict[str, str]]:
-    """Parts and metadata of a packed table's file, whose header is the one that these parts are given.
-
-    Args:
-        content: The whole file, of the format ``B``; the arrays share its memory.
-
-    Raises:
-        ResultError: The file is another, or its header tells of other bytes than those that are there.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    if not 8 < end <= min(8 + HEADER_BYTES, len(content)):
-        raise ResultError(f"its header says it has {end - 8:,} bytes")
-    data = np.frombuffer(content[end:], np.uint8)
-    try:
-        header = json.loads(bytes(content[8:end]))
-        metadata = header.pop("__metadata__", {})
-        if metadata.get("format") != FORMAT:
-            raise ResultError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ResultError("its metadata is not all text")
-        parts = [
-            (name, part["dtype"], data[slice(*part["data_offsets"])].view(_TYPES[part["dtype"]]))
-            for name, part in header.items()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ResultError(f"its header describes no packed table ({error!r})") from None
-    if header_of(parts, metadata) != content[:end] or sum(part.nbytes for *_, part in parts) != len(data):
-        raise ResultError(f"its header does not describe the {len(data):,} bytes that follow it")
-    return parts, metadata
 
 
 def header_of(parts: Sequence[Part], metadata: dict[str, str]) -> bytes:
@@ -77,18 +46,6 @@ def header_of(parts: Sequence[Part], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def number_of(metadata: dict[str, str], key: str) -> int:
-    """A number of the metadata, which is text.
-
-    Raises:
-        ResultError: There is none, or it is no number below 2^31.
-    """
-    text = metadata.get(key, "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) >= 2**31:
-        raise ResultError(f"its {key} is {text[:40]!r}")
-    return int(text)
 
 
 def encode(
@@ -138,18 +95,3 @@ def decode(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32, copy=False)
-
-
-def windows(values: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
-    """The ``width`` values from each start on, shape (len(starts), width); zeros beyond the end."""
-    if len(values) < width:
-        values = np.concatenate([values, np.zeros(width, values.dtype)])
-    last = len(values) - width
-    # An element for each place of the buffer, as wide as a row: taking one is one copy.
-    window = np.ndarray((last + 1,), np.dtype((np.void, width * values.itemsize)), values, 0, values.strides)
-    taken = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
-    late = np.flatnonzero(starts > last)
-    if late.size:
-        tail = np.concatenate([values[last:], np.zeros(width, values.dtype)])
-        taken[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
-    return taken

@@ -6,7 +6,7 @@ weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or
 header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: NumPy reads it, no code is run.
 
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
-begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
+begins is derived from the sizes.
 """
 
 import json
@@ -21,25 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
-from ciess_ray.packed.file import (
-    FORMAT,
-    SIZE_TYPES,
-    VALUE_TYPES,
-    Part,
-    decode,
-    encode,
-    header_of,
-    number_of,
-    parse,
-    windows,
-)
-from envs.budget import index_bytes_per_row
+from ciess_ray.packed.file import FORMAT, SIZE_TYPES, TYPES, VALUE_TYPES, Part, decode, encode, header_of
+from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
-_MAX_BLOCK_BITS = 8
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
 #: Values that are looked at in one go.
@@ -169,24 +157,40 @@ class PackedTable:
         Raises:
             ResultError: They are no packed table, or contradict each other.
         """
-        parts, metadata = parse(memoryview(content))
-        types = {name: stored for name, stored, _ in parts}
-        numbers = {key: number_of(metadata, key) for key in _NUMBERS}
-        stored_as = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
-        dtype = stored_as.get(types.get("values", ""), "float32")
-        expected = _types_of(dtype, numbers["max_embedding_size"])
-        if {"first_columns": expected["first_columns"]} | types != expected:
-            raise ResultError(f"it has the parts {types}, not {expected}")
-        arrays = {name: array for name, _, array in parts}
-        return cls(
-            arrays["values"],
-            arrays["sizes"],
-            **numbers,
-            dtype=dtype,
-            scales=arrays.get("scales"),
-            recommender=metadata.get("recommender"),
-            first_columns=arrays.get("first_columns"),
-        )
+        content = memoryview(content)
+        end = 8 + int.from_bytes(content[:8], "little")
+        if not 8 < end <= min(8 + HEADER_BYTES, len(content)):
+            raise ResultError(f"its header says it has {end - 8:,} bytes")
+        data = np.frombuffer(content[end:], np.uint8)
+        try:
+            header = json.loads(bytes(content[8:end]))
+            metadata = {name: str(value) for name, value in header.pop("__metadata__", {}).items()}
+            if metadata.get("format") != FORMAT:
+                raise ResultError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            arrays = {
+                name: data[slice(*part["data_offsets"])].view(TYPES[part["dtype"]])
+                for name, part in header.items()
+            }
+            numbers = {name: int(np.int32(metadata[name])) for name in _NUMBERS}
+            table = cls(
+                arrays["values"],
+                arrays["sizes"],
+                **numbers,
+                dtype={stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}[
+                    header["values"]["dtype"]
+                ],
+                scales=arrays.get("scales"),
+                recommender=metadata.get("recommender"),
+                first_columns=arrays.get("first_columns"),
+            )
+        except Exception as error:  # Of json, NumPy or the table, by where the damage is.
+            raise ResultError(f"its header describes no packed table: {error}") from error
+        parts = table._parts()
+        metadata |= {name: str(number) for name, number in numbers.items()}
+        # Types, shapes and places are those that the table itself would be written with.
+        if header_of(parts, metadata) != content[:end] or sum(part.nbytes for *_, part in parts) != len(data):
+            raise ResultError(f"its header does not describe the {len(data):,} bytes that follow it")
+        return table
 
     @property
     def num_rows(self) -> int:
@@ -221,25 +225,14 @@ class PackedTable:
     @property
     def num_bytes(self) -> int:
         """Bytes of the file, to the last."""
-        return len(self._header()) + sum(array.nbytes for *_, array in self._tensors())
+        return len(self._header()) + sum(array.nbytes for *_, array in self._parts())
 
     @cached_property
-    def block_bits(self) -> int:
-        """Rows r with one r >> block_bits are a block, in which 16 bits tell where a row begins."""
-        largest_row = self.max_embedding_size * self.num_tables
-        return min(max(2**16 // largest_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
-
-    @cached_property
-    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-        """Where a row's values begin: its block's first value, and its own distance from that.
-
-        Shapes (number of blocks,) and (num_rows,).
-        """
-        num_values = self._values_a_row()
-        starts = np.cumsum(num_values) - num_values
-        block_starts = starts[:: 1 << self.block_bits].copy()
-        starts -= np.repeat(block_starts, 1 << self.block_bits)[: self.num_rows]
-        return block_starts, starts.astype(np.uint16)
+    def starts(self) -> NDArray[np.signedinteger]:
+        """Where each row's values begin, shape (num_rows,), in the smallest type that can tell."""
+        starts = np.zeros(self.num_rows, np.min_scalar_type(-self.num_params))
+        np.cumsum(self.row_sizes[:-1], out=starts[1:], dtype=starts.dtype)
+        return starts * self.num_tables
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
         """Rows of the masked table, zeros where they keep nothing.
@@ -259,14 +252,15 @@ class PackedTable:
         if width < 1:
             raise ValueError(f"a width of {width}: ask for at least one column")
         if self.first_columns is None:
-            return self.kept(rows, width)
-        longest = self.largest_size
-        kept = self.kept(rows, longest).reshape(-1, longest)
-        first = np.repeat(self.first_columns[rows].astype(np.int64), self.num_tables)
-        # What a row keeps lies within the table's columns; the zeros after it need not.
-        placed = np.zeros((len(kept), max(width, self.width + longest)), np.float32)
-        np.put_along_axis(placed, first[:, None] + np.arange(longest), kept, axis=1)
-        return np.ascontiguousarray(placed[:, :width]).reshape(len(rows), self.num_tables * width)
+            columns = self.kept(rows, width)
+        else:
+            longest = self.largest_size
+            places = self.first_columns[rows].astype(np.int64)[:, None, None] + np.arange(longest)
+            # What a row keeps lies within the table's columns; the zeros after it need not.
+            placed = np.zeros((len(rows), self.num_tables, max(width, self.width + longest)), np.float32)
+            np.put_along_axis(placed, places, self.kept(rows, longest), axis=2)
+            columns = placed[:, :, :width]
+        return columns.reshape(len(rows), self.num_tables * width)
 
     def kept(self, rows: NDArray[np.integer], width: int) -> NDArray[np.float32]:
         """What rows keep from its first number on, whichever column that stands in.
@@ -276,7 +270,7 @@ class PackedTable:
             width: Numbers of one table; zeros follow what a row keeps, and a row that is longer is cut.
 
         Returns:
-            Shape (n, num_tables * width), float32.
+            Shape (n, num_tables, width), float32.
 
         Raises:
             IndexError: As :meth:`rows`.
@@ -285,24 +279,23 @@ class PackedTable:
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise IndexError(f"rows are whole numbers, not {rows.dtype}")
-        rows = rows.astype(np.int64, copy=False)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
             raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
-        block_starts, in_block = self.starts
-        sizes = self.row_sizes[rows].astype(np.int64)
-        starts = block_starts[rows >> self.block_bits] + in_block[rows]
-        starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
-        stored = windows(self.values, starts, width)
-        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
-        bits = stored.view(f"i{stored.itemsize}")
-        bits &= -(np.arange(width) < np.repeat(sizes, self.num_tables)[:, None]).astype(bits.dtype)
+        rows = rows.astype(np.int64, copy=False)
+        sizes = self.row_sizes[rows].astype(np.int64)[:, None]
+        starts = self.starts[rows].astype(np.int64)[:, None] + np.arange(self.num_tables) * sizes
+        columns = np.arange(width)
+        stored = self.values.take(starts[..., None] + columns, mode="clip")
+        # Set, and not multiplied by 0: what lies beyond a row may be NaN.
+        np.copyto(stored, 0, where=columns >= sizes[..., None])
         decoded = decode(stored, self.dtype)
         if self.scales is not None:
-            decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
-        if not np.isfinite(decoded).all():
-            row = rows[int(np.argmin(np.isfinite(decoded).all(axis=1))) // self.num_tables]
+            decoded *= self.scales[rows].astype(np.float32)[:, None, None]
+        is_finite = np.isfinite(decoded).all(axis=(1, 2))
+        if not is_finite.all():
+            row = rows[np.argmin(is_finite)]
             raise ResultError(f"row {row:,} of {self.num_rows:,} holds what is no finite number: {DAMAGED}.")
-        return decoded.reshape(len(rows), self.num_tables * width)
+        return decoded
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
         """The masked table, shape (num_users + num_items, num_tables * width), float32.
@@ -321,7 +314,9 @@ class PackedTable:
         self.verify()
         values = decode(self.values, self.dtype)
         if self.scales is not None:
-            values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
+            values *= np.repeat(
+                self.scales.astype(np.float32), self.row_sizes.astype(np.int64) * self.num_tables
+            )
         return values
 
     def astype(self, dtype: str) -> "PackedTable":
@@ -354,37 +349,24 @@ class PackedTable:
         """
         with whole_file(Path(path)) as stream:
             stream.write(self._header())
-            stream.writelines(array.data.cast("B") for *_, array in self._tensors())
+            stream.writelines(array.data.cast("B") for *_, array in self._parts())
         return self.num_bytes
 
-    def _tensors(self) -> list[Part]:
+    def _parts(self) -> list[Part]:
         """Names, types in the file and arrays as they follow each other: the widest first, all aligned."""
-        arrays = {
-            "values": self.values,
-            "sizes": self.row_sizes,
-            "scales": self.scales,
-            "first_columns": self.first_columns,
-        }
-        types = _types_of(self.dtype, self.max_embedding_size)
-        parts = [(name, types[name], array) for name, array in arrays.items() if array is not None]
-        return sorted(parts, key=lambda part: -part[2].itemsize)
+        size_type, _ = SIZE_TYPES[index_bytes_per_row(self.max_embedding_size)]
+        parts = [
+            ("values", VALUE_TYPES[self.dtype][0], self.values),
+            ("sizes", size_type, self.row_sizes),
+            ("scales", "F16", self.scales),
+            ("first_columns", "U8", self.first_columns),
+        ]
+        held = [(name, stored, array) for name, stored, array in parts if array is not None]
+        return sorted(held, key=lambda part: -part[2].itemsize)
 
     def _header(self) -> bytes:
         metadata = {"format": FORMAT, "version": version("ciess-ray")}
         metadata |= {name: str(getattr(self, name)) for name in _NUMBERS}
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
-        return header_of(self._tensors(), metadata)
-
-    def _values_a_row(self) -> NDArray[np.int64]:
-        return self.row_sizes.astype(np.int64) * self.num_tables
-
-
-def _types_of(dtype: str, max_embedding_size: int) -> dict[str, str]:
-    """The type in the file of each part that a table may have."""
-    types = {
-        "values": VALUE_TYPES[dtype][0],
-        "sizes": SIZE_TYPES[index_bytes_per_row(max_embedding_size)][0],
-        "first_columns": "U8",
-    }
-    return types | ({"scales": "F16"} if dtype == "int8" else {})
+        return header_of(self._parts(), metadata)
