@@ -13,18 +13,15 @@
 A message says what was wrong, where (file, row, field), and what to do.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _MAX_LISTED = 20
 
 
 class CiessError(Exception):
     """Base of every exception raised on purpose; its message is meant for the user."""
-
-    def within(self, source: str) -> "CiessError":
-        """The same error, whose message begins with where it was found, e.g. a file's name."""
-        return type(self)(f"{source}: {self}")
 
 
 class DataError(CiessError):
@@ -57,6 +54,15 @@ class TrainingError(CiessError):
 
 class ResultError(CiessError):
     """A result folder that exists, is incomplete or was changed."""
+
+
+@contextlib.contextmanager
+def within(source: object) -> Iterator[None]:
+    """In the block, the message of every error of ours begins with where it was found, e.g. a file's name."""
+    try:
+        yield
+    except CiessError as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def check_name(what: str, name: str, names: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from envs.data import (
     split_interactions,
     told_left_out,
 )
-from envs.errors import BudgetError, CiessError, ConfigError, ResultError
+from envs.errors import BudgetError, ConfigError, ResultError, within
 from envs.recommenders import resolve_device
 from envs.sizes.embedding_sizes import column_params
 
@@ -244,8 +244,6 @@ def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True)
         key = dataset_key(trial.config)
         if key not in read:
             read[key] = load_interactions(trial.config)
-        try:
+        with within(f"{source}: the trial {trial.name}"):
             check_budgets(trial.config, read[key], trains_full=trains_full)
-        except CiessError as error:
-            raise error.within(f"{source}: the trial {trial.name}") from error
     return read

@@ -31,7 +31,7 @@ from ciess_ray.config.yaml_file import (
     section_names,
 )
 from ciess_ray.streams import Stream, rng_of
-from envs.errors import ConfigError
+from envs.errors import ConfigError, within
 
 #: Fields that are set for every run.
 _OWN_FIELDS = ("output", "cache", "tracking")
@@ -136,10 +136,8 @@ class Grid:
         if isinstance(budgets := self.base_values.get("budget"), list) and budgets:
             self.base_values["budget"] = budgets[0]
         for name, value in config.set.items():
-            try:
+            with within(f"{source}: set"):
                 put_field(self.base_values, name, value)
-            except ConfigError as error:
-                raise error.within(f"{source}: set") from None
         self.base_values = absolute_paths(self.base_values)
         definitions = list(_definitions(space, num_samples, seed))
         digits = len(str(len(definitions) - 1))

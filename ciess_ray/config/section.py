@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from ciess_ray.config.credentials import without_secrets
 from envs.budget import MemoryBudget
-from envs.errors import BudgetError, ConfigError, check_name
+from envs.errors import ConfigError, check_name, within
 
 #: The smallest part of a CPU or a GPU that Ray knows.
 _LEAST_CLAIM = 1e-4
@@ -38,10 +38,8 @@ def refuse_equal_budgets(where: str, budgets: Iterable[str | float]) -> None:
         BudgetError: One cannot be read.
         ConfigError: Two are the same.
     """
-    try:
+    with within(where):
         read = [str(MemoryBudget.parse(budget)) for budget in budgets]
-    except BudgetError as error:
-        raise error.within(where) from None
     refuse_twice(where, read)
 
 

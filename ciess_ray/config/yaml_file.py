@@ -15,7 +15,7 @@ from ciess_ray.config.former import FORMER
 from ciess_ray.config.run import PRESETS, RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
 from envs.data import guess_format
-from envs.errors import CiessError, ConfigError, DataError, unknown_name
+from envs.errors import ConfigError, DataError, unknown_name, within
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -54,18 +54,17 @@ def read_values(path: Path) -> dict[str, Any]:
     try:
         # What is no file, such as a pipe, may never end, or never begin.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError("cannot be read as text (it is no file).")
+            raise ConfigError(f"{path}: cannot be read as text (it is no file).")
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
-        values = read_yaml(text)
-    except ConfigError as error:
-        raise error.within(str(path)) from None
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such configuration; the ones that come along lie in configs/."
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}).") from error
+    with within(path):
+        values = read_yaml(text)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as 'dataset:' and 'budget:', not {text[:40]!r}.")
     return values
@@ -81,10 +80,8 @@ def put_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         name, separator, text = override.partition("=")
         if not separator or not name:
             raise ConfigError(f"cannot read the override {override!r}: write section.field=value.")
-        try:
+        with within(f"the override {override[:80]!r}"):
             put_field(values, name, read_yaml(text))
-        except ConfigError as error:
-            raise error.within(f"the override {override[:80]!r}") from None
     return values
 
 
@@ -154,7 +151,8 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
         ConfigError: A field is unknown, missing or wrong; each is named with its remedy.
     """
     try:
-        return model.model_validate(values)
+        with within(source):
+            return model.model_validate(values)
     except ValidationError as error:
         meanings = {name: meaning for name, _, meaning in field_table(model)}
         by_field: dict[str, list[Any]] = {}
@@ -167,8 +165,6 @@ def check_values(model: type[Model], values: Mapping[str, Any], source: str) -> 
             if not any(other.startswith(f"{where}.") for other in by_field)
         )
         raise ConfigError(without_secrets("\n".join(lines))) from error
-    except CiessError as error:
-        raise error.within(source) from error
 
 
 def field_table(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -44,7 +44,7 @@ from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import prepare
 from ciess_ray.training.pretrained import FULL_SIZE_FIT, preparations_of
 from envs.data import Interactions
-from envs.errors import ConfigError, ResultError
+from envs.errors import ConfigError, ResultError, within
 from envs.recommenders import own_source, resolve_device
 
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
@@ -190,10 +190,8 @@ def _read_extension(folder: Path, finished: dict[str, Any]) -> dict[str, Any] | 
 @contextlib.contextmanager
 def _prepared(config: RunConfig) -> Iterator[None]:
     """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
-    try:
+    with within("cache"):
         check_writable(config.kept_folder)
-    except ResultError as error:
-        raise error.within("cache") from None
     if config.tracking.mlflow:
         connect(config.tracking)
     try:

@@ -34,7 +34,7 @@ from ciess_ray.serving.files import (
     safetensors_of,
 )
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
-from envs.errors import ConfigError, ResultError, check_name
+from envs.errors import ConfigError, ResultError, check_name, within
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -138,10 +138,8 @@ def export(
     form = FORMATS[format]
     _check_destination(destination, bool(form.files), overwrite)
     source = TableFolder.read(folder)
-    try:
+    with within(folder / TABLE_FILE):
         source.table.verify()
-    except ResultError as error:
-        raise error.within(str(folder / TABLE_FILE)) from error
     Manifest.read(folder).verify(TABLE_FILE)
     made = _propagated(source) if propagated else source
     if dtype != made.table.dtype:

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import TableFolder
 from ciess_ray.serving.scorers import Floats, Scorer, build_scorer
-from envs.errors import ConfigError, DataError, ResultError
+from envs.errors import ConfigError, DataError, ResultError, within
 
 #: Characters of what somebody gave in place of ids.
 _MAX_SHOWN = 40
@@ -76,10 +76,8 @@ class ServedRecommender:
             ResultError: A file is missing, damaged or of another search, or the recommender is one's own.
         """
         held = TableFolder.read(Path(folder))
-        try:
+        with within(folder):
             scorer = build_scorer(held)
-        except ResultError as error:
-            raise error.within(str(folder)) from error
         seen = held.train if held.test is None else csr_array(held.train + held.test)
         name = held.scorer.origin or held.scorer.recommender
         return cls(held.table, seen, scorer, held.user_ids, held.item_ids, name)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from ciess_ray.config.credentials import with_secret, without_secrets
 from ciess_ray.config.run import TrackingConfig
 from ciess_ray.files.whole import check_writable
-from envs.errors import ConfigError, ResultError
+from envs.errors import ConfigError, within
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 #: How MLflow is to behave; a user's own settings win. Its own retries last minutes; ours come between other
@@ -92,10 +92,8 @@ def _sole_maker(uri: str) -> Iterator[None]:
         raise ConfigError(
             f"tracking.uri: the folder {Path(file).parent} of the MLflow store does not exist; make it."
         )
-    try:
+    with within("tracking.uri"):
         check_writable(Path(file).parent)
-    except ResultError as error:
-        raise error.within("tracking.uri") from None
     with FileLock(f"{file}.lock"):
         yield
 

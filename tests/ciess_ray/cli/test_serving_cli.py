@@ -64,7 +64,7 @@ class TestRecommend:
             ([], "give either --user, of a user in the data, or --item"),
             (["--user", "1", "--item", "2"], "give either --user"),
             (["--item", "1", "--include-seen"], "--include-seen is for --user"),
-            (["--user", "1", "--format", "xml"], "--format xml: one of table, csv, json"),
+            (["--user", "1", "--format", "xml"], "unknown --format 'xml'. Known: csv, json, table"),
             (["--user", "nobody"], "not in the table: 1 of 1 users, e.g. nobody"),
             (["--item", "777"], "not in the table: 1 of 1 items, e.g. 777"),
         ],
