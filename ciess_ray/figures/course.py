@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from numpy.typing import NDArray
 
 from ciess_ray import metric_keys
 from ciess_ray.figures.style import (
@@ -16,6 +14,7 @@ from ciess_ray.figures.style import (
     INK,
     MUTED,
     PAPER,
+    REFERENCE,
     legend_below,
     mark_cut_axes,
     new_figure,
@@ -31,9 +30,8 @@ _RATIOS = {
 }
 _NUM_SMOOTHED = 10
 _HEIGHT_INCHES = 4.6
-_DOTS = (0, (2, 2))
-#: How a line looks that others are measured against.
-_REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.1, "linestyle": _DOTS}
+#: How steps look that are joined by a line.
+_LINE: dict[str, Any] = {"marker": "", "linewidth": 1.5}
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,10 @@ class Course:
     full_quality: float | None
     cap_ratio: float | None = None
 
-    def values(self, key: str, note: str | None = None) -> NDArray[np.float64]:
-        """Steps, and what they say under a key, shape (2, n); of one note alone where that is given."""
-        pairs = [
-            (step["step"], step[key])
-            for step in self.steps
-            if key in step and note in (None, step.get("note", ""))
-        ]
-        return np.array(pairs, np.float64).reshape(-1, 2).T
+    def values(self, key: str, note: str | None = None) -> "pd.Series[float]":
+        """What its steps say under a key, by step; those of one note alone where that is given."""
+        noted = [step for step in self.steps if note in (None, step.get("note", ""))]
+        return pd.Series({step["step"]: step[key] for step in noted if key in step}, dtype=float)
 
 
 @styled
@@ -74,7 +68,7 @@ def draw_course(courses: Sequence[Course]) -> Figure:
         scale = 100 / course.full_quality if is_share and course.full_quality else 1.0
         _draw_steps(axes, course, scale, series_style(position), is_line=len(courses) > 1)
     if is_share:
-        axes.axhline(100, label="full size, fully trained", **_REFERENCE)
+        axes.axhline(100, label="full size, fully trained", **REFERENCE)
     _mark_warmup(courses, axes, with_name=True)
     title = "validation quality, % of full size" if is_share else "validation quality"
     axes.set(title=title, xlabel="step of the search")
@@ -92,15 +86,13 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
     is_single = len(courses) == 1
     figure, (kept, weight, gain) = new_figure(_HEIGHT_INCHES, 3, sharex=True, height_ratios=(1.6, 1, 1))
     for position, course in enumerate(courses):
-        line = {"marker": "", "linewidth": 1.5}
         labels = _RATIOS if is_single else {metric_keys.KEPT_RATIO: plain(course.label)}
         for number, (key, label) in enumerate(labels.items()):
-            steps, ratios = course.values(key)
-            kept.plot(steps, 100 * ratios, label=label, **series_style(position + number) | line)
+            kept.plot(100 * course.values(key), label=label, **series_style(position + number) | _LINE)
         for axes, key in ((weight, metric_keys.MEMORY_WEIGHT), (gain, metric_keys.WALK_GAIN)):
-            axes.plot(*course.values(key), **series_style(position) | line)
+            axes.plot(course.values(key), **series_style(position) | _LINE)
     for number, cap in enumerate(sorted({course.cap_ratio for course in courses if course.cap_ratio})):
-        kept.axhline(100 * cap, label=None if number else "budget", **_REFERENCE)
+        kept.axhline(100 * cap, label=None if number else "budget", **REFERENCE)
     kept.set(yscale="log", ylim=(None, 100), title="kept, % of the full table")
     kept.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     kept.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
@@ -115,27 +107,22 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
 
 
 def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], *, is_line: bool) -> None:
-    steps, values = course.values(metric_keys.QUALITY)
-    mean = scale * pd.Series(values).rolling(_NUM_SMOOTHED, min_periods=1).mean()
+    quality = scale * course.values(metric_keys.QUALITY)
+    mean = quality.rolling(_NUM_SMOOTHED, min_periods=1).mean()
     if is_line:
-        axes.plot(steps, mean, label=plain(course.label), **style | {"marker": "", "linewidth": 1.5})
-        greedy, values = course.values(metric_keys.QUALITY, "greedy")
-        axes.plot(greedy, scale * values, "^", color=style["color"], markersize=5)
+        axes.plot(mean, label=plain(course.label), **style | _LINE)
+        greedy = scale * course.values(metric_keys.QUALITY, "greedy")
+        axes.plot(greedy, "^", color=style["color"], markersize=5)
         return
     for note, label, look in (
         ("warm-up", "warm-up", {"markerfacecolor": PAPER, "color": MUTED}),
         ("", "with exploration", {"color": style["color"]}),
         ("greedy", "greedy", {"marker": "^", "color": series_style(1)["color"], "markersize": 7}),
     ):
-        noted, values = course.values(metric_keys.QUALITY, note)
-        if values.size:
-            axes.plot(
-                noted,
-                scale * values,
-                label=label,
-                **{"marker": "o", "markersize": 4.5, "linestyle": ""} | look,
-            )
-    axes.plot(steps, mean, color=INK, linewidth=1.4, label=f"mean of {_NUM_SMOOTHED} steps")
+        noted = scale * course.values(metric_keys.QUALITY, note)
+        if noted.size:
+            axes.plot(noted, label=label, **{"marker": "o", "markersize": 4.5, "linestyle": ""} | look)
+    axes.plot(mean, color=INK, linewidth=1.4, label=f"mean of {_NUM_SMOOTHED} steps")
 
 
 def _mark_warmup(courses: Sequence[Course], axes: Any, with_name: bool) -> None:
@@ -184,8 +171,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
         before, after = zip(*(values for _, *values in search.candidates), strict=True)
         axes.plot(before, after, label="candidates" if is_single else plain(search.label), **style)
         if search.equal_quality is not None:
-            colour = MUTED if is_single else style["color"]
-            axes.axhline(search.equal_quality, color=colour, linewidth=1.2, linestyle=_DOTS)
+            axes.axhline(search.equal_quality, **REFERENCE | ({} if is_single else {"color": style["color"]}))
         for name, seen, trained in search.candidates if is_single else ():
             axes.annotate(
                 name, (seen, trained), (7, 5), textcoords="offset points", fontsize=8.5, color=MUTED
@@ -201,7 +187,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
             label=None if position else "best on validation",
         )
     if any(search.equal_quality is not None for search in searches):
-        axes.plot([], [], color=MUTED, linewidth=1.2, linestyle=_DOTS, label="equal sizes, trained")
+        axes.plot([], [], label="equal sizes, trained", **REFERENCE)
     axes.margins(0.18)
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="quality in the search", ylabel="validation quality once trained")
@@ -214,14 +200,13 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
 def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     """Seconds by phase, a bar a search; the legend says how many they are in all."""
     figure, axes = new_figure(1.4 + 0.36 * len(searches))
-    rows = range(len(searches))
-    lefts = np.zeros(len(searches))
-    for position, phase in enumerate(dict.fromkeys(phase for _, seconds in searches for phase in seconds)):
-        widths = np.array([seconds.get(phase, 0.0) for _, seconds in searches])
+    seconds = pd.DataFrame([of_phases for _, of_phases in searches]).fillna(0.0)
+    ends = seconds.cumsum(axis=1)
+    for position, (phase, widths) in enumerate(seconds.items()):
         axes.barh(
-            rows,
+            seconds.index,
             widths,
-            left=lefts,
+            left=ends[phase] - widths,
             height=0.62,
             color=series_style(position)["color"],
             hatch=HATCHES[position % len(HATCHES)],
@@ -229,9 +214,8 @@ def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             linewidth=0.8,
             label=f"{phase}, {widths.sum():,.{0 if widths.sum() >= 10 else 1}f} s",
         )
-        lefts += widths
-    axes.set(xlim=(0, None), xlabel="seconds", yticks=rows)
-    axes.set_yticklabels([plain(label) for label, _ in searches])
+    axes.set(xlim=(0, None), xlabel="seconds")
+    axes.set_yticks(seconds.index, [plain(label) for label, _ in searches])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0, labelcolor=INK)

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from ciess_ray.files.whole import write_whole
 
@@ -31,7 +32,8 @@ BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = (
 _SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE, INK)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-#: What lines are measured against.
+#: How a line looks that others are measured against, and what such lines are called.
+REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1.1, "linestyle": (0, (2, 2))}
 REFERENCES = (
     "full size",
     "none beats it on validation",
@@ -59,6 +61,8 @@ _STYLE: Any = {
     "font.size": 10,
     "font.family": ["DejaVu Sans"],
     "text.color": INK,
+    # A name from a file is no formula.
+    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
@@ -111,11 +115,10 @@ def series_style(position: int) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """A label that says what it says: a name from a file is no formula, no markup, and shown at any rate."""
+    """A label that says what it says: a name from a file is no markup, and shown at any rate."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     if len(shown) > _MAX_LABEL:
         shown = f"{shown[: _MAX_LABEL - 1]}…"
-    shown = shown.replace("$", r"\$")
     # What begins with an underscore is left out of a legend.
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -154,13 +157,8 @@ def mark_cut_axes(all_axes: Iterable[Any]) -> None:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Three digits and a unit: ``259 kB``."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        # What would be rounded to 1,000 of a unit is 1 of the next.
-        if num_bytes >= 0.9995 * limit:
-            scaled = num_bytes / limit
-            return f"{scaled:.{0 if scaled >= 99.5 else 1 if scaled >= 9.95 else 2}f} {unit}"
-    return f"{num_bytes:.0f} B"
+    """At most three digits and a unit: ``259 kB``."""
+    return EngFormatter("B")(float(f"{num_bytes:.3g}"))
 
 
 def to_png(figure: Figure) -> bytes:

@@ -14,6 +14,7 @@ from ciess_ray.figures.style import (
     INK,
     MUTED,
     PAPER,
+    REFERENCE,
     VERMILLION,
     format_bytes,
     legend_below,
@@ -86,8 +87,15 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
         _draw_full(axes, point, FULL_SIZE if point is full[0] else None)
     front = sorted((point.packed_bytes, point.value.mean) for point in points if point.is_on_front)
     if front:
-        ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "linestyle": "", "color": INK}
-        axes.plot(*zip(*front, strict=True), zorder=5, label="none beats it on validation", **ring)
+        axes.plot(
+            *zip(*front, strict=True),
+            "o",
+            markersize=14,
+            markerfacecolor="none",
+            color=INK,
+            zorder=5,
+            label="none beats it on validation",
+        )
     axes.set(xscale="log", xlabel="packed table", title=plain(title))
     axes.margins(x=0.12, y=0.12)
     shown = _ticks([point.packed_bytes for point in points])
@@ -112,7 +120,7 @@ def _draw_series(axes: Any, points: Sequence[Point], label: str, style: dict[str
 
 def _draw_full(axes: Any, full: Point, label: str | None) -> None:
     mean, sd = full.value.mean, full.value.sd
-    axes.axhline(mean, color=MUTED, linewidth=1.1, linestyle=(0, (2, 2)), zorder=1)
+    axes.axhline(mean, zorder=1, **REFERENCE)
     if sd:
         axes.axhspan(mean - sd, mean + sd, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     axes.plot(
@@ -128,18 +136,17 @@ def _draw_full(axes: Any, full: Point, label: str | None) -> None:
 
 def _ticks(values: Sequence[float]) -> list[float]:
     """Some of the values, so far apart on a log axis that their labels do not touch."""
-    there = sorted(set(values))
-    if len(there) < 3:
-        return there
-    first, *middle, last = there
-    chosen, apart = [first], (last / first) ** (1 / _MAX_TICKS)
-    for tick in middle:
-        if tick > apart * chosen[-1] and last > apart * tick:
-            chosen.append(tick)
-    return [*chosen, last]
+    smallest, largest = min(values), max(values)
+    apart = (largest / smallest) ** (1 / _MAX_TICKS)
+    ticks = [largest]
+    for value in sorted({*values} - {largest}):
+        if all(max(value, tick) > apart * min(value, tick) for tick in ticks):
+            ticks.append(value)
+    return sorted(ticks)
 
 
-_COLOURS, _MARKERS = dict(zip(KINDS, (BLUE, VERMILLION), strict=True)), dict(zip(KINDS, "os", strict=True))
+#: How users and items look.
+_LOOKS = {"user": {"color": BLUE, "marker": "o"}, "item": {"color": VERMILLION, "marker": "s"}}
 _SIZES_HEIGHT_INCHES = 4.6
 _NUM_BINS = 14
 #: An entity of which nothing is known in training has a place on a log axis too.
@@ -160,16 +167,7 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
     for axes, kind in zip(all_axes, KINDS, strict=True):
         sizes = entities[kind]["embedding_size"]
         counts = entities[kind]["popularity"].clip(lower=_LEAST_POPULARITY)
-        axes.scatter(
-            counts,
-            sizes,
-            s=12,
-            alpha=0.3,
-            linewidths=0,
-            color=_COLOURS[kind],
-            marker=_MARKERS[kind],
-            rasterized=True,
-        )
+        axes.scatter(counts, sizes, s=12, alpha=0.3, linewidths=0, rasterized=True, **_LOOKS[kind])
         # Bins that are equally wide on the log axis; of empty ones nothing is known.
         borders = np.geomspace(counts.min(), counts.max() * 1.0001, _NUM_BINS + 1)
         means = binned_statistic(counts, [counts, sizes], bins=borders).statistic
@@ -179,7 +177,6 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
         axes.set(xscale="log", title=f"{len(sizes):,} {kind}s, mean size {sizes.mean():.1f}")
         _size_axis(axes, largest)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.minorticks_off()
     all_axes[1].set_xlabel("training interactions")
     if label:
         figure.suptitle(plain(label), fontsize=10, x=0.02, ha="left")

@@ -177,10 +177,20 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
             "random, then near the best; triangles are greedy steps, which the actors take alone."
         )
         memory += " Executed sizes keep to the budget; λ brings to it what the actors ask for."
-    alt = f"Validation quality by step of the search. {listed}."
-    yield Drawing("course", "course", quality + _CUT, alt, draw_course(courses))
-    alt = f"Kept ratio, λ and walk gain by step of the search. {listed}."
-    yield Drawing("course", "course-memory", memory, alt, draw_memory_course(courses))
+    yield Drawing(
+        "course",
+        "course",
+        quality + _CUT,
+        f"Validation quality by step of the search. {listed}.",
+        draw_course(courses),
+    )
+    yield Drawing(
+        "course",
+        "course-memory",
+        memory,
+        f"Kept ratio, λ and walk gain by step of the search. {listed}.",
+        draw_memory_course(courses),
+    )
 
 
 def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:

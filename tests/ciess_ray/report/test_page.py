@@ -82,7 +82,7 @@ def test_figures_are_in_the_page_and_beside_it(quick):
     drawn = page.attributes("svg")
     assert len(drawn) == len(names) == len(page.attributes("figcaption"))
     assert all(told["role"] == "img" and len(told["aria-label"]) > 30 for told in drawn)
-    assert "search 0.2060 at 11.0 kB" in drawn[0]["aria-label"]
+    assert "search 0.2060 at 11 kB" in drawn[0]["aria-label"]
     links = [told["href"] for told in page.attributes("a") if told["href"].endswith(".png")]
     assert links == [f"report_figures/{name}" for name in names]
     # Text stays text, and no two figures share an id.
