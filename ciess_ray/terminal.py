@@ -117,9 +117,8 @@ def spell_out() -> None:
     """From now on letters that the encodings of standard output and error lack are spelt out, by whomever."""
     codecs.register_error(_ERRORS, _spell)
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors=_ERRORS)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -140,14 +139,13 @@ def write_data(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"{error.object[error.start]!a} is not in the output's encoding {encoding}; set "
             "PYTHONIOENCODING=utf-8, or take --format json."
         ) from None
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
     except OSError as error:
         _silence(sys.stdout)
         if error.errno != errno.EPIPE:

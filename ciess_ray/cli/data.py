@@ -35,15 +35,13 @@ def describe(
     """Read a file of interactions and print what was found."""
     import numpy as np
 
-    from envs.data import Columns, k_core, read_interactions, split_interactions, told_left_out
+    from envs.data import Columns, k_core, read_interactions, split_interactions
 
     given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     names = {kind: name for kind, name in given.items() if name is not None}
     log = read_interactions(file, format=format, columns=Columns(**names) if names else None)
-    left_out = ""
     if core is not None:
-        whole, log = log, k_core(log, core)
-        left_out = told_left_out(whole, log)
+        log = k_core(log, core)
     is_few = np.bincount(log.user, minlength=log.num_users) < 3
     untrained = "-"
     if not is_few.all():
@@ -63,8 +61,6 @@ def describe(
         ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
     )
     console.show(TextTable("", "", rows=rows, show_header=False))
-    if core is not None:
-        console.say(f"{file}: the {core}-core leaves out {left_out}.")
 
 
 @data_app.command("generate")

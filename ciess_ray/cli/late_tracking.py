@@ -101,7 +101,7 @@ def _send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[s
         )
     # Without threads, see read_ids.
     table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
-    statuses = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    statuses = dict(zip(*table.to_pydict().values(), strict=True))
     with sole_driver(storage), TemporaryDirectory(prefix="ciess-ray-") as work:
         store = MlflowStore(plan.config.tracking, storage.shown)
         with SweepMonitor(plan, storage, state, store, Path(work)) as monitor:

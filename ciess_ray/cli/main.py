@@ -217,7 +217,8 @@ _NOTES = _Notes(logging.WARNING)
 def main() -> None:
     """Entry point: a user's mistake ends in one message and exit status 2, Ctrl-C in 130, SIGTERM in 143."""
     spell_out()
-    logging.getLogger("ciess_ray").addHandler(_NOTES)
+    for package in ("ciess_ray", "envs"):
+        logging.getLogger(package).addHandler(_NOTES)
     try:
         _refuse_empty(sys.argv)
         with terminable():

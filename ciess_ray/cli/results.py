@@ -163,14 +163,13 @@ def track(
 
 
 def _forms(written: "Exported") -> TextTable:
-    is_measured = written.before.ndcg is not None
+    """What each form has in files and bytes; N@20, of the form as a whole, in its first row."""
     rows = []
     for form in (written.before, written.after):
-        files = [*form.files.items(), ("in all", form.num_bytes)]
-        for place, (file, num_bytes) in enumerate(files):
-            # What is of the whole form stands in its first row.
-            name, ndcg = (form.name, form.ndcg) if place == 0 else ("", None)
-            measured = ["" if ndcg is None else f"{ndcg:.4f}"] if is_measured else []
-            rows.append((name, file, f"{num_bytes:,}", *measured))
-    headings = ("", "file", "bytes", "N@20")
-    return TextTable(*headings[: 4 if is_measured else 3], rows=rows, first_number=2)
+        first, *others = [*form.files.items(), ("in all", form.num_bytes)]
+        rows.append((form.name, *first, "" if form.ndcg is None else f"{form.ndcg:.4f}"))
+        rows += [("", *other, "") for other in others]
+    num_columns = 3 if written.before.ndcg is None else 4
+    headings = ("", "file", "bytes", "N@20")[:num_columns]
+    texts = [(name, file, f"{num_bytes:,}", ndcg)[:num_columns] for name, file, num_bytes, ndcg in rows]
+    return TextTable(*headings, rows=texts, first_number=2)

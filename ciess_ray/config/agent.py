@@ -11,8 +11,6 @@ from envs.errors import ConfigError
 from envs.mdp import MAX_MEMORY_WEIGHT
 from envs.step_modes import STEP_MODES
 
-Exploration = dict[str, Any]
-
 
 class AgentConfig(Section):
     """TD3 and its exploration."""
@@ -35,7 +33,7 @@ class AgentConfig(Section):
         ge=0,
         description="how strongly the actors are held near the best table so far; 0 in CIESS: not at all",
     )
-    exploration: Exploration = Field(
+    exploration: dict[str, Any] = Field(
         default_factory=defaults.EXPLORATION.copy,
         description="{name: random_walk, noise: gaussian}; CIESS: Gaussian of 6 sizes, 5 steps of at most 5 "
         "sizes; in mode projected a quarter of the budget's mean size where that is less",
@@ -43,7 +41,7 @@ class AgentConfig(Section):
 
     @field_validator("exploration")
     @classmethod
-    def _check_exploration(cls, spec: Exploration) -> Exploration:
+    def _check_exploration(cls, spec: dict[str, Any]) -> dict[str, Any]:
         build_exploration(spec, 1, 2)
         return spec
 

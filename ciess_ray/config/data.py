@@ -25,7 +25,6 @@ from envs.data import (
     read_interactions,
     read_sample,
     split_interactions,
-    told_left_out,
 )
 from envs.errors import BudgetError, ConfigError, ResultError, within
 from envs.recommenders import resolve_device
@@ -52,10 +51,7 @@ def load_interactions(config: RunConfig) -> Interactions:
         columns = None if dataset.columns is None else Columns(**dataset.columns)
         log = read_interactions(dataset.path, format=dataset.format, columns=columns)
     if dataset.k_core is not None:
-        whole, log = log, k_core(log, dataset.k_core)
-        if log.num_rows < whole.num_rows:
-            left_out = told_left_out(whole, log)
-            logger.warning("%s: the %d-core leaves out %s.", log.source, dataset.k_core, left_out)
+        log = k_core(log, dataset.k_core)
     interactions = split_interactions(
         log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
     )

@@ -193,19 +193,14 @@ class Grid:
             values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
         return values | {"base": self.base_values}
 
-    def parse(self, fields: Mapping[str, Any], **given: Any) -> RunConfig:
-        """The configuration of one point.
-
-        Args:
-            fields: What it differs in.
-            **given: What is set for it: output and cache.
-        """
+    def parse(self, fields: Mapping[str, Any]) -> RunConfig:
+        """The configuration of the point that differs in these fields."""
         values = copy.deepcopy(self.base_values)
         for name, value in fields.items():
             put_field(values, name, value)
         differs = ", ".join(f"{name}={value}" for name, value in fields.items())
         source = f"{self.source}: the trial of {differs}" if differs else self.source
-        return parse_config(values | given, source)
+        return parse_config(values, source)
 
 
 def absolute_paths(values: Any, name: str = "") -> Any:

@@ -1,12 +1,11 @@
 """The candidates of a search: TD3 sets the sizes of a whole table, step after step."""
 
-from typing import cast
+from typing import Any, cast
 
 import ray
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import EVALUATION, EXPLORED, GREEDY, WARM_UP, Candidate
-from ciess_ray.config.agent import Exploration
 from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
@@ -88,7 +87,7 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
     return td3
 
 
-def scaled_exploration(spec: Exploration, mean_size: float) -> Exploration:
+def scaled_exploration(spec: dict[str, Any], mean_size: float) -> dict[str, Any]:
     """An exploration whose reach, where it leaves that open, suits tables of a mean size.
 
     CIESS's noise of 6 sizes and steps of 5 are a quarter of the mean size of 26 that its largest budget has.

@@ -11,7 +11,7 @@ from envs.data.readers import (
     read_interactions,
     read_sample,
 )
-from envs.data.split import TEST_SHARE, k_core, split_interactions, told_left_out
+from envs.data.split import TEST_SHARE, k_core, split_interactions
 from envs.data.synthetic import generate_interactions
 from envs.data.tables import log_from_frame, log_of_splits, table_of
 
@@ -33,5 +33,4 @@ __all__ = [
     "read_sample",
     "split_interactions",
     "table_of",
-    "told_left_out",
 ]

@@ -1,5 +1,6 @@
 """Splitting a log into training, validation and test, and thinning it to its k-core."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 
 from envs.data.interactions import SPLITS, InteractionLog, Interactions, binary_csr
 from envs.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 #: Share of each user's interactions that published figures are measured on: CIESS (arXiv 2304.03501).
 TEST_SHARE = 0.25
@@ -99,6 +102,8 @@ def _drawn_split(
 def k_core(log: InteractionLog, k: int) -> InteractionLog:
     """The largest part of a log in which every user and every item has at least k interactions.
 
+    What it leaves out is logged.
+
     Args:
         log: The interactions.
         k: Interactions an entity must have, at least 1.
@@ -126,6 +131,16 @@ def k_core(log: InteractionLog, k: int) -> InteractionLog:
             "users and items; choose a smaller k"
         )
     has_user, has_item = user_counts > 0, item_counts > 0
+    left_out = [
+        f"{before - after:,} of {before:,} {name} ({(before - after) / before:.1%})"
+        for name, before, after in (
+            ("users", log.num_users, np.sum(has_user)),
+            ("items", log.num_items, np.sum(has_item)),
+            ("interactions", log.num_rows, core.num_rows),
+        )
+    ]
+    if core.num_rows < log.num_rows:
+        logger.warning("%s: the %d-core leaves out %s, %s and %s.", log.source, k, *left_out)
     return replace(
         core,
         user_ids=log.user_ids[has_user],
@@ -133,17 +148,3 @@ def k_core(log: InteractionLog, k: int) -> InteractionLog:
         user=(np.cumsum(has_user, dtype=np.int32) - 1)[core.user].astype(np.int32),
         item=(np.cumsum(has_item, dtype=np.int32) - 1)[core.item].astype(np.int32),
     )
-
-
-def told_left_out(log: InteractionLog, core: InteractionLog) -> str:
-    """What a part of a log leaves out: ``60 of 671 users (8.9%), 5,800 of 9,066 items (64.0%) and ...``."""
-    counts = {
-        "users": (log.num_users, core.num_users),
-        "items": (log.num_items, core.num_items),
-        "interactions": (log.num_rows, core.num_rows),
-    }
-    users, items, interactions = (
-        f"{before - after:,} of {before:,} {name} ({(before - after) / before:.1%})"
-        for name, (before, after) in counts.items()
-    )
-    return f"{users}, {items} and {interactions}"
