@@ -56,16 +56,16 @@ def measure(config: RunConfig, interactions: Interactions, table: str, seed: int
     started = time.perf_counter()
     _, report = fit_to_convergence(config, interactions, sizes, (seed, 0))
     fit_s = time.perf_counter() - started
-    final = train_for_test(config, interactions, sizes, report.best_batch, (seed, 1))
+    _, final = train_for_test(config, interactions, sizes, report.best_batch, (seed, 1))
     return {
         "kept_ratio": sizes.kept_ratio,
         "num_params": sizes.num_params,
         "validation_quality": report.best.quality,
         "best_batch": report.best_batch,
-        "test_batches": final.num_batches,
-        "test_triples": final.num_batches * config.training.batch_size,
+        "test_batches": final.best_batch,
+        "test_triples": final.best_batch * config.training.batch_size,
         "fit_s": fit_s,
-        "test": final.metrics,
+        "test": final.best.summary(),
     }
 
 

@@ -22,10 +22,9 @@ from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
-from ciess_ray.training.costs import cpu_seconds
-from ciess_ray.training.preparing import prepare
-from ciess_ray.training.pretrained import Preparation, full_sizes
-from ciess_ray.training.selection import Judge
+from ciess_ray.training.contest import judge_of
+from ciess_ray.training.convergence import cpu_seconds, full_sizes
+from ciess_ray.training.preparing import Preparation, prepare
 
 NUM_FRESH_STEPS = 300
 
@@ -64,7 +63,7 @@ def measure_search(file: Path, overrides: list[str], folder: Path) -> dict[str, 
             )
         )
         work = folder / "work"
-        problem = Problem(config, interactions, caps_params[0], work, full.full, supernet.state)
+        problem = Problem(config, interactions, caps_params[0], work, full, supernet.state)
         started = cpu_seconds()
         METHODS["search"].propose(problem)
         steps_s = cpu_seconds() - started
@@ -81,7 +80,7 @@ def measure_fresh(file: Path, overrides: list[str], num_measured: int) -> dict[s
     """As many steps at d_max, and what a search's would take."""
     config = load_config(file, [*overrides, "search.step_mode=fresh"])
     interactions = load_interactions(config)
-    judge = Judge(config, interactions, None)
+    judge = judge_of(config, interactions, None)
     whole = full_sizes(config, interactions)
     seconds = []
     for _ in range(num_measured):

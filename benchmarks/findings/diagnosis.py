@@ -43,8 +43,8 @@ from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.tracking.runs import NullTracker
-from ciess_ray.training.convergence import Trained, fit_to_convergence, state_in
-from ciess_ray.training.pretrained import Preparation
+from ciess_ray.training.convergence import Trained, fit_to_convergence
+from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
 
@@ -83,12 +83,12 @@ def prepare(path: Path, overrides: list[str], budget: str, budgets: list[str]) -
     config = load_config(path, [*overrides, f"budget={budget}"])
     interactions = load_interactions(config)
     full_size = Preparation.full_size(config, interactions, keeps_state=True)
-    full = Trained.from_arrays(full_size.train(interactions))
+    full = full_size.train(interactions)
     caps = [
         caps_params_of(config.model_copy(update={"budget": other}), interactions.num_entities)[0]
         for other in budgets
     ]
-    pretrained = state_in(Preparation.supernet(config, interactions, caps).train(interactions))
+    pretrained = Preparation.supernet(config, interactions, caps).train(interactions).state
     cap = caps_params_of(config, interactions.num_entities)[0]
     problem = Problem(config, interactions, cap, Path(tempfile.gettempdir()), full, pretrained)
     return Setting(path, overrides, config, problem, full, pretrained)

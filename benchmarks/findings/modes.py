@@ -40,10 +40,9 @@ from ciess_ray.resources import ray_session
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.run import Budget, Run
+from ciess_ray.training.contest import project_smallest, select_candidates
 from ciess_ray.training.convergence import fit_to_convergence
-from ciess_ray.training.preparing import prepare
-from ciess_ray.training.pretrained import Preparation
-from ciess_ray.training.selection import project_smallest, select_candidates
+from ciess_ray.training.preparing import Preparation, prepare
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -99,7 +98,7 @@ def run_search(
 ) -> tuple[dict[str, Any], Candidate]:
     """The row of a cell, and the step that the search would train first."""
     interactions_ref = ray.put(interactions)
-    full = prepare(Preparation.full_size(config, interactions), interactions_ref).trained
+    full = prepare(Preparation.full_size(config, interactions), interactions_ref)
     steps, candidates = Steps(), list[Candidate]()
     with TemporaryDirectory() as folder:
         budget = Budget(str(config.budget), cap_params, Path(folder))

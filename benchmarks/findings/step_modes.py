@@ -28,8 +28,7 @@ from scipy.stats import spearmanr
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import load_config
-from ciess_ray.training.convergence import recipe_of
-from ciess_ray.training.pretrained import full_sizes
+from ciess_ray.training.convergence import full_sizes, recipe_of
 from envs.data import Interactions
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe

@@ -28,18 +28,19 @@ from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, choose, place
 from ciess_ray.training.convergence import (
-    FinalRecommender,
+    Cost,
+    Meter,
     Trained,
     fit_to_convergence,
+    full_sizes,
     train_for_test,
-    train_on_both,
 )
-from ciess_ray.training.costs import Cost, Meter
-from ciess_ray.training.pretrained import Preparation, full_sizes, kept_ratios_of
+from ciess_ray.training.preparing import Preparation, kept_ratios_of
 from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
 from envs.metrics import RankingMetrics
-from envs.recommenders import resolve_device
+from envs.recommenders import BaseRecommender, resolve_device
+from envs.recommenders.training import FitReport
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import state_of
 
@@ -146,8 +147,8 @@ class Board:
         # What the budgets of all cells come to for the supernet are its kept ratios.
         ignores = {"looser_budgets", "search.supernet_kept_ratios"}
         if method.is_judging:
-            full = full_sizes(cell.config, self.interactions(cell))
-            what["kept_ratios"] = kept_ratios_of(cell.config, full, self._caps[cell.group])
+            caps_params = self._caps[cell.group]
+            what["kept_ratios"] = kept_ratios_of(cell.config, self.interactions(cell), caps_params)
         else:
             ignores |= JUDGING | SUPERNET
         if not method.is_search:
@@ -217,13 +218,13 @@ def run_cell(
     with meter.phase("training"):
         chosen = _best_trained(problem, proposed, METHODS[method].is_search)
     with meter.phase("test"):
-        final = _measure(problem, chosen, reveal_test)
+        recommender, final = _measure(problem, chosen, reveal_test)
     cost = meter.cost(problem.num_trainings)
-    sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.ranking
+    sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.best
     both = problem.interactions.merge_validation_into_training()
     row = {
         "num_params": sizes.num_params,
-        **vars(served_bytes(final.recommender, both, config.recommender.name)),
+        **vars(served_bytes(recommender, both, config.recommender.name)),
         "kept_ratio": sizes.kept_ratio,
         "mean_user_size": float(sizes.user.mean()),
         "mean_item_size": float(sizes.item.mean()),
@@ -233,7 +234,7 @@ def run_cell(
         "l2": config.recommender.options_with(chosen.l2).get("l2"),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
-        "num_test_batches": final.num_batches,
+        "num_test_batches": final.best_batch,
         "num_steps": problem.num_steps,
         "num_candidates": len(proposed),
         "num_trainings": cost.num_trainings + sum(shared.num_trainings for shared in costs),
@@ -290,12 +291,12 @@ def _measure(
     problem: Problem,
     chosen: Allocation,
     reveal_test: Callable[[], csr_array],
-) -> FinalRecommender:
-    """What is measured on test."""
+) -> tuple[BaseRecommender, FitReport]:
+    """What is measured on test, and its metrics."""
     config, seed, start = problem.config, key_of(problem.config.seed, Stream.TEST), chosen.start
     initial = None if start is None else start.state
     if start is not None and start.full_batches is not None:
-        recommender, _ = train_on_both(
+        recommender, _ = train_for_test(
             config, problem.interactions, problem.full_sizes, start.full_batches, seed
         )
         initial = state_of(recommender)

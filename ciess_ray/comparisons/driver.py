@@ -24,12 +24,21 @@ from ciess_ray.config.data import dataset_key, read_recorded
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import sole_writer, write_whole
 from ciess_ray.names import COMPARISON_FILE, COMPARISON_ROWS_FILE
-from ciess_ray.resources import check_resources, gpus_of_each, num_threads, ray_session
+from ciess_ray.resources import check_resources, num_threads, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.tracking.mlflow_store import MlflowStore
 from ciess_ray.tracking.runs import Monitor, News, RunState, Watcher
-from ciess_ray.training.preparing import Arrays, Prepared, as_ready, file_of, keep, start_all, value_of
-from ciess_ray.training.pretrained import FULL_SIZE_FIT, SUPERNET, Preparation
+from ciess_ray.training.convergence import Trained
+from ciess_ray.training.preparing import (
+    FULL_SIZE_FIT,
+    SUPERNET,
+    Preparation,
+    as_ready,
+    claiming,
+    keep,
+    start_all,
+    value_of,
+)
 from envs.data import Interactions
 from envs.errors import ResultError
 
@@ -183,10 +192,9 @@ def _compute(board: Board, folder: Path, results: dict[str, CellResult], monitor
     num_prepared = 0
     for reference, task in as_ready(_submit(board, folder, waiting, needed)):
         if isinstance(task, Preparation):
-            is_cached = file_of(task, folder / CACHE_FOLDER).exists()
-            news: News = "found in the cache" if is_cached else "finished"
             try:
-                keep(task, reference, folder / CACHE_FOLDER)
+                is_cached = keep(task, reference, folder / CACHE_FOLDER).is_cached
+                news: News = "found in the cache" if is_cached else "finished"
             except Exception as error:
                 # Cells that need it fail with it.
                 errors[task.key], news = f"{type(error).__name__}: {error}", "failed"
@@ -230,10 +238,7 @@ def _submit(
     for cell in waiting:
         config = cell.config.model_copy(update={"cache": None})
         given = {preparation.kind: shared[preparation.key] for preparation in needed[cell.name]}
-        task = _cell.options(
-            num_cpus=config.resources.num_cpus_per_training,
-            num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, num_claims),
-        ).remote(
+        task = claiming(_cell, config, num_claims).remote(
             cell.method,
             config,
             visible[dataset_key(config)],
@@ -254,16 +259,13 @@ def _cell(
     interactions: Interactions,
     test: Sequence[Any],
     cap_params: int,
-    full: Arrays | None,
-    supernet: Arrays | None,
+    full: Trained | None,
+    supernet: Trained | None,
 ) -> CellResult:
     """See :func:`ciess_ray.comparisons.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
-    costs = [Prepared(arrays).cost for arrays in (full, supernet) if arrays is not None]
-    fit = None if full is None else Prepared(full).trained
-    pretrained = None if supernet is None else Prepared(supernet).state
-    if fit is not None and config.search.steps_start_from == "full size":
-        pretrained = fit.state
+    costs = [shared.cost for shared in (full, supernet) if shared and shared.cost]
+    start = {None: None, "full size": full, "supernet": supernet}[config.search.steps_start_from]
     with TemporaryDirectory(prefix="ciess-ray-cell-", ignore_cleanup_errors=True) as work:
-        problem = Problem(config, interactions, cap_params, Path(work), fit, pretrained)
+        problem = Problem(config, interactions, cap_params, Path(work), full, start.state if start else None)
         return run_cell(method, problem, costs, lambda: ray.get(test[0]))

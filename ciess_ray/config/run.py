@@ -236,6 +236,12 @@ class RunConfig(Section):
         return self.model_copy(update={"recommender": recommender})
 
     @property
+    def step_training(self) -> TrainingSettings:
+        """How a step of the search trains."""
+        learning_rate = self.search.step_learning_rate or self.training.learning_rate
+        return self.training.model_copy(update={"learning_rate": learning_rate})
+
+    @property
     def split_seed(self) -> int:
         """Of the split of the data."""
         return self.seed if self.dataset.split_seed is None else self.dataset.split_seed

@@ -41,9 +41,7 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
         "full_quality": None if is_reference else ray.put(full.entity_quality),
         "recommender": recommender.name,
         "recommender_options": recommender.options_with(),
-        "training": config.training.model_copy(
-            update={"learning_rate": settings.step_learning_rate or config.training.learning_rate}
-        ),
+        "training": config.step_training,
         "step_mode": settings.resolved_step_mode,
         "pretrained": None if pretrained is None else ray.put(pretrained),
         "batches_per_step": settings.batches_per_step,

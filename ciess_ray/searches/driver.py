@@ -41,8 +41,7 @@ from ciess_ray.searches.journal import Journal, Progress
 from ciess_ray.searches.run import Budget, Run, budgets_of
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
-from ciess_ray.training.preparing import prepare
-from ciess_ray.training.pretrained import FULL_SIZE_FIT, preparations_of
+from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
 from envs.data import Interactions
 from envs.errors import ConfigError, ResultError, within
 from envs.recommenders import own_source, resolve_device
@@ -260,12 +259,11 @@ def _search(
         settings, preparations = config.search, preparations_of(config, interactions)
         try:
             with phase(FULL_SIZE_FIT, config.training.max_batches):
-                fit = prepare(
+                full = prepare(
                     preparations[0], run.interactions_ref, tell=journal.advance_to_batch, shared=shared
                 )
-            full = fit.trained
             journal.full_quality = full.quality
-            summary["full_size_fit"] = {"is_cached": fit.is_cached, "best_batch": full.num_batches}
+            summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.num_batches}
             pretrained = full.state or None
             for preparation in preparations[1:]:
                 with phase(preparation.kind, settings.supernet_batches):

@@ -25,11 +25,24 @@ from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
-from ciess_ray.training.contest import Allocation, Contest, choose, place
-from ciess_ray.training.convergence import Trained, fit_to_convergence, recipe_of, train_for_test
-from ciess_ray.training.preparing import Prepared, Training, train_side_by_side
-from ciess_ray.training.pretrained import full_sizes
-from ciess_ray.training.selection import Judge, project_smallest, reshape_candidates, select_finalists
+from ciess_ray.training.contest import (
+    Allocation,
+    Contest,
+    choose,
+    judge_of,
+    place,
+    project_smallest,
+    reshape_candidates,
+    select_finalists,
+)
+from ciess_ray.training.convergence import (
+    Trained,
+    fit_to_convergence,
+    full_sizes,
+    recipe_of,
+    train_for_test,
+)
+from ciess_ray.training.preparing import Training, train_side_by_side
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
@@ -184,7 +197,7 @@ def chosen_candidates(
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.
         is_cheap = not STEP_MODES[settings.resolved_step_mode].trains
-        judge = Judge(run.config, run.interactions, pretrained) if is_cheap else None
+        judge = judge_of(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
     return [
@@ -277,23 +290,18 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
         for table, training in zip(allocations, trainings, strict=True)
     ]
     trained: dict[int, Trained] = {}
-
-    def take(position: int, made: Prepared) -> None:
-        trained[position] = made.trained
-        metrics = {
-            metric_keys.KEPT_RATIO: allocations[position].sizes.kept_ratio,
-            metric_keys.QUALITY: trained[position].quality,
-        }
-        journal.advance(len(trained), metrics, note=allocations[position].name)
-
-    train_side_by_side(
-        config,
-        tasks,
-        run.interactions_ref,
-        num_threads(config),
-        tell=lambda position, news: journal.tell(f"{allocations[position].name}, {news}"),
-        take=take,
-    )
+    for position, news in train_side_by_side(config, tasks, run.interactions_ref, num_threads(config)):
+        allocation = allocations[position]
+        if isinstance(news, Trained):
+            trained[position] = news
+            metrics = {
+                metric_keys.KEPT_RATIO: allocation.sizes.kept_ratio,
+                metric_keys.QUALITY: news.quality,
+            }
+            journal.advance(len(trained), metrics, note=allocation.name)
+        else:
+            how_far = "batch {} of {}" if on_test else "batch {}, quality {:.4f}"
+            journal.tell(f"{allocation.name}, {how_far.format(*news)}")
     return [trained[position] for position in range(len(allocations))]
 
 
@@ -303,28 +311,14 @@ def _train(
     seed: tuple[int, ...],
     best_batch: int | None,
     interactions: Interactions,
-    tell: Callable[[str], None],
-) -> dict[str, Any]:
+    tell: Callable[..., None],
+) -> Trained:
     """Train a table in this process, and tell now and then how far it has come."""
     if best_batch is None:
-        _, report = fit_to_convergence(
-            config,
-            interactions,
-            sizes,
-            seed,
-            lambda batch, quality: tell(f"batch {batch}, quality {quality:.4f}"),
-        )
-        return Trained.of(report).to_arrays()
-    final = train_for_test(
-        config,
-        interactions,
-        sizes,
-        best_batch,
-        seed,
-        lambda batch, num_batches: tell(f"batch {batch} of {num_batches}"),
-    )
-    state = state_of(final.recommender)
-    return Trained(final.metrics, float("nan"), final.num_batches, state).to_arrays()
+        _, report = fit_to_convergence(config, interactions, sizes, seed, tell)
+        return Trained.of(report)
+    recommender, report = train_for_test(config, interactions, sizes, best_batch, seed, tell)
+    return Trained(report.best.summary(), float("nan"), report.best_batch, state_of(recommender))
 
 
 def training_key(

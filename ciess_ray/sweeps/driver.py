@@ -47,8 +47,7 @@ from ciess_ray.sweeps.trial import (
 )
 from ciess_ray.tracking.mlflow_store import MlflowStore
 from ciess_ray.tracking.runs import Watcher
-from ciess_ray.training.preparing import as_ready, file_of, keep, start_all
-from ciess_ray.training.pretrained import preparations_of
+from ciess_ray.training.preparing import as_ready, file_of, keep, preparations_of, start_all
 from envs.data import Interactions
 from envs.errors import ResultError
 

@@ -1,11 +1,16 @@
-"""Allocations, and which of them validation chooses: the same for a search and for a cell of a comparison.
+"""Which tables are trained to convergence, and which of those validation chooses.
 
-First those that were proposed are trained to convergence. Then the best of them, and the best plain split
-among them, are trained with their users in communities, each in more and more until that is no better; then
-the best of all under other weights of L2. The plain split too, because tables of varied sizes that are better
-on validation are not always as much better on test.
+CIESS (arXiv 2304.03501) section 2.2.6 trains the best that meet the budget, of all that a search has seen. A
+search that is projected onto one budget has seen no table that uses up a looser one: there its candidates are
+shaped anew.
+
+Choosing is the same for a search and for a cell of a comparison. First those that were proposed are trained.
+Then the best of them, and the best plain split among them, are trained with their users in communities, each
+in more and more until that is no better; then the best of all under other weights of L2. The plain split too,
+because tables of varied sizes that are better on validation are not always as much better on test.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,12 +19,147 @@ import numpy as np
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.training.convergence import Trained
+from ciess_ray.training.convergence import Trained, full_sizes, recipe_of
 from envs.budget import MemoryBudget
 from envs.communities import find_communities
 from envs.data import Interactions
-from envs.sizes.embedding_sizes import COLUMN_TYPE, EmbeddingSizes, column_params, is_plain_split
-from envs.step_modes import State
+from envs.recommenders.evaluation import evaluate
+from envs.sizes.embedding_sizes import (
+    COLUMN_TYPE,
+    EmbeddingSizes,
+    column_params,
+    distance,
+    is_plain_split,
+)
+from envs.step_modes import State, StepRecommenders, batches_of_step
+
+#: What finalists differ by, at least. Nearer tables differ less than two trainings of one table do, half a
+#: percent of quality: to train both would be to draw twice.
+FINALIST_DISTANCE = 0.02
+#: Candidates, best first, that are shaped anew and judged for a looser budget.
+NUM_RESHAPED = 32
+
+
+def select_candidates(
+    candidates: Sequence[Candidate], cap_params: int, num_best: int, min_distance: float = 0.0
+) -> list[Candidate]:
+    """The best distinct candidates that meet the cap, by mean quality, best first; may be fewer.
+
+    Args:
+        candidates: All.
+        cap_params: The cap.
+        num_best: How many at most.
+        min_distance: Any two of them differ by more, see :func:`distance`, as long as that leaves enough;
+            the best of the others then make up the number.
+    """
+    meeting = sorted(
+        (c for c in candidates if c.sizes.num_params <= cap_params), key=lambda c: c.quality, reverse=True
+    )
+    chosen: list[Candidate] = []
+    for least in (min_distance, 0.0):
+        for candidate in meeting:
+            if len(chosen) == num_best:
+                break
+            if all(distance(candidate.sizes, other.sizes) > least for other in chosen):
+                chosen.append(candidate)
+    return sorted(chosen, key=lambda c: c.quality, reverse=True)
+
+
+def select_finalists(candidates: Sequence[Candidate], cap_params: int, num_best: int) -> list[Candidate]:
+    """What is trained to convergence: the best candidates that lie apart, and a plain split among them.
+
+    Steps are noisy judges of tables that are nearly as good as each other, and the most varied of hundreds of
+    tables profit most. So the last place is the best plain split's, if none of the best is one.
+
+    Args:
+        candidates: All.
+        cap_params: The cap.
+        num_best: How many at most; a single one is the best.
+    """
+    chosen = select_candidates(candidates, cap_params, num_best, FINALIST_DISTANCE)
+    splits = select_candidates([c for c in candidates if is_plain_split(c.sizes)], cap_params, 1)
+    if num_best == 1 or not splits or any(is_plain_split(c.sizes) for c in chosen):
+        return chosen
+    return sorted([*chosen[: num_best - 1], *splits], key=lambda c: c.quality, reverse=True)
+
+
+def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:
+    """The smallest table seen, projected onto a cap that none has met."""
+    smallest = min(candidates, key=lambda c: c.sizes.num_params)
+    return replace(smallest, sizes=_project(smallest.sizes, cap_params, rng))
+
+
+def reshape_candidates(
+    candidates: Sequence[Candidate],
+    cap_params: int,
+    rng: np.random.Generator,
+    judge: Callable[[EmbeddingSizes], float] | None,
+) -> list[Candidate]:
+    """The best candidates of a tighter budget in shapes that use up this one.
+
+    What was proposed is projected anew, which keeps differences; and what was executed is enlarged by one
+    factor and then projected, which keeps proportions.
+
+    Args:
+        candidates: Executed under a tighter budget.
+        cap_params: The looser one.
+        rng: Draws which of equal entities get what is left over.
+        judge: Quality of given sizes, where that is cheap; None takes over the quality measured under the
+            tighter budget, and only the first shape.
+    """
+    reshaped = []
+    for candidate in select_candidates(candidates, cap_params, NUM_RESHAPED):
+        shapes = [_project(candidate.proposed, cap_params, rng)]
+        if judge is not None:
+            shapes.append(_project(candidate.sizes, cap_params, rng, cap_params / candidate.sizes.num_params))
+        reshaped += [
+            replace(candidate, sizes=sizes, quality=judge(sizes) if judge else candidate.quality)
+            for sizes in shapes
+        ]
+    return reshaped
+
+
+def _project(
+    sizes: EmbeddingSizes, cap_params: int, rng: np.random.Generator, factor: float = 1.0
+) -> EmbeddingSizes:
+    """The sizes, enlarged by a factor, in the nearest shape that uses up a cap."""
+    return EmbeddingSizes.from_proposal(
+        factor * sizes.user,
+        factor * sizes.item,
+        cap_params,
+        sizes.min_embedding_size,
+        sizes.max_embedding_size,
+        rng,
+        fill=True,
+        num_tables=sizes.num_tables,
+    )
+
+
+def judge_of(
+    config: RunConfig, interactions: Interactions, pretrained: State | None
+) -> Callable[[EmbeddingSizes], float]:
+    """What gives sizes their validation quality as a step of the search finds it, judgement after judgement.
+
+    Args:
+        config: The run; in a step mode that only masks a supernet a judgement costs one evaluation.
+        interactions: The splits; test is not looked at.
+        pretrained: What the step mode starts from; None where it needs nothing.
+    """
+    recipe = replace(recipe_of(config, interactions), settings=config.step_training)
+    recommenders = StepRecommenders(
+        config.search.resolved_step_mode,
+        recipe,
+        config.search.batches_per_step or batches_of_step(recipe),
+        full_sizes(config, interactions),
+        pretrained,
+    )
+    rngs = (rng_of(config.seed, Stream.JUDGEMENT, number) for number in itertools.count())
+
+    def judge(sizes: EmbeddingSizes) -> float:
+        recommender = recommenders.recommender(sizes, next(rngs))
+        return evaluate(recommender, interactions.train, interactions.validation).quality
+
+    return judge
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,27 +248,27 @@ def choose(
         For each contest the allocation that is best on validation, and those that were proposed, trained.
     """
     converged = _converge([contest.proposed for contest in contests], train)
-    # Each in communities by itself: the position of its contest, itself, and its best form by now.
-    bases = [
-        (position, first, first)
-        for position, contest in enumerate(contests)
-        if contest.place
-        for first in _firsts(converged[position])
-    ]
     best = [[_best(allocations)] for allocations in converged]
+    # What each contest tries in communities: as it was proposed, and its best form by now.
+    tried = [
+        [(first, first) for first in _firsts(allocations)] if contest.place else []
+        for contest, allocations in zip(contests, converged, strict=True)
+    ]
     for num_communities in tried_communities:
-        if not bases:
-            break
-        placed = [_placed(contests[position], first, num_communities) for position, first, _ in bases]
-        outcomes = train([(position, form) for (position, *_), form in zip(bases, placed, strict=True)])
-        forms = [replace(form, trained=outcome) for form, outcome in zip(placed, outcomes, strict=True)]
-        bases = [
-            (position, first, form)
-            for (position, first, before), form in zip(bases, forms, strict=True)
-            if form.quality > before.quality
+        placed = [
+            [_placed(contest, first, num_communities) for first, _ in forms]
+            for contest, forms in zip(contests, tried, strict=True)
         ]
-        for position, _, form in bases:
-            best[position].append(form)
+        tried = [
+            [
+                (first, form)
+                for (first, before), form in zip(forms, trained, strict=True)
+                if form.quality > before.quality
+            ]
+            for forms, trained in zip(tried, _converge(placed, train), strict=True)
+        ]
+        for allocations, forms in zip(best, tried, strict=True):
+            allocations += [form for _, form in forms]
     rivals = [
         [chosen, *(replace(chosen, l2=l2, trained=None) for l2 in tried_l2)] for chosen in map(_best, best)
     ]
@@ -201,14 +341,5 @@ def place(
     first_columns = np.zeros(sizes.num_rows, COLUMN_TYPE)
     first_columns[: interactions.num_users] = 1 + find_communities(interactions.train, num_communities, rng)
     if budget.unit == "bytes":
-        sizes = EmbeddingSizes.from_proposal(
-            sizes.user,
-            sizes.item,
-            sizes.num_params - column_params(sizes.num_rows),
-            sizes.min_embedding_size,
-            sizes.max_embedding_size,
-            rng,
-            fill=True,
-            num_tables=sizes.num_tables,
-        )
+        sizes = _project(sizes, sizes.num_params - column_params(sizes.num_rows), rng)
     return replace(sizes, first_columns=first_columns)

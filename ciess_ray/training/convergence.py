@@ -1,4 +1,4 @@
-"""Fresh recommenders trained to convergence for given sizes, and measured on test.
+"""Fresh recommenders trained to convergence for given sizes, and measured on test; what they took.
 
 CIESS (arXiv 2304.03501) section 2.2.6: candidates of the search are trained from scratch. What is published
 is trained on training and validation interactions together and measured on test; no data is left to stop
@@ -6,38 +6,97 @@ on there, so the number of batches is the one that was best on validation, and i
 decay are stretched as the interactions grew.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.config.run import RunConfig
+from ciess_ray.files.whole import read_arrays, write_arrays
 from envs.data import Interactions
 from envs.mdp import KINDS
-from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe, Trainer
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, load_state
 
-_STATE = "state/"
+_STATE, _COST = "state/", "cost/"
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process, all its threads, and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something took.
+
+    Attributes:
+        cpu_s: CPU seconds.
+        wall_s: Seconds.
+        peak_bytes: The most memory that the process that did it has ever held; what it had imported is in it.
+        num_trainings: Recommenders trained.
+    """
+
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    num_trainings: int
+
+
+class Meter:
+    """Times the phases of one piece of work.
+
+    Attributes:
+        cpu_s: CPU seconds by phase.
+        wall_s: Seconds by phase.
+    """
+
+    def __init__(self) -> None:
+        self.cpu_s: dict[str, float] = {}
+        self.wall_s: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What the block takes counts for this phase."""
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        yield
+        self.cpu_s[name] = cpu_seconds() - cpu
+        self.wall_s[name] = time.perf_counter() - wall
+
+    def cost(self, num_trainings: int) -> Cost:
+        """Of all phases together, after so many trainings."""
+        # Bytes on macOS, kilobytes elsewhere.
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return Cost(sum(self.cpu_s.values()), sum(self.wall_s.values()), peak_bytes, num_trainings)
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What came of a training, of the full-size table or of another.
+    """What came of a training, of the full-size table, a supernet or another table.
 
     Attributes:
-        metrics: Recall and NDCG on validation, or on test; means over the users that have such items.
-        quality: Mean ranking metric on validation; NaN for a training that was measured on test.
-        num_batches: Batches after which validation was best, or trained for test.
+        metrics: Recall and NDCG on validation, or on test; means over the users that have such items. Empty
+            for a supernet.
+        quality: Mean ranking metric on validation; NaN where nothing was measured on it.
+        num_batches: Batches after which validation was best, or trained.
         state: Parameters of a recommender that was measured on test, or that others start from; empty
             otherwise.
         entity_quality: Validation quality of every user and item of the full-size table, against which other
             tables are measured; empty otherwise.
+        cost: What it took; None where nobody looked.
+        is_cached: Whether it was found instead of trained.
     """
 
     metrics: dict[str, float]
@@ -45,63 +104,48 @@ class Trained:
     num_batches: int
     state: State = field(default_factory=dict)
     entity_quality: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    cost: Cost | None = None
+    is_cached: bool = False
 
     @classmethod
     def of(cls, report: FitReport, **attributes: Any) -> "Trained":
         """What a training to convergence came to, and the other attributes."""
         return cls(report.best.summary(), report.best.quality, report.best_batch, **attributes)
 
-    def to_arrays(self) -> dict[str, Any]:
-        """What :meth:`from_arrays` reads."""
-        return {
-            "metric_names": np.array(list(self.metrics)),
-            "metric_values": np.array(list(self.metrics.values())),
+    def write(self, file: Path) -> None:
+        """Leave it in a file that is there whole or not at all."""
+        arrays = {
+            "metric_names": list(self.metrics),
+            "metric_values": list(self.metrics.values()),
             "quality": self.quality,
             "num_batches": self.num_batches,
             **self.entity_quality,
-            **state_arrays(self.state),
+            **{_STATE + name: value for name, value in self.state.items()},
+            **{_COST + name: value for name, value in (asdict(self.cost) if self.cost else {}).items()},
         }
+        write_arrays(file, arrays)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Trained":
-        """What :meth:`to_arrays` made."""
+    def read(cls, file: Path) -> "Trained | None":
+        """What :meth:`write` left; None where there is none, or it is damaged."""
+        arrays = read_arrays(file)
+        # Of a supernet the parameters alone were kept once.
+        if arrays is None or "quality" not in arrays:
+            return None
+        cost = _with_prefix(_COST, arrays)
         return cls(
             dict(zip(arrays["metric_names"].tolist(), arrays["metric_values"].tolist(), strict=True)),
             float(arrays["quality"]),
             int(arrays["num_batches"]),
-            state_in(arrays),
+            _with_prefix(_STATE, arrays),
             {kind: arrays[kind] for kind in KINDS if kind in arrays},
+            Cost(**{name: value.item() for name, value in cost.items()}) if cost else None,
+            is_cached=True,
         )
 
 
-def state_arrays(state: State) -> dict[str, Any]:
-    """What :func:`state_in` reads."""
-    return {_STATE + name: value for name, value in state.items()}
-
-
-def state_in(arrays: Mapping[str, NDArray[Any]]) -> State:
-    """The parameters among the arrays of a training."""
-    return {name.removeprefix(_STATE): arrays[name] for name in arrays if name.startswith(_STATE)}
-
-
-@dataclass(frozen=True, eq=False)
-class FinalRecommender:
-    """A recommender as it is handed over.
-
-    Attributes:
-        recommender: Trained on training and validation interactions.
-        ranking: Recall and NDCG of each user on test.
-        num_batches: Batches trained.
-    """
-
-    recommender: BaseRecommender
-    ranking: RankingMetrics
-    num_batches: int
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Recall and NDCG on test, means over the users that have test items."""
-        return self.ranking.summary()
+def _with_prefix(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
 
 
 def fit_to_convergence(
@@ -134,22 +178,7 @@ def train_for_test(
     seed: tuple[int, ...],
     progress: Callable[[int, int], None] | None = None,
     initial: State | None = None,
-) -> FinalRecommender:
-    """Train on training and validation interactions and measure on test; see :func:`train_on_both`."""
-    recommender, num_batches = train_on_both(config, interactions, sizes, best_batch, seed, progress, initial)
-    merged = interactions.merge_validation_into_training()
-    return FinalRecommender(recommender, evaluate(recommender, merged.train, merged.test), num_batches)
-
-
-def train_on_both(
-    config: RunConfig,
-    interactions: Interactions,
-    sizes: EmbeddingSizes,
-    best_batch: int,
-    seed: tuple[int, ...],
-    progress: Callable[[int, int], None] | None = None,
-    initial: State | None = None,
-) -> tuple[BaseRecommender, int]:
+) -> tuple[BaseRecommender, FitReport]:
     """Train on training and validation interactions for as long as was best on training ones alone.
 
     Args:
@@ -162,7 +191,7 @@ def train_on_both(
         initial: Parameters to start from, in place of drawn ones.
 
     Returns:
-        The recommender, and the batches that it was trained.
+        The recommender, and where it ended: its metrics on test, of no user where no test is revealed.
     """
     merged = interactions.merge_validation_into_training()
     growth = merged.train.nnz / interactions.train.nnz
@@ -176,7 +205,8 @@ def train_on_both(
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
-    return trainer.recommender, num_batches
+    metrics = evaluate(trainer.recommender, merged.train, merged.test)
+    return trainer.recommender, FitReport(metrics, num_batches)
 
 
 def _trainer(recipe: Recipe, sizes: EmbeddingSizes, seed: tuple[int, ...], initial: State | None) -> Trainer:
@@ -194,4 +224,15 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
         config.recommender.name,
         config.recommender.options_with(),
         resolve_device(config.recommender.device),
+    )
+
+
+def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
+    """Every entity at d_max."""
+    return EmbeddingSizes.full(
+        interactions.num_users,
+        interactions.num_items,
+        config.recommender.max_embedding_size,
+        config.recommender.min_embedding_size,
+        config.recommender.num_tables,
     )

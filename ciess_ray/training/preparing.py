@@ -1,73 +1,144 @@
-"""Trainings as Ray tasks, a process each; what comes of one is kept, by the hash of what it depends on.
+"""Trainings as Ray tasks, each kept by the hash of what it depends on; what is trained once before the steps.
 
-Full-size table and supernet are trained once before the steps, for a search, a sweep and a comparison alike,
-and handed on through Ray's object store.
+The full-size table, which every quality is measured against, and the supernet where steps share one, are
+trained once for a search, a sweep and a comparison alike, and handed on through Ray's object store.
 """
 
 import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 
-from ciess_ray.config.data import dataset_key
+from ciess_ray.config.data import caps_params_of, check_training_memory, dataset_key
+from ciess_ray.config.keys import NOT_SUPERNET, NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
-from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.resources import gpus_of_each, num_threads
-from ciess_ray.training.convergence import Trained, state_in
-from ciess_ray.training.costs import Cost, Meter
-from ciess_ray.training.pretrained import Preparation, Tell
+from ciess_ray.streams import Stream, key_of, rng_of
+from ciess_ray.training.convergence import Meter, Trained, fit_to_convergence, full_sizes, recipe_of
 from envs.data import Interactions
 from envs.errors import TrainingError
-from envs.step_modes import State
+from envs.metrics import entity_quality
+from envs.step_modes import state_of, train_supernet
 
-Arrays = Mapping[str, NDArray[Any]]
+FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"
 
-_COST = "cost/"
+#: Trains in the process that calls it, with the splits, and what it tells its news to.
+Work = Callable[[Interactions, Callable[..., None]], Trained]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What came of a training.
+class Preparation:
+    """What is to be trained once: the full-size table to convergence, or a supernet.
 
     Attributes:
-        arrays: By name; what its file holds.
-        is_cached: Whether it was found instead of trained.
+        kind: :data:`FULL_SIZE_FIT` or :data:`SUPERNET`.
+        key: Ends in the hash of all that it depends on: the split interactions, recommender, training recipe,
+            seed, and the versions of this package and of PyTorch.
+        config: The run.
+        keeps_state: Whether the parameters of the full-size table are kept too.
+        kept_ratios: The least and the greatest that a supernet is trained on.
     """
 
-    arrays: Arrays
-    is_cached: bool = False
+    kind: str
+    key: str
+    config: RunConfig
+    keeps_state: bool = True
+    kept_ratios: tuple[float, float] | None = None
 
-    @property
-    def trained(self) -> Trained:
-        """Of a table: its figures, and what else is kept of it."""
-        return Trained.from_arrays(self.arrays)
+    @classmethod
+    def full_size(
+        cls, config: RunConfig, interactions: Interactions, *, keeps_state: bool | None = None
+    ) -> "Preparation":
+        """The full-size fit of a run.
 
-    @property
-    def state(self) -> State:
-        """The parameters that are kept of it, above all a supernet's."""
-        return state_in(self.arrays)
+        Args:
+            config: The run.
+            interactions: The splits.
+            keeps_state: See the class; None where steps are finetuned from them.
+        """
+        if keeps_state is None:
+            keeps_state = config.search.steps_start_from == "full size"
+        key = key_of_run(config, interactions, FULL_SIZE_FIT, keeps_state, ignores=NOT_TRAINING)
+        return cls(FULL_SIZE_FIT, f"full-size-{key}", config, keeps_state)
 
-    @property
-    def cost(self) -> Cost:
-        """What the training of a full-size table or a supernet took."""
-        return Cost(**{field.name: self.arrays[_COST + field.name].item() for field in fields(Cost)})
+    @classmethod
+    def supernet(
+        cls, config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+    ) -> "Preparation":
+        """The supernet of a run.
+
+        Args:
+            config: The run.
+            interactions: The splits.
+            caps_params: The budgets, near which its prefixes are drawn where nothing else is configured.
+        """
+        kept_ratios = kept_ratios_of(config, interactions, caps_params)
+        key = key_of_run(config, interactions, SUPERNET, kept_ratios, ignores=NOT_SUPERNET)
+        return cls(SUPERNET, f"supernet-{key}", config, kept_ratios=kept_ratios)
+
+    def train(self, interactions: Interactions, tell: Callable[[int, float], None] | None = None) -> Trained:
+        """Train it in this process.
+
+        Args:
+            interactions: The splits.
+            tell: Called now and then with the batches trained and the quality, or the loss.
+
+        Raises:
+            ConfigError: This machine has no memory for it.
+        """
+        check_training_memory(self.config, interactions.num_entities)
+        config, full = self.config, full_sizes(self.config, interactions)
+        if self.kept_ratios is not None:
+            num_batches = config.search.supernet_batches
+            supernet = train_supernet(
+                recipe_of(config, interactions),
+                interactions,
+                full,
+                self.kept_ratios,
+                num_batches,
+                rng_of(config.seed, Stream.SUPERNET),
+                tell,
+            )
+            return Trained({}, float("nan"), num_batches, state_of(supernet))
+        seed = key_of(config.seed, Stream.FULL_SIZE)
+        recommender, report = fit_to_convergence(config, interactions, full, seed, tell)
+        return Trained.of(
+            report,
+            state=state_of(recommender) if self.keeps_state else {},
+            entity_quality=entity_quality(report.best, interactions.train),
+        )
+
+
+def preparations_of(config: RunConfig, interactions: Interactions) -> list[Preparation]:
+    """The full-size fit of a search, and its supernet where it has one."""
+    preparations = [Preparation.full_size(config, interactions)]
+    if config.search.steps_start_from == "supernet":
+        caps_params = caps_params_of(config, interactions.num_entities)
+        preparations.append(Preparation.supernet(config, interactions, caps_params))
+    return preparations
+
+
+def kept_ratios_of(
+    config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+) -> tuple[float, float]:
+    """The least and the greatest kept ratio that a supernet for these budgets is trained on."""
+    full_params = full_sizes(config, interactions).num_params
+    ratios = [cap_params / full_params for cap_params in caps_params]
+    return config.search.supernet_kept_ratios or (min(ratios) * 2 / 3, min(1.0, max(ratios) * 4 / 3))
 
 
 def prepare(
     preparation: Preparation,
     interactions: Any,
     *,
-    tell: Tell | None = None,
+    tell: Callable[[int, float], None] | None = None,
     shared: Mapping[str, Any] | None = None,
-) -> Prepared:
+) -> Trained:
     """Find what an earlier run, or somebody else, has trained already, or have it trained now and keep it.
 
     Args:
@@ -79,23 +150,17 @@ def prepare(
     Raises:
         TrainingError: A loss is NaN or infinite, or the process of the training died again and again.
     """
+    config, name = preparation.config, f"the {preparation.kind}"
     if shared and preparation.key in shared:
-        return Prepared(value_of(shared[preparation.key], f"the {preparation.kind}"), is_cached=True)
-    training = Training(
-        f"the {preparation.kind}",
-        file_of(preparation, preparation.config.kept_folder),
-        partial(_measured, preparation),
-    )
-    made: list[Prepared] = []
-    train_side_by_side(
-        preparation.config,
-        [training],
-        interactions,
-        torch.get_num_threads(),
-        tell=lambda _, news: None if tell is None else tell(*news),
-        take=lambda _, prepared: made.append(prepared),
-    )
-    return made[0]
+        ahead: Trained = value_of(shared[preparation.key], name)
+        return replace(ahead, is_cached=True)
+    training = Training(name, file_of(preparation, config.kept_folder), preparation.train)
+    for _, news in train_side_by_side(config, [training], interactions, torch.get_num_threads()):
+        if tell is not None and not isinstance(news, Trained):
+            tell(*news)
+    # The last that a training tells is what came of it.
+    trained: Trained = news
+    return trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +170,17 @@ class Training:
     Attributes:
         name: For a message.
         file: Where what an earlier run has trained is found, and where it is left.
-        work: Called in the task with the splits and with what it tells its news to; gives arrays by name.
+        work: What the task does.
     """
 
     name: str
     file: Path
-    work: Callable[[Interactions, Callable[[Any], None]], Mapping[str, Any]]
+    work: Work
 
 
 def train_side_by_side(
-    config: RunConfig,
-    trainings: Sequence[Training],
-    interactions: Any,
-    num_threads: int,
-    tell: Callable[[int, Any], None],
-    take: Callable[[int, Prepared], None],
-) -> None:
+    config: RunConfig, trainings: Sequence[Training], interactions: Any, num_threads: int
+) -> Iterator[tuple[int, Any]]:
     """Find what was trained before, and have the rest trained; what is not over when one fails is cancelled.
 
     Args:
@@ -128,34 +188,29 @@ def train_side_by_side(
         trainings: What.
         interactions: Reference to the splits.
         num_threads: Of each training.
-        tell: Called with the position of a training and its news.
-        take: Called with the position of a training that is over, and what came of it.
+
+    Yields:
+        Positions of trainings, each with a tuple of its news or, at last, with the :class:`Trained`.
 
     Raises:
         TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
     """
-    task = _claiming(_stream_training, config, len(trainings))
+    task = claiming(_stream_training, config, len(trainings))
     streams: dict[Any, int] = {}
-    try:
-        for position, training in enumerate(trainings):
-            arrays = read_arrays(training.file)
-            if arrays is None:
-                streams[task.remote(training.work, interactions, num_threads)] = position
-            else:
-                take(position, Prepared(arrays, is_cached=True))
-        while streams:
-            stream: Any = ray.wait(list(streams), num_returns=1)[0][0]
-            position = streams[stream]
-            news = value_of(next(stream), trainings[position].name)
-            if isinstance(news, _Done):
-                del streams[stream]
-                write_arrays(trainings[position].file, news.arrays)
-                take(position, Prepared(news.arrays))
-            else:
-                tell(position, news)
-    finally:
-        for stream in streams:
-            ray.cancel(stream, force=True)
+    for position, training in enumerate(trainings):
+        cached = Trained.read(training.file)
+        if cached is None:
+            streams[task.remote(training.work, interactions, num_threads)] = position
+        else:
+            yield position, cached
+    for stream, position in as_ready(streams):
+        news = value_of(next(stream), trainings[position].name)
+        if isinstance(news, Trained):
+            news.write(trainings[position].file)
+        else:
+            # There is more to come.
+            streams[stream] = position
+        yield position, news
 
 
 def start_all(
@@ -170,37 +225,38 @@ def start_all(
         num_claims: How many tasks share the GPUs.
 
     Returns:
-        References by key: to what is there or will be.
+        References by key: to what is there or will be, a :class:`Trained`.
     """
     references = {}
     for preparation in preparations:
-        config, arrays = preparation.config, read_arrays(file_of(preparation, folder))
-        if arrays is None:
-            task = _claiming(_train, config, num_claims)
-            references[preparation.key] = task.remote(
-                preparation, data[dataset_key(config)], num_threads(config)
+        config, cached = preparation.config, Trained.read(file_of(preparation, folder))
+        references[preparation.key] = (
+            claiming(_train, config, num_claims).remote(
+                preparation.train, data[dataset_key(config)], num_threads(config)
             )
-        else:
-            references[preparation.key] = ray.put(arrays)
+            if cached is None
+            else ray.put(cached)
+        )
     return references
 
 
-def keep(preparation: Preparation, reference: Any, folder: Path) -> None:
+def keep(preparation: Preparation, reference: Any, folder: Path) -> Trained:
     """Wait for what is trained, and leave it where the next one finds it.
 
     Raises:
         TrainingError: As :func:`prepare`.
     """
-    arrays, file = value_of(reference, f"the {preparation.kind}"), file_of(preparation, folder)
-    if not file.exists():
-        write_arrays(file, arrays)
+    trained: Trained = value_of(reference, f"the {preparation.kind}")
+    if not trained.is_cached:
+        trained.write(file_of(preparation, folder))
+    return trained
 
 
 def as_ready(tasks: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
     """What is done, as it gets done, and taken out; what is left when nobody asks any more is cancelled.
 
     Args:
-        tasks: What each reference is to.
+        tasks: What each reference is to, or each stream, of which the next item is what is waited for.
     """
     try:
         while tasks:
@@ -216,7 +272,7 @@ def file_of(preparation: Preparation, folder: Path) -> Path:
     return folder / f"{preparation.key}.npz"
 
 
-def _claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
+def claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
     """The function of Ray with what a training claims, where so many share the GPUs."""
     return function.options(
         num_cpus=config.resources.num_cpus_per_training,
@@ -224,50 +280,32 @@ def _claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
     )
 
 
-def _measured(
-    preparation: Preparation, interactions: Interactions, tell: Callable[[Any], None]
-) -> dict[str, NDArray[Any]]:
+def _measured(work: Work, interactions: Interactions, tell: Callable[..., None]) -> Trained:
     """What is trained, and what it took."""
     meter = Meter()
     with meter.phase("training"):
-        arrays = preparation.train(interactions, lambda batch, value: tell((batch, value)))
-    cost = {_COST + name: value for name, value in asdict(meter.cost(num_trainings=1)).items()}
-    return {name: np.asarray(value) for name, value in (arrays | cost).items()}
+        trained = work(interactions, tell)
+    return replace(trained, cost=meter.cost(num_trainings=1))
 
 
 @ray.remote(max_retries=3, max_calls=1)
-def _train(preparation: Preparation, interactions: Interactions, num_threads: int) -> dict[str, NDArray[Any]]:
+def _train(work: Work, interactions: Interactions, num_threads: int) -> Trained:
     torch.set_num_threads(num_threads)
-    return _measured(preparation, interactions, lambda news: None)
-
-
-@dataclass(frozen=True, eq=False)
-class _Done:
-    """The last that :func:`_stream_training` gives."""
-
-    arrays: Arrays
+    return _measured(work, interactions, lambda *news: None)
 
 
 @ray.remote(num_returns="streaming", max_retries=3)
-def _stream_training(work: Any, interactions: Interactions, num_threads: int) -> Iterator[Any]:
-    """What a :class:`Training` tells, as it tells it, and in the end :class:`_Done`."""
+def _stream_training(work: Work, interactions: Interactions, num_threads: int) -> Iterator[Any]:
+    """What a training tells, as it tells it, in tuples, and in the end what came of it."""
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            torch.set_num_threads(num_threads)
-            news.put(_Done(work(interactions, news.put)))
-        except BaseException as error:
-            news.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        item = news.get()
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-        if isinstance(item, _Done):
-            return
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,)) as pool:
+        training = pool.submit(_measured, work, interactions, lambda *item: news.put(item))
+        # Its end ends the news.
+        training.add_done_callback(news.put)
+        # Ray sends to what is yielded from, which this iterator cannot take.
+        for item in iter(news.get, training):  # noqa: UP028
+            yield item
+        yield training.result()
 
 
 def value_of(reference: Any, name: str) -> Any:

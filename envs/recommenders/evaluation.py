@@ -64,16 +64,14 @@ def rank_items(
     ranked = np.full((len(users), depth), -1, np.int64)
     block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // num_items))
     catalogue = torch.arange(num_items, device=recommender.device)
-    all_scores = torch.empty(0, device=recommender.device)
+    # One buffer for all blocks: memory from the system anew costs more than the scores.
+    all_scores = torch.empty(min(block, len(users)), num_items, device=recommender.device)
     for start in range(0, len(users), block):
         rows = np.asarray(users[start : start + block], np.int64)
         block_users = torch.from_numpy(rows).to(recommender.device)
         if num_items <= ITEMS_PER_TILE:
             scores = recommender.score(encoded, block_users)
         else:
-            # One buffer for all blocks: memory from the system anew costs more than the scores.
-            if len(all_scores) < len(rows):
-                all_scores = torch.empty(len(rows), num_items, device=recommender.device)
             scores = all_scores[: len(rows)]
             for first in range(0, num_items, ITEMS_PER_TILE):
                 tile = slice(first, first + ITEMS_PER_TILE)

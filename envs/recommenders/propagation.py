@@ -64,14 +64,13 @@ def to_torch(matrix: csr_array, device: torch.device) -> Tensor:
     indptr, indices, values = (
         torch.from_numpy(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data)
     )
-    return _sparse_tensor(indptr, indices, values, torch.Size(matrix.shape))
+    return _sparse_tensor(indptr, indices, values, matrix.shape)
 
 
-def _sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+def _sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     with warnings.catch_warnings():
-        # Both warnings tell of PyTorch's own plans for CSR tensors; nothing follows from them here.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
+        # PyTorch's own plans for CSR tensors, of support and of checks; nothing follows from them here.
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
         return torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
 
 

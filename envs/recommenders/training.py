@@ -53,6 +53,11 @@ class TrainingSettings(BaseModel):
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
 
+    @property
+    def patience_batches(self) -> float:
+        """Batches without a rise that end a training."""
+        return math.inf if self.patience is None else self.patience * self.evaluate_every
+
     def learning_rate_at(self, batch: int) -> float:
         """Adam's learning rate for the batch of this number, from 0."""
         decayed = self.learning_rate * _DECAY ** (batch // self.decay_every)
@@ -60,17 +65,15 @@ class TrainingSettings(BaseModel):
 
     def is_cut_short(self, best_batch: int) -> bool:
         """Whether a training whose validation was best there may have ended before it stopped rising."""
-        if self.patience is None:
-            return False
-        return best_batch > self.max_batches - self.patience * self.evaluate_every
+        return self.patience is not None and best_batch > self.max_batches - self.patience_batches
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """Where a training to convergence was best.
+    """Where a training to convergence was best, or one for test ended.
 
     Attributes:
-        best: Validation metrics there.
+        best: Metrics there, on validation or on test.
         best_batch: Batches until there; the recommender is left in that state.
     """
 
@@ -180,9 +183,9 @@ class Trainer:
         settings, recommender = self.settings, self.recommender
         report: FitReport | None = None
         best_state: dict[str, Tensor] = {}
-        waited = 0
-        patience = math.inf if settings.patience is None else settings.patience
-        while self.num_batches < settings.max_batches and waited < patience:
+        while report is None or self.num_batches < min(
+            settings.max_batches, report.best_batch + settings.patience_batches
+        ):
             try:
                 self.train(min(settings.evaluate_every, settings.max_batches - self.num_batches))
             except TrainingError:
@@ -190,15 +193,10 @@ class Trainer:
                     recommender.load_state_dict(best_state)
                 raise
             metrics = evaluate(recommender, self.train_interactions, validation)
-            waited += 1
             if report is None or metrics.quality > report.best.quality:
-                report = FitReport(metrics, self.num_batches)
-                best_state = _copy_of_state(recommender)
-                waited = 0
+                report, best_state = FitReport(metrics, self.num_batches), _copy_of_state(recommender)
             if progress is not None:
                 progress(self.num_batches, metrics.quality)
-        if report is None:
-            raise TrainingError("nothing was trained: training.max_batches must be at least 1.")
         recommender.load_state_dict(best_state)
         return report
 

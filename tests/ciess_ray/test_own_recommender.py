@@ -14,7 +14,7 @@ from torch import nn
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import SearchResult
-from ciess_ray.training.pretrained import Preparation
+from ciess_ray.training.preparing import Preparation
 from envs.data import generate_interactions
 from envs.errors import ConfigError, RecommenderProtocolError, ResultError, UnknownNameError
 from envs.recommenders import MF, check_recommender
@@ -372,7 +372,7 @@ class TwoNames(MF):
 )
 def test_a_broken_recommender_is_refused_with_the_rule(recommender, rule, says):
     with pytest.raises(RecommenderProtocolError) as caught:
-        check_protocol(recommender)
+        check_recommender(recommender, {})
     message = str(caught.value)
     assert f":{recommender.__name__} breaks the rule '{rule}': " in message
     assert re.search(says, message), message

@@ -370,10 +370,8 @@ class TestTraining:
         seen = []
         trainer.fit(interactions.validation, lambda batch, quality: seen.append(batch))
         assert seen == [10, 20, 25]
-        with pytest.raises(TrainingError, match="max_batches must be at least 1"):
-            trainer_of(build("mf", interactions.train), interactions.train, max_batches=0).fit(
-                interactions.validation
-            )
+        # One that has taken them all is judged as it is.
+        assert trainer.fit(interactions.validation).best_batch == 25
 
     def test_what_a_fit_gives_has_a_quality_for_whoever_can_have_one(self, make_interactions):
         interactions = make_interactions()

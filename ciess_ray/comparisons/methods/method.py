@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from ciess_ray.config.run import RunConfig
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.training.contest import Allocation
-from ciess_ray.training.convergence import Trained
-from ciess_ray.training.pretrained import full_sizes
-from ciess_ray.training.selection import Judge
+from ciess_ray.training.contest import Allocation, judge_of
+from ciess_ray.training.convergence import Trained, full_sizes
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes, keep_largest
-from envs.step_modes import State
+from envs.step_modes import STEP_MODES, State
 
 
 @dataclass(eq=False)
@@ -88,14 +86,14 @@ class Problem:
         return full_sizes(self.config, self.interactions)
 
     @cached_property
-    def _judge(self) -> Judge:
-        return Judge(self.config, self.interactions, self.pretrained)
+    def _judge(self) -> Callable[[EmbeddingSizes], float]:
+        return judge_of(self.config, self.interactions, self.pretrained)
 
     def judge(self, sizes: EmbeddingSizes) -> float:
         """Validation quality as a step of the search finds it."""
         quality = self._judge(sizes)
         self.num_steps += 1
-        self.num_trainings += self._judge.trains
+        self.num_trainings += STEP_MODES[self.config.search.resolved_step_mode].trains
         return quality
 
 

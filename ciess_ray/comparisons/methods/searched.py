@@ -18,8 +18,7 @@ from ciess_ray.searches.run import Budget, Run
 from ciess_ray.streams import Stream
 from ciess_ray.td3.warmup import SPREAD, plain_splits
 from ciess_ray.tracking.runs import NullTracker
-from ciess_ray.training.contest import Allocation
-from ciess_ray.training.selection import select_finalists
+from ciess_ray.training.contest import Allocation, select_finalists
 from envs.mdp import KINDS
 from envs.sizes.by_popularity import table_sizes
 from envs.sizes.embedding_sizes import EmbeddingSizes

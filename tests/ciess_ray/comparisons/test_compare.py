@@ -323,7 +323,7 @@ def test_full_size_is_one_cell_for_all_budgets(write):
 def test_seeds_have_splits_of_their_own_unless_one_is_fixed(write):
     from ciess_ray.comparisons.cell import Board
     from ciess_ray.comparisons.config import ComparisonPlan
-    from ciess_ray.training.pretrained import Preparation
+    from ciess_ray.training.preparing import Preparation
 
     space = {"budget": ["20%"], "seed": [0, 1]}
     for fixed, num_splits in (({}, 2), ({"set": {"dataset.split_seed": 5}}, 1)):

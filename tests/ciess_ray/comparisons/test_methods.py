@@ -12,10 +12,9 @@ from ciess_ray.comparisons.cell import run_cell
 from ciess_ray.comparisons.config import FORMER_METHODS, METHOD_NAMES
 from ciess_ray.comparisons.methods import METHODS, Method, Problem
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.training.convergence import Trained, state_in
-from ciess_ray.training.costs import Cost
-from ciess_ray.training.pretrained import Preparation
-from ciess_ray.training.selection import select_finalists
+from ciess_ray.training.contest import select_finalists
+from ciess_ray.training.convergence import Cost
+from ciess_ray.training.preparing import Preparation
 from envs.errors import BudgetError
 from envs.sizes.embedding_sizes import is_plain_split
 
@@ -56,7 +55,7 @@ def world(interactions, tmp_path_factory, ray_cluster):
             full = Preparation.full_size(config, visible, keeps_state=True).train(visible)
             supernet = Preparation.supernet(config, visible, [CAP[recommender]]).train(visible)
             costs = [Cost(1.0, 1.0, 1, 1)] * 2
-            made[recommender] = config, Trained.from_arrays(full), state_in(supernet), costs
+            made[recommender] = config, full, supernet.state, costs
         return made[recommender]
 
     return make
@@ -195,7 +194,7 @@ def test_test_interactions_are_fetched_when_all_else_is_done(
 
         return call
 
-    for name in ("fit_to_convergence", "train_on_both", "train_for_test"):
+    for name in ("fit_to_convergence", "train_for_test"):
         monkeypatch.setattr(cells, name, told(name, getattr(cells, name)))
 
     def reveal():

@@ -18,7 +18,7 @@ from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import _checkpoints
 from ciess_ray.searches.finalists import training_key
-from ciess_ray.training.pretrained import Preparation
+from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.

@@ -12,7 +12,7 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.files.whole import sole_writer
 from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import resume, search
-from ciess_ray.training.pretrained import Preparation
+from ciess_ray.training.preparing import Preparation
 from envs.errors import CiessError, ConfigError, ResultError
 
 EVERY_STEP = {"checkpoint_interval_s": 0.0}

@@ -12,9 +12,8 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.resources import ray_session
 from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import search
-from ciess_ray.training.preparing import file_of, prepare
-from ciess_ray.training.pretrained import preparations_of
-from ciess_ray.training.selection import reshape_candidates, select_candidates, select_finalists
+from ciess_ray.training.contest import reshape_candidates, select_candidates, select_finalists
+from ciess_ray.training.preparing import file_of, preparations_of, prepare
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
 from envs.recommenders.evaluation import evaluate
 from envs.sizes.embedding_sizes import EmbeddingSizes, distance
@@ -51,7 +50,6 @@ class TestAgain:
         interactions = load_interactions(config)
         kept, fresh = (fit_of(one, interactions) for one in (config, make_config(tmp_path, cache=None)))
         assert kept.is_cached and not fresh.is_cached
-        kept, fresh = kept.trained, fresh.trained
         np.testing.assert_array_equal(kept.entity_quality["user"], fresh.entity_quality["user"])
         np.testing.assert_array_equal(kept.entity_quality["item"], fresh.entity_quality["item"])
         assert (kept.quality, kept.metrics, kept.num_batches) == (
@@ -77,7 +75,7 @@ class TestAgain:
     def test_a_damaged_cache_is_made_again(self, make_config, tmp_path, ray_cluster):
         other = make_config(tmp_path, cache=tmp_path, training={"max_batches": 20})
         interactions = load_interactions(other)
-        expected = fit_of(other, interactions).trained
+        expected = fit_of(other, interactions)
         (copy,) = tmp_path.glob("full-size-*.npz")
         content = copy.read_bytes()
         rng = np.random.default_rng(0)
@@ -90,7 +88,7 @@ class TestAgain:
         for bad in damaged:
             copy.write_bytes(bad)
             made = fit_of(other, interactions)
-            assert not made.is_cached and made.trained.num_batches == expected.num_batches
+            assert not made.is_cached and made.num_batches == expected.num_batches
 
 
 class TestBreakingOff:
