@@ -10,8 +10,8 @@ from typing import Any
 import ray
 import torch
 
-from ciess_ray.config.former import without_former
 from ciess_ray.config.grid import Trial
+from ciess_ray.config.keys import without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import put_overrides
 from ciess_ray.files.formats import parse_json

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.former import FORMER
+from ciess_ray.config.keys import FORMER
 from ciess_ray.config.run import PRESETS, RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
 from envs.data import guess_format

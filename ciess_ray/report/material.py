@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import AliasPath, BaseModel, Field, RootModel, ValidationError
 
 from ciess_ray import metric_keys
-from ciess_ray.config.former import without_former
+from ciess_ray.config.keys import without_former
 from ciess_ray.files.formats import read_json, read_parquet
 from ciess_ray.names import (
     COMPARISON_FILE,

@@ -19,8 +19,7 @@ import ray
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import check_places, load_interactions
-from ciess_ray.config.former import without_former
-from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
+from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_overrides
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer

@@ -10,7 +10,7 @@ import yaml
 
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.agent import SearchConfig
-from ciess_ray.config.former import FORMER, with_former, without_former
+from ciess_ray.config.keys import FORMER, with_former, without_former
 from ciess_ray.config.run import PRESETS as SECTIONS
 from ciess_ray.config.run import DatasetConfig, RunConfig
 from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_overrides

@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from ciess_ray.comparisons.cell import Board
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import caps_params_of, load_interactions
-from ciess_ray.config.former import without_former
-from ciess_ray.config.keys import values_of_key
+from ciess_ray.config.keys import values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
