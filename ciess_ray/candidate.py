@@ -1,11 +1,10 @@
 """The tables that a search has tried, and the file that holds them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -58,24 +57,3 @@ def candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
         "item_sizes": pa.array([c.sizes.item for c in candidates], sizes_type),
     }
     return pa.table(columns)
-
-
-def with_kinds(table: pa.Table, notes: Mapping[int, str]) -> pa.Table:
-    """A table of today, out of one that numbered steps and evaluations alike, from 0.
-
-    Args:
-        table: With the column ``is_greedy``.
-        notes: By step of the search, what ``progress.jsonl`` says that it was; nothing of explored ones.
-    """
-    is_step: NDArray[np.bool_] = ~np.asarray(table["is_greedy"].to_numpy())
-    # The greedy steps come last; whatever is greedy before them was an evaluation.
-    num_greedy = sum(note == GREEDY for note in notes.values())
-    is_step[len(is_step) - num_greedy :] = True
-    steps = np.cumsum(is_step)
-    kinds = [
-        notes.get(step) or EXPLORED if is_searched else EVALUATION
-        for step, is_searched in zip(steps.tolist(), is_step, strict=True)
-    ]
-    named = table.drop_columns(["step", "is_greedy"])
-    named = named.add_column(0, "step", pa.array(steps, pa.int32()))
-    return named.add_column(1, "kind", pa.array(kinds, pa.string()))

@@ -273,14 +273,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ResultError: Another process writes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ResultError(f"{folder.parent}: another process is at work in this folder.") from error
-    except OSError:  # A file system without locks: nobody keeps the second one away.
-        pass
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / "lock", timeout=0))
+        except Timeout as error:
+            raise ResultError(f"{folder.parent}: another process is at work in this folder.") from error
+        except OSError:  # A file system without locks: nobody keeps the second one away.
+            pass
         yield
-    finally:
-        lock.release()

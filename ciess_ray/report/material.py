@@ -40,7 +40,6 @@ from ciess_ray.result import (
     checkpoint_bytes,
     looser_folders,
     read_progress,
-    read_retrained,
     read_summary,
 )
 from envs.errors import ResultError
@@ -288,8 +287,12 @@ def _read_search(folder: Path, label: str) -> Search:
         _check(_Measures, {key: value for key, value in line.items() if "/" in key}, where)
     kept = checkpoint_bytes(folder)
     num_bytes = summary.get("bytes", {}) | ({CHECKPOINT_FOLDER: kept} if kept else {})
-    entities = _read_entities(folder / SIZES_FILE)
-    return Search(label, summary, progress, entities, read_retrained(folder, summary), num_bytes)
+    retrained = [
+        # Before steps said what they were they were numbered from 0.
+        row if row["step"] is None or "kind" in row else row | {"step": row["step"] + 1}
+        for row in summary.get("retrained", ())
+    ]
+    return Search(label, summary, progress, _read_entities(folder / SIZES_FILE), retrained, num_bytes)
 
 
 def _read_entities(file: Path) -> dict[str, pd.DataFrame]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ciess_ray.candidate import Candidate, candidate_table, with_kinds
-from ciess_ray.files.formats import read_json, read_json_lines, read_parquet, write_parquet
+from ciess_ray.candidate import Candidate, candidate_table
+from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.files.whole import check_writable, settle, write_whole
 from ciess_ray.packed.embedding import pack_recommender
@@ -194,45 +194,6 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
     """The lines of a folder's ``progress.jsonl``, in order; none where there is no such file."""
     file = path / PROGRESS_FILE
     return read_json_lines(file) if file.exists() else []
-
-
-def read_candidates(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """What a folder's ``candidates.parquet`` says, with ``step`` and ``kind`` as today whatever its age.
-
-    Args:
-        path: The folder.
-        columns: Which; None for all.
-
-    Raises:
-        ResultError: It is missing or damaged.
-    """
-    file = path / CANDIDATES_FILE
-    try:
-        table = read_parquet(file, columns)
-        if "kind" in table.column_names:
-            return table
-        searched = [line for line in read_progress(path) if line.get("phase") == "search"]
-        return with_kinds(table, {line["step"]: line.get("note", "") for line in searched})
-    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ResultError(f"{file}: damaged ({error}).") from error
-
-
-def read_retrained(path: Path, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a folder's summary says was trained, with ``step`` and ``kind`` as today whatever its age."""
-    rows = [dict(row) for row in summary.get("retrained", ())]
-    old = [row for row in rows if row["step"] is not None and "kind" not in row]
-    if old:
-        # They were numbered from 0, steps and evaluations alike.
-        has_steps = (path / CANDIDATES_FILE).exists()
-        columns = ["step", "kind", "is_greedy"]
-        steps = read_candidates(path, columns).select(columns[:2]).to_pylist() if has_steps else []
-        for row in old:
-            if has_steps and not 0 <= row["step"] < len(steps):
-                raise ResultError(
-                    f"{path / CANDIDATES_FILE}: the step {row['step']} of the retrained is missing."
-                )
-            row |= steps[row["step"]] if has_steps else {"step": row["step"] + 1}
-    return rows
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

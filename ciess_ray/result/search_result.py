@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -24,9 +25,6 @@ from ciess_ray.serving.files import (
 from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +74,12 @@ class SearchResult:
         folders = looser_folders(self.path, self.summary)
         return [replace(SearchResult.load(path), keeper=self.keeper) for path in folders]
 
-    def table(self) -> "pd.DataFrame":
+    def table(self) -> pd.DataFrame:
         """What the search came to, beside full size and equal sizes: a row each, by name.
 
         Recall and NDCG are means over users, on their test interactions; packed bytes are those of the table,
         served bytes those of all that answers a request.
         """
-        import pandas as pd
-
         rows = self.summary["methods"]
         return pd.DataFrame(
             [row["test"] | {name: row.get(name) for name in TABLE_FIGURES} for row in rows],
@@ -92,7 +88,7 @@ class SearchResult:
 
     def recommend(
         self, users: Sequence[Any] | NDArray[Any], k: int = 10, *, include_seen: bool = False
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """The items that users of the data are most likely to want, without Ray and PyTorch.
 
         Args:
@@ -107,8 +103,6 @@ class SearchResult:
         Raises:
             CiessError: As :meth:`ciess_ray.ServedRecommender.recommend`, which also serves somebody new.
         """
-        import pandas as pd
-
         recommended = self._served.recommend(users, k, include_seen=include_seen)
         columns = ("user", "rank", "item", "score")
         return pd.DataFrame(dict(zip(columns, self._served.ranked(users, recommended), strict=True)))

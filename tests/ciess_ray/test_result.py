@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +14,7 @@ import torch
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.result import ResultFolder, SearchResult, read_candidates, read_retrained
+from ciess_ray.result import ResultFolder, SearchResult
 from ciess_ray.searches.driver import search
 from envs.errors import ResultError
 from envs.recommenders.evaluation import evaluate
@@ -111,26 +110,6 @@ class TestFolder:
         assert packed == max(retrained, key=lambda row: row["quality"])
         if packed["step"] is not None:
             assert rows[packed["step"] - 1]["user_sizes"] == result.packed_table.sizes.user.tolist()
-
-    def test_steps_of_an_older_folder_are_named_as_today(self, tmp_path):
-        # Two steps of warm-up and an evaluation, a step and another, a greedy step at the end.
-        is_greedy = [False, False, True, False, True, True]
-        notes = ["warm-up", "warm-up", "", "greedy"]
-        folder = ResultFolder(tmp_path)
-        for step, note in enumerate(notes, 1):
-            folder.log_progress({"phase": "search", "step": step} | ({"note": note} if note else {}))
-        table = pa.table({"step": range(6), "is_greedy": is_greedy, "quality": np.arange(6) / 8})
-        pq.write_table(table, tmp_path / "candidates.parquet")
-        rows = read_candidates(tmp_path).to_pylist()
-        assert [row["step"] for row in rows] == [1, 2, 2, 3, 3, 4]
-        seen = "evaluation"
-        assert [row["kind"] for row in rows] == ["warm-up", "warm-up", seen, "explored", seen, "greedy"]
-        assert [row["quality"] for row in rows] == table["quality"].to_pylist()
-        old = [{"name": "equal sizes", "step": None}, {"name": "search", "step": 4}]
-        *_, found = read_retrained(tmp_path, {"retrained": old})
-        assert (found["step"], found["kind"]) == (3, seen)
-        (tmp_path / "candidates.parquet").unlink()
-        assert read_retrained(tmp_path, {"retrained": old})[1]["step"] == 5
 
     def test_progress_is_a_line_a_step_of_every_phase(self, finished):
         config, _, news = finished

@@ -101,10 +101,8 @@ _GONE = object()
 _FILES = ("result.json", "progress.jsonl", "sizes.parquet", "comparison.json", "comparison.parquet")
 
 
-def test_a_search_of_before_whose_steps_and_evaluations_are_numbered_alike(make, tmp_path, without_figures):
+def test_steps_of_a_search_of_before_are_numbered_from_1(make, tmp_path, without_figures):
     folder = write_search(tmp_path / "quick")
-    steps = {"step": pa.array(range(12), pa.int32()), "is_greedy": [False] * 10 + [True] * 2}
-    pq.write_table(pa.table(steps | {"user_sizes": [[1]] * 12}), folder / "candidates.parquet")
     summary = json.loads((folder / "result.json").read_text())
     for row in summary["retrained"]:
         row.pop("kind", None)
