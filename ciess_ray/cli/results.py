@@ -6,14 +6,16 @@ All but ``track`` do without Ray; ``recommend`` and ``verify`` do without PyTorc
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ciess_ray.cli.arguments import TRACKING_FIELDS
+from ciess_ray.names import SWEEP_FILE
 from ciess_ray.terminal import TextTable, console, write_data
-from envs.errors import ConfigError, check_name
+from envs.errors import ConfigError, ResultError, check_name
 
 if TYPE_CHECKING:
     from ciess_ray.serving.export import Exported
@@ -151,15 +153,45 @@ def track(
         raise ConfigError(
             f"track {others[0]}: only where to is said beside the folder: {TRACKING_FIELDS}uri=..."
         )
-    # PyTorch and Ray take seconds to import.
-    from ciess_ray.cli.late_tracking import send
-
     uri, problems = send(folder, given)
     for problem in problems:
         console.say(problem, "not recorded:", "yellow")
     if problems:
         raise typer.Exit(1)
     console.say(f"recorded: {folder} in {uri}")
+
+
+def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Record the folder of a search, a sweep or a comparison that is over.
+
+    Args:
+        location: The folder; for a sweep it may be a URI.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: The folder holds nothing that is over, or MLflow cannot record there.
+    """
+    # PyTorch and Ray take seconds to import.
+    from ciess_ray.comparisons.driver import PLAN_FILE, send_comparison
+    from ciess_ray.result import RESULT_FILE
+    from ciess_ray.sweeps.driver import send_sweep
+    from ciess_ray.sweeps.storage import Storage
+    from ciess_ray.tracking.runs import send_search
+
+    storage, folder = Storage(location), Path(location)
+    if storage.has(SWEEP_FILE):
+        return send_sweep(storage, overrides)
+    if storage.has(PLAN_FILE):
+        return send_comparison(folder, overrides)
+    if storage.has(RESULT_FILE):
+        return send_search(folder, overrides)
+    raise ResultError(
+        f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE} and {PLAN_FILE} in it; name the "
+        "folder of a search, a sweep or a comparison."
+    )
 
 
 def _forms(written: "Exported") -> TextTable:

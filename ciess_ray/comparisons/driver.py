@@ -164,6 +164,33 @@ def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None =
     monitor.end(cell.name, row["status"], news)
 
 
+def send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Record the cells of a comparison that are done.
+
+    Runs that the store knows are gone on with and get only what they lack, so that it may be sent twice.
+
+    Args:
+        folder: Of the comparison.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: There is none, or MLflow cannot record there.
+    """
+    plan = read_plan(folder, overrides)
+    store = MlflowStore(plan.config.tracking, folder)
+    with monitor_of(plan, store, read_id(folder)) as monitor:
+        for cell in plan.cells:
+            result = CellResult.read(cell_file(folder, cell))
+            if result is not None:
+                record(monitor, cell, result)
+        files = (folder / COMPARISON_FILE, folder / COMPARISON_ROWS_FILE)
+        monitor.files = [file for file in files if file.exists()]
+    return store.uri, monitor.problems
+
+
 def _write_plan(plan: ComparisonPlan, folder: Path) -> str:
     """Leave the plan in the folder, under the id of a former one.
 

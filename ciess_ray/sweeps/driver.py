@@ -17,8 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from ray import tune
 
@@ -26,7 +29,7 @@ from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import check_places, dataset_key, read_data
 from ciess_ray.config.grid import Trial
 from ciess_ray.files.whole import sole_writer
-from ciess_ray.names import SWEEP_FILE
+from ciess_ray.names import SWEEP_FILE, SWEEP_ROWS_FILE
 from ciess_ray.plain_text import command
 from ciess_ray.resources import ray_session
 from ciess_ray.searches.checkpoints import CHECKPOINT_FORMAT
@@ -160,6 +163,39 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
         (trial, told_claims(bundles), min(room, limit))
         for trial, (bundles, room) in zip(plan.trials, claims, strict=True)
     ]
+
+
+def send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Record a sweep that is over, with its trials.
+
+    Runs that the store knows are gone on with and get only what they lack, so that it may be sent twice.
+
+    Args:
+        storage: Of the sweep.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: It is not over, or MLflow cannot record there.
+    """
+    plan, state = read_sweep(storage, overrides)
+    rows = storage.read(SWEEP_ROWS_FILE)
+    if rows is None:
+        raise ResultError(
+            f"{storage.shown}: this sweep has not come to its end; go on with 'ciess-ray sweep --resume "
+            f"{storage.shown}'."
+        )
+    # Without threads, see read_ids.
+    table = pq.read_table(pa.BufferReader(rows), columns=["trial", "status"], use_threads=False)
+    statuses = dict(zip(*table.to_pydict().values(), strict=True))
+    with sole_driver(storage), TemporaryDirectory(prefix="ciess-ray-") as work:
+        store = MlflowStore(plan.config.tracking, storage.shown)
+        with SweepMonitor(plan, storage, state, store, Path(work)) as monitor:
+            monitor.recall(statuses)
+            monitor.finish_all()
+    return store.uri, monitor.problems
 
 
 def fingerprints_of(data: Mapping[str, Interactions]) -> dict[str, str]:

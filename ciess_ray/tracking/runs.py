@@ -5,6 +5,8 @@ A search is one run, which :func:`track` records; trials and cells are many side
 """
 
 import contextlib
+import hashlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +17,20 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from ciess_ray import metric_keys
-from ciess_ray.config.run import RunConfig
+from ciess_ray.config.run import RunConfig, TrackingConfig
+from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, flatten
-from ciess_ray.result import dataset_name
+from ciess_ray.result import RESULT_FILE, dataset_name, read_steps, read_summary
 from ciess_ray.tracking.mlflow_store import End, MlflowRun, MlflowStore, tell_problems
+from envs.errors import ResultError
 
 Ended = Literal["finished", "stopped", "failed"]
 News = Ended | Literal["started", "reported", "retried", "prepared", "found in the cache"]
 
 #: What MLflow says of a run that ended so.
 _ENDS: dict[Ended, End] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+#: And by what a search's folder says.
+_SEARCH_ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
 @dataclass
@@ -279,6 +285,56 @@ def track(
     finally:
         run.end(status)
         tell_problems(store.close())
+
+
+def send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Record the folder of a search that is over.
+
+    Runs that the store knows are gone on with and get only what they lack, so that it may be sent twice.
+
+    Args:
+        folder: Of the search.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: It is not over, or MLflow cannot record there.
+    """
+    summary = read_summary(folder)
+    status = _SEARCH_ENDS.get(summary["status"])
+    if status is None:
+        raise ResultError(
+            f"{folder}: this search is {summary['status']!r}: wait for it, or where it was killed go on with "
+            f"'ciess-ray search --resume {folder}'."
+        )
+    values = put_overrides({"tracking": dict(summary["config"]["tracking"])}, overrides)
+    tracking = check_values(TrackingConfig, values["tracking"], f"{folder / RESULT_FILE}: tracking")
+    store = MlflowStore(tracking, folder)
+    try:
+        run = store.run(
+            # A store that knows no run by its id is given one, and knows it by this the next time.
+            hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
+            folder.absolute().name,
+            params=texts_of(summary["config"]),
+            tags={
+                "dataset.fingerprint": summary["dataset"]["fingerprint"],
+                **{f"{name}.version": summary["versions"][name] for name in ("ciess-ray", "ray", "torch")},
+            },
+            run_id=summary.get("mlflow_run_id"),
+        )
+        run.log_steps(read_steps(folder))
+        if status == "FINISHED":
+            for name in ("", *summary["looser_budgets"].values()):
+                budget = read_summary(folder / name)
+                run.log_metrics(result_metrics(budget["methods"], name), budget["num_steps"])
+            run.log_folder(folder)
+            run.log_model(folder)
+        run.end(status)
+    finally:
+        problems = store.close()
+    return store.uri, problems
 
 
 def result_metrics(methods: Iterable[Mapping[str, Any]], budget: str = "") -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_folders import config_of, outcome_of, summary_of, write_search
 
-from ciess_ray.cli.late_tracking import send
+from ciess_ray.cli.results import send
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.comparisons.driver import _write_plan, cell_file
