@@ -26,7 +26,7 @@ from ciess_ray.figures.style import (
 )
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.statistics import Spread
-from ciess_ray.td3.rollout import PopularityDeciles
+from ciess_ray.td3.rollout import decile_means
 from envs.mdp import KINDS
 
 _MAX_TICKS = 6
@@ -197,8 +197,8 @@ def draw_deciles(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     largest = max(of_kind["embedding_size"].max() for table in tables.values() for of_kind in table.values())
     for axes, kind in zip(np.broadcast_to(all_axes, 2), KINDS, strict=True):
         for position, (label, table) in enumerate(tables.items()):
-            deciles = PopularityDeciles(table[kind]["popularity"].to_numpy())
-            means = deciles.means(table[kind]["embedding_size"].to_numpy())
+            columns = table[kind]
+            means = decile_means(columns["popularity"].to_numpy(), columns["embedding_size"].to_numpy())
             style = series_style(KINDS.index(kind) if is_single else position)
             shown = f"{kind}s" if is_single else plain(label)
             axes.plot(range(1, len(means) + 1), means, markersize=6, label=shown, **style)

@@ -169,11 +169,8 @@ class TD3Config(AlgorithmConfig):
         return (self.num_warmup_iterations - self.num_idle_iterations) * self.updates_per_step
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Networks of users and of items; the env runner adds the sizes its environment knows."""
-        return RLModuleSpec(
-            module_class=TD3Module,
-            model_config={"hiddens": tuple(self.hiddens), "exploration": dict(self.exploration_spec)},
-        )
+        """Networks of users and of items."""
+        return RLModuleSpec(module_class=TD3Module, model_config={"hiddens": tuple(self.hiddens)})
 
     def get_default_learner_class(self) -> type[TD3TorchLearner]:
         """The learner."""
@@ -182,6 +179,11 @@ class TD3Config(AlgorithmConfig):
 
 def _env_runner_rules(config: Any) -> Rules:
     return [
+        (
+            not isinstance(config.env, str),
+            f"environment must be the id of one of Gymnasium's, or a name registered with Tune, not "
+            f"{config.env!r}.",
+        ),
         (
             not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2),
             "TD3 runs on RLlib's new API stack alone; leave api_stack() as it is.",

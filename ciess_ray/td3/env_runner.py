@@ -8,21 +8,18 @@ import gymnasium as gym
 import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 from ray.rllib.core import COMPONENT_RL_MODULE
-from ray.rllib.core.columns import Columns
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from ciess_ray.streams import Stream, key_of
-from ciess_ray.td3.exploration import seeded_generator
-from ciess_ray.td3.module import PROTO_ACTIONS, WALK_GAINS
-from ciess_ray.td3.rollout import Arrays, PopularityDeciles, Sampled, TableRollout, TableStep
+from ciess_ray.td3.exploration import build_exploration, seeded_generator
+from ciess_ray.td3.rollout import Arrays, Sampled, TableRollout, TableStep
 from ciess_ray.td3.warmup import SPREAD, Policy
 from envs import mdp
-from envs.errors import ConfigError, TrainingError
+from envs.errors import TrainingError
 from envs.mdp import KINDS
 from envs.sizes.by_popularity import table_sizes
 
@@ -46,21 +43,18 @@ class TableEnvRunner(EnvRunner, Checkpointable):
     # RLlib declares the base class of each, or None.
     config: Any
     env: Any
+    _obs: Arrays | None
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self.worker_index = self.worker_index or 0
         self.memory_weight = float(self.config.memory_weight)
         self.module: Any = None
-        self._num_steps = 0
-        self._num_resets = 0
-        self._episode_step = 0
-        self._obs: dict[str, NDArray[np.float32]] | None = None
-        self._deciles: dict[str, PopularityDeciles] = {}
         if self.worker_index > 0:
             torch.set_num_threads(max(int(self.config.num_cpus_per_env_runner), 1))
         self.make_env()
         self.make_module()
+        self.set_progress(NO_PROGRESS)
 
     def make_env(self) -> None:
         """Builds the environment; a runner that never samples has none."""
@@ -70,26 +64,19 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         name = self.config.env
         registry: Any = _global_registry
         arguments = {key: _fetched(value) for key, value in self.config.env_config.items()}
-        if isinstance(name, str) and registry.contains(ENV_CREATOR, name):
+        if registry.contains(ENV_CREATOR, name):
             context = EnvContext(arguments, self.worker_index, num_workers=self.num_workers)
             self.env = registry.get(ENV_CREATOR, name)(context)
-        elif isinstance(name, str):
+        else:
             # Its order-enforcing wrapper would refuse to step an episode that a checkpoint restored.
             self.env = gym.make(name, disable_env_checker=True, **arguments).unwrapped
-        else:
-            raise ConfigError(f"environment must be a registered name, not {name!r}.")
 
     def make_module(self) -> None:
-        """Builds both policies, without what only the learner needs."""
+        """Builds both policies, without what only the learner needs, and what explores."""
         spec = self.config.get_multi_rl_module_spec(env=None, spaces=self.get_spaces(), inference_only=True)
-        if self.env is not None:
-            for module_spec in spec.rl_module_specs.values():
-                module_spec.model_config = {
-                    **module_spec.model_config,
-                    "min_embedding_size": self._table.min_embedding_size,
-                    "max_embedding_size": self._table.max_embedding_size,
-                }
         self.module = spec.build()
+        if self.env is not None:
+            self.exploration = build_exploration(self.config.exploration_spec, *self._bounds)
 
     def get_spaces(self) -> Any:
         """Spaces of one entity, for users and for items."""
@@ -104,7 +91,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
     def sample(
         self,
         *,
-        num_timesteps: int | None = None,
+        num_timesteps: int = 1,
         num_episodes: int | None = None,
         explore: bool | None = None,
         force_reset: bool = False,
@@ -115,7 +102,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         """Steps the table.
 
         Args:
-            num_timesteps: Table steps to take; one where neither number is given.
+            num_timesteps: Table steps to take.
             num_episodes: Episodes to finish instead.
             explore: Explore, or act greedily; ``config.explore`` where not given.
             force_reset: Start a new episode first.
@@ -129,15 +116,11 @@ class TableEnvRunner(EnvRunner, Checkpointable):
         """
         explore = bool(self.config.explore if explore is None else explore)
         self.memory_weight = self.memory_weight if memory_weight is None else memory_weight
-        if num_timesteps is None and num_episodes is None:
-            num_timesteps = 1
         if force_reset:
             self._obs = None
         rollouts: Sampled = []
         num_ended = 0
-        while (num_timesteps is not None and len(rollouts) < num_timesteps) or (
-            num_episodes is not None and num_ended < num_episodes
-        ):
+        while len(rollouts) < num_timesteps if num_episodes is None else num_ended < num_episodes:
             rollouts.append(self._step(explore, policy))
             policy = None
             if isinstance(rollouts[-1], TrainingError):
@@ -148,6 +131,10 @@ class TableEnvRunner(EnvRunner, Checkpointable):
     @property
     def _table(self) -> Any:
         return self.env.unwrapped
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        return self._table.min_embedding_size, self._table.max_embedding_size
 
     def _key(self, stream: Stream, counter: int, part: int = 0) -> tuple[int, ...]:
         # Evaluation has a worker 0 of its own, which must not repeat the training worker's draws.
@@ -189,8 +176,7 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             obs,
             info,
             proto_actions,
-            (self._table.min_embedding_size, self._table.max_embedding_size),
-            self._deciles,
+            self._bounds,
             reward=float(reward),
             walk_gain=walk_gain,
             memory_weight=self.memory_weight,
@@ -230,25 +216,24 @@ class TableEnvRunner(EnvRunner, Checkpointable):
             explore: Whether they explore.
             policy: That of the warm-up, which acts in their place; None for none.
         """
-        bounds = self._table.min_embedding_size, self._table.max_embedding_size
         noise = np.random.default_rng(self._key(Stream.WARMUP, self._num_steps, _NOISE_PART))
         generator = seeded_generator(*self._key(Stream.EXPLORATION, self._num_steps))
         actions, proto_actions, walk_gains = {}, {}, []
         for kind in KINDS:
-            batch = {Columns.OBS: torch.from_numpy(obs[kind])}
-            if explore and policy is None:
-                output = self.module[kind].forward_exploration(batch, generator=generator)
-            else:
-                output = self.module[kind].forward_inference(batch)
-            actions[kind] = output[Columns.ACTIONS].numpy()
-            proto_actions[kind] = output[PROTO_ACTIONS].numpy()
-            walk_gains.append(output[WALK_GAINS].numpy())
+            module, states = self.module[kind], torch.from_numpy(obs[kind])
+            proto_action = module.actor.infer(states)
+            proto_actions[kind] = proto_action.numpy()
+            actions[kind] = proto_actions[kind]
             if policy is not None:
                 sizes = table_sizes(
-                    policy[kind], obs[kind][:, 0], noise, *bounds, self.config.target_ratio, SPREAD
+                    policy[kind], obs[kind][:, 0], noise, *self._bounds, self.config.target_ratio, SPREAD
                 )
-                actions[kind] = mdp.scale_size(sizes, *bounds)
-        return actions, proto_actions, float(np.concatenate(walk_gains).mean())
+                actions[kind] = mdp.scale_size(sizes, *self._bounds)
+            elif explore:
+                explored = self.exploration.explore(states, proto_action, module.critic_1.infer, generator)
+                actions[kind] = explored.actions.numpy()
+                walk_gains.append(explored.walk_gains.numpy())
+        return actions, proto_actions, float(np.concatenate(walk_gains).mean()) if walk_gains else 0.0
 
     def get_state(
         self,

@@ -179,7 +179,7 @@ def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gen
 class Exploration:
     """How the actor's proto-actions become the actions tried; here noise is added and that is all.
 
-    :meth:`explore` is called once a table step, for users and for items each by an object of their own.
+    :meth:`explore` is called twice a table step, for users and then for items.
 
     Args:
         noise: What is added, in size units.
@@ -298,20 +298,34 @@ class RandomWalk(Exploration):
 EXPLORATIONS: dict[str, Callable[..., Exploration]] = {"noise": Exploration, "random_walk": RandomWalk}
 
 
-def _check_arguments(what: str, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse a value that is not of the kind of its argument's default, or out of all proportion."""
-    for name, value in arguments.items():
-        parameter = inspect.signature(made_by).parameters.get(name)
-        default = None if parameter is None else parameter.default
-        if isinstance(default, bool):
-            if not isinstance(value, bool):
-                raise ConfigError(f"{what}: {name} must be true or false, not {value!r}.")
-        elif isinstance(default, int | float):
-            kinds, most = (int, _MOST_STEPS) if isinstance(default, int) else ((int, float), _MOST)
-            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value <= most:
-                raise ConfigError(
-                    f"{what}: {name} must be a number like {default:g}, from 0 to {most:,}, not {value!r}."
-                )
+def _chosen(what: str, spec: Mapping[str, Any], choices: Mapping[str, Callable[..., Any]]) -> partial[Any]:
+    """What a description names, with its arguments: of the kind of their defaults, and in proportion.
+
+    Args:
+        what: What it describes, e.g. ``"noise"``.
+        spec: ``name``, one of the choices, and arguments that have a default.
+        choices: By name.
+
+    Raises:
+        UnknownNameError: The name is none of them.
+        ConfigError: There is no such argument, or its value is of another kind or out of all proportion.
+    """
+    arguments = dict(spec)
+    name = check_name(what, str(arguments.pop("name")), choices)
+    parameters = inspect.signature(choices[name]).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    for argument, value in arguments.items():
+        if argument not in defaults:
+            raise ConfigError(
+                f"{what} {name!r}: has no argument {argument!r}; known: {', '.join(defaults) or 'none'}."
+            )
+        default = defaults[argument]
+        is_flag = isinstance(default, bool)
+        kinds, most = (int, _MOST_STEPS) if isinstance(default, int) else ((int, float), _MOST)
+        if not isinstance(value, kinds) or isinstance(value, bool) != is_flag or not 0 <= value <= most:
+            needed = "true or false" if is_flag else f"a number like {default:g}, from 0 to {most:,}"
+            raise ConfigError(f"{what} {name!r}: {argument} must be {needed}, not {value!r}.")
+    return partial(choices[name], **arguments)
 
 
 def build_exploration(
@@ -328,21 +342,14 @@ def build_exploration(
 
     Raises:
         UnknownNameError: A name is in no table.
-        ConfigError: An argument is not known to what it was given to.
+        ConfigError: An argument is not known to what it was given to, or has a value that it cannot have.
     """
     arguments = {"name": "random_walk", "noise": "gaussian"} | dict(spec)
-    name, noise_spec = str(arguments.pop("name")), arguments.pop("noise")
+    noise_spec = arguments.pop("noise")
     if not isinstance(noise_spec, (str, Mapping)):
         raise ConfigError(f"noise must be a name or a mapping with a name and arguments, not {noise_spec!r}.")
-    noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else dict(noise_spec)
-    noise_name = str(noise_arguments.pop("name", "gaussian"))
-    check_name("exploration", name, EXPLORATIONS)
-    check_name("noise", noise_name, NOISES)
-    _check_arguments(f"noise {noise_name!r}", NOISES[noise_name], noise_arguments)
-    _check_arguments(f"exploration {name!r}", EXPLORATIONS[name], arguments)
-    try:
-        inspect.signature(NOISES[noise_name]).bind(1, None, **noise_arguments)
-        noise = partial(NOISES[noise_name], **noise_arguments)
-        return EXPLORATIONS[name](noise, min_embedding_size, max_embedding_size, **arguments)
-    except TypeError as error:
-        raise ConfigError(f"exploration {name!r} with noise {noise_name!r}: {error}.") from error
+    noise_arguments = {"name": noise_spec} if isinstance(noise_spec, str) else noise_spec
+    noise = _chosen("noise", {"name": "gaussian"} | dict(noise_arguments), NOISES)
+    exploration = _chosen("exploration", arguments, EXPLORATIONS)
+    built: Exploration = exploration(noise, min_embedding_size, max_embedding_size)
+    return built

@@ -31,14 +31,6 @@ class TD3TorchLearner(TorchLearner):
     module: Any
     _num_updates = 0
 
-    def build(self) -> None:
-        """Networks, targets and optimizers."""
-        if self._is_built:
-            return
-        super().build()
-        for module_id in self.module.keys():
-            self.module[module_id].make_target_networks()
-
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One Adam for the actor, one for both critics."""
         module = self.module[module_id]

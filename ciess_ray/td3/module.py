@@ -1,4 +1,4 @@
-"""The networks of TD3 for one kind of entity, and the exploration that uses them."""
+"""The networks of TD3 for one kind of entity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
-from ciess_ray.td3.exploration import Exploration, build_exploration
 from envs import mdp
-
-#: What the actor itself would do, beside the action that exploration made of it.
-PROTO_ACTIONS = "proto_actions"
-#: What the critic values the end of each walk more than its start.
-WALK_GAINS = "walk_gains"
 
 # A mebibyte of a hidden layer stays in the cache.
 _CHUNK_FLOATS = 2**18
@@ -91,11 +85,8 @@ class Critic(nn.Module):
 class TD3Module(TorchRLModule, InferenceOnlyAPI):
     """One actor and two critics, with their targets on the learner.
 
-    ``model_config`` holds ``hiddens`` and, on an env runner, ``exploration`` with ``min_embedding_size`` and
-    ``max_embedding_size``. An env runner keeps the actor and critic 1, which the random walk asks.
+    ``model_config`` holds ``hiddens``. An env runner keeps the actor and critic 1, which a walk asks.
     """
-
-    exploration: Exploration | None
 
     def setup(self) -> None:
         """Builds the networks; called once, by RLlib."""
@@ -104,14 +95,6 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI):
         self.actor = Actor(hiddens)
         self.critic_1 = Critic(hiddens)
         self.critic_2 = Critic(hiddens)
-        self.exploration = None
-        if "max_embedding_size" in config:
-            self.exploration = build_exploration(
-                config["exploration"], config["min_embedding_size"], config["max_embedding_size"]
-            )
-
-    def make_target_networks(self) -> None:
-        """Copies of the three networks; called once, by the learner."""
         self.target_actor = make_target_network(self.actor)
         self.target_critic_1 = make_target_network(self.critic_1)
         self.target_critic_2 = make_target_network(self.critic_2)
@@ -129,19 +112,4 @@ class TD3Module(TorchRLModule, InferenceOnlyAPI):
         return ["critic_2", "target_actor", "target_critic_1", "target_critic_2"]
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        actions = self.actor.infer(batch[Columns.OBS])
-        return {Columns.ACTIONS: actions, PROTO_ACTIONS: actions, WALK_GAINS: torch.zeros_like(actions)}
-
-    def _forward_exploration(
-        self, batch: dict[str, Any], generator: torch.Generator | None = None, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        if self.exploration is None or generator is None:
-            raise RuntimeError("to explore, a module needs the sizes in its model_config, and a generator.")
-        obs = batch[Columns.OBS]
-        proto_actions = self.actor.infer(obs)
-        explored = self.exploration.explore(obs, proto_actions, self.critic_1.infer, generator)
-        return {
-            Columns.ACTIONS: explored.actions,
-            PROTO_ACTIONS: proto_actions,
-            WALK_GAINS: explored.walk_gains,
-        }
+        return {Columns.ACTIONS: self.actor.infer(batch[Columns.OBS])}

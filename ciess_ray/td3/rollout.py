@@ -15,7 +15,7 @@ from envs.mdp import KINDS
 Arrays = dict[str, NDArray[Any]]
 
 
-class PopularityDeciles:
+def decile_means(popularity: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
     """Means over each tenth of the entities by popularity.
 
     Entities of one popularity are not ranked: each counts with the mean of them all. An entity across the
@@ -23,20 +23,17 @@ class PopularityDeciles:
 
     Args:
         popularity: Any measure of it, shape (n,), n at least 1.
+        values: Of each entity, shape (n,).
+
+    Returns:
+        The least popular first, shape (10,).
     """
-
-    def __init__(self, popularity: NDArray[Any]) -> None:
-        self.popularity = popularity
-        _, self._inverse, counts = np.unique(popularity, return_inverse=True, return_counts=True)
-        self._ends = np.concatenate([[0], np.cumsum(counts)])
-
-    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Means of the values, shape (n,), by tenth, the least popular first, shape (10,)."""
-        sums = np.bincount(self._inverse, values, minlength=self._ends.size - 1)
-        borders = np.linspace(0, self._ends[-1], metric_keys.NUM_DECILES + 1)
-        cumulative = np.interp(borders, self._ends, np.concatenate([[0.0], np.cumsum(sums)]))
-        means: NDArray[np.float64] = np.diff(cumulative) / np.diff(borders)
-        return means
+    _, group, counts = np.unique(popularity, return_inverse=True, return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    sums = np.concatenate([[0.0], np.cumsum(np.bincount(group, values))])
+    borders = np.linspace(0, ends[-1], metric_keys.NUM_DECILES + 1)
+    means: NDArray[np.float64] = np.diff(np.interp(borders, ends, sums)) / np.diff(borders)
+    return means
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ class TableStep:
         info: dict[str, Any],
         proto_actions: Arrays,
         bounds: tuple[int, int],
-        deciles: dict[str, PopularityDeciles],
         **attributes: Any,
     ) -> "TableStep":
         """The step that an environment has answered.
@@ -92,18 +88,10 @@ class TableStep:
             info: What the environment says of it.
             proto_actions: What the actors alone would have done, in [-1, 1].
             bounds: d_min and d_max.
-            deciles: By kind; kept from step to step by the caller, and renewed here where popularity is not
-                that of the step before.
             **attributes: The other attributes.
         """
         dtype = np.int16 if bounds[1] <= np.iinfo(np.int16).max else np.int32
         greedy = np.concatenate([np.rint(mdp.unscale_size(proto_actions[kind], *bounds)) for kind in KINDS])
-        for kind in KINDS:
-            # Ranking costs more than all else that is told, and popularity stays while a table does.
-            popularity = obs[kind][:, 0]
-            before = deciles.get(kind)
-            if before is None or not np.array_equal(before.popularity, popularity):
-                deciles[kind] = PopularityDeciles(popularity.copy())
         return cls(
             proposed_sizes={kind: info[kind]["proposed_sizes"].astype(dtype) for kind in KINDS},
             embedding_sizes={kind: info[kind]["embedding_sizes"].astype(dtype) for kind in KINDS},
@@ -113,7 +101,9 @@ class TableStep:
                 if isinstance(value, int | float | np.integer | np.floating)
             },
             greedy_ratio=float(greedy.mean() / bounds[1]),
-            size_deciles={kind: deciles[kind].means(info[kind]["embedding_sizes"]) for kind in KINDS},
+            size_deciles={
+                kind: decile_means(obs[kind][:, 0], info[kind]["embedding_sizes"]) for kind in KINDS
+            },
             **attributes,
         )
 

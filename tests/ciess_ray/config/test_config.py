@@ -202,7 +202,11 @@ def test_a_configuration_cannot_be_changed(file):
         ("recommender.device=gpu", UnknownNameError, "device 'gpu'.*Known: auto, cpu, cuda"),
         ("agent.exploration.name=random_wlak", UnknownNameError, "Did you mean 'random_walk'"),
         ("agent.exploration.noise=gausian", UnknownNameError, "Did you mean 'gaussian'"),
-        ("agent.exploration.num_step=3", ConfigError, "exploration 'random_walk' .* argument 'num_step'"),
+        (
+            "agent.exploration.num_step=3",
+            ConfigError,
+            "exploration 'random_walk': has no argument 'num_step'",
+        ),
         ("agent.exploration.noise={sgma: 3}", ConfigError, "noise 'gaussian': .* argument 'sgma'"),
         ("agent.exploration.noise=3", ConfigError, "noise must be a name or a mapping .* not 3"),
         ("search.mode=fast", ConfigError, "search.mode='fast': .*'projected', 'paper' or 'reference'"),

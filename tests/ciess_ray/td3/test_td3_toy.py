@@ -282,6 +282,7 @@ def test_remote_runners_step_copies_of_their_own(make_algo):
         ("framework", {"framework": "tf2"}, "'torch'"),
         ("api_stack", {"enable_rl_module_and_learner": False}, "new API stack"),
         ("multi_agent", {"policies": {"user"}}, "multi_agent"),
+        ("environment", {"env": dict}, "environment must be the id of one of Gymnasium's, or a name"),
         ("env_runners", {"env_runner_cls": dict}, "TableEnvRunner"),
         ("env_runners", {"create_local_env_runner": False}, "create_local_env_runner"),
         ("env_runners", {"num_envs_per_env_runner": 4}, "raise num_env_runners"),
