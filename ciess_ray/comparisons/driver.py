@@ -140,7 +140,7 @@ def monitor_of(
         store,
         key,
         plan.config.output.name,
-        params=[("methods", ", ".join(plan.config.methods)), ("space", json.dumps(plan.config.space))],
+        params={"methods": ", ".join(plan.config.methods), "space": json.dumps(plan.config.space)},
         on_change=on_change,
     )
 
@@ -156,7 +156,7 @@ def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None =
     run = monitor.record(
         cell.name,
         f"/{row['key']}",
-        params=[("method", cell.method)],
+        params={"method": cell.method},
         tags={f"cell.{name}": str(value) for name, value in cell.fields.items()},
     )
     if run is not None:

@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ciess_ray.files.manifest import write_manifest
+from ciess_ray.files.manifest import MANIFEST_FILE
 from ciess_ray.result import RESULT_FILE, SearchResult, read_summary
 from ciess_ray.serving.files import IDS_FILE, INTERACTIONS_FILE, SCORER_FILE, TABLE_FILE, TEST_FILE
 
-_FILES = (RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE)
+_FILES = {RESULT_FILE, TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE}
 _CODE = Path(__file__).with_name("mlflow_recommender.py")
 _NUM_EXAMPLES = 3
 
@@ -49,11 +49,7 @@ def save_model(folder: Path, destination: Path) -> None:
 
         signature = mlflow.models.infer_signature(asked, answer, {"num_items": 10})
     with TemporaryDirectory(prefix="ciess-ray-") as temporary:
-        for name in _FILES:
-            # An older folder may have none of these.
-            if name != TEST_FILE or (folder / name).exists():
-                shutil.copy(folder / name, temporary)
-        write_manifest(Path(temporary), _FILES)
+        shutil.copytree(folder, temporary, ignore=lambda _, names: {*names} - _FILES, dirs_exist_ok=True)
         mlflow.pyfunc.save_model(
             str(destination),
             python_model=str(_CODE),

@@ -8,10 +8,10 @@ nothing.
 import contextlib
 import logging
 import math
+import queue
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from ciess_ray.config.run import TrackingConfig
 from ciess_ray.plain_text import command
 from ciess_ray.tracking.mlflow_connection import connect, first_line, patiently
 from ciess_ray.tracking.mlflow_model import can_model, save_model
-from envs.errors import CiessError, ConfigError
+from envs.errors import CiessError, ConfigError, ResultError
 
 End = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -31,7 +31,6 @@ CLOSE_S = 60.0
 #: MLflow refuses longer values of parameters, and batches of more metrics.
 _MAX_PARAM_LENGTH, _MAX_METRICS = 6000, 1000
 _KEY_TAG = "ciess_ray.key"
-_PARENT_TAG = "mlflow.parentRunId"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 #: After how long somebody who waits for uploads is told so; how often it is seen whether time is up.
 _NOTICE_S, _LOOK_S = 10.0, 0.2
@@ -50,27 +49,22 @@ _LASTING_ERRORS = frozenset(
 _PASSING_STATUSES = (408, 409, 425, 429)
 
 
-class _ModelError(Exception):
-    """A model that cannot be written, now or later."""
-
-
 class MlflowRun:
-    """One run of a store; see :class:`Tracker`. Every call returns at once.
+    """One run of a store; see :class:`Tracker`. Every call but :meth:`wait` returns at once.
 
     Attributes:
         run_id: None until the store has begun it.
         error: Why it never will.
+        is_known: Set once either is.
     """
 
     def __init__(self, store: "MlflowStore") -> None:
         self._store = store
         self.run_id: str | None = None
         self.error: str | None = None
-        self._is_known = threading.Event()
-        self._is_new = True
+        self.is_known = threading.Event()
         self._metrics: list[Any] = []
-        self._logged: set[tuple[str, int]] = set()
-        self._steps_there: dict[str, set[int]] = {}
+        self._there: set[tuple[str, int]] = set()
 
     def wait(self, timeout_s: float = CLOSE_S) -> str:
         """The run's id, which takes the store a moment.
@@ -80,7 +74,7 @@ class MlflowRun:
         """
         store = self._store
         try:
-            self._is_known.wait(timeout_s)
+            self.is_known.wait(timeout_s)
             if self.run_id is None:
                 why = self.error or f"MLflow at {store.uri} began no run ({store.last_error or 'it is slow'})"
                 raise ConfigError(f"tracking.uri: {why}. Try again, or set tracking.mlflow=false.")
@@ -100,11 +94,10 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         time_ms = int(time.time() * 1000) if time_ms is None else time_ms
-        # Of what is tried again the first steps are told once more.
-        new = {k: v for k, v in metrics.items() if math.isfinite(v) and (k, step) not in self._logged}
-        self._logged |= {(name, step) for name in new}
         self._metrics += [
-            Metric(name.replace("@", "_"), float(value), time_ms, step) for name, value in new.items()
+            Metric(name.replace("@", "_"), float(value), time_ms, step)
+            for name, value in metrics.items()
+            if math.isfinite(value)
         ]
         self._store.put(self, self._write_metrics)
 
@@ -115,64 +108,71 @@ class MlflowRun:
 
     def log_folder(self, folder: Path) -> None:
         """The whole folder but its checkpoints, which are pickles, under ``result``."""
-        places = {
-            file: Path("result") / file.parent.relative_to(folder)
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-        files = {file: str(place) for file, place in places.items() if "checkpoints" not in place.parts}
-        self._store.put(self, lambda: self._write_files(files))
+        files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+        places = {file: Path("result") / file.parent.relative_to(folder) for file in files}
+        self.log_files({file: str(at) for file, at in places.items() if "checkpoints" not in at.parts})
 
-    def log_files(self, files: Iterable[Path]) -> None:
-        """Files, side by side."""
-        by_place = dict.fromkeys(files)
-        self._store.put(self, lambda: self._write_files(by_place))
+    def log_files(self, places: Mapping[Path, str | None]) -> None:
+        """Files, each into a folder of the run, or beside its folders."""
+        self._store.put(self, lambda: self._write_files(places))
 
     def log_model(self, folder: Path) -> None:
         """The packed table of a result folder, as ``model``, which ``mlflow.pyfunc.load_model`` reads."""
-        self._store.put(self, lambda: self._write_model(folder))
+        if can_model(folder):
+            self._store.put(self, lambda: self._write_model(folder))
 
     def end(self, status: End) -> None:
         """The run is over."""
         self._store.put(self, lambda: self._store.client.set_terminated(self.run_id, status))
 
-    def take(self, run_id: str | None, *, is_new: bool = True, error: str | None = None) -> None:
-        """The store has begun it, or found it again; or it never will."""
-        self.run_id, self._is_new, self.error = run_id, is_new, error
-        self._is_known.set()
+    def begin(
+        self, name: str, params: Mapping[str, str], tags: Mapping[str, str], run_id: str | None
+    ) -> None:
+        """Find or begin it in the store, see :meth:`MlflowStore.run`; called by the store's thread."""
+        from mlflow.entities import Param
+
+        client, experiments = self._store.client, [self._store.experiment_id]
+        ways = [] if run_id is None else [f"attributes.run_id = '{run_id}'"]
+        ways.append(f"tags.`{_KEY_TAG}` = '{tags[_KEY_TAG]}'")
+        run = next((run for way in ways for run in client.search_runs(experiments, way, max_results=1)), None)
+        if run is None:
+            run = client.create_run(*experiments, run_name=name, tags=tags)
+        else:
+            client.update_run(run.info.run_id, status="RUNNING")
+            histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
+            self._there = {(metric.key, metric.step) for history in histories for metric in history}
+        missing = [
+            Param(name, value[:_MAX_PARAM_LENGTH])
+            for name, value in params.items()
+            if name not in run.data.params
+        ]
+        client.log_batch(run.info.run_id, params=missing)
+        self.run_id = run.info.run_id
+        self.is_known.set()
 
     def _write_metrics(self) -> None:
         """All that wait, those of later steps too."""
         batch = self._metrics[:_MAX_METRICS]
-        new = [metric for metric in batch if metric.step not in self._there(metric.key)]
+        # Of what is tried again the first steps are told once more; what was told first counts.
+        new = {(m.key, m.step): m for m in reversed(batch) if (m.key, m.step) not in self._there}
         if new:
-            self._store.client.log_batch(self.run_id, metrics=new)
+            self._store.client.log_batch(self.run_id, metrics=list(reversed(new.values())))
+        self._there |= new.keys()
         del self._metrics[: len(batch)]
 
-    def _there(self, name: str) -> set[int]:
-        """Steps that a run which was found again has of a metric from before."""
-        if self._is_new:
-            return set()
-        if name not in self._steps_there:
-            history = self._store.client.get_metric_history(self.run_id, name)
-            self._steps_there[name] = {metric.step for metric in history}
-        return self._steps_there[name]
-
-    def _write_files(self, files: Mapping[Path, str | None]) -> None:
+    def _write_files(self, places: Mapping[Path, str | None]) -> None:
         with patiently():
-            for file, place in files.items():
+            for file, place in places.items():
                 self._store.client.log_artifact(self.run_id, str(file), place)
 
     def _write_model(self, folder: Path) -> None:
-        if not can_model(folder):
-            return
         with TemporaryDirectory(prefix="ciess-ray-") as temporary, patiently():
             model = Path(temporary) / "model"
             try:
                 save_model(folder, model)
             # Whatever MLflow raises as it writes a model; the run has its files all the same.
             except Exception as error:
-                raise _ModelError(f"the model of {folder} ({type(error).__name__}: {error})") from error
+                raise ResultError(f"the model of {folder} ({type(error).__name__}: {error})") from error
             self._store.client.log_artifacts(self.run_id, str(model), "model")
 
 
@@ -191,6 +191,7 @@ class MlflowStore:
     Attributes:
         uri: As it may be shown, without its secret.
         client: MLflow's.
+        experiment_id: Of the experiment that runs belong to.
         last_error: What it said of the write that is tried again.
 
     Raises:
@@ -199,30 +200,27 @@ class MlflowStore:
 
     def __init__(self, tracking: TrackingConfig, folder: Path | str) -> None:
         self.uri, self._folder = without_secrets(tracking.uri), folder
-        self.client, self._experiment_id = connect(tracking)
-        self._writes: deque[tuple[MlflowRun, Callable[[], None]]] = deque()
-        self._changed = threading.Condition()
-        self._is_closing = self._is_given_up = False
+        self.client, self.experiment_id = connect(tracking)
+        self._writes: queue.Queue[tuple[MlflowRun, Callable[[], None]] | None] = queue.Queue()
+        self._is_given_up = threading.Event()
         self._failing_since: float | None = None
         self.last_error = ""
         self._problems: list[str] = []
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
     @property
     def num_waiting(self) -> int:
         """Writes that the store has not taken yet."""
-        return len(self._writes)
+        return self._writes.unfinished_tasks
 
     def run(
         self,
         key: str | None,
         name: str,
         *,
-        params: Iterable[tuple[str, str]] = (),
-        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
         run_id: str | None = None,
-        parent: MlflowRun | None = None,
     ) -> MlflowRun:
         """A run, found again or begun; returns at once, and the thread does it.
 
@@ -231,20 +229,18 @@ class MlflowStore:
             name: What MLflow shows.
             params: Logged where the run does not have them.
             tags: Of a run that is new.
-            run_id: MLflow's own name of a run to go on with; where the store has lost it, another is begun.
-            parent: The run that it belongs to.
+            run_id: MLflow's own name of a run to go on with; where the experiment has lost it, another is
+                begun.
         """
         run = MlflowRun(self)
         # A run that was begun, and whose store's answer was lost, is found by its key too.
-        tags = {**(tags or {}), _KEY_TAG: key or uuid.uuid4().hex}
-        self.put(run, lambda: self._begin(run, name, dict(params), tags, run_id, parent))
+        tags = {**tags, _KEY_TAG: key or uuid.uuid4().hex}
+        self.put(run, lambda: run.begin(name, params, tags, run_id))
         return run
 
     def put(self, run: MlflowRun, write: Callable[[], None]) -> None:
         """Have something of a run written once all that came before it is."""
-        with self._changed:
-            self._writes.append((run, write))
-            self._changed.notify_all()
+        self._writes.put((run, write))
 
     def close(self, timeout_s: float = CLOSE_S) -> list[str]:
         """Wait for what is not written yet and end the thread; Ctrl-C ends the waiting.
@@ -257,133 +253,75 @@ class MlflowStore:
         Returns:
             A sentence on each thing that the store did not take; it is told once.
         """
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-            with contextlib.suppress(KeyboardInterrupt):
-                self._wait_for_writes(timeout_s)
-            problems, self._problems = self._problems, []
-            num_left = self.num_waiting
-            if num_left:
-                why = f": {self.last_error}" if self._failing_since is not None else ""
-                problems.append(
-                    f"MLflow at {self.uri} did not take the last {num_left:,} writes{why}. {self._remedy()}"
-                )
-            self._is_given_up = True
-            self._writes.clear()
-            self._changed.notify_all()
-        if not num_left:
-            self._thread.join()
+        if self._is_given_up.is_set():
+            return []
+        with contextlib.suppress(KeyboardInterrupt):
+            self._wait_for_writes(timeout_s)
+        problems, num_left = self._problems.copy(), self.num_waiting
+        if num_left:
+            why = f": {self.last_error}" if self._failing_since is not None else ""
+            problems.append(
+                f"MLflow at {self.uri} did not take the last {num_left:,} writes{why}. {self._remedy()}"
+            )
+        self._is_given_up.set()
+        self._writes.put(None)
         return problems
 
     def _wait_for_writes(self, timeout_s: float) -> None:
-        """Until everything is written, or the store has failed for so long; the lock is held."""
+        """Until everything is written, or the store has failed for so long."""
         started = time.monotonic()
         notice_at = started + _NOTICE_S
-        while self._writes:
-            now = time.monotonic()
-            if self._failing_since is not None and now >= max(self._failing_since, started) + timeout_s:
-                return
-            if now >= notice_at:
-                notice_at = math.inf
-                logging.getLogger(__name__).warning(
-                    f"MLflow at {self.uri}: {self.num_waiting:,} writes are still under way; Ctrl-C "
-                    f"leaves them. {self._remedy()}"
-                )
-            self._changed.wait(_LOOK_S)
+        with self._writes.all_tasks_done:
+            while self.num_waiting:
+                now = time.monotonic()
+                if self._failing_since is not None and now >= max(self._failing_since, started) + timeout_s:
+                    return
+                if now >= notice_at:
+                    notice_at = math.inf
+                    logging.getLogger(__name__).warning(
+                        f"MLflow at {self.uri}: {self.num_waiting:,} writes are still under way; Ctrl-C "
+                        f"leaves them. {self._remedy()}"
+                    )
+                self._writes.all_tasks_done.wait(_LOOK_S)
 
     def _remedy(self) -> str:
         return f"Send what is left: {command('ciess-ray', 'track', self._folder)}"
 
     def _work(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._writes or self._is_closing)
-                if not self._writes:
-                    return
-                run, write = self._writes[0]
-            failure = None
-            try:
-                # Of a run that never began it is told already.
-                if run.error is None:
+        for run, write in iter(self._writes.get, None):
+            pause_s = _FIRST_PAUSE_S
+            # Of a run that never began it is told already.
+            while run.error is None and not self._is_given_up.is_set():
+                try:
                     write()
-            # It is tried again, or told where the store is closed.
-            except Exception as error:
-                failure = error
-            with self._changed:
-                if self._is_given_up:
-                    return
-                if failure is not None and not _is_lasting(failure):
-                    self.last_error = first_line(failure)
-                    self._failing_since = self._failing_since or time.monotonic()
-                    # News of other writes must not make the next attempt come sooner, the end of all may.
-                    self._changed.wait_for(
-                        lambda: self._is_given_up, min(pause_s, 1.0 if self._is_closing else pause_s)
-                    )
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                    continue
-                self._failing_since, pause_s = None, _FIRST_PAUSE_S
-                self._writes.popleft()
-                if failure is not None:
-                    problem = f"MLflow at {self.uri} refused a write: {first_line(failure)}"
-                    self._problems.append(problem)
-                    if run.run_id is None:
-                        # The write that was to begin it.
-                        run.take(None, error=problem)
-                self._changed.notify_all()
+                    break
+                # It is tried again, or told where the store is closed.
+                except Exception as error:
+                    self.last_error = first_line(error)
+                    if _is_lasting(error):
+                        self._refuse(run)
+                        break
+                self._failing_since = self._failing_since or time.monotonic()
+                self._is_given_up.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._failing_since = None
+            self._writes.task_done()
 
-    def _begin(
-        self,
-        run: MlflowRun,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        run_id: str | None,
-        parent: MlflowRun | None,
-    ) -> None:
-        from mlflow.entities import Param, ViewType
-
-        there = self._found(run_id)
-        if there is None:
-            filter_string = f"tags.`{_KEY_TAG}` = '{tags[_KEY_TAG]}'"
-            alike = self.client.search_runs(
-                [self._experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1
-            )
-            there = next(iter(alike), None)
-        is_new = there is None
-        if there is None:
-            under = {} if parent is None or parent.run_id is None else {_PARENT_TAG: parent.run_id}
-            there = self.client.create_run(self._experiment_id, run_name=name, tags={**tags, **under})
-        else:
-            self.client.update_run(there.info.run_id, status="RUNNING")
-        missing = [
-            Param(name, value[:_MAX_PARAM_LENGTH])
-            for name, value in params.items()
-            if name not in there.data.params
-        ]
-        self.client.log_batch(there.info.run_id, params=missing)
-        run.take(there.info.run_id, is_new=is_new)
-
-    def _found(self, run_id: str | None) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            return None
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
+    def _refuse(self, run: MlflowRun) -> None:
+        """A write of a run can never succeed, for the last error."""
+        problem = f"MLflow at {self.uri} refused a write: {self.last_error}"
+        self._problems.append(problem)
+        if run.run_id is None:
+            # The write that was to begin it.
+            run.error = problem
+            run.is_known.set()
 
 
 def _is_lasting(error: Exception) -> bool:
     """Whether a write that failed so will fail so next time."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return (
-        isinstance(error, FileNotFoundError | PermissionError | CiessError | _ModelError)
+        isinstance(error, FileNotFoundError | PermissionError | CiessError)
         or getattr(error, "error_code", None) in _LASTING_ERRORS
         or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUSES)
     )

@@ -144,19 +144,19 @@ class Monitor:
         key: str,
         name: str,
         *,
-        params: Iterable[tuple[str, str]],
-        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str],
+        tags: Mapping[str, str] = {},
         on_change: Watcher | None = None,
     ) -> None:
         self.state = RunsState(kind, {run.name: run for run in runs})
         self.files: Sequence[Path] = ()
         self.problems: list[str] = []
         self._store, self._key, self._on_change = store, key, on_change
-        self._tags = {**(tags or {}), **run_tags()}
+        self._tags = {**tags, **run_tags()}
         self._recorded: dict[str, MlflowRun] = {}
         if store is not None:
             self._parent = store.run(key, name, params=params, tags=self._tags)
-            self._parent.wait()
+            self._tags["mlflow.parentRunId"] = self._parent.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +172,7 @@ class Monitor:
             for name, run in self._recorded.items():
                 if self.state.runs[name].status == "running":
                     run.end(end)
-        self._parent.log_files(self.files)
+        self._parent.log_files(dict.fromkeys(self.files))
         self._parent.end(end)
         self.problems += self._store.close()
         if kind is not None:
@@ -189,8 +189,8 @@ class Monitor:
         name: str,
         key: str = "",
         *,
-        params: Iterable[tuple[str, str]] = (),
-        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
     ) -> MlflowRun | None:
         """A run in MLflow, begun or found again; None where nothing is recorded.
 
@@ -206,9 +206,8 @@ class Monitor:
             self._recorded[name] = self._store.run(
                 f"{self._key}/{name}{key}",
                 name,
-                params=[*params, *texts_of(values)],
-                tags={**self._tags, **(tags or {})},
-                parent=self._parent,
+                params={**params, **texts_of(values)},
+                tags={**self._tags, **tags},
             )
         return self._recorded.get(name)
 
@@ -254,7 +253,7 @@ Tracker: TypeAlias = MlflowRun | NullTracker
 
 @contextlib.contextmanager
 def track(
-    config: RunConfig, run_name: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    config: RunConfig, run_name: str, run_id: str | None = None, tags: Mapping[str, str] = {}
 ) -> Iterator[Tracker]:
     """A tracker for one run, which ends FINISHED, KILLED (Ctrl-C) or FAILED as the block does.
 
@@ -273,7 +272,7 @@ def track(
         return
     store = MlflowStore(config.tracking, config.output)
     params = texts_of(config.model_dump(mode="json"))
-    run = store.run(None, run_name, params=params, tags={**run_tags(), **(tags or {})}, run_id=run_id)
+    run = store.run(None, run_name, params=params, tags={**run_tags(), **tags}, run_id=run_id)
     run.wait()
     status: End = "FAILED"
     try:
@@ -367,6 +366,6 @@ def run_tags() -> dict[str, str]:
     return tags
 
 
-def texts_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def texts_of(values: Mapping[str, Any]) -> dict[str, str]:
     """Nested fields as dotted names and text."""
-    return ((name, str(value)) for name, value in flatten(values).items())
+    return {name: str(value) for name, value in flatten(values).items()}

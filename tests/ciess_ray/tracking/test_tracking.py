@@ -99,13 +99,13 @@ def history(store, run_id, name):
 
 
 def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
-    first = store.run("sweep/trial", "trial", params=[("budget", "5%")], tags={"who": "me"})
+    first = store.run("sweep/trial", "trial", params={"budget": "5%"}, tags={"who": "me"})
     for step in (1, 2):
         first.log_metrics({"search/quality": step / 10}, step)
     first.end("FAILED")
     assert store.close() == []
     again = MlflowStore(config.tracking, "runs/mine")
-    run = again.run("sweep/trial", "another name", params=[("budget", "7%")])
+    run = again.run("sweep/trial", "another name", params={"budget": "7%"})
     for step in (1, 2, 3):
         run.log_metrics({"search/quality": step / 5, "search/reward": 1.0}, step)
     run.end("FINISHED")
@@ -115,15 +115,6 @@ def test_a_run_that_is_found_again_gets_only_what_it_lacks(config, store):
     assert known.data.params == {"budget": "5%"} and known.data.tags["who"] == "me"
     assert history(store, run.run_id, "search/quality") == [(1, 0.1), (2, 0.2), (3, 0.6)]
     assert [step for step, _ in history(store, run.run_id, "search/reward")] == [1, 2, 3]
-
-
-def test_children_know_their_parent(store):
-    parent = store.run("sweep", "sweep")
-    child = store.run("sweep/a", "a", parent=parent)
-    other = store.run("sweep/b", "b")
-    assert store.close() == []
-    tags = [store.client.get_run(run.run_id).data.tags for run in (child, other)]
-    assert tags[0]["mlflow.parentRunId"] == parent.run_id and "mlflow.parentRunId" not in tags[1]
 
 
 def test_a_run_that_the_store_has_lost_is_begun_anew(store):
@@ -191,7 +182,7 @@ def test_what_never_arrives_is_told(store, monkeypatch):
 
 def test_what_can_never_be_written_is_told_and_does_not_hold_up_the_rest(store, tmp_path):
     run = store.run("key", "mine")
-    run.log_files([tmp_path / "nothing.txt"])
+    run.log_files({tmp_path / "nothing.txt": None})
     run.log_metrics({"a": 1.0}, 1)
     (problem,) = store.close()
     assert "refused a write" in problem and "nothing.txt" in problem
@@ -223,9 +214,9 @@ def test_a_database_that_is_not_there_is_named_at_once_without_its_password():
 
 
 def test_a_deleted_experiment_is_named_before_any_work(config, store):
-    store.client.delete_experiment(store._experiment_id)
+    store.client.delete_experiment(store.experiment_id)
     with pytest.raises(
-        ConfigError, match=f"was deleted from .*restore --experiment-id {store._experiment_id}'"
+        ConfigError, match=f"was deleted from .*restore --experiment-id {store.experiment_id}'"
     ):
         with track(config, "mine"):
             pytest.fail("it began")
@@ -236,7 +227,7 @@ def test_a_deleted_experiment_is_named_before_any_work(config, store):
 
 
 def test_a_run_that_the_store_refuses_to_begin_is_an_error_at_once(config, store, monkeypatch):
-    store.client.delete_experiment(store._experiment_id)
+    store.client.delete_experiment(store.experiment_id)
     run = store.run(None, "mine")
     run.log_metrics({"a": 1.0}, 1)
     with pytest.raises(ConfigError, match="refused a write: .*must be in the 'active' state"):
@@ -273,7 +264,7 @@ def test_an_upload_may_take_longer_than_a_store_may_fail(store, tmp_path, monkey
         "warning",
         lambda text: (told.append(text), may_go_on.set()),
     )
-    run.log_files([file])
+    run.log_files({file: None})
     assert store.close(timeout_s=0.0) == []
     assert (
         "1 writes are still under way; Ctrl-C leaves them. Send what is left: ciess-ray track runs/mine"
@@ -298,7 +289,7 @@ def test_a_write_in_hand_that_is_left_is_told(store, monkeypatch):
     def press_ctrl_c(timeout=None):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store._changed, "wait", press_ctrl_c)
+    monkeypatch.setattr(store._writes.all_tasks_done, "wait", press_ctrl_c)
     (problem,) = store.close()
     may_end.set()
     assert "did not take the last 1 writes. Send what is left: ciess-ray track runs/mine" in problem
@@ -315,10 +306,10 @@ def test_a_run_whose_beginning_was_not_answered_is_begun_once(config, store, mon
         return made
 
     monkeypatch.setattr(store.client, "create_run", begin_and_fail)
-    run = store.run(None, "mine", params=[("budget", "5%")])
+    run = store.run(None, "mine", params={"budget": "5%"})
     run.wait(30.0)
     assert store.close() == [] and len(calls) == 1
-    (known,) = store.client.search_runs([store._experiment_id])
+    (known,) = store.client.search_runs([store.experiment_id])
     assert known.info.run_id == run.run_id and known.data.params == {"budget": "5%"}
 
 
@@ -339,7 +330,7 @@ def test_a_refusal_of_the_server_is_not_tried_again(store, monkeypatch, tmp_path
         lambda *arguments: (_ for _ in ()).throw(requests.HTTPError(response=answer)),
     )
     run = store.run("key", "mine")
-    run.log_files([tmp_path / "large.bin"])
+    run.log_files({tmp_path / "large.bin": None})
     run.end("FINISHED")
     (problem,) = store.close()
     assert "refused a write" in problem and store.client.get_run(run.run_id).info.status == "FINISHED"
