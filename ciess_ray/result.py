@@ -1,29 +1,57 @@
-"""The folder of a search: written, and read back whatever the version that wrote it."""
+"""What a search leaves on disk, and how it is read back.
+
+One folder, no pickle in it:
+
+    manifest.json          a checksum of every file below but progress.jsonl
+    result.json            config, seeds, versions, budget asked and met, metrics, seconds by phase, bytes
+    sizes.parquet          kind, id, embedding size and popularity of every entity
+    table.safetensors      the packed table: what the budget caps
+    scorer.safetensors     the recommender's other weights
+    interactions.npz       the training graph, of training and validation interactions
+    test.npz               the interactions that the test figures are of; users have seen these too
+    ids.parquet            the ids of the user's own data, by row
+    candidates.parquet     every table that was tried: step, what it was, kept ratio, quality, sizes
+    progress.jsonl         a line a step of every phase
+    sizes.png, search.png  figures
+    checkpoints/           what a search that was killed needs to go on; pickles, not to be shared
+"""
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ciess_ray.candidate import Candidate, candidate_table
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
 from ciess_ray.files.whole import check_writable, settle, write_whole
-from ciess_ray.packed.embedding import pack_recommender
+from ciess_ray.metric_keys import TABLE_FIGURES
+from ciess_ray.packed.embedding import pack_recommender, unpack_recommender
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.plain_text import command
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
     SCORER_FILE,
     TABLE_FILE,
     TEST_FILE,
+    TableFolder,
     entity_columns,
+    read_ids,
+    read_interactions_file,
     write_interactions,
 )
+from ciess_ray.serving.recommender import ServedRecommender
 from ciess_ray.serving.served_bytes import write_companions
 from envs.data import Interactions
 from envs.errors import ResultError
@@ -38,9 +66,8 @@ NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources")
 SIZES_FILE = "sizes.parquet"
 #: Serves ``--resume`` and ``--more-episodes`` alone.
 CHECKPOINT_FOLDER = "checkpoints"
-FIGURE_FILES = ("sizes.png", "search.png")
 
-_OWN_FILES = (
+_FILES = (
     RESULT_FILE,
     SIZES_FILE,
     IDS_FILE,
@@ -50,7 +77,8 @@ _OWN_FILES = (
     SCORER_FILE,
     INTERACTIONS_FILE,
     TEST_FILE,
-    *FIGURE_FILES,
+    "sizes.png",
+    "search.png",
 )
 
 
@@ -68,7 +96,7 @@ class ResultFolder:
         if not resume:
             # What waits to take its place in the folder would come back.
             settle(path)
-            for name in (MANIFEST_FILE, *_OWN_FILES):
+            for name in (MANIFEST_FILE, *_FILES):
                 (path / name).unlink(missing_ok=True)
 
     def write_result(self, values: Mapping[str, Any]) -> None:
@@ -78,14 +106,14 @@ class ResultFolder:
         """
         bytes_by_file = {
             name: (self.path / name).stat().st_size
-            for name in sorted({*_OWN_FILES} - {RESULT_FILE})
+            for name in sorted({*_FILES} - {RESULT_FILE})
             if (self.path / name).exists()
         }
         content = {"format": RESULT_FORMAT, "versions": versions(), **values, "bytes": bytes_by_file}
         write_whole(self.path / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
         if values.get("status") == "finished":
             # Of what does not change any more.
-            write_manifest(self.path, {*_OWN_FILES} - {PROGRESS_FILE})
+            write_manifest(self.path, {*_FILES} - {PROGRESS_FILE})
 
     @property
     def is_finished(self) -> bool:
@@ -213,3 +241,121 @@ def dataset_name(config: Mapping[str, Any]) -> str:
     """What a reader calls the data of a configuration, of which these are the plain values."""
     dataset = config["dataset"]
     return str(dataset["sample"] or Path(dataset["path"]).name)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """A finished search, read back from its folder.
+
+    Attributes:
+        path: The folder.
+        summary: What ``result.json`` says.
+        table: The packed table.
+        packed_table: What the budget caps.
+        train: The interactions that the table was trained on, shape (num_users, num_items).
+        keeper: Where the folder is a temporary one, what it lives as long as.
+    """
+
+    path: Path
+    summary: dict[str, Any] = field(repr=False)
+    packed_table: PackedTable = field(repr=False)
+    train: csr_array = field(repr=False)
+    keeper: object | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SearchResult":
+        """Read a folder.
+
+        Raises:
+            ResultError: There is no finished search, or a file of it is missing or damaged.
+        """
+        path = Path(path)
+        summary = read_summary(path)
+        if summary.get("status") != "finished":
+            raise ResultError(
+                f"{path}: this search is {summary.get('status')!r}, not finished (phase "
+                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
+                f"{command('ciess-ray', 'search', '--resume', path)}"
+            )
+        table = PackedTable.open(path / TABLE_FILE)
+        shape = table.num_users, table.num_rows - table.num_users
+        return cls(path, summary, table, read_interactions_file(path / INTERACTIONS_FILE, shape))
+
+    def looser(self) -> list["SearchResult"]:
+        """What the same search gave for looser budgets, tightest first.
+
+        Raises:
+            ResultError: One lies outside the folder, or as :meth:`load`.
+        """
+        folders = looser_folders(self.path, self.summary)
+        return [replace(SearchResult.load(path), keeper=self.keeper) for path in folders]
+
+    def table(self) -> pd.DataFrame:
+        """What the search came to, beside full size and equal sizes: a row each, by name.
+
+        Recall and NDCG are means over users, on their test interactions; packed bytes are those of the table,
+        served bytes those of all that answers a request.
+        """
+        rows = self.summary["methods"]
+        return pd.DataFrame(
+            [row["test"] | {name: row.get(name) for name in TABLE_FIGURES} for row in rows],
+            index=pd.Index([row["name"] for row in rows], name="table"),
+        )
+
+    def recommend(
+        self, users: Sequence[Any] | NDArray[Any], k: int = 10, *, include_seen: bool = False
+    ) -> pd.DataFrame:
+        """The items that users of the data are most likely to want, without Ray and PyTorch.
+
+        Args:
+            users: Their ids, as the data has them.
+            k: Items each.
+            include_seen: Whether items that a user already had may be recommended again.
+
+        Returns:
+            A row an item, the best first, user after user: user, rank, item, score. Somebody for whom fewer
+            items are left gets fewer.
+
+        Raises:
+            CiessError: As :meth:`ciess_ray.ServedRecommender.recommend`, which also serves somebody new.
+        """
+        recommended = self._served.recommend(users, k, include_seen=include_seen)
+        columns = ("user", "rank", "item", "score")
+        return pd.DataFrame(dict(zip(columns, self._served.ranked(users, recommended), strict=True)))
+
+    @cached_property
+    def _served(self) -> ServedRecommender:
+        return ServedRecommender.open(self.path)
+
+    def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
+        """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
+
+        Args:
+            own_class: The class of a recommender that does not come with this package. Reading a folder never
+                imports the module that it names, which may be code of somebody else's.
+
+        Raises:
+            ResultError: Its weights are missing or damaged, or another class is needed than was given.
+        """
+        folder = TableFolder.read(self.path)
+        described = self.summary["config"]["recommender"]
+        name = described["name"]
+        needed = name.rpartition(":")[2] if ":" in name else None
+        given = None if own_class is None else own_class.__name__
+        if given != needed:
+            raise ResultError(
+                f"{self.path}: its recommender is {name!r}, not {given or 'one of this package'}; call "
+                f"recommender({needed or ''}) on the result"
+                + (", with the class that you import." if needed else ".")
+            )
+        return unpack_recommender(
+            folder.table, folder.train, own_class or name, described["options"], folder.scorer.state
+        )
+
+    def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The user's own ids of users and of items, by row.
+
+        Raises:
+            ResultError: Their file is missing or damaged.
+        """
+        return read_ids(self.path, *self.train.shape)
