@@ -8,11 +8,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from envs.data.columns import Columns, build_log
-from envs.data.files import other_kind, read_content
-from envs.data.interactions import InteractionLog
+from envs.data.interactions import InteractionLog, check_memory
+from envs.data.text import not_utf8, open_bytes
 from envs.errors import ConfigError, DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BLOCK_BYTES = 1 << 20
+
+
+def _read_content(path: Path) -> bytes:
+    """All of a file, without a byte order mark.
+
+    Raises:
+        DataError: Memory cannot hold it.
+    """
+    content = bytearray()
+    with open_bytes(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            content += block
+            # As one, and by lines.
+            check_memory(2 * len(content), str(path))
+    return bytes(content).removeprefix(_BYTE_ORDER_MARK)
 
 
 def _check_no_table(
@@ -51,13 +67,12 @@ def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
     """
     if columns is not None:
         raise ConfigError(f"{path}: the format adjacency has no columns to name; leave columns out")
-    content = read_content(path).removeprefix(_BYTE_ORDER_MARK)
+    lines = pc.split_pattern(pa.array([_read_content(path)], pa.large_binary()), "\n").flatten()
     try:
-        texts = pa.array(content.decode().split("\n"), pa.large_string())
-    except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        remedy = other_kind(path) or "save the file as UTF-8"
-        raise DataError(f"{path}, line {line}: it is not UTF-8 text; {remedy}") from None
+        texts = lines.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        is_text = [line.decode(errors="ignore").encode() == line for line in lines.to_pylist()]
+        raise not_utf8(path, 1 + is_text.index(False)) from None
     words_of_line = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(texts))
     num_words = pc.list_value_length(words_of_line).to_numpy()
     if not np.any(num_words > 1):

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from envs.data.files import check_rows
-from envs.data.interactions import SPLITS, Ids, InteractionLog, merge_duplicates
+from envs.data.interactions import SPLITS, Ids, InteractionLog, check_rows, merge_duplicates
 from envs.errors import DataError
 
 #: Names a row, counted from 0, in the words of its source: "ratings.csv, line 7".

@@ -4,6 +4,7 @@ Entities are numbered: a *code* is the position of a user's or an item's own id 
 """
 
 import hashlib
+import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,8 +18,39 @@ from envs.errors import DataError
 
 #: The ids of the user's own data, sorted: int64, or Python strings in an object array.
 Ids = NDArray[np.int64] | NDArray[np.object_]
+#: Codes of entities and offsets of rows are int32.
+_MAX_ROWS = 2**31 - 1
+#: What a column of a log, or the ids that it is made of, takes of memory for each row.
+_VALUE_BYTES = 8
 #: What a row is for, where the data say so themselves.
 SPLITS = ("train", "validation", "test")
+
+
+def check_rows(num_rows: int, num_columns: int, source: str) -> None:
+    """Refuse more rows than can be numbered or held, before they are read.
+
+    Raises:
+        DataError: There are too many.
+    """
+    if num_rows > _MAX_ROWS:
+        raise DataError(
+            f"{source}: {num_rows:,} rows, and at most {_MAX_ROWS:,} can be numbered; bring a part of them"
+        )
+    check_memory(num_rows * num_columns * _VALUE_BYTES, source)
+
+
+def check_memory(num_bytes: int, source: str) -> None:
+    """Refuse what is larger than the machine's memory, before it is taken.
+
+    Raises:
+        DataError: It is.
+    """
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_bytes > there:
+        raise DataError(
+            f"{source}: {num_bytes / 1e9:,.1f} GB would have to be held, and this machine has "
+            f"{there / 1e9:,.1f} GB of memory; bring a part of it, or a larger machine"
+        )
 
 
 class _HasIds:

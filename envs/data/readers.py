@@ -17,10 +17,18 @@ import pyarrow as pa
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
-from envs.data.files import is_compressed
 from envs.data.interactions import InteractionLog
 from envs.data.tables import log_from_frame, read_parquet, read_splits, table_columns
-from envs.data.text import CSV, MOVIELENS_CSV, MOVIELENS_DAT, RECBOLE, TSV, read_text, text_columns
+from envs.data.text import (
+    CSV,
+    MOVIELENS_CSV,
+    MOVIELENS_DAT,
+    RECBOLE,
+    TSV,
+    is_compressed,
+    read_text,
+    text_columns,
+)
 from envs.errors import DataError, check_name
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.data.files import check_rows
-from envs.data.interactions import InteractionLog
+from envs.data.interactions import InteractionLog, check_rows
 from envs.errors import ConfigError, DataError
 
 #: Rounds of drawing by taste; what is still missing then is drawn uniformly from the items not yet taken.

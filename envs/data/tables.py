@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.data.columns import Columns, Where, build_log, pick_columns
-from envs.data.files import check_rows
-from envs.data.interactions import SPLITS, InteractionLog, Interactions
+from envs.data.interactions import SPLITS, InteractionLog, Interactions, check_rows
 from envs.errors import DataError
 
 if TYPE_CHECKING:

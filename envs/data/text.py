@@ -4,21 +4,20 @@ Arrow reads the file; where it fails, the file is gone through again, row by row
 quotation marks are not by the book, to see that none has swallowed rows.
 """
 
-import csv
+import gzip
 import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from envs.data.columns import NUMBER, Columns, build_log, pick_columns, shown
-from envs.data.files import is_compressed, open_bytes, other_kind, read_content
 from envs.data.interactions import InteractionLog
 from envs.errors import DataError
 
@@ -27,9 +26,18 @@ _INTEGER, _TEXT = r"\s*[0-9]+\s*", r"(?s).*\S.*"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _BLANK_BEFORE_QUOTE = re.compile(r'\s+"')
-#: Stands in for a separator of more than one character, because Arrow knows only single ones.
-_UNIT_SEPARATOR = "\x1f"
-_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "::": "two colons"}
+#: Characters of a value, beyond which a quotation mark is taken for one that is never closed.
+_MAX_VALUE = 100_000
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+#: How files begin that are no text, and what to do about them.
+_BEGINNINGS = {
+    b"\x1f\x8b": "it is compressed with gzip; let its name end in .gz",
+    b"PK\x03\x04": "it is a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "it is Parquet; name that format (format, or --format)",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; decompress it first",
+    b"BZh": "it is compressed with bzip2; decompress it first",
+    b"\xfd7zXZ": "it is compressed with xz; decompress it first",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class TextFormat:
     Attributes:
         separator: Between two fields.
         has_quotes: Whether a field may stand in double quotes and then hold separators and line ends.
-        names: Names of the fields where the format has no header line; None where it has one.
+        names: Names of the fields where the format has no header line, "" of one that is empty; None where
+            it has one.
         defaults: Columns to read where the user names none.
         has_types: Whether a header's name is followed by ``:type``, as RecBole writes it.
         other_separators: Tried in turn where the header is a single field.
@@ -56,8 +65,12 @@ class TextFormat:
 CSV = TextFormat(",", True, None, Columns(rating="rating", timestamp="timestamp"), other_separators=";\t|")
 TSV = replace(CSV, separator="\t", other_separators=",;|")
 MOVIELENS_CSV = replace(CSV, defaults=Columns("userId", "movieId", "rating", "timestamp"))
+#: Between two colons is a field, for Arrow knows only separators of a single character.
 MOVIELENS_DAT = TextFormat(
-    "::", False, ("user", "item", "rating", "timestamp"), Columns("user", "item", "rating", "timestamp")
+    ":",
+    False,
+    ("user", "", "item", "", "rating", "", "timestamp"),
+    Columns("user", "item", "rating", "timestamp"),
 )
 RECBOLE = TextFormat("\t", False, None, Columns(rating="rating", timestamp="timestamp"), has_types=True)
 
@@ -71,76 +84,70 @@ class _Row(NamedTuple):
     behind: Sequence[int] = ()
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name says that it is compressed with gzip."""
+    return path.suffix.lower() == ".gz"
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file's content, decompressed where it is compressed."""
+    return cast(BinaryIO, gzip.open(path) if is_compressed(path) else path.open("rb"))
+
+
 def _rows(path: Path, form: TextFormat) -> Iterator[_Row]:
     """The rows of a file; blank lines are none. Bytes that are not UTF-8 come as lone surrogates.
 
     Raises:
         DataError: Quotation marks leave it open where a value ends; the message names the line.
     """
-    newline = "" if form.has_quotes else None
-    with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape", newline) as file:
-        if form.has_quotes:
-            yield from _quoted_rows(path, file, form.separator)
-        else:
-            for line, text in enumerate(file, start=1):
-                if row := text.rstrip("\n"):
-                    yield _Row(line, line, row.split(form.separator))
+    part = re.escape(form.separator)
+    rest = rf"[^{part}\r\n]*"
+    # In quotation marks, with what stands behind them, or without; then a separator, or the end of the row.
+    value = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"({rest})|(?!")({rest}))(?:({part})|[\r\n]*\Z)')
+    with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape", newline="") as file:
+        lines = enumerate(file, start=1)
+        for line, text in lines:
+            if form.has_quotes and '"' in text:
+                yield _quoted_row(path, value, line, text, lines)
+            elif row := text.rstrip("\r\n"):
+                yield _Row(line, line, row.split(form.separator))
 
 
-def _quoted_rows(path: Path, file: io.TextIOWrapper, separator: str) -> Iterator[_Row]:
-    lines_of_row: list[str] = []
+def _quoted_row(
+    path: Path, value: re.Pattern[str], first: int, text: str, lines: Iterator[tuple[int, str]]
+) -> _Row:
+    """A row with quotation marks, which goes on in the next lines where a value does.
 
-    def lines() -> Iterator[str]:
-        for line in file:
-            lines_of_row.append(line)
-            yield line
+    Text behind the mark that closes a value, as in ``1,"Weird Al" Yankovic``, is part of it, as Arrow has it.
 
-    reader = csv.reader(lines(), delimiter=separator, strict=True)
-    while True:
-        first = reader.line_num + 1
-        behind: list[int] = []
-        lines_of_row.clear()
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            fields, behind = _read_leniently(path, first, lines_of_row, separator, str(error))
-        if fields is None:
-            return
-        if fields:
-            yield _Row(first, reader.line_num, fields, behind)
-
-
-def _read_leniently(
-    path: Path, first: int, lines: list[str], separator: str, problem: str
-) -> tuple[list[str], list[int]]:
-    """Fields of a row that is not quoted by the book, and which of them have text behind a closing mark.
-
-    So has the second of ``1,"Weird Al" Yankovic``, which every parser reads alike. Of a row that goes on over
-    several lines it is not told which have.
+    Args:
+        path: The file.
+        value: Matches a value: what is quoted, the text behind it, or one without marks; and a separator.
+        first: The row's first line, counted from 1.
+        text: That line.
+        lines: Those after it, of which the row's are taken.
 
     Raises:
-        DataError: A mark is never closed, or there is text behind one in a row that does not end in its line.
+        DataError: A mark is never closed.
     """
-    if "expected after" not in problem and "unexpected end" not in problem:
-        raise DataError(
-            f"{path}, line {first}: the row that starts here does not parse ({problem}); look for a "
-            "quotation mark that is not closed"
-        )
-    # A line more is a row of its own, unless a quotation mark is still open.
-    rows = list(csv.reader([*lines, "next"], delimiter=separator))
-    if "unexpected end" in problem:
-        line = first + _num_line_ends("".join(rows[0][:-1]))
-        raise DataError(
-            f"{path}, line {line}: the quotation mark that opens a value here is never closed; close or "
-            "delete it"
-        )
-    if len(lines) > 1:
-        return rows[0], [0]
-    if len(rows) == 1:
-        raise _text_behind(path, first, "a value")
-    part = re.escape(separator)
-    field = re.compile(rf'(?:"(?:[^"]|"")*"([^{part}\r\n]*)|[^{part}\r\n]*)(?:{part}|[\r\n]|$)')
-    return rows[0], [place for place, match in enumerate(field.finditer(lines[0])) if match[1]]
+    fields: list[str] = []
+    behind: list[int] = []
+    last, start, separator = first, 0, " "
+    while separator:
+        while (match := value.match(text, start)) is None:
+            last, line = next(lines, (last, ""))
+            if not line or len(text) - start > _MAX_VALUE:
+                raise DataError(
+                    f"{path}, line {first + _num_line_ends(text[:start])}: the quotation mark that opens a "
+                    f"value here is never closed, or not within {_MAX_VALUE:,} characters; close or delete it"
+                )
+            text += line
+        quoted, after, plain, separator = match.groups()
+        if after:
+            behind.append(len(fields))
+        fields.append(plain if quoted is None else quoted.replace('""', '"') + after)
+        start = match.end()
+    return _Row(first, last, fields, behind)
 
 
 def _num_line_ends(text: str) -> int:
@@ -155,7 +162,7 @@ def _text_behind(path: Path, line: int, what: str) -> DataError:
 
 
 def _check_rows(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], id_patterns: Sequence[str]
+    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table | None
 ) -> None:
     """Refuse the first row that Arrow cannot have read, or not as it is meant.
 
@@ -164,35 +171,43 @@ def _check_rows(
         form: Its format.
         names: Of the columns.
         positions: Of the columns that are read, by role.
-        id_patterns: What ids of users and of items match in this file.
+        table: What Arrow read; None where it could not.
 
     Raises:
         DataError: There is one.
     """
+    id_patterns = [_TEXT, _TEXT]
+    if table is not None:
+        ids = [table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item")]
+        is_integer = [pc.all(pc.match_substring_regex(values, f"^{_INTEGER}$")).as_py() for values in ids]
+        id_patterns = [_INTEGER if are_all else _TEXT for are_all in is_integer]
     for row in islice(_rows(path, form), 0 if form.names else 1, None):
-        if row.first != row.last:
+        line, last, fields, behind = row
+        if line != last:
             _check_line_ends(path, form, names, positions, row, id_patterns)
-        if len(row.fields) != len(names):
+        if len(fields) != len(names):
             raise DataError(
-                f"{path}, line {row.first}: {len(row.fields)} fields where there should be {len(names)} "
-                f"({', '.join(names)}); correct or delete the line"
+                f"{path}, line {line}: {len(fields)} fields where there should be {len(names)} "
+                f"({form.separator.join(names)}); correct or delete the line"
             )
         for role, position in positions.items():
-            name, value = names[position], row.fields[position]
-            if position in row.behind:
-                raise _text_behind(path, row.first, name)
-            if _NOT_UTF8.search(value):
-                raise _not_utf8(path, row.first)
-            if role in ("user", "item") and form.has_quotes and _BLANK_BEFORE_QUOTE.match(value):
+            value = fields[position]
+            if position in behind:
+                raise _text_behind(path, line, names[position])
+            if '"' in value and form.has_quotes and _BLANK_BEFORE_QUOTE.match(value):
                 raise DataError(
-                    f"{path}, line {row.first}: {name} begins with a blank before its quotation mark; delete "
-                    "the blanks behind the separators"
+                    f"{path}, line {line}: {names[position]} begins with a blank before its quotation mark; "
+                    "delete the blanks behind the separators"
                 )
+            if table is not None:
+                continue
+            if _NOT_UTF8.search(value):
+                raise not_utf8(path, line)
             if role == "rating" and not NUMBER.fullmatch(value.strip(" \t")):
                 hint = ", with a point before its decimals" if "," in value else ""
                 raise DataError(
-                    f"{path}, line {row.first}: {name} is {shown(value)}, not a number{hint}; correct or "
-                    "delete the line"
+                    f"{path}, line {line}: {names[position]} is {shown(value)}, not a number{hint}; correct "
+                    "or delete the line"
                 )
 
 
@@ -213,7 +228,7 @@ def _check_line_ends(
     """
     is_whole = len(row.fields) == len(names)
     for position, value in enumerate(row.fields):
-        if not _num_line_ends(value):
+        if not _LINE_END.search(value):
             continue
         line = row.first + sum(map(_num_line_ends, row.fields[:position]))
         if not is_whole or position in positions.values():
@@ -236,8 +251,12 @@ def _check_line_ends(
         raise _text_behind(path, row.last, "a value")
 
 
-def _not_utf8(path: Path, line: int) -> DataError:
-    remedy = other_kind(path) or "save the file as UTF-8"
+def not_utf8(path: Path, line: int) -> DataError:
+    """The refusal of a file, with what it may be in place of text."""
+    with open_bytes(path) as file:
+        beginning = file.read(8)
+    kinds = [kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)]
+    remedy = next(iter(kinds), "save the file as UTF-8")
     return DataError(f"{path}, line {line}: it is not UTF-8 text; {remedy}")
 
 
@@ -250,42 +269,26 @@ def _arrow_table(
     time: pa.DataType,
 ) -> pa.Table:
     """The columns at ``positions``, named by role: ids as dictionaries of text, numbers as numbers."""
-    source: str | pa.NativeFile = (
-        pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path)
-    )
-    separator = form.separator
-    if len(separator) > 1:
-        content = read_content(path)
-        place = content.find(_UNIT_SEPARATOR.encode())
-        if place >= 0:
-            line = 1 + content.count(b"\n", 0, place)
-            raise DataError(
-                f"{path}, line {line}: it holds the control character 0x1f, which no id may; delete it"
-            )
-        content = content.replace(separator.encode(), _UNIT_SEPARATOR.encode())
-        # Memory of Arrow's own: one of its threads that let go of Python's after Python's end would abort.
-        held = pa.allocate_buffer(len(content))
-        memoryview(held).cast("B")[:] = content
-        source, separator = pa.BufferReader(held), _UNIT_SEPARATOR
     role_at = {position: role for role, position in positions.items()}
     text = pa.dictionary(pa.int32(), pa.string())
     types = {"user": text, "item": text, "rating": pa.float64(), "timestamp": time}
+    empty = [f"field {place}" for place, name in enumerate(form.names or ()) if not name]
     return pacsv.read_csv(
-        source,
+        pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path),
         read_options=pacsv.ReadOptions(
-            column_names=[role_at.get(place, f"unread {place}") for place in range(num_fields)],
+            column_names=[role_at.get(place, f"field {place}") for place in range(num_fields)],
             skip_rows=skip_rows,
         ),
         parse_options=pacsv.ParseOptions(
-            delimiter=separator,
+            delimiter=form.separator,
             quote_char='"' if form.has_quotes else False,
             newlines_in_values=form.has_quotes,
         ),
         convert_options=pacsv.ConvertOptions(
-            column_types={role: types[role] for role in positions},
-            include_columns=list(positions),
+            column_types=types | dict.fromkeys(empty, pa.null()),
+            include_columns=[*positions, *empty],
             # A field that is not a number is an error with its line, never a gap.
-            null_values=[],
+            null_values=[""] if empty else [],
         ),
     )
 
@@ -307,7 +310,7 @@ def _begin(path: Path, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
         first_row = next(_rows(path, form))
     names = [name.strip() for name in first_row.fields]
     if any(map(_NOT_UTF8.search, names)):
-        raise _not_utf8(path, first_row.first)
+        raise not_utf8(path, first_row.first)
     if any(map(_num_line_ends, names)):
         raise DataError(
             f"{path}, line {first_row.first}: a name of a column goes on in the next line; look for a "
@@ -358,15 +361,12 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
             break
         except (pa.ArrowException, OSError) as error:
             failure = error
+    if table is None or (form.has_quotes and not _is_by_the_book(path, form.separator)):
+        _check_rows(path, form, names, positions, table)
     if table is None:
-        _check_rows(path, form, names, positions, (_TEXT, _TEXT))
         raise DataError(
             f"{path}: it cannot be read ({failure}); correct the row or name the file's format with format="
         ) from failure
-    if form.has_quotes and not _is_by_the_book(path, form.separator):
-        ids = [table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item")]
-        is_integer = [pc.all(pc.match_substring_regex(values, f"^{_INTEGER}$")).as_py() for values in ids]
-        _check_rows(path, form, names, positions, [_INTEGER if are_all else _TEXT for are_all in is_integer])
 
     def where(row: int) -> str:
         return f"{path}, line {next(islice(_rows(path, form), row + num_before, None)).first}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from logs import log_of
 
 from envs.data import Columns, read_column_names, read_interactions
-from envs.data.files import check_memory, check_rows
+from envs.data.interactions import check_memory, check_rows
 from envs.errors import DataError
 
 CSV_HEADER = "user_id,item_id,rating,timestamp\n"
@@ -191,13 +191,18 @@ def test_one_column_for_two_roles(tmp_path: Path) -> None:
         ("a.csv", CSV_HEADER + "1,  ,3,4\n", 2, "item_id is ''"),
         ("a.csv", CSV_HEADER + "1,2,3,4\n1,-3,3,4\n", 3, "item_id is -3"),
         ("a.csv", CSV_HEADER + '1,2,3,4\n1,"2,3,4\n5,6,7,8\n', 3, "is never closed"),
-        ("ratings.dat", "1::2::3::4\n\n1::2::3\n", 3, "3 fields where there should be 4"),
+        (
+            "ratings.dat",
+            "1::2::3::4\n\n1::2::3\n",
+            3,
+            "5 fields where there should be 7 (user::item::rating::timestamp)",
+        ),
         ("ratings.dat", "1::2::3::4\r\n1::x::y::4\r\n", 2, "rating is 'y', not a number"),
         ("ratings.dat", "1::2::3::4\n-1::2::3::4", 2, "user is -1"),
         ("a.inter", RECBOLE_HEADER + "1\t2\t3\t4\n1 2 3 4\n", 3, "1 fields where there should be 4"),
         ("a.inter", RECBOLE_HEADER + "1\t2\t3\tnow\n", 2, "timestamp is 'now', neither"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,,3,4\n", 3, "movieId is ''"),
-        ("ratings.dat", "1::2::3::4\n1\x1f2::3::4\n", 2, "control character"),
+        ("ratings.dat", "1::2::3::4\n1:2::3::4::5\n", 2, "8 fields where there should be 7"),
         ("train.txt", "1 2 3\n\n2 3 -4\n", 3, "an item is -4"),
         ("train.txt", "1 2 3\n-2 3 4\n", 2, "the user is -2"),
         ("train.txt", "\nuser_id\titem_id\n1\t2\n", 2, "it begins with 'user_id', as a header does"),

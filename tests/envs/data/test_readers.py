@@ -342,3 +342,10 @@ def test_a_format_given_beats_the_name(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_csv(path, [(1, 2, 3.0, 4)])
     assert as_rows(read_interactions(path, format="csv")) == {(1, 2): (3.0, 4)}
+
+
+def test_single_colons_are_no_separators_of_movielens(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.dat"
+    path.write_text("1:2:3:4:5:6:7\n")
+    with pytest.raises(DataError, match=r"ratings\.dat: it cannot be read .* '2'"):
+        read_interactions(path)
