@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ciess_ray.cli.arguments import as_yaml
+from ciess_ray.config.yaml_values import as_yaml, read_yaml
 from ciess_ray.plain_text import command, visible_line
 from ciess_ray.terminal import TextTable, console
 from envs.errors import ConfigError, DataError
@@ -150,7 +150,6 @@ def init(
         )
     # PyTorch takes seconds to import.
     from ciess_ray.config.yaml_file import parse_config
-    from ciess_ray.config.yaml_values import read_yaml
     from ciess_ray.files.whole import write_whole
     from envs.data import Columns, read_column_names, read_interactions
 

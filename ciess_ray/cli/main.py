@@ -9,18 +9,16 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ciess_ray.cli.arguments import as_yaml, changed_fields
 from ciess_ray.cli.data import data_app, init
-from ciess_ray.cli.many import compare, sweep
 from ciess_ray.cli.results import export, recommend, track, verify
+from ciess_ray.cli.searching import compare, search, sweep
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.metric_keys import RANKING_NOTE, RANKING_TERMS
-from ciess_ray.names import SEARCH
-from ciess_ray.plain_text import command, paragraphs, percent
+from ciess_ray.metric_keys import RANKING_TERMS
+from ciess_ray.plain_text import paragraphs
 from ciess_ray.signals import EXIT_STATUS, is_terminated, terminable
 from ciess_ray.terminal import TextTable, console, errors, spell_out
 from envs.errors import CiessError, ConfigError
@@ -50,102 +48,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def search(
-    config: Annotated[
-        str | None, typer.Argument(help="YAML file, see configs/; or a file of data.", metavar="[CONFIG]")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="0.1, 10%, '62000 params', or 64MB of packed file; may be given again, for looser ones.",
-            metavar="BUDGET",
-        ),
-    ] = None,
-    user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
-    item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
-    rating: Annotated[str | None, typer.Option(help="Name of the column of ratings.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Name of the column of times.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
-    resume: Annotated[
-        Path | None, typer.Option(help="Folder of a search to go on with; takes the place of CONFIG.")
-    ] = None,
-    more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
-) -> None:
-    """Search embedding sizes for one configuration and budget.
-
-    [bold]Examples[/bold]
-
-      ciess-ray search purchases.csv --budget 10% --user customer --item sku
-
-      ciess-ray search configs/quickstart.yaml
-
-      ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
-
-      ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
-
-      ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
-
-      ciess-ray search --resume runs/small
-
-      ciess-ray search --resume runs/small --more-episodes 10
-
-    A file of data is enough; [bold]ciess-ray init[/bold] writes a YAML file for it. Whatever a YAML file says
-    can be said here too, as [bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every
-    field.
-
-    The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
-    budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
-    searched, and each further one gets a folder of its own in the output folder.
-
-    A search that was killed, interrupted or out of disk goes on from its last checkpoint with
-    [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished
-    is extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom
-    you would not let run code on your machine.
-    """
-    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    given = {
-        "budget": budget or None,
-        "dataset.columns": {role: name for role, name in names.items() if name is not None} or None,
-        "output": output,
-        "seed": seed,
-        "recommender.device": device,
-    }
-    options = [f"{name}={as_yaml(value)}" for name, value in given.items() if value is not None]
-    changes = changed_fields(
-        "search", config, overrides, options, resume, is_refused=overwrite, beside="--more-episodes, "
-    )
-    if more_episodes and resume is None:
-        raise ConfigError(
-            "--resume FOLDER, the search to extend, is missing; 'ciess-ray search --help' has examples."
-        )
-    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
-    from ciess_ray.config.yaml_file import load_config
-
-    run = load_config(Path(config or ""), changes) if resume is None else None
-
-    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
-    from ciess_ray.searches import driver as searches
-    from ciess_ray.searches.live import SearchView
-
-    with SearchView(console) as view:
-        if resume is not None:
-            result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
-        elif run is not None:
-            result = searches.search(run, overwrite=overwrite, on_progress=view)
-    for shown in (result, *result.looser()):
-        console.show(_comparison(shown.summary))
-        if shown is result:
-            console.say(RANKING_NOTE)
-        _print_files(shown.path, shown.summary)
-    _print_run(result.path, result.summary)
 
 
 def report(
@@ -247,60 +149,3 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         if not argument or (option.startswith("--") and separator and not value):
             place = option if argument else f"after {Path(before).name!r}"
             raise ConfigError(f"{place}: an empty name or value; give one, or leave it out.")
-
-
-def _comparison(summary: dict[str, Any]) -> TextTable:
-    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
-    rows = [
-        (
-            row["name"],
-            percent(100 * row["kept_ratio"], 2),
-            f"{row['test']['recall@20']:.4f}",
-            f"{row['test']['ndcg@20']:.4f}",
-            f"{row['num_params']:,}",
-            f"{row['packed_bytes']:,}",
-            f"{row['served_bytes']:,}" if "served_bytes" in row else "",
-            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
-        )
-        for row in summary["methods"]
-    ]
-    return TextTable(*headings, rows=rows, first_number=1)
-
-
-def _print_files(path: Path, summary: dict[str, Any]) -> None:
-    from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
-
-    budget, sizes = summary["budget"], summary["bytes"]
-    console.say(
-        f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
-        f"{budget['num_params']:,} kept"
-    )
-    beside = ", ".join(
-        f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
-    )
-    console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
-    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
-    if "served_bytes" in served:
-        console.say(
-            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
-            f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
-        )
-    kept = checkpoint_bytes(path)
-    if kept:
-        folder = path / CHECKPOINT_FOLDER
-        console.say(f"checkpoints: {kept:,} bytes in {folder}, for --more-episodes alone; it may be removed")
-    for hint in summary["hints"]:
-        console.say(hint, "hint:", "yellow")
-    console.say(f"result: {path}")
-
-
-def _print_run(path: Path, summary: dict[str, Any]) -> None:
-    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
-    console.say(f"time: {seconds}")
-    console.say(f"look at it: {command('ciess-ray', 'report', path)}")
-    tracking = summary["config"]["tracking"]
-    if tracking["mlflow"]:
-        # A server has the page itself.
-        uri = tracking["uri"]
-        at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
-        console.say(f"compare runs: {at}")

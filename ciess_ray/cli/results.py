@@ -1,4 +1,4 @@
-"""The commands on finished results: ``recommend``, ``export``, ``verify``, ``track``.
+"""The commands on finished results, ``recommend``, ``export``, ``verify``, ``track``, and what a search came to.
 
 All but ``track`` do without Ray; ``recommend`` and ``verify`` do without PyTorch too.
 """
@@ -8,16 +8,18 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ciess_ray.cli.arguments import TRACKING_FIELDS
-from ciess_ray.names import SWEEP_FILE
+from ciess_ray.metric_keys import RANKING_NOTE
+from ciess_ray.names import SEARCH, SWEEP_FILE
+from ciess_ray.plain_text import command, percent
 from ciess_ray.terminal import TextTable, console, write_data
 from envs.errors import ConfigError, ResultError, check_name
 
 if TYPE_CHECKING:
+    from ciess_ray.result import SearchResult
     from ciess_ray.serving.export import Exported
 
 
@@ -148,11 +150,9 @@ def track(
       ciess-ray track runs/quickstart tracking.uri=http://127.0.0.1:5000 tracking.experiment=mine
     """
     given = overrides or []
-    others = [change for change in given if not change.startswith(TRACKING_FIELDS)]
+    others = [change for change in given if not change.startswith("tracking.")]
     if others:
-        raise ConfigError(
-            f"track {others[0]}: only where to is said beside the folder: {TRACKING_FIELDS}uri=..."
-        )
+        raise ConfigError(f"track {others[0]}: only where to is said beside the folder: tracking.uri=...")
     uri, problems = send(folder, given)
     for problem in problems:
         console.say(problem, "not recorded:", "yellow")
@@ -205,3 +205,67 @@ def _forms(written: "Exported") -> TextTable:
     headings = ("", "file", "bytes", "N@20")[:num_columns]
     texts = [(name, file, f"{num_bytes:,}", ndcg)[:num_columns] for name, file, num_bytes, ndcg in rows]
     return TextTable(*headings, rows=texts, first_number=2)
+
+
+def say_result(result: "SearchResult") -> None:
+    """What a search came to, for each of its budgets."""
+    for shown in (result, *result.looser()):
+        console.show(_comparison(shown.summary))
+        if shown is result:
+            console.say(RANKING_NOTE)
+        _say_files(shown.path, shown.summary)
+    summary = result.summary
+    seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
+    console.say(f"time: {seconds}")
+    console.say(f"look at it: {command('ciess-ray', 'report', result.path)}")
+    tracking = summary["config"]["tracking"]
+    if tracking["mlflow"]:
+        # A server has the page itself.
+        uri = tracking["uri"]
+        at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
+        console.say(f"compare runs: {at}")
+
+
+def _comparison(summary: dict[str, Any]) -> TextTable:
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
+    rows = [
+        (
+            row["name"],
+            percent(100 * row["kept_ratio"], 2),
+            f"{row['test']['recall@20']:.4f}",
+            f"{row['test']['ndcg@20']:.4f}",
+            f"{row['num_params']:,}",
+            f"{row['packed_bytes']:,}",
+            f"{row['served_bytes']:,}" if "served_bytes" in row else "",
+            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
+        )
+        for row in summary["methods"]
+    ]
+    return TextTable(*headings, rows=rows, first_number=1)
+
+
+def _say_files(path: Path, summary: dict[str, Any]) -> None:
+    from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
+
+    budget, sizes = summary["budget"], summary["bytes"]
+    console.say(
+        f"budget {budget['asked']}: at most {budget['cap_params']:,} parameters, "
+        f"{budget['num_params']:,} kept"
+    )
+    beside = ", ".join(
+        f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
+    )
+    console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
+    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    if "served_bytes" in served:
+        console.say(
+            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
+            f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
+        )
+    kept = checkpoint_bytes(path)
+    if kept:
+        folder = path / CHECKPOINT_FOLDER
+        console.say(f"checkpoints: {kept:,} bytes in {folder}, for --more-episodes alone; it may be removed")
+    for hint in summary["hints"]:
+        console.say(hint, "hint:", "yellow")
+    console.say(f"result: {path}")

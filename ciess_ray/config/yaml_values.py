@@ -1,10 +1,11 @@
-"""YAML text in, plain values out: the one reader of YAML, of files and of overrides alike.
+"""YAML text in, plain values out: the one reader of YAML, of files and of overrides alike; and back.
 
 Numbers are those of YAML 1.2, so that ``1e-4`` is one, ``010`` is ten, and ``20:1`` or a date no more than a
 text. Keys are texts that stand once. What would cost much more memory than the text itself is refused as
 it is read: deep nesting, anchors that multiply, whole numbers beyond 64 bits.
 """
 
+import json
 import math
 import re
 from typing import Any
@@ -49,6 +50,11 @@ def read_yaml(text: str) -> Any:
             f"no valid YAML: an escape like \\U00110000 names no character, or a tag like !!int stands "
             f"before what is none ({error})."
         ) from error
+
+
+def as_yaml(value: object) -> str:
+    """A value as YAML has it: JSON is YAML, and in quotation marks a text stays one."""
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 class _Loader(yaml.SafeLoader):

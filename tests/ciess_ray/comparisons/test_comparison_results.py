@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ciess_ray.cli.many import say_end
+from ciess_ray.cli.searching import say_end
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.comparisons.results import ComparisonResults, budget_of

@@ -1,15 +1,110 @@
-"""The commands that begin many searches: ``sweep`` and ``compare``."""
+"""The commands that begin searches, or go on with them: ``search``, ``sweep`` and ``compare``."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ciess_ray.cli.arguments import as_yaml, changed_fields
+from ciess_ray.cli.results import say_result
+from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.plain_text import command
 from ciess_ray.terminal import TextTable, console
+from envs.errors import ConfigError
+
+
+def search(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file, see configs/; or a file of data.", metavar="[CONFIG]")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="0.1, 10%, '62000 params', or 64MB of packed file; may be given again, for looser ones.",
+            metavar="BUDGET",
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
+    item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
+    rating: Annotated[str | None, typer.Option(help="Name of the column of ratings.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Name of the column of times.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a search to go on with; takes the place of CONFIG.")
+    ] = None,
+    more_episodes: Annotated[int, typer.Option(min=0, help="Episodes to take beyond those configured.")] = 0,
+) -> None:
+    """Search embedding sizes for one configuration and budget.
+
+    [bold]Examples[/bold]
+
+      ciess-ray search purchases.csv --budget 10% --user customer --item sku
+
+      ciess-ray search configs/quickstart.yaml
+
+      ciess-ray search configs/quickstart.yaml --budget 200kB --output runs/small
+
+      ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
+
+      ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
+
+      ciess-ray search --resume runs/small
+
+      ciess-ray search --resume runs/small --more-episodes 10
+
+    A file of data is enough; [bold]ciess-ray init[/bold] writes a YAML file for it. Whatever a YAML file says
+    can be said here too, as [bold]section.field=value[/bold]; [bold]ciess-ray fields[/bold] lists every
+    field.
+
+    The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
+    budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
+    searched, and each further one gets a folder of its own in the output folder.
+
+    A search that was killed, interrupted or out of disk goes on from its last checkpoint with
+    [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished
+    is extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom
+    you would not let run code on your machine.
+    """
+    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    given = {
+        "budget": budget or None,
+        "dataset.columns": {role: name for role, name in names.items() if name is not None} or None,
+        "output": output,
+        "seed": seed,
+        "recommender.device": device,
+    }
+    options = [f"{name}={as_yaml(value)}" for name, value in given.items() if value is not None]
+    changes = changed_fields(
+        "search", config, overrides, options, resume, is_refused=overwrite, beside="--more-episodes, "
+    )
+    if more_episodes and resume is None:
+        raise ConfigError(
+            "--resume FOLDER, the search to extend, is missing; 'ciess-ray search --help' has examples."
+        )
+    # Each command imports what it needs: PyTorch takes seconds, RLlib more.
+    from ciess_ray.config.yaml_file import load_config
+
+    run = load_config(Path(config or ""), changes) if resume is None else None
+
+    # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
+    from ciess_ray.searches import driver as searches
+    from ciess_ray.searches.live import SearchView
+
+    with SearchView(console) as view:
+        if resume is not None:
+            result = searches.resume(resume, more_episodes=more_episodes, overrides=changes, on_progress=view)
+        elif run is not None:
+            result = searches.search(run, overwrite=overwrite, on_progress=view)
+    say_result(result)
 
 
 def sweep(
@@ -211,3 +306,48 @@ def say_end(
     if not is_complete:
         console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")
         raise typer.Exit(1)
+
+
+def changed_fields(
+    what: str,
+    config: str | None,
+    overrides: Sequence[str] | None,
+    options: Sequence[str],
+    resumed: str | Path | None,
+    *,
+    is_refused: bool,
+    beside: str = "",
+) -> list[str]:
+    """The fields to change, of a configuration or of what is gone on with.
+
+    From here on Ray's actors find recommenders of one's own too; last, where the folder hides no installed
+    module.
+
+    Args:
+        what: The command.
+        config: Its argument CONFIG, in whose place the first change stands beside --resume.
+        overrides: Its further arguments.
+        options: Fields that options named.
+        resumed: What --resume names.
+        is_refused: Whether an option was given that --resume does not go with.
+        beside: Options that it goes with.
+
+    Raises:
+        ConfigError: There is neither a configuration nor a folder to go on with, or too much of both.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    if resumed is None:
+        if config is None:
+            raise ConfigError(f"CONFIG, a YAML file, is missing; 'ciess-ray {what} --help' has examples.")
+        return [*(overrides or []), *options]
+    changes = [*([] if config is None else [config]), *(overrides or [])]
+    if is_refused or options or not all(change.startswith(("dataset.", "tracking.")) for change in changes):
+        raise ConfigError(
+            f"--resume goes on with what was configured; give only {beside}dataset.path=FILE where its data "
+            "have moved, and tracking.uri=URI where it is recorded."
+        )
+    # Before the imports that take seconds.
+    if "://" not in str(resumed) and not Path(resumed).is_dir():
+        raise ConfigError(f"--resume {resumed}: no such folder.")
+    return changes
