@@ -1,4 +1,4 @@
-"""The commands on finished results: ``recommend``, ``export``, ``verify``, ``track``; and what a search came to.
+"""Commands on finished results: ``recommend``, ``export``, ``verify``, ``track``; and what a search came to.
 
 All but ``track`` do without Ray; ``recommend`` and ``verify`` do without PyTorch too.
 """
