@@ -78,7 +78,6 @@ def warm_up(name: str, width: int = 8) -> None:
 def prepare(case: dict[str, Any]) -> dict[str, Any]:
     """Read or generate interactions, split them unless they are for growth, and put them into a file."""
     from envs.data import generate_interactions, read_interactions, split_interactions
-    from envs.data.interactions import binary_csr
 
     started = time.perf_counter()
     if case["source"]:
@@ -92,7 +91,9 @@ def prepare(case: dict[str, Any]) -> dict[str, Any]:
         save_splits(Path(case["data"]), train=interactions.train, validation=interactions.validation)
         num_training = interactions.train.nnz
     else:
-        save_splits(Path(case["data"]), train=binary_csr(log.user, log.item, (log.num_users, log.num_items)))
+        pairs, shape = (np.ones(log.num_rows), (log.user, log.item)), (log.num_users, log.num_items)
+        whole = csr_array(pairs, shape=shape, dtype=np.float32)
+        save_splits(Path(case["data"]), train=whole)
         num_training = log.num_rows
     return {
         "source": source,

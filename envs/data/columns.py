@@ -49,8 +49,8 @@ def shown(value: object) -> str:
 
 def pick_columns(
     names: Sequence[str], columns: Columns | None, defaults: Columns, source: str, remedy: str = ""
-) -> dict[str, int]:
-    """Positions of the columns to read.
+) -> dict[str, str]:
+    """Which columns to read.
 
     Args:
         names: The names that the data has, in order.
@@ -60,17 +60,19 @@ def pick_columns(
         remedy: What else can be done about a column that is missing.
 
     Returns:
-        Position by role: ``user``, ``item`` and, where they are read, ``rating`` and ``timestamp``.
+        Name by role: ``user``, ``item`` and, where they are read, ``rating``, ``timestamp`` and ``split``.
 
     Raises:
         DataError: A column is missing, two have its name, or it is asked for twice.
     """
     wanted = defaults if columns is None else columns
-    asked: dict[str, str] = {role: name for role, name in vars(wanted).items() if name is not None}
-    positions: dict[str, int] = {}
+    optional = ("rating", "timestamp") if columns is None else ()
+    asked: dict[str, str] = {
+        role: name
+        for role, name in vars(wanted).items()
+        if name in names or (name is not None and role not in optional)
+    }
     for role, name in asked.items():
-        if columns is None and role in ("rating", "timestamp") and name not in names:
-            continue
         if name not in names:
             free = [other for other in names if other not in asked.values()]
             near = [match for word in (name, role) for match in difflib.get_close_matches(word, free, 1, 0.5)]
@@ -86,11 +88,10 @@ def pick_columns(
                 f"{source}: {names.count(name)} columns are named {name!r}; rename all but the one "
                 f"that holds the {role}"
             )
-        positions[role] = names.index(name)
         other = next(other for other in asked if asked[other] == name)
         if other != role:
             raise DataError(f"{source}: {name!r} cannot be both the {other} and the {role}; name two columns")
-    return positions
+    return asked
 
 
 def _is_text(type_: pa.DataType) -> bool:
@@ -169,10 +170,8 @@ def _encode_ids(
                 f"{where(0)}: {name} is of type {column.type}; ids are integers or text, store the column as "
                 "one of them"
             )
-    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    ids, codes = encoded.dictionary, encoded.indices.to_numpy()
+    chunks = column.dictionary_encode().unify_dictionaries().chunks
+    ids, codes = chunks[0].dictionary, np.concatenate([chunk.indices for chunk in chunks])
 
     def refuse(is_bad: pa.BooleanArray, why: str) -> None:
         """Refuse the first row whose id is a bad one."""

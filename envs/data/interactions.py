@@ -131,24 +131,6 @@ def merge_duplicates(log: InteractionLog) -> InteractionLog:
     return replace(log.select(kept), num_duplicates=log.num_duplicates + log.num_rows - len(kept))
 
 
-def binary_csr(
-    user: NDArray[np.integer], item: NDArray[np.integer], shape: tuple[int, int]
-) -> sparse.csr_array:
-    """Pairs as a matrix of ones.
-
-    Args:
-        user: Codes in ascending order, shape (n,).
-        item: Codes, ascending within each user and unique there, shape (n,).
-        shape: Number of users and of items.
-
-    Returns:
-        Shape (num_users, num_items), float32, indices sorted.
-    """
-    indptr = np.zeros(shape[0] + 1, np.int32)
-    np.cumsum(np.bincount(user, minlength=shape[0]), out=indptr[1:])
-    return sparse.csr_array((np.ones(len(item), np.float32), item.astype(np.int32), indptr), shape=shape)
-
-
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.setflags(write=False)
@@ -160,12 +142,9 @@ def _frozen_csr(matrix: sparse.csr_array) -> sparse.csr_array:
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    frozen = sparse.csr_array(matrix.shape, dtype=np.float32)
-    frozen.indptr = _frozen(matrix.indptr.astype(np.int32, copy=False))
-    frozen.indices = _frozen(matrix.indices.astype(np.int32, copy=False))
-    frozen.data = _frozen(np.ones(len(matrix.indices), np.float32))
-    frozen.has_canonical_format = True
-    return frozen
+    indices, indptr = (array.astype(np.int32, copy=False) for array in (matrix.indices, matrix.indptr))
+    arrays = np.ones(len(indices), np.float32), indices, indptr
+    return sparse.csr_array(tuple(map(_frozen, arrays)), shape=matrix.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +187,6 @@ class Interactions(_HasIds):
             object.__setattr__(self, name, _frozen_csr(matrix))
         object.__setattr__(self, "user_ids", _frozen(self.user_ids))
         object.__setattr__(self, "item_ids", _frozen(self.item_ids))
-
-    def __copy__(self) -> "Interactions":
-        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Interactions":
         # Nothing can change: Gymnasium, which copies an environment's arguments, need not copy the data.

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from envs.data.interactions import SPLITS, InteractionLog, Interactions, binary_csr
+from envs.data.interactions import SPLITS, InteractionLog, Interactions
 from envs.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,16 @@ def split_interactions(
         )
     order = np.lexsort((log.item, log.user))
     user, item = log.user[order], log.item[order]
-    if log.split is None:
-        split = _drawn_split(log, user, seed, validation_share, test_share)
-    else:
-        split = log.split[order]
-    shape = (log.num_users, log.num_items)
-    parts = {
-        name: binary_csr(user[split == code], item[split == code], shape) for code, name in enumerate(SPLITS)
-    }
-    for name, part in parts.items():
-        if log.split is not None and part.nnz == 0:
+    split = (
+        _drawn_split(log, user, seed, validation_share, test_share) if log.split is None else log.split[order]
+    )
+    parts = {}
+    for code, name in enumerate(SPLITS):
+        pairs = user[split == code], item[split == code]
+        if log.split is not None and len(pairs[0]) == 0:
             raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
+        ones = np.ones(len(pairs[0]), np.float32)
+        parts[name] = csr_array((ones, pairs), shape=(log.num_users, log.num_items))
     return Interactions(
         **parts,
         user_ids=log.user_ids,

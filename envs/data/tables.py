@@ -44,14 +44,13 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
         try:
             # Not pq.read_table, which would take a column of a directory's name for data.
             with pq.ParquetFile(part, page_checksum_verification=True) as file:
-                names = file.schema_arrow.names
-                positions = pick_columns(names, columns, defaults, str(part))
+                read = pick_columns(file.schema_arrow.names, columns, defaults, str(part))
                 num_rows += file.metadata.num_rows
                 source = (file.schema_arrow.metadata or {}).get(_SOURCE, source.encode()).decode()
-                check_rows(num_rows, len(positions), str(path))
-                roles |= {role: names[position] for role, position in positions.items()}
-                wanted = [names[position] for position in positions.values()]
-                tables.append(file.read(columns=wanted).select(wanted).rename_columns(list(positions)))
+                check_rows(num_rows, len(read), str(path))
+                table = file.read(columns=list(read.values())).select(list(read.values()))
+                tables.append(table.rename_columns(list(read)))
+                roles |= read
             pa.concat_tables([tables[0], tables[-1]], promote_options="permissive")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(
@@ -155,15 +154,12 @@ def log_from_frame(
         DataError: A column is missing, or a value cannot be used.
     """
     names = [str(name) for name in frame.columns]
-    positions = pick_columns(names, columns, _DEFAULTS, source)
+    roles = pick_columns(names, columns, _DEFAULTS, source)
 
     def where(row: int) -> str:
         return f"{source}, row {row + 1} (index {str(frame.index[row])[:60]})"
 
-    roles = {role: names[position] for role, position in positions.items()}
-    arrays = {
-        role: _column(frame.iloc[:, position], roles[role], where) for role, position in positions.items()
-    }
+    arrays = {role: _column(frame.iloc[:, names.index(name)], name, where) for role, name in roles.items()}
     return build_log(arrays, roles, source, where)
 
 

@@ -348,7 +348,8 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
     remedy = f"; fields are separated by {_SEPARATOR_NAMES[form.separator]}" if len(names) == 1 else ""
     if any(map(NUMBER.fullmatch, names)):
         remedy = "; the first line looks like a row: put one of names above it, a name for each field"
-    positions = pick_columns(names, columns, form.defaults, str(path), remedy)
+    roles = pick_columns(names, columns, form.defaults, str(path), remedy)
+    positions = {role: names.index(name) for role, name in roles.items()}
     num_before = 0 if form.names else 1
     if next(islice(_rows(path, form), num_before, None), None) is None:
         raise DataError(f"{path}: it holds no interactions, only a header; bring a file with rows under it")
@@ -371,7 +372,6 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
     def where(row: int) -> str:
         return f"{path}, line {next(islice(_rows(path, form), row + num_before, None)).first}"
 
-    roles = {role: names[position] for role, position in positions.items()}
     return build_log({role: table.column(role) for role in roles}, roles, str(path), where, parse_ids=True)
 
 
