@@ -15,8 +15,7 @@ from ciess_ray.figures.style import (
     MUTED,
     PAPER,
     REFERENCE,
-    legend_below,
-    mark_cut_axes,
+    finished,
     new_figure,
     plain,
     series_style,
@@ -72,9 +71,7 @@ def draw_course(courses: Sequence[Course]) -> Figure:
     _mark_warmup(courses, axes, with_name=True)
     title = "validation quality, % of full size" if is_share else "validation quality"
     axes.set(title=title, xlabel="step of the search")
-    mark_cut_axes([axes])
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, cut=[axes])
 
 
 @styled
@@ -101,9 +98,7 @@ def draw_memory_course(courses: Sequence[Course]) -> Figure:
     gain.set(title="gain of the random walk", xlabel="step of the search")
     for axes in figure.axes:
         _mark_warmup(courses, axes, with_name=axes is kept)
-    mark_cut_axes([weight, gain])
-    legend_below(figure, kept, 2)
-    return figure
+    return finished(figure, kept, num_columns=2, cut=[weight, gain])
 
 
 def _draw_steps(axes: Any, course: Course, scale: float, style: dict[str, Any], *, is_line: bool) -> None:
@@ -191,9 +186,7 @@ def draw_retrained(searches: Sequence[Retrained]) -> Figure:
     axes.margins(0.18)
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="quality in the search", ylabel="validation quality once trained")
-    mark_cut_axes([axes])
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes, cut=[axes])
 
 
 @styled
@@ -220,5 +213,4 @@ def draw_seconds(searches: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes)

@@ -123,8 +123,29 @@ def plain(text: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def legend_below(figure: Figure, axes: Any, num_columns: int = 3) -> None:
-    """The legend of some axes under the figure, where it hides nothing."""
+def finished(figure: Figure, axes: Any, *, num_columns: int = 3, cut: Iterable[Any] = ()) -> Figure:
+    """A figure in which everything is drawn, with its legend below, where that hides nothing.
+
+    Args:
+        figure: The figure.
+        axes: Those whose names the legend has.
+        num_columns: At most, of the legend.
+        cut: Axes that get two strokes across each axis of plain numbers that does not begin at 0.
+    """
+    stroke = {"linestyle": "", "color": MUTED, "markeredgewidth": 1.1, "markersize": 7, "clip_on": False}
+    for cut_axes in cut:
+        for places, scale, (low, high), slant in (
+            (((0, 0.03), (0, 0.055)), cut_axes.get_yscale(), cut_axes.get_ylim(), ((-1, -0.5), (1, 0.5))),
+            (((0.025, 0), (0.043, 0)), cut_axes.get_xscale(), cut_axes.get_xlim(), ((-0.5, -1), (0.5, 1))),
+        ):
+            if scale == "linear" and (low > 0 or high < 0):
+                cut_axes.plot(
+                    *zip(*places, strict=True),
+                    marker=slant,
+                    transform=cut_axes.transAxes,
+                    zorder=6,
+                    **stroke,
+                )
     # Names of lines first, what they are measured against last.
     entries = sorted(
         zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in REFERENCES
@@ -140,20 +161,7 @@ def legend_below(figure: Figure, axes: Any, num_columns: int = 3) -> None:
             handlelength=2.6,
             columnspacing=1.4,
         )
-
-
-def mark_cut_axes(all_axes: Iterable[Any]) -> None:
-    """Two strokes across each axis of plain numbers that does not begin at 0; when everything is drawn."""
-    stroke = {"linestyle": "", "color": MUTED, "markeredgewidth": 1.1, "markersize": 7, "clip_on": False}
-    for axes in all_axes:
-        for places, scale, (low, high), slant in (
-            (((0, 0.03), (0, 0.055)), axes.get_yscale(), axes.get_ylim(), ((-1, -0.5), (1, 0.5))),
-            (((0.025, 0), (0.043, 0)), axes.get_xscale(), axes.get_xlim(), ((-0.5, -1), (0.5, 1))),
-        ):
-            if scale == "linear" and (low > 0 or high < 0):
-                axes.plot(
-                    *zip(*places, strict=True), marker=slant, transform=axes.transAxes, zorder=6, **stroke
-                )
+    return figure
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -16,9 +16,8 @@ from ciess_ray.figures.style import (
     PAPER,
     REFERENCE,
     VERMILLION,
+    finished,
     format_bytes,
-    legend_below,
-    mark_cut_axes,
     new_figure,
     plain,
     series_style,
@@ -68,9 +67,7 @@ def draw_quality(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
     for axes, (title, points) in zip(all_axes, panels.items(), strict=False):
         _draw_points(axes, points, title)
     all_axes[0].set_ylabel(label)
-    mark_cut_axes(all_axes)
-    legend_below(figure, all_axes[0], 3 if num_wide == 1 else 4)
-    return figure
+    return finished(figure, all_axes[0], num_columns=3 if num_wide == 1 else 4, cut=all_axes)
 
 
 def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
@@ -104,9 +101,8 @@ def _draw_points(axes: Any, points: Sequence[Point], title: str) -> None:
 
 
 def _draw_series(axes: Any, points: Sequence[Point], label: str, style: dict[str, Any]) -> None:
-    if len({point.packed_bytes for point in points}) < len(points):
-        # Several tables of as many bytes are no line.
-        style = style | {"linestyle": ""}
+    # Several tables of as many bytes are no line.
+    is_line = len({point.packed_bytes for point in points}) == len(points)
     axes.errorbar(
         [point.packed_bytes for point in points],
         [point.value.mean for point in points],
@@ -114,7 +110,7 @@ def _draw_series(axes: Any, points: Sequence[Point], label: str, style: dict[str
         capsize=3,
         elinewidth=1.2,
         label=label,
-        **style,
+        **style | ({} if is_line else {"linestyle": ""}),
     )
 
 
@@ -180,8 +176,7 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
     all_axes[1].set_xlabel("training interactions")
     if label:
         figure.suptitle(plain(label), fontsize=10, x=0.02, ha="left")
-    legend_below(figure, all_axes[0])
-    return figure
+    return finished(figure, all_axes[0])
 
 
 @styled
@@ -206,8 +201,7 @@ def draw_deciles(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             axes.set_title(f"{kind}s")
         _size_axis(axes, largest)
     axes.set(xticks=range(1, 11), xlabel="tenth of popularity, 10 the most popular")
-    legend_below(figure, axes)
-    return figure
+    return finished(figure, axes)
 
 
 def _size_axis(axes: Any, largest: int) -> None:

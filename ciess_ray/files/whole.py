@@ -90,9 +90,8 @@ def copy_whole(source: Path, path: Path) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write named arrays, compressed, as :func:`whole_file` does; text and numbers count as arrays."""
-    named: dict[str, Any] = {_NAME: path.name, **arrays}
     with whole_file(path) as stream:
-        np.savez_compressed(stream, **named)
+        np.savez_compressed(stream, **{_NAME: path.name, **arrays})
 
 
 def read_arrays(path: Path, *, is_named: bool = True) -> dict[str, NDArray[Any]] | None:

@@ -11,6 +11,7 @@ from ciess_ray.names import EQUAL_SIZES, SEARCH, flatten
 from ciess_ray.plain_text import percent
 from ciess_ray.report.material import Search
 from ciess_ray.report.measurements import FINISHED, QUALITY, Row, is_number
+from ciess_ray.statistics import Spread
 
 #: Columns that tell nothing where all rows say the same, which the title says too.
 _IN_TITLE = ("dataset", "recommender")
@@ -72,11 +73,11 @@ def _kept(ratio: float) -> str:
     return percent(100 * ratio, 2)
 
 
-def _spread(value: Any) -> str:
-    return str(value).replace("±", " ± ")
+def _metric(value: float | Spread) -> str:
+    return str(value).replace("±", " ± ") if isinstance(value, Spread) else f"{value:.4f}"
 
 
-_WHOLE, _TENTHS, _DIGITS = "{:,.0f}".format, "{:.1f}".format, "{:.4f}".format
+_WHOLE, _TENTHS = "{:,.0f}".format, "{:.1f}".format
 
 #: What the files of a search's folder are, those first that score.
 _ROLES = {
@@ -95,23 +96,18 @@ _ROLES = {
 _NAMES: tuple[Column, ...] = tuple(
     (name, name, None) for name in ("dataset", "recommender", "budget", "method", "settings")
 )
-_BYTES: tuple[Column, ...] = (
+_MEASURED: tuple[Column, ...] = (
+    ("R@20", "test/recall@20", _metric),
+    ("N@20", "test/ndcg@20", _metric),
     ("kept", "kept_ratio", _kept),
     ("packed bytes", "packed_bytes", _WHOLE),
     ("served bytes", "served_bytes", _WHOLE),
     ("with histories", "served_with_histories_bytes", _WHOLE),
     ("parameters", "num_params", _WHOLE),
-)
-_SIZES: tuple[Column, ...] = (
+    ("quality", QUALITY, _metric),
     ("user size", "mean_user_size", _TENTHS),
     ("item size", "mean_item_size", _TENTHS),
 )
-
-
-def _measured(style: Style) -> tuple[Column, ...]:
-    """Columns of what was measured, with metrics in a style."""
-    metrics = ("R@20", "test/recall@20", style), ("N@20", "test/ndcg@20", style)
-    return (*metrics, *_BYTES, ("quality", QUALITY, style), *_SIZES)
 
 
 def text(value: object, kind: str = "text") -> Value:
@@ -171,7 +167,7 @@ def means_table(means: Sequence[Row]) -> Table:
         "means",
         "Means and standard deviations over seeds. R@20 and N@20 are of test, quality is of validation.",
         rows,
-        (*_NAMES, ("seeds", "num_seeds", _WHOLE), *_measured(_spread)),
+        (*_NAMES, ("seeds", "num_seeds", _WHOLE), *_MEASURED),
     )
 
 
@@ -200,7 +196,7 @@ def cells_table(cells: pd.DataFrame) -> Table:
             ("seed", "seed", str),
             ("status", "status", None),
             ("error", "error", None),
-            *_measured(_DIGITS),
+            *_MEASURED,
             ("best batch", "best_batch", _WHOLE),
             ("trainings", "num_trainings", _WHOLE),
             ("CPU s", "cpu_s", _WHOLE),
@@ -265,8 +261,8 @@ def retrained_table(searches: Sequence[Search]) -> Table:
             ("table", "table", None),
             ("step", "step", _WHOLE),
             ("it was", "kind", None),
-            ("in the search", "quality_in_search", _DIGITS),
-            ("once trained", "quality", _DIGITS),
+            ("in the search", "quality_in_search", _metric),
+            ("once trained", "quality", _metric),
             ("best batch", "best_batch", _WHOLE),
             ("", "packed", None),
         ),
