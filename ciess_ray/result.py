@@ -224,6 +224,11 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
     return read_json_lines(file) if file.exists() else []
 
 
+def search_lines(path: Path) -> list[dict[str, Any]]:
+    """Those of the lines that are steps of the search."""
+    return [line for line in read_progress(path) if line.get("phase") == "search"]
+
+
 def read_steps(path: Path) -> list[dict[str, Any]]:
     """The table steps in a folder's ``progress.jsonl``: ``step``, ``time_ms`` and ``metrics`` of each."""
     return [
@@ -232,8 +237,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
             "time_ms": line.get("time_ms"),
             "metrics": {key: value for key, value in line.items() if "/" in key},
         }
-        for line in read_progress(path)
-        if line.get("phase") == "search"
+        for line in search_lines(path)
     ]
 
 

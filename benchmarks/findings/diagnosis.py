@@ -16,7 +16,6 @@ Three parts, each of them rows that are appended as they come and made once:
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 import time
@@ -39,9 +38,7 @@ from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.candidates import find_candidates
-from ciess_ray.searches.checkpoints import Checkpoints
-from ciess_ray.searches.journal import Journal
-from ciess_ray.searches.run import Budget, Run
+from ciess_ray.searches.run import Budget, Journal, Run
 from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.convergence import Trained, fit_to_convergence
 from ciess_ray.training.preparing import Preparation
@@ -174,19 +171,16 @@ def measure_steps(setting: Setting, table: Measurements, key: dict[str, Any]) ->
             continue
         config = load_config(setting.path, [*setting.overrides, f"budget={key['budget']}", *changed])
         interactions = setting.problem.interactions
-        candidates: list[Candidate] = []
         started = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            journal = Journal(ResultFolder(work), NullTracker(), None)
+            journal = Journal(ResultFolder(Path(folder)), NullTracker(), None)
             journal.full_quality = setting.full.quality
-            budget = Budget(str(config.budget), setting.problem.cap_params, work)
+            budget = Budget(str(config.budget), setting.problem.cap_params)
             run = Run(config, interactions, ray.put(interactions), [budget], journal)
-            checkpoints = Checkpoints(work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
             with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
-                find_candidates(run, setting.full, setting.pretrained, candidates, checkpoints, None)
-        share = np.array([candidate.quality for candidate in candidates]) / setting.full.quality
-        is_greedy = np.array([candidate.kind in (GREEDY, EVALUATION) for candidate in candidates])
+                find_candidates(run, setting.full, setting.pretrained)
+        share = np.array([candidate.quality for candidate in run.candidates]) / setting.full.quality
+        is_greedy = np.array([candidate.kind in (GREEDY, EVALUATION) for candidate in run.candidates])
         taken = np.flatnonzero(~is_greedy)
         warmup, explored = np.split(taken, [config.search.num_warmup_steps])
         greedy = np.flatnonzero(is_greedy & (np.arange(len(share)) > warmup.max(initial=-1)))
@@ -198,7 +192,7 @@ def measure_steps(setting: Setting, table: Measurements, key: dict[str, Any]) ->
             | {"best_greedy": float(share[greedy].max()), "median_greedy": float(np.median(share[greedy]))}
             | {"cpu_s": time.process_time() - started}
             | {
-                f"{kind}_size_of_greedy": float(np.mean([_mean(candidates[i], kind) for i in greedy]))
+                f"{kind}_size_of_greedy": float(np.mean([_mean(run.candidates[i], kind) for i in greedy]))
                 for kind in ("user", "item")
             }
         )

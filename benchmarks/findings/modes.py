@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import load_config
 from ciess_ray.resources import ray_session
 from ciess_ray.searches.candidates import find_candidates
-from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.training.contest import project_smallest, select_candidates
 from ciess_ray.training.convergence import fit_to_convergence
@@ -60,8 +58,6 @@ _JUDGE_STREAM = 41
 
 class Steps:
     """What a search tells of its steps, in place of its journal."""
-
-    elapsed_s = 0.0
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -99,12 +95,10 @@ def run_search(
     """The row of a cell, and the step that the search would train first."""
     interactions_ref = ray.put(interactions)
     full = prepare(Preparation.full_size(config, interactions), interactions_ref)
-    steps, candidates = Steps(), list[Candidate]()
-    with TemporaryDirectory() as folder:
-        budget = Budget(str(config.budget), cap_params, Path(folder))
-        run = Run(config, interactions, interactions_ref, [budget], steps)
-        checkpoints = Checkpoints(budget.path, {}, interval_s=math.inf)
-        find_candidates(run, full, None, candidates, checkpoints, None)
+    steps = Steps()
+    run = Run(config, interactions, interactions_ref, [Budget(str(config.budget), cap_params)], steps)
+    find_candidates(run, full, None)
+    candidates = run.candidates
     # An episode of the reference is 11 steps long, and every cell counts as many.
     del steps.rows[num_steps:], candidates[num_steps:]
     best = max(candidates, key=lambda candidate: candidate.quality)

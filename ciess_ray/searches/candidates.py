@@ -6,10 +6,8 @@ import ray
 
 from ciess_ray import metric_keys
 from ciess_ray.candidate import EVALUATION, EXPLORED, GREEDY, WARM_UP, Candidate
-from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
-from ciess_ray.searches.journal import Journal
 from ciess_ray.searches.run import Run
 from ciess_ray.td3.algorithm import TD3, mean_metrics
 from ciess_ray.td3.config import TD3Config
@@ -28,7 +26,7 @@ _REACH = 0.25
 
 
 def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
-    config, cap_params = run.config, run.searched.cap_params
+    config, cap_params = run.config, run.budgets[0].cap_params
     recommender, agent, settings = config.recommender, config.agent, config.search
     is_auto = settings.memory_weight == "auto"
     is_reference = settings.mode == "reference"
@@ -53,36 +51,38 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
         "shows_quality": settings.shows_quality,
         "device": recommender.device,
     }
-    td3 = TD3.get_default_config()
-    td3.environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
-    num_runners = settings.num_env_runners
-    td3.env_runners(
-        num_env_runners=num_runners,
-        # A fraction is as good, whatever RLlib declares.
-        num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
-        num_gpus_per_env_runner=gpus_of_each(config, config.resources.num_gpus_per_env_runner, num_runners),
-    )
-    if settings.evaluation_interval:
-        td3.evaluation(
-            evaluation_interval=max(1, round(settings.evaluation_interval / max(1, num_runners))),
+    num_runners, interval = settings.num_env_runners, settings.evaluation_interval
+    return (
+        TD3.get_default_config()
+        .environment(EMBEDDING_SIZE_ENV_ID, env_config=env_config)
+        .env_runners(
+            num_env_runners=num_runners,
+            # A fraction is as good, whatever RLlib declares.
+            num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
+            num_gpus_per_env_runner=gpus_of_each(
+                config, config.resources.num_gpus_per_env_runner, num_runners
+            ),
+        )
+        .evaluation(
+            evaluation_interval=max(1, round(interval / max(1, num_runners))) if interval else None,
             evaluation_duration=1,
             evaluation_duration_unit="timesteps",
         )
-    td3.debugging(seed=config.seed, log_level="ERROR")
-    td3.training(
-        hiddens=agent.hiddens,
-        gamma=agent.gamma,
-        updates_per_step=agent.updates_per_step,
-        imitation_weight=agent.imitation_weight,
-        exploration_spec=agent.exploration
-        if settings.mode != "projected"
-        else scaled_exploration(agent.exploration, target_ratio * recommender.max_embedding_size),
-        num_warmup_steps=settings.num_warmup_steps,
-        # Dual ascent begins without a charge.
-        memory_weight=0.0 if is_auto else settings.memory_weight,
-        target_ratio=target_ratio if is_auto else None,
+        .debugging(seed=config.seed, log_level="ERROR")
+        .training(
+            hiddens=agent.hiddens,
+            gamma=agent.gamma,
+            updates_per_step=agent.updates_per_step,
+            imitation_weight=agent.imitation_weight,
+            exploration_spec=agent.exploration
+            if settings.mode != "projected"
+            else scaled_exploration(agent.exploration, target_ratio * recommender.max_embedding_size),
+            num_warmup_steps=settings.num_warmup_steps,
+            # Dual ascent begins without a charge.
+            memory_weight=0.0 if is_auto else settings.memory_weight,
+            target_ratio=target_ratio if is_auto else None,
+        )
     )
-    return td3
 
 
 def scaled_exploration(spec: dict[str, Any], mean_size: float) -> dict[str, Any]:
@@ -111,30 +111,27 @@ def find_candidates(
     run: Run,
     full: Trained,
     pretrained: State | None,
-    candidates: list[Candidate],
-    checkpoints: Checkpoints,
-    resumed: Checkpoint | None,
+    checkpoints: Checkpoints | None = None,
+    resumed: Checkpoint | None = None,
 ) -> None:
-    """Take every step of the search.
+    """Take every step of the search, each of which is a candidate of the run.
 
     Args:
-        run: The search.
+        run: The search; has the candidates of ``resumed`` already.
         full: What qualities are measured against.
         pretrained: What the step mode starts from.
-        candidates: Grows as steps are taken; holds those of ``resumed`` already.
         checkpoints: Where the search's state is left now and then, and once all steps are taken.
         resumed: The state to go on from; None for a new search.
     """
-    config, settings, journal = run.config, run.config.search, run.journal
+    settings = run.config.search
     algorithm = cast(TD3, _td3_config(run, full, pretrained).build_algo())
-    num_steps = resumed.step if resumed else 0
     try:
         if resumed:
             algorithm.set_state(resumed.state["algorithm"])
         num_idle = 0
-        while num_steps < settings.num_steps:
+        while run.num_steps < settings.num_steps:
             outcome = algorithm.train()  # type: ignore[no-untyped-call]
-            steps = algorithm.last_steps[: settings.num_steps - num_steps]
+            steps = algorithm.last_steps[: settings.num_steps - run.num_steps]
             num_idle = 0 if steps else num_idle + 1
             if num_idle > _MAX_IDLE_ITERATIONS:
                 raise TrainingError(
@@ -149,22 +146,21 @@ def find_candidates(
                 if evaluated
             }
             for step in steps:
-                num_steps += 1
-                _remember(config, step, candidates, journal, num_steps, iteration)
-            for step in algorithm.last_evaluation_steps:
-                candidates.append(_candidate(config, step, num_steps, EVALUATION))
-            if steps and (checkpoints.is_due or num_steps == settings.num_steps):
+                _remember(run, step, WARM_UP if step.is_warmup else EXPLORED, iteration)
+            run.candidates.extend(
+                _candidate(run, step, run.num_steps, EVALUATION) for step in algorithm.last_evaluation_steps
+            )
+            if checkpoints and steps and (checkpoints.is_due or run.num_steps == settings.num_steps):
                 checkpoints.write(
-                    num_steps,
+                    run.num_steps,
                     {
                         "algorithm": algorithm.get_state(),
-                        "candidates": list(candidates),
-                        "elapsed_s": journal.elapsed_s,
+                        "candidates": run.candidates,
+                        "elapsed_s": run.journal.elapsed_s,
                     },
                 )
         for step in _greedy_steps(algorithm, settings.num_greedy_steps):
-            num_steps += 1
-            _remember(config, step, candidates, journal, num_steps, {}, GREEDY)
+            _remember(run, step, GREEDY, {})
     finally:
         algorithm.stop()  # type: ignore[no-untyped-call]
 
@@ -188,8 +184,23 @@ def _greedy_steps(algorithm: TD3, num_steps: int) -> list[TableStep]:
     return []
 
 
-def _candidate(config: RunConfig, step: TableStep, number: int, kind: str) -> Candidate:
-    recommender = config.recommender
+def _remember(run: Run, step: TableStep, kind: str, iteration: dict[str, float]) -> None:
+    number = run.num_steps + 1
+    run.candidates.append(_candidate(run, step, number, kind))
+    run.journal.advance(
+        number,
+        {
+            **iteration,
+            **step.metrics(),
+            metric_keys.MEMORY_WEIGHT: step.memory_weight,
+            **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
+        },
+        note="" if kind == EXPLORED else kind,
+    )
+
+
+def _candidate(run: Run, step: TableStep, number: int, kind: str) -> Candidate:
+    recommender = run.config.recommender
     sizes, proposed = (
         EmbeddingSizes(
             taken["user"],
@@ -201,26 +212,3 @@ def _candidate(config: RunConfig, step: TableStep, number: int, kind: str) -> Ca
         for taken in (step.embedding_sizes, step.proposed_sizes)
     )
     return Candidate(number, sizes, proposed, step.info["quality"], kind)
-
-
-def _remember(
-    config: RunConfig,
-    step: TableStep,
-    candidates: list[Candidate],
-    journal: Journal,
-    num_steps: int,
-    iteration: dict[str, float],
-    kind: str | None = None,
-) -> None:
-    kind = kind or (WARM_UP if step.is_warmup else EXPLORED)
-    candidates.append(_candidate(config, step, num_steps, kind))
-    journal.advance(
-        num_steps,
-        {
-            **iteration,
-            **step.metrics(),
-            metric_keys.MEMORY_WEIGHT: step.memory_weight,
-            **{f"recommender/{k}": v for k, v in step.info.items() if "@" in k},
-        },
-        note="" if kind == EXPLORED else kind,
-    )

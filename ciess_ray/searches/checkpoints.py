@@ -95,9 +95,9 @@ class Checkpoints:
                 step, payload = self._read(file)
             except ValueError as damage:
                 skipped.append(f"{file.name} is damaged ({damage})")
-                continue
-            notes = [f"{what}; the one before it is used." for what in skipped]
-            return Checkpoint(step, pickle.loads(payload), notes)
+            else:
+                notes = [f"{what}; the one before it is used." for what in skipped]
+                return Checkpoint(step, pickle.loads(payload), notes)
         if skipped:
             raise ResultError(
                 f"{self.folder}: no checkpoint can be read: {', '.join(skipped)}; run the search again with "

@@ -9,16 +9,16 @@ import copy
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from ciess_ray.candidate import Candidate
+from ciess_ray import metric_keys
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.data import check_places, load_interactions
+from ciess_ray.config.data import check_budgets, check_places, load_interactions
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_overrides
@@ -30,14 +30,14 @@ from ciess_ray.result import (
     RESULT_FILE,
     ResultFolder,
     SearchResult,
-    read_progress,
+    check_output,
     read_summary,
+    search_lines,
 )
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.finalists import measure, retrain, write_result
-from ciess_ray.searches.journal import Journal, Progress
-from ciess_ray.searches.run import Budget, Run, budgets_of
+from ciess_ray.searches.run import Budget, Journal, Run, Watcher
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
@@ -48,8 +48,6 @@ from envs.recommenders import own_source, resolve_device
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
 #: what it was until that is over.
 EXTENSION_FOLDER = "checkpoints/extension"
-
-Watcher = Callable[[Progress], None]
 
 
 def search(
@@ -75,18 +73,7 @@ def search(
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
     """
-    # This process takes the steps.
-    resolve_device(config.recommender.device)
-    interactions = load_interactions(config)
-    budgets = budgets_of(config, interactions, overwrite=overwrite)
-    checkpoints = _checkpoints(config, interactions, is_trial=shared is not None)
-    with _prepared(config):
-        shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
-        checkpoints.clear()
-        folder = ResultFolder(config.output)
-        return _search(
-            config, interactions, budgets, checkpoints, None, {}, folder, on_progress, tracker, shared
-        )
+    return _search(config, {}, "", overwrite, on_progress, tracker, shared)
 
 
 def resume(
@@ -121,35 +108,19 @@ def resume(
     Raises:
         ResultError: There is nothing to go on with, or it belongs to something else.
     """
-    before = read_summary(folder)
-    is_extended = before["status"] == "finished"
-    extension = _read_extension(folder, before) if is_extended else None
-    if is_extended and not (extension or more_episodes):
-        raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
-    before = extension or before
+    before, work = read_summary(folder), ""
+    if before["status"] == "finished":
+        work = EXTENSION_FOLDER
+        begun = read_summary(folder / work) if (folder / work / RESULT_FILE).exists() else before
+        num_begun, num_before = (summary["config"]["search"]["num_episodes"] for summary in (begun, before))
+        # Of one that is over something may be left.
+        if num_begun > num_before:
+            before = begun
+        elif not more_episodes:
+            raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
     if config is None:
         config = _config_of(folder, before, more_episodes, overrides)
-    resolve_device(config.recommender.device)
-    interactions = load_interactions(config)
-    if before["dataset"]["fingerprint"] != interactions.fingerprint:
-        raise ResultError(
-            f"{folder}: {interactions.source} holds other interactions than when this search began; bring "
-            "those back to go on, name their file by dataset.path=FILE, or search anew with --overwrite."
-        )
-    budgets = budgets_of(config, interactions, overwrite=True)
-    checkpoints = _checkpoints(config, interactions, is_trial=shared is not None)
-    checkpoint = checkpoints.latest()
-    if checkpoint is None and is_extended:
-        raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
-    with _prepared(config):
-        if is_extended and extension is None:
-            shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
-            if (config.output / PROGRESS_FILE).exists():
-                copy_whole(config.output / PROGRESS_FILE, config.output / EXTENSION_FOLDER / PROGRESS_FILE)
-        work = ResultFolder(config.output / EXTENSION_FOLDER if is_extended else config.output, resume=True)
-        return _search(
-            config, interactions, budgets, checkpoints, checkpoint, before, work, on_progress, tracker, shared
-        )
+    return _search(config, before, work, True, on_progress, tracker, shared)
 
 
 def _config_of(
@@ -173,16 +144,6 @@ def _config_of(
     config = parse_config(without_former(values), str(folder / RESULT_FILE))
     check_places([config], "search", folder)
     return config
-
-
-def _read_extension(folder: Path, finished: dict[str, Any]) -> dict[str, Any] | None:
-    """What a longer search that was broken off tells of itself; None where none was begun, or it is over."""
-    work = folder / EXTENSION_FOLDER
-    if not (work / RESULT_FILE).exists():
-        return None
-    begun = read_summary(work)
-    num_episodes, num_before = (summary["config"]["search"]["num_episodes"] for summary in (begun, finished))
-    return begun if num_episodes > num_before else None
 
 
 @contextlib.contextmanager
@@ -210,138 +171,184 @@ def _prepared(config: RunConfig) -> Iterator[None]:
 
 def _search(
     config: RunConfig,
-    interactions: Interactions,
-    budgets: list[Budget],
-    checkpoints: Checkpoints,
-    checkpoint: Checkpoint | None,
-    before: dict[str, Any],
-    folder: ResultFolder,
+    before: Mapping[str, Any],
+    work: str,
+    overwrite: bool,
     on_progress: Watcher | None,
     tracker: Tracker | None,
     shared: Mapping[str, Any] | None,
 ) -> SearchResult:
-    seconds = dict(before.get("seconds", {}))
-    candidates: list[Candidate] = []
-    first_step, notes = 0, []
-    if checkpoint is not None:
-        seconds["search"] = checkpoint.state["elapsed_s"]
-        candidates += checkpoint.state["candidates"]
-        first_step, notes = checkpoint.step, [f"goes on after step {checkpoint.step}", *checkpoint.skipped]
-    summary: dict[str, Any] = {
-        "status": "running",
-        "config": config.model_dump(mode="json"),
-        "dataset": _describe(config, interactions),
-        "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
-        "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
-    }
-    with (
-        track(
-            config,
-            config.output.name,
-            before.get("mlflow_run_id"),
-            {"dataset.fingerprint": interactions.fingerprint},
+    """A search from its start, or from where it left off.
+
+    Args:
+        config: The run.
+        before: What ``result.json`` said of it where it left off; nothing of a new one.
+        work: The folder, within its own, that is told how far it has come.
+        overwrite: See :func:`search`, as for the rest.
+        on_progress: As there.
+        tracker: As there.
+        shared: As there.
+    """
+    # This process takes the steps.
+    resolve_device(config.recommender.device)
+    interactions = load_interactions(config)
+    if before and before["dataset"]["fingerprint"] != interactions.fingerprint:
+        raise ResultError(
+            f"{config.output}: {interactions.source} holds other interactions than when this search began; "
+            "bring those back to go on, name their file by dataset.path=FILE, or search anew with "
+            "--overwrite."
         )
-        if tracker is None
-        else contextlib.nullcontext(tracker)
-    ) as tracker:
-        summary["mlflow_run_id"] = tracker.run_id
-        journal = Journal(folder, tracker, on_progress, seconds, folder.rewind_progress(first_step))
-        run = Run(config, interactions, ray.put(interactions), budgets, journal)
-
-        @contextlib.contextmanager
-        def phase(name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
-            # A search that is killed leaves the name of the phase it was in.
-            folder.write_result(summary | {"phase": name, "seconds": journal.seconds})
-            with journal.phase(name, num_steps, first_step, note):
-                yield
-
-        settings, preparations = config.search, preparations_of(config, interactions)
-        try:
-            with phase(FULL_SIZE_FIT, config.training.max_batches):
-                full = prepare(
-                    preparations[0], run.interactions_ref, tell=journal.advance_to_batch, shared=shared
-                )
-            journal.full_quality = full.quality
-            summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.num_batches}
-            pretrained = full.state or None
-            for preparation in preparations[1:]:
-                with phase(preparation.kind, settings.supernet_batches):
-                    pretrained = prepare(
-                        preparation, run.interactions_ref, tell=journal.advance_to_loss, shared=shared
-                    ).state
-            num_steps = settings.num_steps + settings.num_greedy_steps
-            with phase("search", num_steps, first_step, "; ".join(notes)):
-                find_candidates(run, full, pretrained, candidates, checkpoints, checkpoint)
-            folder.write_candidates(candidates)
-            with phase("retraining", len(budgets) * (settings.num_candidates + 1)):
-                whole, finalists = retrain(run, full, candidates, pretrained)
-            with phase("test", 1 + 2 * len(finalists)):
-                measured = measure(run, whole, finalists)
-            summary |= {
-                "status": "finished",
-                "phase": "done",
-                "num_steps": _last_step(candidates),
-                "seconds": journal.seconds,
-            }
-            with replaced_files(config.output) as new:
-                for budget, its_finalists, (rows, recommender) in zip(
-                    budgets, finalists, measured, strict=True
-                ):
-                    its_folder = ResultFolder(new / budget.name)
-                    its = summary | write_result(run, budget, its_folder, its_finalists, rows, recommender)
-                    its["hints"] = [*(checkpoint.skipped if checkpoint else ()), *its["hints"]]
-                    if budget is run.searched:
-                        its_folder.write_candidates(candidates)
-                        copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
-                        steps = [line for line in read_progress(new) if line.get("phase") == "search"]
-                        # Matplotlib is imported where something is drawn.
-                        from ciess_ray.figures import Course, draw_course, save_png
-
-                        course = Course(config.output.name, steps, full.quality)
-                        save_png(draw_course([course]), new / "search.png")
-                    else:
-                        its_config = summary["config"] | {"budget": budget.asked, "output": str(budget.path)}
-                        its |= {"looser_budgets": {}, "config": its_config}
-                    its_folder.write_result(its)
-                    tracker.log_metrics(result_metrics(its["methods"], budget.name), its["num_steps"])
+    budgets = budgets_of(config, interactions, overwrite=overwrite)
+    checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
+    resumed = checkpoints.latest() if before else None
+    if work and resumed is None:
+        raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
+    with _prepared(config):
+        if not before:
+            checkpoints.clear()
+        if before.get("status", "finished") == "finished":
             shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
-            # More episodes need the last one alone.
-            checkpoints.keep(1)
-        except BaseException as error:
-            # Ctrl-C as well as a failure leaves a folder that tells how far it came.
-            summary |= {
-                "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
-                "phase": journal.current_phase,
-                "num_steps": _last_step(candidates),
-                "reason": without_secrets(f"{type(error).__name__}: {error}".removesuffix(": ")),
-                "seconds": journal.seconds,
+        if work and not (config.output / work).exists() and (config.output / PROGRESS_FILE).exists():
+            copy_whole(config.output / PROGRESS_FILE, config.output / work / PROGRESS_FILE)
+        folder = ResultFolder(config.output / work, resume=bool(before))
+        tags = {"dataset.fingerprint": interactions.fingerprint}
+        with (
+            track(config, config.output.name, before.get("mlflow_run_id"), tags)
+            if tracker is None
+            else contextlib.nullcontext(tracker)
+        ) as tracker:
+            num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
+            journal = Journal(folder, tracker, on_progress, before.get("seconds"), num_tracked)
+            run = Run(config, interactions, ray.put(interactions), budgets, journal)
+            if resumed:
+                journal.summary["seconds"]["search"] = resumed.state["elapsed_s"]
+                run.candidates.extend(resumed.state["candidates"])
+            journal.summary |= {
+                "status": "running",
+                "config": config.model_dump(mode="json"),
+                "dataset": _describe(config, interactions),
+                "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
+                "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
+                "mlflow_run_id": tracker.run_id,
             }
-            # A full disk must not hide what filled it.
-            with contextlib.suppress(OSError):
-                if not folder.is_finished:
-                    if candidates:
-                        folder.write_candidates(candidates)
-                    folder.write_result(summary)
-            raise
-        tracker.log_folder(config.output)
-        tracker.log_model(config.output)
+            try:
+                _run_phases(run, folder, tracker, checkpoints, resumed, shared)
+            except BaseException as error:
+                # Ctrl-C as well as a failure leaves a folder that tells how far it came.
+                journal.summary |= {
+                    "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
+                    "num_steps": run.num_steps,
+                    "reason": without_secrets(f"{type(error).__name__}: {error}".removesuffix(": ")),
+                }
+                # A full disk must not hide what filled it.
+                with contextlib.suppress(OSError):
+                    if not folder.is_finished:
+                        if run.candidates:
+                            folder.write_candidates(run.candidates)
+                        folder.write_result(journal.summary)
+                raise
+            tracker.log_folder(config.output)
+            tracker.log_model(config.output)
     return SearchResult.load(config.output)
 
 
-def _last_step(candidates: Sequence[Candidate]) -> int:
-    return candidates[-1].step if candidates else 0
+def _run_phases(
+    run: Run,
+    folder: ResultFolder,
+    tracker: Tracker,
+    checkpoints: Checkpoints,
+    resumed: Checkpoint | None,
+    shared: Mapping[str, Any] | None,
+) -> None:
+    """From the full-size fit to the results, which take their places all at once."""
+    config, settings, journal = run.config, run.config.search, run.journal
+    fit, *supernets = preparations_of(config, run.interactions)
+    with journal.phase(FULL_SIZE_FIT, config.training.max_batches):
+        full = prepare(
+            fit,
+            run.interactions_ref,
+            tell=lambda batch, quality: journal.advance(
+                batch, {metric_keys.QUALITY: quality}, f"quality {quality:.4f}"
+            ),
+            shared=shared,
+        )
+    journal.full_quality = full.quality
+    journal.summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.num_batches}
+    pretrained = full.state or None
+    for supernet in supernets:
+        with journal.phase(supernet.kind, settings.supernet_batches):
+            pretrained = prepare(
+                supernet,
+                run.interactions_ref,
+                tell=lambda batch, loss: journal.advance(batch, {}, f"loss {loss:.4f}"),
+                shared=shared,
+            ).state
+    skipped = resumed.skipped if resumed else []
+    note = "; ".join([f"goes on after step {run.num_steps}", *skipped]) if resumed else ""
+    with journal.phase("search", settings.num_steps + settings.num_greedy_steps, run.num_steps, note):
+        find_candidates(run, full, pretrained, checkpoints, resumed)
+    folder.write_candidates(run.candidates)
+    with journal.phase("retraining", len(run.budgets) * (settings.num_candidates + 1)):
+        whole, finalists = retrain(run, full, pretrained)
+    with journal.phase("test", 1 + 2 * len(finalists)):
+        measured = measure(run, whole, finalists)
+    summary = journal.summary | {"status": "finished", "phase": "done", "num_steps": run.num_steps}
+    with replaced_files(config.output) as new:
+        for budget, its_finalists, (rows, recommender) in zip(run.budgets, finalists, measured, strict=True):
+            its_folder = ResultFolder(new / budget.name)
+            its = summary | write_result(run, budget, its_folder, its_finalists, rows, recommender)
+            its["hints"] = [*skipped, *its["hints"]]
+            if budget.name:
+                different = {"budget": budget.asked, "output": str(config.output / budget.name)}
+                its |= {"looser_budgets": {}, "config": its["config"] | different}
+            else:
+                its_folder.write_candidates(run.candidates)
+                copy_whole(folder.path / PROGRESS_FILE, new / PROGRESS_FILE)
+                # Matplotlib is imported where something is drawn.
+                from ciess_ray.figures import Course, draw_course, save_png
+
+                course = Course(config.output.name, search_lines(new), full.quality)
+                save_png(draw_course([course]), new / "search.png")
+            its_folder.write_result(its)
+            tracker.log_metrics(result_metrics(rows, budget.name), run.num_steps)
+    shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
+    # More episodes need the last one alone.
+    checkpoints.keep(1)
 
 
-def _checkpoints(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
+def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
+    """The budgets of a run, in parameters.
+
+    Raises:
+        BudgetError: One cannot be met.
+        ConfigError: One that should be looser is not, there are too few users or items for communities, or
+            the full table is too large for this machine.
+        ResultError: A result would be overwritten.
+    """
+    caps_params = check_budgets(config, interactions)
+    budgets: list[Budget] = []
+    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
+        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
+        if budgets and cap_params <= caps_params[0]:
+            raise ConfigError(
+                f"budget: {asked} ({cap_params:,} parameters) is not looser than {budgets[0].asked} "
+                f"({caps_params[0]:,}): name the tightest one first."
+            )
+        check_output(config.output / name, overwrite=overwrite)
+        budgets.append(Budget(str(asked), cap_params, name))
+    return budgets
+
+
+def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
     """Those of a run, with what each must belong to."""
     settings = values_of_key(config, NOT_CHECKPOINT)
     recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
     identity = {
-        "dataset": f"{_digest(interactions.fingerprint)} ({interactions.num_users:,} users, "
+        "dataset": f"{digest(interactions.fingerprint)[:12]} ({interactions.num_users:,} users, "
         f"{interactions.num_items:,} items, {interactions.num_interactions:,} interactions)",
-        "recommender": f"{config.recommender.name} ({_digest(recommender)})",
+        "recommender": f"{config.recommender.name} ({digest(recommender)[:12]})",
         "version": f"ciess-ray {version('ciess-ray')} with ray {version('ray')}",
-        "settings": _digest(settings),
+        "settings": digest(settings)[:12],
     }
     return Checkpoints(
         config.checkpoint_folder,
@@ -350,10 +357,6 @@ def _checkpoints(config: RunConfig, interactions: Interactions, *, is_trial: boo
         # The last one may be damaged. Tune takes the folder of a trial wherever the sweep is kept, at each.
         num_kept=1 if is_trial else 2,
     )
-
-
-def _digest(value: Any) -> str:
-    return digest(value)[:12]
 
 
 def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ciess_ray import metric_keys
-from ciess_ray.candidate import Candidate
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
@@ -65,35 +64,37 @@ class Finalists:
     retrained: list[dict[str, Any]]
 
 
-def retrain(
-    run: Run, full: Trained, candidates: Sequence[Candidate], pretrained: State | None
-) -> tuple[Allocation, list[Finalists]]:
+def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocation, list[Finalists]]:
     """Train full size, equal sizes and candidates in all ways that are tried; of each the best on validation.
 
     Args:
         run: The search.
         full: The full-size fit.
-        candidates: All that the search has seen.
         pretrained: What its step mode started from.
 
     Returns:
         Full size, and the finalists of every budget.
     """
     config, interactions = run.config, run.interactions
-    contests = [Contest([Allocation(FULL_SIZE, full_sizes(config, interactions), trained=full)])]
-    budgets: list[Budget | None] = [None]
+    full_size = Allocation(FULL_SIZE, full_sizes(config, interactions), trained=full)
+    contests: list[tuple[Budget | None, Contest]] = [(None, Contest([full_size]))]
     for position, budget in enumerate(run.budgets):
         equal = Allocation(EQUAL_SIZES, equal_sizes(config, interactions, budget.cap_params))
-        chosen = chosen_candidates(run, position, candidates, pretrained)
-        contests += [Contest([equal]), Contest(chosen, partial(_place, run, budget))]
-        budgets += [budget, budget]
+        in_communities = partial(
+            place, budget=MemoryBudget.parse(budget.asked), config=config, interactions=interactions
+        )
+        chosen = chosen_candidates(run, position, pretrained)
+        contests += [(budget, Contest([equal])), (budget, Contest(chosen, in_communities))]
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
         run.journal.num_steps = len(asked)
-        return train_all(run, [_titled(run, budgets[position], table) for position, table in asked])
+        return train_all(run, [_titled(run, contests[position][0], table) for position, table in asked])
 
     (whole, _), *chosen_tables = choose(
-        contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:]
+        [contest for _, contest in contests],
+        train,
+        config.search.tried_communities,
+        config.recommender.weights_of_l2[1:],
     )
     finalists = []
     for (best_equal, (equal,)), (packed, searched) in zip(
@@ -106,10 +107,6 @@ def retrain(
         retrained += [_retrained_row(SEARCH, table, packed) for table in searched]
         finalists.append(Finalists(best_equal, packed, retrained))
     return whole, finalists
-
-
-def _place(run: Run, budget: Budget, sizes: EmbeddingSizes, num_communities: int) -> EmbeddingSizes:
-    return place(sizes, num_communities, MemoryBudget.parse(budget.asked), run.config, run.interactions)
 
 
 def _titled(run: Run, budget: Budget | None, allocation: Allocation) -> Allocation:
@@ -164,10 +161,10 @@ def write_result(
 
     from ciess_ray.figures import draw_sizes, save_png
 
-    sizes = recommender.sizes
-    interactions = run.interactions
-    both = interactions.merge_validation_into_training()
-    folder.write_table(recommender, both, run.config.recommender.name)
+    sizes, interactions = recommender.sizes, run.interactions
+    folder.write_table(
+        recommender, interactions.merge_validation_into_training(), run.config.recommender.name
+    )
     users = pd.DataFrame({"embedding_size": sizes.user, "popularity": interactions.user_popularity})
     items = pd.DataFrame({"embedding_size": sizes.item, "popularity": interactions.item_popularity})
     save_png(draw_sizes({"user": users, "item": items}), folder.path / "sizes.png")
@@ -188,11 +185,9 @@ def write_result(
     }
 
 
-def chosen_candidates(
-    run: Run, position: int, candidates: Sequence[Candidate], pretrained: State | None
-) -> list[Allocation]:
+def chosen_candidates(run: Run, position: int, pretrained: State | None) -> list[Allocation]:
     """The candidates that are trained for the budget at this position."""
-    settings, budget = run.config.search, run.budgets[position]
+    settings, budget, candidates = run.config.search, run.budgets[position], run.candidates
     rng = rng_of(run.config.seed, Stream.PROJECTION, position)
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.

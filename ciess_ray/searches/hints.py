@@ -26,12 +26,12 @@ def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
             "from there on: what is measured against it says little. Try larger weights of L2 "
             "(recommender.options.l2), a lower training.learning_rate, or a smaller training.evaluate_every."
         )
-    last: dict[str, int] = {}
-    for row in rows:
-        if training.is_cut_short(row["best_batch"]):
-            last[row["name"]] = max(row["best_batch"], last.get(row["name"], 0))
-    if last:
-        rising = ", ".join(f"{name} (best at batch {batch:,})" for name, batch in last.items())
+    cut_short = [row for row in rows if training.is_cut_short(row["best_batch"])]
+    if cut_short:
+        rising = ", ".join(
+            f"{name} (best at batch {max(row['best_batch'] for row in cut_short if row['name'] == name):,})"
+            for name in dict.fromkeys(row["name"] for row in cut_short)
+        )
         hints.append(
             f"training ended at training.max_batches={training.max_batches:,} before {rising} had stopped "
             "rising: raise it for a fair comparison."

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections import Counter
 from typing import Any, Self
 
 from rich.console import Group, RenderableType
@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from ciess_ray.plain_text import percent, visible_line
-from ciess_ray.searches.journal import Progress
+from ciess_ray.searches.run import Progress
 from ciess_ray.terminal import NotebookLive, Terminal, TextTable, in_notebook
 from ciess_ray.tracking.runs import RunsState, RunState
 
@@ -54,9 +54,9 @@ class LiveView(ABC):
             self._printed = now
         if self._live is not None:
             self._live.update(self)
-            return
-        for line in lines:
-            self._console.say(line)
+        else:
+            for line in lines:
+                self._console.say(line)
 
     @abstractmethod
     def take(self, news: Any, is_due: bool) -> list[str]:
@@ -77,19 +77,12 @@ class SearchView(LiveView):
 
     def __init__(self, console: Terminal) -> None:
         super().__init__(console)
-        self._phase = ""
         self._latest: dict[str, Progress] = {}
 
     def take(self, news: Progress, is_due: bool) -> list[str]:
         """A line a step and a phase."""
-        is_new = news.phase != self._phase
-        self._phase = news.phase
-        last = self._latest.get(news.phase, news)
-        # News from within a step must not blank what the last step showed.
-        is_within = last.is_step and not news.is_step
-        self._latest[news.phase] = (
-            replace(last, note=news.note, elapsed_s=news.elapsed_s) if is_within else news
-        )
+        is_new = news.phase not in self._latest
+        self._latest[news.phase] = news
         return [_line(news)] if news.is_step or is_new or is_due else []
 
     def __rich__(self) -> RenderableType:
@@ -115,11 +108,11 @@ class SearchView(LiveView):
 
 
 def _line(progress: Progress) -> str:
-    figures = _figures(progress) if progress.is_step else {}
     parts = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
-    parts += [f"{name} {figure}" for name, figure in figures.items() if figure]
-    parts += [] if progress.remaining_s is None else [f"{duration(progress.remaining_s)} left"]
-    return "  ".join([*parts, progress.note] if progress.note else parts)
+    if progress.is_step:
+        parts += [f"{name} {figure}" for name, figure in _figures(progress).items() if figure]
+        parts += [] if progress.remaining_s is None else [f"{duration(progress.remaining_s)} left"]
+    return "  ".join(filter(None, [*parts, progress.note]))
 
 
 def _figures(progress: Progress) -> dict[str, str]:
@@ -150,13 +143,11 @@ class RunsView(LiveView):
         runs = list(self._state.runs.values())
         if not runs:
             return ""
-        best: dict[str, RunState] = {}
-        for run in runs:
-            if run.quality is not None:
-                best[run.budget] = max(best.get(run.budget, run), run, key=lambda run: run.quality or 0.0)
         budgets = TextTable("budget", "best quality", self._state.kind.removesuffix("s"))
-        for budget, run in best.items():
-            budgets.add_row(budget, f"{run.quality:.4f}", _name(run))
+        measured = [run for run in runs if run.quality is not None]
+        for budget in dict.fromkeys(run.budget for run in measured):
+            best = max((run for run in measured if run.budget == budget), key=lambda run: run.quality or 0.0)
+            budgets.add_row(budget, f"{best.quality:.4f}", _name(best))
         running = TextTable("running", "phase", "step", "quality")
         for run in [run for run in runs if run.status == "running"][:_MAX_RUNNING]:
             search = run.config.search
@@ -172,34 +163,36 @@ def _name(run: RunState) -> Text:
 
 
 def _news(state: RunsState) -> str:
-    parts, run = [f"{state.what} {state.changed}"], state.runs.get(state.changed or "")
+    what, run = f"{state.what} {state.changed}", state.runs.get(state.changed or "")
     if run is None:
-        return parts[0]
-    if run.status in ("finished", "stopped") and run.quality is not None:
-        parts.append(f"quality {run.quality:.4f}")
-    parts += [run.note] if run.note else []
-    if run.seconds is not None:
-        parts.append(duration(run.seconds))
-    if run.error and state.what in ("failed", "retried"):
-        parts.append(run.error)
-    return "  ".join(parts)
+        return what
+    is_measured = run.status in ("finished", "stopped") and run.quality is not None
+    parts = [
+        what,
+        f"quality {run.quality:.4f}" if is_measured else "",
+        run.note,
+        "" if run.seconds is None else duration(run.seconds),
+        run.error if state.what in ("failed", "retried") else "",
+    ]
+    return "  ".join(filter(None, parts))
 
 
 def _counts(state: RunsState) -> str:
-    statuses = [run.status for run in list(state.runs.values())]
-    num_stopped = statuses.count("stopped")
-    parts = [f"{statuses.count('finished') + num_stopped} of {len(statuses)} {state.kind} done"]
-    parts += [f"{num_stopped} of them stopped early"] if num_stopped else []
-    for status in ("running", "pending", "failed"):
-        parts += [f"{statuses.count(status)} {status}"] if status in statuses else []
+    counts = Counter(run.status for run in list(state.runs.values()))
     num_prepared, num_shared = state.num_prepared
-    if num_prepared < num_shared:
-        parts.append(f"trains what {state.kind} share: {num_prepared} of {num_shared}")
-    parts.append(f"{duration(time.monotonic() - state.started)} so far")
     left = remaining_s(state)
-    parts += [f"{duration(left)} left"] if left is not None else []
-    parts += [f"{state.num_waiting:,} writes wait for MLflow"] if state.num_waiting > _MAX_RUNNING else []
-    return ", ".join(parts)
+    parts = [
+        f"{counts['finished'] + counts['stopped']} of {counts.total()} {state.kind} done",
+        f"{counts['stopped']} of them stopped early" if counts["stopped"] else "",
+        *(f"{counts[status]} {status}" for status in ("running", "pending", "failed") if counts[status]),
+        f"trains what {state.kind} share: {num_prepared} of {num_shared}"
+        if num_prepared < num_shared
+        else "",
+        f"{duration(time.monotonic() - state.started)} so far",
+        "" if left is None else f"{duration(left)} left",
+        f"{state.num_waiting:,} writes wait for MLflow" if state.num_waiting > _MAX_RUNNING else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def remaining_s(state: RunsState) -> float | None:

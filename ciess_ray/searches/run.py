@@ -1,15 +1,145 @@
-"""What every phase of a search works on."""
+"""A search under way: what its phases work on, and what it tells folder, tracker and whoever watches."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ciess_ray.config.data import check_budgets
+from ciess_ray import metric_keys
+from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
-from ciess_ray.result import check_output
-from ciess_ray.searches.journal import Journal
+from ciess_ray.result import ResultFolder
+from ciess_ray.tracking.runs import Tracker
 from envs.data import Interactions
-from envs.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase has come.
+
+    Attributes:
+        phase: Its name.
+        step: Steps done; batches while a recommender is trained.
+        num_steps: Steps in all; of a training to convergence the most that it may take.
+        note: What the step was, e.g. ``warm-up``.
+        kept_ratio: Executed parameters as a share of the full table's.
+        quality_share: Validation quality as a share of the full table's.
+        memory_weight: λ.
+        elapsed_s: Seconds since the phase began.
+        remaining_s: Seconds that the phase will still take, as far as can be told.
+        is_step: False for news from within a step.
+    """
+
+    phase: str
+    step: int
+    num_steps: int
+    note: str = ""
+    kept_ratio: float | None = None
+    quality_share: float | None = None
+    memory_weight: float | None = None
+    elapsed_s: float = 0.0
+    remaining_s: float | None = None
+    is_step: bool = True
+
+
+#: Called with every piece of news.
+Watcher = Callable[[Progress], None]
+
+
+class Journal:
+    """Follows one search through its phases.
+
+    Attributes:
+        summary: What ``result.json`` says of the search, which its folder is given as each phase begins.
+        num_steps: Steps of the phase under way.
+        full_quality: Validation quality of the full table, once it is known.
+
+    Args:
+        folder: Gets a line of ``progress.jsonl`` a step.
+        tracker: Gets the search's metrics.
+        watcher: Called with every piece of news; None for nobody.
+        seconds: What the phases of a search that is resumed took before.
+        num_tracked_steps: Steps of the search that the tracker knows from before.
+    """
+
+    def __init__(
+        self,
+        folder: ResultFolder,
+        tracker: Tracker,
+        watcher: Watcher | None,
+        seconds: Mapping[str, float] | None = None,
+        num_tracked_steps: int = 0,
+    ) -> None:
+        self._folder, self._tracker = folder, tracker
+        self._tell = watcher or (lambda progress: None)
+        self._num_tracked_steps = num_tracked_steps
+        self.summary: dict[str, Any] = {"phase": "start", "seconds": dict(seconds or {})}
+        self.num_steps = 0
+        self.full_quality: float | None = None
+
+    @contextlib.contextmanager
+    def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
+        """Time a phase of so many steps, of which the first ones may have been taken before."""
+        # A search that is killed leaves the name of the phase it was in.
+        self.summary["phase"] = name
+        self._folder.write_result(self.summary)
+        self.num_steps = num_steps
+        self._started: float = time.perf_counter() - self.summary["seconds"].get(name, 0.0)
+        self._latest = Progress(name, first_step, num_steps, note, is_step=False)
+        self._tell(self._latest)
+        try:
+            yield
+        finally:
+            self.summary["seconds"][name] = self.elapsed_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the phase under way has taken, before a resumption too."""
+        return time.perf_counter() - self._started
+
+    def advance(self, step: int, metrics: Mapping[str, float], note: str = "") -> None:
+        """A step of the phase is done.
+
+        Args:
+            step: Steps done, this one included.
+            metrics: By key; what is not finite is left out of the line and of the tracker.
+            note: What the step was.
+        """
+        phase, elapsed_s = self._latest.phase, self.elapsed_s
+        finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        line = {
+            "phase": phase,
+            "step": step,
+            "num_steps": self.num_steps,
+            "elapsed_s": elapsed_s,
+            "time_ms": int(time.time() * 1000),
+        }
+        self._folder.log_progress(line | ({"note": note} if note else {}) | finite)
+        if phase == "search" and step > self._num_tracked_steps:
+            self._tracker.log_metrics(finite, step)
+        quality = finite.get(metric_keys.QUALITY)
+        self._latest = Progress(
+            phase,
+            step,
+            self.num_steps,
+            note,
+            finite.get(metric_keys.KEPT_RATIO),
+            quality / self.full_quality if quality is not None and self.full_quality else None,
+            finite.get(metric_keys.MEMORY_WEIGHT),
+            elapsed_s,
+            elapsed_s / step * (self.num_steps - step),
+        )
+        self._tell(self._latest)
+
+    def tell(self, note: str) -> None:
+        """News from within a step, beside what the last step came to."""
+        self._tell(
+            replace(
+                self._latest, num_steps=self.num_steps, note=note, elapsed_s=self.elapsed_s, is_step=False
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -19,13 +149,11 @@ class Budget:
     Attributes:
         asked: As it was asked for, e.g. ``10%``.
         cap_params: Parameters that its table may have.
-        path: Folder of its result.
-        name: Of that folder in the search's own; empty for the budget that is searched.
+        name: Of the folder of its result in the search's own; empty for the budget that is searched.
     """
 
     asked: str
     cap_params: int
-    path: Path
     name: str = ""
 
 
@@ -39,6 +167,7 @@ class Run:
         interactions_ref: The same in the object store, once for all processes.
         budgets: The one that is searched, then the looser ones.
         journal: Is told of every step.
+        candidates: The tables that it has tried.
     """
 
     config: RunConfig
@@ -46,31 +175,9 @@ class Run:
     interactions_ref: Any
     budgets: list[Budget]
     journal: Journal
+    candidates: list[Candidate] = field(default_factory=list)
 
     @property
-    def searched(self) -> Budget:
-        """The budget that the steps meet."""
-        return self.budgets[0]
-
-
-def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
-    """The budgets of a run, in parameters.
-
-    Raises:
-        BudgetError: One cannot be met.
-        ConfigError: One that should be looser is not, there are too few users or items for communities, or
-            the full table is too large for this machine.
-        ResultError: A result would be overwritten.
-    """
-    budgets: list[Budget] = []
-    caps_params = check_budgets(config, interactions)
-    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
-        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
-        budgets.append(Budget(str(asked), cap_params, config.output / name, name))
-        if len(budgets) > 1 and cap_params <= budgets[0].cap_params:
-            raise ConfigError(
-                f"budget: {asked} ({cap_params:,} parameters) is not looser than "
-                f"{budgets[0].asked} ({budgets[0].cap_params:,}): name the tightest one first."
-            )
-        check_output(budgets[-1].path, overwrite=overwrite)
-    return budgets
+    def num_steps(self) -> int:
+        """Steps that it has taken."""
+        return self.candidates[-1].step if self.candidates else 0

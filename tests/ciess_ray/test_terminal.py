@@ -19,8 +19,8 @@ from ciess_ray.comparisons.results import ComparisonResults
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import write_whole
 from ciess_ray.plain_text import command, visible, visible_line
-from ciess_ray.searches.journal import Progress
 from ciess_ray.searches.live import RunsView, SearchView
+from ciess_ray.searches.run import Progress
 from ciess_ray.sweeps.results import SweepResults
 from ciess_ray.terminal import Terminal, spell_out, write_data
 from ciess_ray.tracking.runs import RunsState, RunState

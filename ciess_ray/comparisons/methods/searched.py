@@ -1,6 +1,5 @@
 """The search of this package, and its control: a search that draws at random what the search would learn."""
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,10 +10,8 @@ from ciess_ray.candidate import Candidate
 from ciess_ray.comparisons.methods.by_hand import by_popularity
 from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.result import ResultFolder
-from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.finalists import chosen_candidates
-from ciess_ray.searches.journal import Journal
-from ciess_ray.searches.run import Budget, Run
+from ciess_ray.searches.run import Budget, Journal, Run
 from ciess_ray.streams import Stream
 from ciess_ray.td3.warmup import SPREAD, plain_splits
 from ciess_ray.tracking.runs import NullTracker
@@ -32,18 +29,16 @@ def search(problem: Problem) -> list[Allocation]:
 
     config, full, interactions = problem.config, problem.full_fit, problem.interactions
     journal = Journal(ResultFolder(problem.work), NullTracker(), None)
-    budget = Budget(str(config.budget), problem.cap_params, problem.work)
+    budget = Budget(str(config.budget), problem.cap_params)
     run = Run(config, interactions, ray.put(interactions), [budget], journal)
-    # Only a whole cell is gone on with.
-    checkpoints = Checkpoints(problem.work / "checkpoints", {}, interval_s=math.inf, num_kept=1)
-    candidates: list[Candidate] = []
     journal.full_quality = full.quality
     with journal.phase("search", config.search.num_steps + config.search.num_greedy_steps):
-        find_candidates(run, full, problem.pretrained, candidates, checkpoints, None)
-    problem.num_steps += len(candidates)
+        # Without checkpoints: only a whole cell is gone on with.
+        find_candidates(run, full, problem.pretrained)
+    problem.num_steps += len(run.candidates)
     if STEP_MODES[config.search.resolved_step_mode].trains:
-        problem.num_trainings += len(candidates)
-    return chosen_candidates(run, 0, candidates, problem.pretrained)
+        problem.num_trainings += len(run.candidates)
+    return chosen_candidates(run, 0, problem.pretrained)
 
 
 def random_search(problem: Problem) -> list[Allocation]:

@@ -15,7 +15,7 @@ from ciess_ray.config.keys import values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
-from ciess_ray.searches.driver import _checkpoints
+from ciess_ray.searches.driver import checkpoints_of
 from ciess_ray.searches.finalists import training_key
 from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -144,7 +144,7 @@ def keys(make_config, tmp_path_factory):
             Preparation.supernet(config, interactions, caps_params_of(config, interactions.num_entities)).key
         ),
         "training": lambda config: training_key(interactions, config.with_l2(None), sizes, (0, 9), None),
-        "checkpoint": lambda config: _checkpoints(config, interactions).identity,
+        "checkpoint": lambda config: checkpoints_of(config, interactions).identity,
     }
     return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}
 

@@ -6,9 +6,9 @@ import ray
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.result import ResultFolder
+from ciess_ray.searches.driver import budgets_of
 from ciess_ray.searches.finalists import train_all
-from ciess_ray.searches.journal import Journal
-from ciess_ray.searches.run import Run, budgets_of
+from ciess_ray.searches.run import Journal, Run
 from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.convergence import Trained
@@ -99,7 +99,7 @@ def test_an_error_of_a_training_is_raised_as_it_is(make_run):
 def test_looser_budgets_are_looser(make_run):
     run = make_run(budget=["10%", "20%", "1500 params"])
     assert [b.cap_params for b in run.budgets] == [512, 1024, 1500]
-    assert [b.path.name for b in run.budgets] == ["out", "at-20-percent", "at-1500-params"]
+    assert [b.name for b in run.budgets] == ["", "at-20-percent", "at-1500-params"]
     with pytest.raises(
         ConfigError, match="budget: 10% .* is not looser than 20% .*: name the tightest one first"
     ):

@@ -3,14 +3,17 @@
 import io
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
+from ciess_ray import metric_keys
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.searches.journal import Progress
+from ciess_ray.result import ResultFolder
 from ciess_ray.searches.live import RunsView, SearchView, remaining_s
+from ciess_ray.searches.run import Journal, Progress
 from ciess_ray.terminal import Terminal
-from ciess_ray.tracking.runs import RunsState, RunState
+from ciess_ray.tracking.runs import NullTracker, RunsState, RunState
 
 
 class TestSearchView:
@@ -19,8 +22,8 @@ class TestSearchView:
     def test_a_line_a_step_where_there_is_no_terminal(self):
         stream = io.StringIO()
         with SearchView(Terminal(file=stream, width=200)) as view:
-            view(Progress("search", 0, 10, "", None, None, None, 0.0, None, is_step=False))
-            view(Progress("search", 0, 10, "batch 5", None, None, None, 0.0, None, is_step=False))
+            view(Progress("search", 0, 10, is_step=False))
+            view(Progress("search", 0, 10, "batch 5", is_step=False))
             view(self.STEP)
         assert stream.getvalue().splitlines() == [
             "search 0/10",
@@ -31,11 +34,20 @@ class TestSearchView:
         stream = io.StringIO()
         with SearchView(Terminal(file=stream, width=200, force_terminal=True)) as view:
             view(self.STEP)
-            view(Progress("search", 2, 10, "batch 5", None, None, None, 66.0, None, is_step=False))
-        # News from within a step leave the figures of the last step where they are.
+            view(replace(self.STEP, note="batch 5", elapsed_s=66.0, is_step=False))
         last = stream.getvalue().splitlines()[-2]
         for text in ("2/10", "10.00%", "95.0% of full", "0.400", "1:06", "1:02:05", "batch 5"):
             assert text in last
+
+
+def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_are(tmp_path):
+    news = []
+    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    with journal.phase("search", 10):
+        journal.advance(2, {metric_keys.KEPT_RATIO: 0.1}, note="warm-up")
+        journal.tell("batch 5")
+    told = [(each.step, each.kept_ratio, each.note, each.is_step) for each in news]
+    assert told == [(0, None, "", False), (2, 0.1, "warm-up", True), (2, 0.1, "batch 5", False)]
 
 
 def state_of(**changes):
