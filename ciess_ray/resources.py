@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import ray
 from ray._private import ray_constants
@@ -12,6 +13,12 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.own_packages import refuse_foreign_envs
 from ciess_ray.signals import terminable
 from envs.errors import ConfigError
+
+#: CPUs and GPUs, by ``CPU`` and ``GPU``.
+Claim = dict[str, float]
+
+#: Fractions that add up to a CPU may miss it by this.
+_SLACK = 1e-6
 
 
 @contextlib.contextmanager
@@ -32,51 +39,44 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         refuse_foreign_envs([os.getcwd()])
     except ImportError as error:
         raise ConfigError(str(error)) from None
-    if ray.is_initialized():
-        with terminable():
-            yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # RLlib warns at every start that its new API stack, the only one used here, is new.
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS", "local") != "local":
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        # Ray's own is 15, with which the workers of a search starve beside any other work.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        try:
-            with _on_loopback():
-                ray.init(
-                    "local",
-                    num_cpus=num_cpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-        except OSError as error:
-            raise ConfigError(
-                f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH "
-                "says, and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
-            ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            # RLlib warns at every start that its new API stack, the only one used here, is new.
+            logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+            if os.environ.get("RAY_ADDRESS", "local") != "local":
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                _start_here(num_cpus)
+            stack.callback(ray.shutdown)
         # After Ray's start, which puts a handler of its own in place.
-        with terminable():
-            yield
-    finally:
-        ray.shutdown()
+        stack.enter_context(terminable())
+        yield
 
 
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What Ray starts in the block listens on 127.0.0.1 alone.
+def _start_here(num_cpus: int | None) -> None:
+    """Start a Ray that listens on 127.0.0.1 alone.
 
     ``_node_ip_address="127.0.0.1"`` is replaced by the machine's address. The switch is what Ray reads
     ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER`` into when it is imported; off, it makes a Ray of one machine.
     """
+    # Ray's own is 15, with which the workers of a search starve beside any other work.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        yield
+        ray.init(
+            "local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH "
+            "says, and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
+        ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
@@ -121,38 +121,50 @@ def check_resources(config: RunConfig) -> None:
     )
 
 
-def cluster_nodes() -> list[dict[str, float]]:
+def cluster_nodes() -> list[Claim]:
     """What each node that is alive has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def told_nodes(nodes: Iterable[Mapping[str, float]]) -> str:
+def told_nodes(nodes: Iterable[Claim]) -> str:
     """Nodes as people write them, e.g. ``2 CPU + 4 CPU 1 GPU``."""
     return " + ".join(
         f"{node.get('CPU', 0.0):g} CPU" + (f" {node['GPU']:g} GPU" if "GPU" in node else "") for node in nodes
     )
 
 
+def claim_of(num_cpus: float, num_gpus: float) -> Claim:
+    """What a process asks of one node."""
+    return {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})
+
+
+def num_at_once(claims: Sequence[Claim], nodes: Iterable[Claim], at_most: int) -> int:
+    """How often the nodes hold processes of these claims side by side, no process on two of them."""
+    free = [Counter(node) for node in nodes]
+    for count in range(at_most):
+        for claim in sorted(claims, key=lambda claim: -claim["CPU"]):
+            fits = (
+                node for node in free if all(node[name] + _SLACK >= amount for name, amount in claim.items())
+            )
+            node = next(fits, None)
+            if node is None:
+                return count
+            node.subtract(claim)
+    return at_most
+
+
 def _check(asked: str, kind: str, count: int, num_cpus: float, num_gpus: float) -> None:
     nodes = cluster_nodes()
-    # A process runs on one node: what is left over on two nodes holds none. The floor forgives 0.1 + 0.2.
-    room = sum(
-        min(
-            int(node.get("CPU", 0.0) / num_cpus + 1e-6),
-            int(node.get("GPU", 0.0) / num_gpus + 1e-6) if num_gpus else count,
+    room = num_at_once([claim_of(num_cpus, num_gpus)], nodes, count)
+    if room < count:
+        each = f"{num_cpus:g} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
+        total = f"{count} x {each} = {count * num_cpus:g} CPU" if count > 1 else each
+        remedy = f"ask for {room} or fewer, or " if count > 1 and room else ""
+        raise ConfigError(
+            f"{asked} asks for {total}, and this cluster ({told_nodes(nodes)}) has room for {room} such: it "
+            f"would wait for ever. Please {remedy}lower resources.num_cpus_per_{kind}"
+            + (f" or resources.num_gpus_per_{kind}." if num_gpus else ".")
         )
-        for node in nodes
-    )
-    if room >= count:
-        return
-    each = f"{num_cpus:g} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
-    total = f"{count} x {each} = {count * num_cpus:g} CPU" if count > 1 else each
-    remedy = f"ask for {room} or fewer, or " if count > 1 and room else ""
-    raise ConfigError(
-        f"{asked} asks for {total}, and this cluster ({told_nodes(nodes)}) has room for {room} such: it "
-        f"would wait for ever. Please {remedy}lower resources.num_cpus_per_{kind}"
-        + (f" or resources.num_gpus_per_{kind}." if num_gpus else ".")
-    )
 
 
 def num_threads(config: RunConfig) -> int:

@@ -2,23 +2,20 @@
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.run import RunConfig
-from ciess_ray.resources import cluster_nodes, told_nodes
+from ciess_ray.resources import Claim, claim_of, cluster_nodes, num_at_once, told_nodes
 from ciess_ray.sweeps.config import SweepPlan, TrialResources
 from envs.errors import ConfigError
 
-Claims = list[dict[str, float]]
+Claims = list[Claim]
 
 #: What a process claims that waits while its trainings work. Tune knows no claim of nothing.
 _WAITING_CPUS = 0.01
 _POLL_S = 2.0
-#: Fractions that add up to a CPU may miss it by this.
-_SLACK = 1e-6
 
 
 def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: float) -> Claims:
@@ -35,17 +32,20 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
     device = config.recommender.device
     # A GPU that is asked for by name is waited for, or missed.
     share = 0.5 if device == "cuda" or (device == "auto" and num_gpus_there) else 0.0
-    driver_gpus = _given(resources.num_gpus_per_driver, share)
     runner_gpus = _given(asked.num_gpus_per_env_runner, share / max(num_runners, 1))
     training_gpus = _given(asked.num_gpus_per_training, share)
-    driver_cpus = _given(resources.num_cpus_per_driver, 1.0 if num_runners else _WAITING_CPUS)
     training_cpus = asked.num_cpus_per_training
     if not num_runners and resources.num_cpus_per_driver is None:
         training_cpus -= _WAITING_CPUS
-    claims = [_claim(driver_cpus, driver_gpus)]
-    claims += [_claim(asked.num_cpus_per_env_runner, runner_gpus)] * num_runners
+    claims = [
+        claim_of(
+            _given(resources.num_cpus_per_driver, 1.0 if num_runners else _WAITING_CPUS),
+            _given(resources.num_gpus_per_driver, share),
+        ),
+        *[claim_of(asked.num_cpus_per_env_runner, runner_gpus)] * num_runners,
+    ]
     if not num_runners or asked.num_cpus_per_env_runner < training_cpus or runner_gpus < training_gpus:
-        claims.append(_claim(training_cpus, training_gpus))
+        claims.append(claim_of(training_cpus, training_gpus))
     return claims
 
 
@@ -63,21 +63,6 @@ def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
 def num_threads(config: RunConfig, claims: Claims) -> int:
     """Threads of a trial's own process, which without env runners works while nothing else of it does."""
     return max(round(claims[0]["CPU"] if config.search.num_env_runners else total_cpus(claims)), 1)
-
-
-def num_at_once(claims: Claims, nodes: Sequence[dict[str, float]], at_most: int) -> int:
-    """How many trials that claim so much the nodes hold side by side."""
-    free = [Counter(node) for node in nodes]
-    for count in range(at_most):
-        for bundle in sorted(claims, key=lambda bundle: -bundle["CPU"]):
-            fits = (
-                node for node in free if all(node[name] + _SLACK >= amount for name, amount in bundle.items())
-            )
-            node = next(fits, None)
-            if node is None:
-                return count
-            node.subtract(bundle)
-    return at_most
 
 
 def check_claims(plan: SweepPlan) -> list[tuple[Claims, int]]:
@@ -118,7 +103,7 @@ def told_claims(claims: Claims) -> str:
     return f"{' + '.join(parts)} = {total_cpus(claims):g} CPU" + (f", {gpus:g} GPU" if gpus else "")
 
 
-def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[dict[str, float]]) -> str:
+def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[Claim]) -> str:
     what, remedy = "its own process and its trainings", "lower resources.num_cpus_per_training"
     num_runners = trial.config.search.num_env_runners
     if num_runners:
@@ -142,7 +127,3 @@ def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[dict
 
 def _given(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-def _claim(num_cpus: float, num_gpus: float) -> dict[str, float]:
-    return {"CPU": num_cpus} | ({"GPU": num_gpus} if num_gpus else {})

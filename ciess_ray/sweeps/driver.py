@@ -298,14 +298,14 @@ def prepare_shared(
         for preparation in preparations_of(trial.config, data[dataset_key(trial.config)])
     ]
     folder = Path(storage.location) / CACHE_FOLDER if storage.is_local else work / CACHE_FOLDER
+    if not storage.is_local and storage.has(CACHE_FOLDER):
+        storage.download(CACHE_FOLDER, folder)
     counts = Counter(preparation.key for preparation in needed)
-    shared = []
-    for preparation in {preparation.key: preparation for preparation in needed}.values():
-        file = file_of(preparation, folder)
-        if not storage.is_local and storage.has(f"{CACHE_FOLDER}/{file.name}"):
-            storage.download(f"{CACHE_FOLDER}/{file.name}", file)
-        if counts[preparation.key] > 1 or file.exists():
-            shared.append(preparation)
+    shared = [
+        preparation
+        for key, preparation in {preparation.key: preparation for preparation in needed}.items()
+        if counts[key] > 1 or file_of(preparation, folder).exists()
+    ]
     references = {key: ray.put(data[key]) for key in {dataset_key(each.config) for each in shared}}
     tasks = start_all(shared, references, folder, len(shared))
     tell(0, len(shared))
@@ -316,7 +316,7 @@ def prepare_shared(
             keep(preparation, reference, folder)
         file = file_of(preparation, folder)
         if not storage.is_local and file.exists():
-            storage.upload(file, f"{CACHE_FOLDER}/{file.name}")
+            storage.write(f"{CACHE_FOLDER}/{file.name}", file.read_bytes())
         tell(num_done, len(shared))
     return tasks
 

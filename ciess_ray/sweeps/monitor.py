@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import dataset_key
-from ciess_ray.names import TRIAL_RESULT_FOLDER
+from ciess_ray.names import SEARCH, TRIAL_RESULT_FOLDER
 from ciess_ray.result import read_steps
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.results import RESULT_FILES
@@ -94,19 +94,18 @@ class SweepMonitor(Monitor):
             run.log_steps(result[ROWS])
         self.tell(name, "reported")
 
-    def break_off(self, name: str, error: str, *, is_final: bool) -> None:
-        """A trial failed; unless this is final, it is tried again."""
+    def break_off(self, name: str, error: str) -> None:
+        """A trial broke off, for good or to be tried again."""
         trial = self.state.runs[name]
         trial.num_failures += 1
         trial.error = error
-        if is_final:
-            self.end(name, "failed")
 
     def finish(self, name: str) -> None:
         """A trial has its result."""
         trial = self.state.runs[name]
         trial.summary = read_summary_of(self._storage, name)
         assert trial.summary is not None
+        trial.step, trial.quality = trial.summary["num_steps"], trial.row(SEARCH)["validation"]["quality"]
         run = self._record(trial)
         if run is not None:
             folder = self._local(f"{name}/{TRIAL_RESULT_FOLDER}")
@@ -182,23 +181,23 @@ class Relay(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed and will be tried again."""
-        self.monitor.break_off(str(trial), _error_of(trial), is_final=False)
+        self.monitor.break_off(str(trial), _error_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good."""
-        self.monitor.break_off(str(trial), _error_of(trial), is_final=True)
+        self.monitor.break_off(str(trial), _error_of(trial))
+        self.monitor.end(str(trial), "failed")
 
 
 def reason_of(error: BaseException) -> str:
     """An error of another process in its own words."""
     cause = getattr(error, "cause", None) or error
-    lines = without_secrets(cause).strip().splitlines() or [""]
-    if isinstance(cause, CiessError):
-        return f"{type(cause).__name__}: {without_secrets(cause)}"
+    text = without_secrets(cause).strip()
     if isinstance(cause, RayTaskError):
         # What could not be pickled is there as a traceback in colours, which ends in the error.
-        return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]).strip()
-    return f"{type(cause).__name__}: {lines[0]}"
+        return re.sub(r"\x1b\[[0-9;]*m", "", text.rpartition("\n")[2]).strip()
+    words = text if isinstance(cause, CiessError) else text.partition("\n")[0]
+    return f"{type(cause).__name__}: {words}"
 
 
 def _error_of(trial: Any) -> str:

@@ -16,13 +16,13 @@ from ciess_ray.names import (
     EQUAL_SIZES,
     FULL_SIZE,
     SEARCH,
-    SERVED_COLUMNS,
     SWEEP_FIGURE_FILE,
     SWEEP_PREFIXES,
     SWEEP_RESULTS_FORMAT,
     SWEEP_ROWS_FILE,
     SWEEP_SUMMARY_FILE,
     TRIAL_RESULT_FOLDER,
+    flatten,
 )
 from ciess_ray.result import NOT_SETTINGS, versions
 from ciess_ray.statistics import Spread, table_of
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
-#: What a row says of each table before its metrics, and after them.
-_FIRST_COLUMNS = ("num_params", "packed_bytes", "kept_ratio")
-_LAST_COLUMNS = ("mean_user_size", "mean_item_size", "best_batch")
 
 
 @dataclass(eq=False)
@@ -95,10 +92,9 @@ class SweepResults:
 
     def to_table(self) -> pa.Table:
         """One row a trial, with NULL for what it has not got to."""
-        names = dict.fromkeys(name for outcome in self.outcomes for name in outcome.fields)
-        return table_of([self._row(outcome, names) for outcome in self.outcomes])
+        return table_of([self._row(outcome) for outcome in self.outcomes])
 
-    def _row(self, outcome: RunState, names: Iterable[str]) -> dict[str, Any]:
+    def _row(self, outcome: RunState) -> dict[str, Any]:
         row: dict[str, Any] = {
             "trial": outcome.name,
             "status": outcome.status,
@@ -106,7 +102,7 @@ class SweepResults:
             "recommender": outcome.config.recommender.name,
             "budget": outcome.budget,
             "seed": outcome.config.seed,
-            **{f"field/{name}": outcome.fields.get(name) for name in names},
+            **{f"field/{name}": value for name, value in outcome.fields.items()},
             "num_steps": outcome.step,
             "num_failures": outcome.num_failures,
             "quality_in_search": outcome.quality,
@@ -116,18 +112,9 @@ class SweepResults:
         if outcome.summary is None:
             return row
         row |= {key: value for key, value in outcome.summary["budget"].items() if key != "asked"}
-        for method, short in SWEEP_PREFIXES.items():
-            measured = outcome.row(method)
-            metrics = {
-                f"{split}/{name}": value
-                for split in ("validation", "test")
-                for name, value in measured[split].items()
-            }
-            # Trials of before say nothing of what serves them.
-            names = [*_FIRST_COLUMNS, *(name for name in SERVED_COLUMNS if name in measured)]
-            row |= {f"{short}/{name}": measured[name] for name in names}
-            row |= {f"{short}/{name}": value for name, value in metrics.items()}
-            row |= {f"{short}/{name}": measured[name] for name in _LAST_COLUMNS}
+        for method, prefix in SWEEP_PREFIXES.items():
+            figures = flatten(outcome.row(method), "/")
+            row |= {f"{prefix}/{name}": value for name, value in figures.items() if name != "name"}
         return row | {f"seconds/{phase}": value for phase, value in outcome.summary["seconds"].items()}
 
     def table(self) -> "pd.DataFrame":
@@ -139,31 +126,26 @@ class SweepResults:
         import pandas as pd
 
         rows = [
-            (outcome, row)
+            {
+                "table": row["name"],
+                "dataset": outcome.dataset,
+                "recommender": outcome.config.recommender.name,
+                "budget": outcome.budget,
+                **other_fields(outcome.fields),
+                **row["test"],
+                **{name: row.get(name) for name in TABLE_FIGURES},
+            }
             for outcome in self.outcomes
             if outcome.summary is not None
             for row in outcome.summary["methods"]
         ]
-        points = pd.DataFrame(
-            [
-                {
-                    "table": row["name"],
-                    "dataset": outcome.dataset,
-                    "recommender": outcome.config.recommender.name,
-                    "budget": outcome.budget,
-                    **other_fields(outcome.fields),
-                }
-                for outcome, row in rows
-            ]
-        )
-        metrics = pd.DataFrame([row["test"] for _, row in rows])
-        figures = pd.DataFrame([{name: row.get(name) for name in TABLE_FIGURES} for _, row in rows])
-        keys = [points[name] for name in points]
-        of_seeds = metrics.join(figures).groupby(keys, sort=False)
-        deviations = metrics.groupby(keys, sort=False).std().add_suffix("/sd")
-        means = of_seeds.mean().join(deviations)
+        frame = pd.DataFrame(rows)
+        metrics = [name for name in frame.columns if "@" in name]
+        keys = [name for name in frame.columns if name not in (*metrics, *TABLE_FIGURES)]
+        of_seeds = frame.groupby(keys, sort=False)
+        means = of_seeds.mean().join(of_seeds[metrics].std().add_suffix("/sd"))
         means.insert(0, "seeds", of_seeds.size())
-        return means.reset_index(list(points)[1:])
+        return means.reset_index(keys[1:])
 
     def groups(self) -> list[Group]:
         """Means over seeds, by data and recommender, the smallest tables first."""
@@ -241,14 +223,8 @@ class SweepResults:
 
 
 def _group(outcomes: Sequence[RunState]) -> Group:
-    first = outcomes[0]
-    metrics = {}
-    for method, short in SWEEP_PREFIXES.items():
-        rows = [outcome.row(method) for outcome in outcomes]
-        metrics[short] = {"quality": Spread.of(row["validation"]["quality"] for row in rows)} | {
-            name: Spread.of(row["test"][name] for row in rows) for name in rows[0]["test"]
-        }
-    searched = [outcome.row(SEARCH) for outcome in outcomes]
+    first, rows = outcomes[0], {method: [each.row(method) for each in outcomes] for method in SWEEP_PREFIXES}
+    searched = rows[SEARCH]
     served = [row["served_bytes"] for row in searched if "served_bytes" in row]
     return Group(
         fields={name: value for name, value in first.fields.items() if name != "seed"},
@@ -260,14 +236,19 @@ def _group(outcomes: Sequence[RunState]) -> Group:
         served_bytes=max(served) if len(served) == len(searched) else None,
         kept_ratio=max(row["kept_ratio"] for row in searched),
         is_on_front=False,
-        metrics=metrics,
+        metrics={
+            prefix: {"quality": Spread.of(row["validation"]["quality"] for row in rows[method])}
+            | {name: Spread.of(row["test"][name] for row in rows[method]) for name in rows[method][0]["test"]}
+            for method, prefix in SWEEP_PREFIXES.items()
+        },
     )
 
 
 def _beats(other: Group, group: Group) -> bool:
     """Whether the other is at least as good in both and better in one."""
-    if (other.dataset, other.recommender) != (group.dataset, group.recommender):
-        return False
-    mine, its = group.metrics["search"]["quality"].mean, other.metrics["search"]["quality"].mean
-    is_as_good = its >= mine and other.packed_bytes <= group.packed_bytes
-    return is_as_good and (its > mine or other.packed_bytes < group.packed_bytes)
+    is_rival = (other.dataset, other.recommender) == (group.dataset, group.recommender)
+    (quality, size), (its_quality, its_size) = (
+        (each.metrics["search"]["quality"].mean, each.packed_bytes) for each in (group, other)
+    )
+    is_other = (its_quality, its_size) != (quality, size)
+    return is_rival and is_other and its_quality >= quality and its_size <= size

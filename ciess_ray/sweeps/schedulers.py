@@ -1,6 +1,7 @@
 """Which trials run and which are stopped: Tune's schedulers and searchers, as a sweep needs them."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,16 +28,12 @@ class ByGroup(FIFOScheduler):
 
     def __init__(self, make: Callable[[], TrialScheduler]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._make = make
-        self._schedulers: dict[str, TrialScheduler] = {}
+        self._schedulers: defaultdict[str, TrialScheduler] = defaultdict(make)
 
     def _of(self, trial: Any) -> TrialScheduler:
         fields = definition_of(trial.config)["fields"]
         shared = {name: value for name, value in fields.items() if name.split(".")[0] in _RIVALS_SHARE}
-        group = json.dumps(shared, sort_keys=True)
-        if group not in self._schedulers:
-            self._schedulers[group] = self._make()
-        return self._schedulers[group]
+        return self._schedulers[json.dumps(shared, sort_keys=True)]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial is there."""

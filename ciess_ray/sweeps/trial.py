@@ -17,7 +17,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.names import SEARCH, SWEEP_FILE, TRIAL_RESULT_FOLDER
 from ciess_ray.result import RESULT_FILE, read_steps
 from ciess_ray.searches.driver import resume, search
-from ciess_ray.searches.journal import Progress
+from ciess_ray.searches.run import Progress
 from ciess_ray.sweeps.claims import num_threads, within_claims
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.storage import Storage
@@ -76,7 +76,7 @@ def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapp
         # Last what says that all is there.
         for file in sorted(run.output.iterdir(), key=lambda file: file.name == RESULT_FILE):
             if file.is_file():
-                storage.upload(file, f"{name}/{TRIAL_RESULT_FOLDER}/{file.name}")
+                storage.write(f"{name}/{TRIAL_RESULT_FOLDER}/{file.name}", file.read_bytes())
         shutil.rmtree(work, ignore_errors=True)
     summary = read_summary_of(storage, name)
     assert summary is not None

@@ -34,7 +34,6 @@ WRITERS = {
     "arrays": lambda path: write_arrays(path, {"a": np.arange(3)}),
     "copy": lambda path: copy_whole(path.with_name("other"), path),
     "storage": lambda path: Storage(path.parent).write(path.name, b"new"),
-    "upload": lambda path: Storage(path.parent).upload(path.with_name("other"), path.name),
     "download": lambda path: Storage(path.parent).download("other", path),
 }
 

@@ -11,11 +11,11 @@ from ray import tune
 from secrets_left import SECRET
 
 from ciess_ray.names import SWEEP_FILE
+from ciess_ray.resources import num_at_once
 from ciess_ray.result import read_steps
 from ciess_ray.sweeps.claims import (
     check_claims,
     claims_of,
-    num_at_once,
     num_threads,
     told_claims,
     within_claims,
@@ -121,9 +121,8 @@ class TestStorage:
         storage = Storage(tmp_path / "there")
         assert storage.read("a") is None and storage.names() == []
         storage.write("a", b"1")
-        (tmp_path / "b").write_bytes(b"2")
         for _ in range(2):
-            storage.upload(tmp_path / "b", "copied/inner/b")
+            storage.write("copied/inner/b", b"2")
         assert storage.read("copied/inner/b") == b"2" and storage.names() == ["a", "copied"]
         storage.download("copied", tmp_path / "back")
         assert (tmp_path / "back" / "inner" / "b").read_bytes() == b"2"
