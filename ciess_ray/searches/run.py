@@ -27,7 +27,7 @@ class Progress:
         kept_ratio: Executed parameters as a share of the full table's.
         quality_share: Validation quality as a share of the full table's.
         memory_weight: λ.
-        elapsed_s: Seconds since the phase began.
+        elapsed_s: Seconds that the phase has taken, before a resumption too.
         remaining_s: Seconds that the phase will still take, as far as can be told.
         is_step: False for news from within a step.
     """

@@ -144,6 +144,9 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(
     table = pq.read_table(sweep / "results.parquet")
     assert table["status"].to_pylist() == ["finished"] * 3
     assert sorted(table["budget"].to_pylist()) == BUDGETS[:3]
+    # Of trials that were finished under the former driver too.
+    assert table["num_steps"].to_pylist() == [NUM_STEPS] * 3
+    assert table["quality_in_search"].equals(table["search/validation/quality"])
     for row in table.to_pylist():
         assert row["search/num_params"] <= row["cap_params"]
     check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 3)
