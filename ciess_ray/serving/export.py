@@ -20,7 +20,6 @@ from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
 from ciess_ray.packed.embedding import unpack_recommender
 from ciess_ray.packed.file import VALUE_TYPES
-from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -28,16 +27,15 @@ from ciess_ray.serving.files import (
     SCORER_FILE,
     TABLE_FILE,
     TEST_FILE,
-    ScorerFile,
     TableFolder,
     entity_columns,
+    propagated_form,
     safetensors_of,
 )
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
 from envs.errors import ConfigError, ResultError, check_name, within
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
-from envs.sizes.embedding_sizes import EmbeddingSizes
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 _PACKED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE)
@@ -189,11 +187,10 @@ def _propagated(source: TableFolder) -> TableFolder:
         )
     built = build_scorer(source)
     assert isinstance(built, DotProductScorer)
-    num_users, num_items = source.train.shape
+    num_users = source.table.num_users
     rows = np.concatenate([built.of_users(np.arange(num_users)), built.item])
-    sizes = EmbeddingSizes.full(num_users, num_items, rows.shape[1])
-    table = PackedTable.of(rows.ravel(), sizes, recommender="mf")
-    return replace(source, table=table, scorer=ScorerFile("mf", {}, {}, origin=name))
+    table, scorer = propagated_form(name, rows, num_users)
+    return replace(source, table=table, scorer=scorer)
 
 
 def _measured(source: TableFolder, made: TableFolder, exported: Exported) -> Exported:

@@ -21,6 +21,7 @@ from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 TABLE_FILE = "table.safetensors"
 SCORER_FILE = "scorer.safetensors"
@@ -171,6 +172,18 @@ def _shapes(name: str, num_layers: Any, table: PackedTable) -> Mapping[str, tupl
     return shapes
 
 
+def propagated_form(name: str, rows: NDArray[np.float32], num_users: int) -> tuple[PackedTable, ScorerFile]:
+    """The representations of a recommender that propagates, as the table and the scorer of one that does not.
+
+    Args:
+        name: Of the recommender.
+        rows: What it scores by the inner products of, users first, shape (num_rows, width).
+        num_users: Rows that are users.
+    """
+    sizes = EmbeddingSizes.full(num_users, len(rows) - num_users, rows.shape[1])
+    return PackedTable.of(rows.ravel(), sizes, recommender="mf"), ScorerFile("mf", {}, {}, origin=name)
+
+
 def safetensors_of(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
     """A safetensors file, the same bytes for the same content: its library writes metadata in any order."""
     content = safetensors.numpy.save(arrays, metadata)
@@ -242,39 +255,25 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
     file = folder / IDS_FILE
     Manifest.read(folder).verify(IDS_FILE)
     table = read_parquet(file, ("kind", "id"))
-    if table.num_rows != num_users + num_items:
-        raise ResultError(
-            f"{file}: {table.num_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
-            "different searches."
-        )
     try:
-        kinds, ids = _values_of(table, "kind"), _values_of(table, "id")
-    except (KeyError, ValueError) as error:
+        ids = table["id"].combine_chunks()
+        is_number = pa.types.is_signed_integer(ids.type)
+        if len(ids) != num_users + num_items:
+            raise ValueError(
+                f"{len(ids):,} ids for {num_users:,} users and {num_items:,} items: they come from different "
+                "searches"
+            )
+        if ids.null_count or not (is_number or pa.types.is_string(ids.type)):
+            raise ValueError(
+                f"the column id is {ids.type} with {ids.null_count:,} gaps, not text or whole numbers"
+            )
+        if table["kind"].to_pylist() != ["user"] * num_users + ["item"] * num_items:
+            raise ValueError(f"its rows are not {num_users:,} users and then {num_items:,} items")
+        for kind, of_kind in (("user", ids[:num_users]), ("item", ids[num_users:])):
+            if len(of_kind.unique()) != len(of_kind):
+                raise ValueError(f"two {kind}s have one id")
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-    expected = np.repeat(np.array(["user", "item"], object), [num_users, num_items])
-    if not np.array_equal(kinds, expected):
-        raise ResultError(
-            f"{file}: damaged: its rows are not {num_users:,} users and then {num_items:,} items."
-        )
-    for kind, of_kind in (("user", ids[:num_users]), ("item", ids[num_users:])):
-        if len(np.unique(of_kind)) != len(of_kind):
-            raise ResultError(f"{file}: damaged: two {kind}s have one id.")
-    return ids[:num_users], ids[num_users:]
-
-
-def _values_of(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column of whole numbers or of text; Arrow's own to_numpy imports pandas, which takes long.
-
-    Raises:
-        ValueError: It is another, or has gaps.
-    """
-    column = table.column(name).combine_chunks()
-    if column.null_count:
-        raise ValueError(f"the column {name} has {len(column) - column.null_count:,} values")
-    if pa.types.is_signed_integer(column.type):
-        return np.from_dlpack(column).astype(np.int64)
-    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
-    if not pa.types.is_string(texts.type):
-        raise ValueError(f"the column {name} is {column.type}, not text or whole numbers")
-    values: NDArray[Any] = np.array(texts.to_pylist(), object)
-    return values if texts is column else values[np.from_dlpack(column.indices)]
+    # Arrow's own ways to and from NumPy import pandas, which takes long.
+    values = np.from_dlpack(ids).astype(np.int64) if is_number else np.array(ids.to_pylist(), object)
+    return values[:num_users], values[num_users:]

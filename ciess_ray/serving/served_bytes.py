@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 
 from ciess_ray.packed.embedding import pack_recommender
-from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
     PROPAGATING,
     SCORER_FILE,
     ScorerFile,
+    propagated_form,
     write_ids,
     write_interactions,
 )
 from envs.data import Interactions
 from envs.recommenders import RECOMMENDERS, BaseRecommender, options_of
-from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
+from envs.sizes.embedding_sizes import ScatteredSizes
 
 TABLE, GRAPH, ROWS = "table", "table and graph", "propagated rows"
 
@@ -74,8 +74,11 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
         needs_graph = name in PROPAGATING or name not in RECOMMENDERS
         forms = {GRAPH: with_histories} if needs_graph else {TABLE: packed + scorer}
         if name in PROPAGATING:
-            ScorerFile("mf", {}, {}, origin=name).write(folder)
-            forms[ROWS] = _propagated(recommender).num_bytes + (folder / SCORER_FILE).stat().st_size
+            with torch.no_grad():
+                rows = torch.cat(recommender.eval().encode()).cpu().numpy()
+            table, rows_scorer = propagated_form(name, rows, recommender.num_users)
+            rows_scorer.write(folder)
+            forms[ROWS] = table.num_bytes + (folder / SCORER_FILE).stat().st_size
             with_histories = min(with_histories, forms[ROWS] + histories)
     served_as = min(forms, key=lambda form: forms[form])
     return ServedBytes(packed, forms[served_as], served_as, with_histories, ids)
@@ -96,11 +99,3 @@ def write_companions(
     ScorerFile(name, options_of(recommender), state).write(folder)
     write_interactions(folder / INTERACTIONS_FILE, interactions.train)
     write_ids(folder / IDS_FILE, interactions.user_ids, interactions.item_ids)
-
-
-def _propagated(recommender: BaseRecommender) -> PackedTable:
-    """The representations of a recommender that propagates, as the table of one that does not."""
-    with torch.no_grad():
-        rows = torch.cat(recommender.eval().encode()).cpu().numpy()
-    sizes = EmbeddingSizes.full(recommender.num_users, recommender.num_items, rows.shape[1])
-    return PackedTable.of(rows.ravel(), sizes, recommender="mf")
