@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from envs.data import Interactions
@@ -36,11 +35,6 @@ def batches_of_step(recipe: Recipe) -> int:
 def state_of(recommender: BaseRecommender) -> State:
     """Every parameter by its name, as an array of its shape on the CPU."""
     return {name: value.detach().cpu().numpy() for name, value in recommender.state_dict().items()}
-
-
-def load_state(recommender: BaseRecommender, state: State) -> None:
-    """Put back what :func:`state_of` gave of a recommender of the same shape."""
-    recommender.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
 
 
 class StepMode(NamedTuple):
@@ -94,7 +88,7 @@ class StepRecommenders:
                 "or that train_supernet returned (envs.step_modes)."
             )
         self._recipe, self._num_batches = recipe, num_batches
-        self._full_sizes, self._pretrained = full_sizes, pretrained or {}
+        self._full_sizes, self._pretrained = full_sizes, pretrained
 
     @cached_property
     def _shared(self) -> BaseRecommender:
@@ -103,9 +97,7 @@ class StepRecommenders:
         return self._copy(np.random.default_rng(0))
 
     def _copy(self, rng: np.random.Generator) -> BaseRecommender:
-        recommender = self._recipe.recommender(self._full_sizes, rng)
-        load_state(recommender, self._pretrained)
-        return recommender
+        return self._recipe.recommender(self._full_sizes, rng, self._pretrained)
 
     def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
         """One that is ready to be evaluated at these sizes.

@@ -46,7 +46,7 @@ from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State, load_state, state_of
+from envs.step_modes import STEP_MODES, State, state_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     measured = []
     for (_, table), outcome in zip(rivals, tested, strict=True):
-        recommender = recipe.recommender(table.sizes, np.random.default_rng(0))
-        load_state(recommender, outcome.state)
+        recommender = recipe.recommender(table.sizes, np.random.default_rng(0), outcome.state)
         rows.append(_row(table, outcome, recommender, run.config, both))
         if table.name == SEARCH:
             measured.append(([rows[0], *rows[-2:]], recommender))

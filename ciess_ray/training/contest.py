@@ -58,9 +58,9 @@ def select_candidates(
     chosen: list[Candidate] = []
     for least in (min_distance, 0.0):
         for candidate in meeting:
-            if len(chosen) == num_best:
-                break
-            if all(distance(candidate.sizes, other.sizes) > least for other in chosen):
+            if len(chosen) < num_best and all(
+                distance(candidate.sizes, other.sizes) > least for other in chosen
+            ):
                 chosen.append(candidate)
     return sorted(chosen, key=lambda c: c.quality, reverse=True)
 

@@ -24,9 +24,9 @@ from envs.data import Interactions
 from envs.mdp import KINDS
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import FitReport, Recipe, Trainer
+from envs.recommenders.training import FitReport, Recipe
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import State, load_state
+from envs.step_modes import State
 
 _STATE, _COST = "state/", "cost/"
 
@@ -166,7 +166,8 @@ def fit_to_convergence(
         progress: Called after each validation with the batches trained and the quality.
         initial: Parameters to start from, in place of drawn ones.
     """
-    trainer = _trainer(recipe_of(config, interactions), sizes, seed, initial)
+    recipe = recipe_of(config, interactions)
+    trainer = recipe.trainer(sizes, np.random.default_rng(seed), state=initial)
     return trainer.recommender, trainer.fit(interactions.validation, progress)
 
 
@@ -199,21 +200,14 @@ def train_for_test(
     recipe = recipe_of(config, merged)
     # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
     decay_every = round(recipe.settings.decay_every * growth)
-    stretched = recipe.settings.model_copy(update={"decay_every": decay_every})
-    trainer = _trainer(replace(recipe, settings=stretched), sizes, seed, initial)
+    stretched = replace(recipe, settings=recipe.settings.model_copy(update={"decay_every": decay_every}))
+    trainer = stretched.trainer(sizes, np.random.default_rng(seed), state=initial)
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
     metrics = evaluate(trainer.recommender, merged.train, merged.test)
     return trainer.recommender, FitReport(metrics, num_batches)
-
-
-def _trainer(recipe: Recipe, sizes: EmbeddingSizes, seed: tuple[int, ...], initial: State | None) -> Trainer:
-    trainer = recipe.trainer(sizes, np.random.default_rng(seed))
-    if initial is not None:
-        load_state(trainer.recommender, initial)
-    return trainer
 
 
 def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:

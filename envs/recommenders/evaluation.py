@@ -29,8 +29,7 @@ def _top(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """
     num_groups = scores.shape[1] // _GROUPS_OF
     if num_groups < _GROUPS_PER_PLACE * depth:
-        values, columns = scores.topk(depth, dim=1)
-        return values, columns
+        return scores.topk(depth, dim=1)
     num_grouped = num_groups * _GROUPS_OF
     maxima = scores[:, :num_grouped].view(len(scores), _GROUPS_OF, num_groups).amax(dim=1)
     groups = maxima.topk(depth, dim=1, sorted=False).indices

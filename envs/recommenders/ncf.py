@@ -25,18 +25,16 @@ class _HiddenScores(torch.autograd.Function):
         users, items = user * scale, item * scale
         scores = (user @ weight)[:, None] + item @ weight
         for units, sign in ((weight > 0, 1.0), (weight < 0, -1.0)):
-            distance = torch.cdist(users[:, units], -items[:, units], p=1.0)
-            scores.add_(distance, alpha=sign)
+            scores.add_(torch.cdist(users[:, units], -items[:, units], p=1.0), alpha=sign)
         return scores.mul_(0.5)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         user, item, weight = ctx.saved_tensors
-        (grad,) = grads
         users, threshold = user.T.contiguous(), -item.T.contiguous()
         grad_user, grad_item = torch.empty_like(users), torch.empty_like(threshold)
         for unit in range(len(weight)):
-            active = grad * (users[unit, :, None] > threshold[unit])
+            active = grads[0] * (users[unit, :, None] > threshold[unit])
             torch.sum(active, dim=1, out=grad_user[unit])
             torch.sum(active, dim=0, out=grad_item[unit])
         grad_weight = (users * grad_user).sum(dim=1) - (threshold * grad_item).sum(dim=1)

@@ -31,11 +31,9 @@ def symmetric_weights(train: csr_array) -> csr_array:
     Returns:
         Of the same shape, float32; shares its indices.
     """
-    user_degree = np.diff(train.indptr)
-    item_degree = np.bincount(train.indices, minlength=train.shape[1])
-    user_scale = 1.0 / np.sqrt(np.maximum(user_degree, 1))
-    item_scale = 1.0 / np.sqrt(np.maximum(item_degree, 1))
-    weights = (np.repeat(user_scale, user_degree) * item_scale[train.indices]).astype(np.float32)
+    degrees = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
+    user_scale, item_scale = (1.0 / np.sqrt(np.maximum(degree, 1)) for degree in degrees)
+    weights = (np.repeat(user_scale, degrees[0]) * item_scale[train.indices]).astype(np.float32)
     return csr_array((weights, train.indices, train.indptr), shape=train.shape)
 
 

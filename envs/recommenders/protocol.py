@@ -58,13 +58,9 @@ def check_protocol(
                 check(trial)
 
 
-class _Broken(Exception):
-    """What was found to be wrong."""
-
-
 def _require(condition: object, problem: str) -> None:
     if not condition:
-        raise _Broken(problem)
+        raise RecommenderProtocolError(problem)
 
 
 def _are_close(scores: Tensor, others: Tensor) -> bool:
@@ -78,15 +74,14 @@ def _rule(cls: type[BaseRecommender], name: str, remedy: str) -> Iterator[None]:
         yield
     except ConfigError:  # An option whose value it refuses breaks no rule.
         raise
-    except _Broken as broken:
+    except RecommenderProtocolError as broken:
         raise RecommenderProtocolError(f"{start}{broken}. {remedy}.") from None
     except Exception as error:  # Of the recommender's own code, which may raise anything.
         frames = traceback.extract_tb(error.__traceback__)
         own_file = getattr(sys.modules[cls.__module__], "__file__", None)
         last = ([frame for frame in frames if frame.filename == own_file] or frames)[-1]
-        place = f"{last.filename}, line {last.lineno}"
         raise RecommenderProtocolError(
-            f"{start}{type(error).__name__}: {error} ({place}). {remedy}."
+            f"{start}{type(error).__name__}: {error} ({last.filename}, line {last.lineno}). {remedy}."
         ) from error
 
 
@@ -102,16 +97,18 @@ def check_signature(cls: type[BaseRecommender]) -> None:
     )
     with _rule(cls, "constructor", remedy):
         parameters = inspect.signature(cls).parameters
-        for name in GIVEN:
-            _require(name in parameters, f"__init__ does not take {name!r}")
+        missing = [name for name in GIVEN if name not in parameters]
+        _require(not missing, f"__init__ does not take {', '.join(map(repr, missing))}")
         _require(tuple(parameters)[:2] == GIVEN[:2], f"its first arguments are not {GIVEN[0]} and {GIVEN[1]}")
         for name, parameter in parameters.items():
             _require(
                 parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY),
                 f"__init__ takes {parameter}, which does not say what its options are",
             )
-            is_number = type(parameter.default) in (int, float)
-            _require(name in GIVEN or is_number, f"the default of the option {name!r} is no number")
+            _require(
+                name in GIVEN or type(parameter.default) in (int, float),
+                f"the default of the option {name!r} is no number",
+            )
 
 
 class _Trial:

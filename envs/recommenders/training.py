@@ -1,12 +1,13 @@
 """Training of a base recommender: a number of batches, or until validation stops rising."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -227,18 +228,28 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", make_loss(self.train, self.settings))
 
-    def recommender(self, sizes: EmbeddingSizes, rng: np.random.Generator) -> BaseRecommender:
-        """A fresh recommender of these sizes."""
+    def recommender(
+        self,
+        sizes: EmbeddingSizes,
+        rng: np.random.Generator,
+        state: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> BaseRecommender:
+        """A fresh recommender of these sizes, or one with the parameters of another of its shape, by name."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return build_recommender(
+        recommender = build_recommender(
             self.name, self.train, sizes, generator=generator, device=self.device, options=self.options
         )
+        if state is not None:
+            recommender.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        return recommender
 
     def trainer(
         self,
         sizes: EmbeddingSizes,
         rng: np.random.Generator,
         draw_sizes: Callable[[np.random.Generator], EmbeddingSizes] | None = None,
+        state: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Trainer:
-        """A trainer of a fresh recommender, see :class:`Trainer`; both draw from ``rng``."""
-        return Trainer(self.recommender(sizes, rng), self.train, self.settings, rng, self.loss, draw_sizes)
+        """A trainer of a :meth:`recommender`, see :class:`Trainer`; both draw from ``rng``."""
+        recommender = self.recommender(sizes, rng, state)
+        return Trainer(recommender, self.train, self.settings, rng, self.loss, draw_sizes)

@@ -18,7 +18,7 @@ from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import RankingLoss
 from envs.recommenders.training import Trainer, make_loss
 from envs.sizes.embedding_sizes import ScatteredSizes
-from envs.step_modes import State, load_state, state_of
+from envs.step_modes import State, state_of
 
 #: What users' magnitudes are multiplied with before they compete with the items'; 1 is plain magnitude.
 _USER_SCALES = tuple(2.0**power for power in range(-2, 8))
@@ -70,8 +70,7 @@ def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
     qualities: dict[float, float] = {}
     recipe = recipe_of(problem.config, interactions)
     # Its first values give way to the state.
-    recommender = recipe.recommender(problem.full_sizes, np.random.default_rng(0))
-    load_state(recommender, state)
+    recommender = recipe.recommender(problem.full_sizes, np.random.default_rng(0), state)
     for scale in _USER_SCALES:
         importance = np.abs(state["table.weight"])
         importance[: interactions.num_users] *= scale
