@@ -8,6 +8,7 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from envs.step_modes import state_of, train_supernet
 
 FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"
 
-#: Trains in the process that calls it, with the splits, and what it tells its news to.
-Work = Callable[[Interactions, Callable[..., None]], Trained]
+#: Trains in the process that calls it; is given the splits, and what it tells its news to, if anybody.
+Work = Callable[..., Trained]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,31 +41,28 @@ class Preparation:
         key: Ends in the hash of all that it depends on: the split interactions, recommender, training recipe,
             seed, and the versions of this package and of PyTorch.
         config: The run.
-        keeps_state: Whether the parameters of the full-size table are kept too.
-        kept_ratios: The least and the greatest that a supernet is trained on.
+        train: Trains it, unless this machine has no memory for it. What it tells now and then is the batches
+            trained and the quality, or the loss.
     """
 
     kind: str
     key: str
     config: RunConfig
-    keeps_state: bool = True
-    kept_ratios: tuple[float, float] | None = None
+    train: Work
 
     @classmethod
     def full_size(
-        cls, config: RunConfig, interactions: Interactions, *, keeps_state: bool | None = None
+        cls, config: RunConfig, interactions: Interactions, *, keeps_state: bool = True
     ) -> "Preparation":
         """The full-size fit of a run.
 
         Args:
             config: The run.
             interactions: The splits.
-            keeps_state: See the class; None where steps are finetuned from them.
+            keeps_state: Whether its parameters are kept too, which others may start from.
         """
-        if keeps_state is None:
-            keeps_state = config.search.steps_start_from == "full size"
         key = key_of_run(config, interactions, FULL_SIZE_FIT, keeps_state, ignores=NOT_TRAINING)
-        return cls(FULL_SIZE_FIT, f"full-size-{key}", config, keeps_state)
+        return cls(FULL_SIZE_FIT, f"full-size-{key}", config, partial(_fit_full_size, config, keeps_state))
 
     @classmethod
     def supernet(
@@ -79,45 +77,50 @@ class Preparation:
         """
         kept_ratios = kept_ratios_of(config, interactions, caps_params)
         key = key_of_run(config, interactions, SUPERNET, kept_ratios, ignores=NOT_SUPERNET)
-        return cls(SUPERNET, f"supernet-{key}", config, kept_ratios=kept_ratios)
+        return cls(SUPERNET, f"supernet-{key}", config, partial(_train_supernet, config, kept_ratios))
 
-    def train(self, interactions: Interactions, tell: Callable[[int, float], None] | None = None) -> Trained:
-        """Train it in this process.
 
-        Args:
-            interactions: The splits.
-            tell: Called now and then with the batches trained and the quality, or the loss.
+def _fit_full_size(
+    config: RunConfig,
+    keeps_state: bool,
+    interactions: Interactions,
+    tell: Callable[..., None] | None = None,
+) -> Trained:
+    check_training_memory(config, interactions.num_entities)
+    sizes, seed = full_sizes(config, interactions), key_of(config.seed, Stream.FULL_SIZE)
+    recommender, report = fit_to_convergence(config, interactions, sizes, seed, tell)
+    return Trained.of(
+        report,
+        state=state_of(recommender) if keeps_state else {},
+        entity_quality=entity_quality(report.best, interactions.train),
+    )
 
-        Raises:
-            ConfigError: This machine has no memory for it.
-        """
-        check_training_memory(self.config, interactions.num_entities)
-        config, full = self.config, full_sizes(self.config, interactions)
-        if self.kept_ratios is not None:
-            num_batches = config.search.supernet_batches
-            supernet = train_supernet(
-                recipe_of(config, interactions),
-                interactions,
-                full,
-                self.kept_ratios,
-                num_batches,
-                rng_of(config.seed, Stream.SUPERNET),
-                tell,
-            )
-            return Trained({}, float("nan"), num_batches, state_of(supernet))
-        seed = key_of(config.seed, Stream.FULL_SIZE)
-        recommender, report = fit_to_convergence(config, interactions, full, seed, tell)
-        return Trained.of(
-            report,
-            state=state_of(recommender) if self.keeps_state else {},
-            entity_quality=entity_quality(report.best, interactions.train),
-        )
+
+def _train_supernet(
+    config: RunConfig,
+    kept_ratios: tuple[float, float],
+    interactions: Interactions,
+    tell: Callable[..., None] | None = None,
+) -> Trained:
+    check_training_memory(config, interactions.num_entities)
+    num_batches = config.search.supernet_batches
+    supernet = train_supernet(
+        recipe_of(config, interactions),
+        interactions,
+        full_sizes(config, interactions),
+        kept_ratios,
+        num_batches,
+        rng_of(config.seed, Stream.SUPERNET),
+        tell,
+    )
+    return Trained({}, float("nan"), num_batches, state_of(supernet))
 
 
 def preparations_of(config: RunConfig, interactions: Interactions) -> list[Preparation]:
     """The full-size fit of a search, and its supernet where it has one."""
-    preparations = [Preparation.full_size(config, interactions)]
-    if config.search.steps_start_from == "supernet":
+    start = config.search.steps_start_from
+    preparations = [Preparation.full_size(config, interactions, keeps_state=start == "full size")]
+    if start == "supernet":
         caps_params = caps_params_of(config, interactions.num_entities)
         preparations.append(Preparation.supernet(config, interactions, caps_params))
     return preparations
@@ -280,7 +283,7 @@ def claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
     )
 
 
-def _measured(work: Work, interactions: Interactions, tell: Callable[..., None]) -> Trained:
+def _measured(work: Work, interactions: Interactions, tell: Callable[..., None] | None = None) -> Trained:
     """What is trained, and what it took."""
     meter = Meter()
     with meter.phase("training"):
@@ -291,7 +294,7 @@ def _measured(work: Work, interactions: Interactions, tell: Callable[..., None])
 @ray.remote(max_retries=3, max_calls=1)
 def _train(work: Work, interactions: Interactions, num_threads: int) -> Trained:
     torch.set_num_threads(num_threads)
-    return _measured(work, interactions, lambda *news: None)
+    return _measured(work, interactions)
 
 
 @ray.remote(num_returns="streaming", max_retries=3)

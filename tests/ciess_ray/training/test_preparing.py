@@ -8,9 +8,11 @@ import pytest
 import ray
 
 from ciess_ray.config.data import dataset_key, load_interactions
+from ciess_ray.files.whole import write_arrays
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import prepare_shared
 from ciess_ray.sweeps.storage import Storage
+from ciess_ray.training.convergence import Trained
 from ciess_ray.training.preparing import (
     FULL_SIZE_FIT,
     Preparation,
@@ -73,6 +75,15 @@ def test_a_task_trains_what_this_process_would_and_tells_of_it_and_leaves_it_for
     assert made.cost.cpu_s > 0 and made.cost.num_trainings == 1
     again = prepare(preparation, reference)
     assert again.is_cached and not made.is_cached and again.cost == made.cost
+
+
+def test_what_is_kept_is_read_as_it_was_and_parameters_alone_are_none(tmp_path):
+    made = Trained({"recall@5": 0.5}, 0.25, 7, {"table.weight": np.ones((2, 3), np.float32)})
+    made.write(tmp_path / "full-size.npz")
+    again = Trained.read(tmp_path / "full-size.npz")
+    np.testing.assert_equal(vars(again), vars(made) | {"is_cached": True})
+    write_arrays(tmp_path / "supernet.npz", {"state/table.weight": np.ones((2, 3))})
+    assert Trained.read(tmp_path / "supernet.npz") is None and Trained.read(tmp_path / "none.npz") is None
 
 
 def test_an_error_of_a_training_is_raised_as_it_is_wherever_it_is_needed(make, tmp_path):
