@@ -109,9 +109,10 @@ def check_mlflow(uri, num_trials, num_steps=NUM_STEPS):
 def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(
     write_sweep, tmp_path, monkeypatch, ray_cluster
 ):
-    space = {"budget": BUDGETS[:3], "seed": [0]}
+    space = {"budget": BUDGETS[:2], "seed": [0]}
     log, sweep = tmp_path / "log.txt", tmp_path / "sweep"
-    config = write_sweep(space=space)
+    # One after the other, so that the second is under way when the first is finished.
+    config = write_sweep(space=space, resources={"max_concurrent_trials": 1})
     process = start("sweep", config, log=log, cwd=tmp_path)
     # The full-size fit that all trials share is under way.
     wait_for(lambda: "trains what trials share: 0 of 1" in log.read_text(), process, log)
@@ -136,20 +137,20 @@ def test_a_driver_that_is_killed_leaves_a_sweep_to_go_on_with(
     assert holding(SECRET, tmp_path) == []
 
     after = finished(sweep)
-    assert len(before) < 3 and len(after) == 3
+    assert len(before) == 1 and len(after) == 2
     assert len(list(sweep.glob("cache/full-size-*.npz"))) == 1
     for summary in sweep.glob("*/result/result.json"):
         assert json.loads(summary.read_text())["full_size_fit"]["is_cached"]
     assert {name: after[name] for name in before} == before
     table = pq.read_table(sweep / "results.parquet")
-    assert table["status"].to_pylist() == ["finished"] * 3
-    assert sorted(table["budget"].to_pylist()) == BUDGETS[:3]
+    assert table["status"].to_pylist() == ["finished"] * 2
+    assert sorted(table["budget"].to_pylist()) == BUDGETS[:2]
     # Of trials that were finished under the former driver too.
-    assert table["num_steps"].to_pylist() == [NUM_STEPS] * 3
+    assert table["num_steps"].to_pylist() == [NUM_STEPS] * 2
     assert table["quality_in_search"].equals(table["search/validation/quality"])
     for row in table.to_pylist():
         assert row["search/num_params"] <= row["cap_params"]
-    check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 3)
+    check_mlflow(f"sqlite:///{tmp_path}/mlflow.db", 2)
     with pytest.raises(CiessError, match="holds a sweep"):
         sweeps.sweep(SweepPlan.load(write_sweep(space=space)))
 

@@ -1,6 +1,7 @@
 """The harness of a comparison: cells as tasks, kept one by one, gone on with, and told of."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -65,46 +66,37 @@ def rows_of(folder):
 
 def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_path, ray_cluster):
     space = {"budget": ["20%"], "training.learning_rate": [0.03, 1e20]}
-    config = write(space, methods=["equal sizes", "random search", "search"])
+    config = write(space, methods=["equal sizes", "search"])
     result = run(config)
     assert result.exit_code == 1
     rows = rows_of(tmp_path / "comparison")
     failed = {name: row for name, row in rows.items() if row["status"] == "failed"}
-    assert len(rows) == 6 and len(failed) == 3 and all("1e-20" in name for name in failed)
-    equal = next(row for row in failed.values() if row["method"] == "equal sizes")
+    assert len(rows) == 4 and len(failed) == 2 and all("1e-20" in name for name in failed)
+    equal, searched = sorted(failed.values(), key=lambda row: row["method"])
     assert equal["error"].startswith("TrainingError: the loss of LightGCN is")
-    others = [row["error"] for row in failed.values() if row["method"] != "equal sizes"]
-    assert all(
-        "it needs the full-size fit of training.learning_rate=1e+20, which failed" in error
-        or "it needs the supernet of training.learning_rate=1e+20, which failed" in error
-        for error in others
-    )
+    needed = r"it needs the (full-size fit|supernet) of training\.learning_rate=1e\+20, which failed"
+    assert re.search(needed, searched["error"])
     lines = result.output.splitlines()
     ended = [
         line for line in lines if line.startswith(tuple(f"finished {name}  quality 0." for name in rows))
     ]
-    assert len(ended) == 3 and all("  N@20 0." in line for line in ended)
+    assert len(ended) == 2 and all("  N@20 0." in line for line in ended)
     assert any(line.startswith("failed full-size fit of training.learning_rate=1e+20") for line in lines)
-    assert "3 finished, 3 failed" in result.output and "try again: " in result.output
+    assert "2 finished, 2 failed" in result.output and "try again: " in result.output
     summary = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert summary["format"] == "ciess-ray comparison 1"
-    assert summary["num_cells"] == {"finished": 3, "failed": 3} and set(summary["failed"]) == set(failed)
+    assert summary["num_cells"] == {"finished": 2, "failed": 2} and set(summary["failed"]) == set(failed)
     good = [cell for cell in summary["cells"] if cell["seeds"]]
-    assert {cell["method"] for cell in good} == {"equal sizes", "random search", "search"}
-    assert all(set(cell["differences"]) == {"ndcg@20", "recall@20"} for cell in good[:2])
+    assert {cell["method"] for cell in good} == {"equal sizes", "search"}
+    assert set(good[0]["differences"]) == {"ndcg@20", "recall@20"}
     searched = next(row for row in rows.values() if row["method"] == "search" and row["status"] == "finished")
-    drawn = next(
-        row for row in rows.values() if row["method"] == "random search" and row["status"] == "finished"
-    )
     # What it starts from, two candidates, equal sizes, and test; with rows in communities the best, and the
     # best plain split unless that is the same.
     assert searched["num_trainings"] - (2 + 2 + 1 + 1) in (1, 2)
-    assert drawn["num_trainings"] - (1 + 2 + 1 + 1) in (1, 2)
-    assert drawn["num_steps"] == searched["num_steps"] == 2 + 2
-    assert drawn["num_params"] == searched["num_params"] == 1024
+    assert searched["num_steps"] == 2 + 2 and searched["num_params"] == 1024
 
     # Other settings are not overwritten without a word, further methods are added.
-    with pytest.raises(CiessError, match="3 cells were finished under other settings or on other .*, e.g"):
+    with pytest.raises(CiessError, match="2 cells were finished under other settings or on other .*, e.g"):
         run(
             write(space, {"recommender": {"max_embedding_size": 16, "device": "cpu", "options": {"l2": 0.1}}})
         )
