@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,15 @@ from envs.data import generate_interactions, split_interactions
 # How long an example takes is a matter of what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+# Ray as it is, but for what takes time of every test: a worker that waits has imported PyTorch, and the next
+# task is spared that; and what workers print, which nobody is shown, is looked for now and then only.
+os.environ |= {
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+    "LOG_NAME_UPDATE_INTERVAL_S": "60",
+}
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 
 from envs import TOY_SIZE_ENV_ID, mdp
 from envs.data import generate_interactions
@@ -198,9 +200,20 @@ def greedy_errors():
 
 
 @pytest.fixture(scope="session")
-def made_by_two(tmp_path_factory):
+def made_by_two(tmp_path_factory, worker_id):
     """A new store, whose migrations take seconds, and what two processes that made it at once ended with."""
-    folder = tmp_path_factory.mktemp("mlflow")
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        # It is one for all of pytest's processes.
+        folder = folder.parent
+    store, record = folder / "mlflow.db", folder / "made-by-two.json"
+    with FileLock(folder / "made-by-two.lock"):
+        if not record.exists():
+            record.write_text(json.dumps(_made_by_two(folder)))
+    return store, [tuple(ended) for ended in json.loads(record.read_text())]
+
+
+def _made_by_two(folder):
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "-W", "ignore", "-c", MAKE_A_STORE]
     processes = [subprocess.Popen(command, cwd=folder, **pipe) for _ in range(2)]
@@ -209,10 +222,8 @@ def made_by_two(tmp_path_factory):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate()[0] for process in processes]
-    return folder / "mlflow.db", [
-        (process.returncode, text) for process, text in zip(processes, told, strict=True)
-    ]
+    printed = [process.communicate()[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
 
 
 @pytest.fixture(scope="session")
