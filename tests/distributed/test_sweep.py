@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import threading
 import time
 
 import pyarrow as pa
@@ -192,23 +193,31 @@ def stop_server(process):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_tracking_server_that_is_gone_while_a_trial_ends_misses_nothing(write_sweep, tmp_path):
-    log, server_log, sweep = tmp_path / "log.txt", tmp_path / "server.txt", tmp_path / "sweep"
-    port = free_port()
-    server = start_server(port, tmp_path, server_log)
+def test_a_tracking_server_that_is_gone_while_a_trial_ends_misses_nothing(write_sweep, tmp_path, ray_cluster):
+    server_log, folder, port = tmp_path / "server.txt", tmp_path / "sweep", free_port()
+    servers, ended = [start_server(port, tmp_path, server_log)], []
+
+    def take_the_server_away():
+        """From the trial's first checkpoint to its end."""
+        while not list(folder.glob("*/checkpoint_*")):
+            time.sleep(0.02)
+        stop_server(servers[0])
+        ended.append(bool(finished(folder)))
+        while not finished(folder):
+            time.sleep(0.02)
+        servers.append(start_server(port, tmp_path, server_log))
+
+    config = write_sweep(60, f"http://127.0.0.1:{port}", space={"budget": BUDGETS[:1], "seed": [0]})
+    meanwhile = threading.Thread(target=take_the_server_away, daemon=True)
+    meanwhile.start()
     try:
-        config = write_sweep(60, f"http://127.0.0.1:{port}", space={"budget": BUDGETS[:1], "seed": [0]})
-        process = start("sweep", config, log=log, cwd=tmp_path)
-        wait_for(lambda: list(sweep.glob("*/checkpoint_*")), process, log)
-        stop_server(server)
-        assert not finished(sweep)
-        wait_for(lambda: finished(sweep), process, log)
-        server = start_server(port, tmp_path, server_log)
-        finish(process, log)
-        assert "not recorded" not in log.read_text()
+        results = sweeps.sweep(SweepPlan.load(config))
+        meanwhile.join(PATIENCE_S)
+        assert ended == [False] and results.is_complete and results.problems == []
         check_mlflow(f"sqlite:///{tmp_path}/server.db", 1)
     finally:
-        stop_server(server)
+        for server in servers:
+            stop_server(server)
 
 
 ON_A_CLUSTER = """
