@@ -5,14 +5,14 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
@@ -57,9 +57,8 @@ _FIGURES = (
     "cpu_s",
     "cpu_s/choosing",
     "peak_bytes",
+    "share_of_full",
 )
-
-
 #: What a DataFrame has beside the ranking on test.
 _TOLD = ("share_of_full", *TABLE_FIGURES, "num_trainings", "cpu_s", "peak_bytes")
 #: Of a row a method, between its budget and what it costs.
@@ -138,18 +137,16 @@ class MethodFigures:
         if not self.seeds:
             return ["0", *[""] * 13]
         figures, against = self.figures, self.differences.get(COMPARED[0])
-        search, p = "", ""
-        if against is not None:
-            interval = f"[{against.relative_low:+.1%}, {against.relative_high:+.1%}]"
-            search, p = f"{against.relative:+.1%} {interval}", f"{against.p:.2g}"
         return [
             str(len(self.seeds)) + ("^" if self.is_still_rising else ""),
             str(len(self.split_seeds)),
             str(figures["test/recall@20"]),
             str(figures["test/ndcg@20"]),
             f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
-            search,
-            p,
+            ""
+            if against is None
+            else f"{against.relative:+.1%} [{against.relative_low:+.1%}, {against.relative_high:+.1%}]",
+            "" if against is None else f"{against.p:.2g}",
             *(
                 f"{figures[name].mean:,.0f}" if name in figures else ""
                 for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
@@ -182,7 +179,7 @@ class ComparisonResults:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.results)} of {len(self.plan.cells)} cells)"
 
-    @property
+    @cached_property
     def finished(self) -> dict[str, CellResult]:
         """Those that came to their end, by name."""
         return {name: result for name, result in self.results.items() if result.row["status"] == "finished"}
@@ -211,10 +208,6 @@ class ComparisonResults:
     def rows(self) -> list[dict[str, Any]]:
         """Of all cells, in order."""
         return [self.row(cell) for cell in self.plan.cells]
-
-    def to_table(self) -> pa.Table:
-        """One row a cell, with NULL for what it has not got to."""
-        return table_of(self.rows)
 
     def table(self) -> "pd.DataFrame":
         """Every method at every point, by name: means over its finished seeds, and the search against it.
@@ -257,44 +250,46 @@ class ComparisonResults:
                 full.setdefault(key, []).append(cell)
             else:
                 points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
-        figures = [self._method_figures(cells, {}, cells) for cells in full.values()]
+        figures = [self._method_figures(cells, {}) for cells in full.values()]
         for number, methods in enumerate(points.values()):
             rng = rng_of(0, Stream.BOOTSTRAP, number)
             for method, cells in methods.items():
                 searched = methods.get(SEARCH, []) if method != SEARCH else []
-                whole = full.get(json.dumps(_fields_of(cells[0])), [])
-                figures.append(self._method_figures(cells, self._differences(searched, cells, rng), whole))
+                figures.append(self._method_figures(cells, self._differences(searched, cells, rng)))
         return figures
 
-    def _method_figures(
-        self, cells: Sequence[Cell], differences: dict[str, Difference], full: Sequence[Cell]
-    ) -> MethodFigures:
-        rows, whole = self._by_seed(cells), self._by_seed(full)
-        figures: dict[str, list[float]] = {}
-        for seed, result in rows.items():
-            row = result.row
-            for name in row:
-                if name in _FIGURES or name.startswith(("validation/", "test/")):
-                    figures.setdefault(name, []).append(float(row[name]))
-            if seed in whole and whole[seed].row["test/ndcg@20"]:
-                share = row["test/ndcg@20"] / whole[seed].row["test/ndcg@20"]
-                figures.setdefault("share_of_full", []).append(share)
-        first = cells[0]
+    def _method_figures(self, cells: Sequence[Cell], differences: dict[str, Difference]) -> MethodFigures:
+        first, finished = cells[0], [cell for cell in cells if cell.name in self.finished]
+        rows = [self.finished[cell.name].row | self._share_of_full(cell) for cell in finished]
+        names = dict.fromkeys(name for row in rows for name in row)
         return MethodFigures(
             dataset=dataset_name(first.config.model_dump(mode="json")),
             recommender=first.config.recommender.name,
             budget=budget_of(first),
             method=first.method,
             fields=_fields_of(first),
-            seeds=list(rows),
-            split_seeds=list(
-                dict.fromkeys(cell.config.split_seed for cell in cells if cell.config.seed in rows)
-            ),
-            num_missing=len(cells) - len(rows),
-            figures={name: Spread.of(values) for name, values in figures.items()},
-            is_still_rising=any(result.row["is_still_rising"] for result in rows.values()),
+            seeds=[cell.config.seed for cell in finished],
+            split_seeds=list(dict.fromkeys(cell.config.split_seed for cell in finished)),
+            num_missing=len(cells) - len(finished),
+            figures={
+                name: Spread.of(float(row[name]) for row in rows if name in row)
+                for name in names
+                if name in _FIGURES or name.startswith(("validation/", "test/"))
+            },
+            is_still_rising=any(row["is_still_rising"] for row in rows),
             differences=differences,
         )
+
+    def _share_of_full(self, cell: Cell) -> dict[str, float]:
+        """N@20 of a finished cell as a share of full size's of the same seed, where that is finished."""
+        full = self._full_ndcg.get(cell.group)
+        return {"share_of_full": self.finished[cell.name].row["test/ndcg@20"] / full} if full else {}
+
+    @cached_property
+    def _full_ndcg(self) -> dict[str, float]:
+        """N@20 of full size by what cells have in common that share its fit."""
+        full = [cell for cell in self.plan.cells if cell.method == FULL_SIZE and cell.name in self.finished]
+        return {cell.group: self.finished[cell.name].row["test/ndcg@20"] for cell in full}
 
     def _differences(
         self, searched: Sequence[Cell], others: Sequence[Cell], rng: np.random.Generator
@@ -303,34 +298,19 @@ class ComparisonResults:
 
         Each user's metrics are averaged over the seeds of a split of the data.
         """
-        mine, theirs = self._by_seed(searched), self._by_seed(others)
-        seeds_of: dict[int, list[int]] = {}
+        finished = self.finished
+        theirs = {cell.config.seed: finished[cell.name] for cell in others if cell.name in finished}
+        pairs: dict[int, list[list[NDArray[np.float32]]]] = {}
         for cell in sorted(searched, key=lambda cell: cell.config.seed):
-            if cell.config.seed in mine.keys() & theirs.keys():
-                seeds_of.setdefault(cell.config.split_seed, []).append(cell.config.seed)
-        if not seeds_of:
+            if cell.name in finished and cell.config.seed in theirs:
+                pair = finished[cell.name], theirs[cell.config.seed]
+                metrics = [np.stack([result.user_metrics[k] for k in COMPARED], axis=1) for result in pair]
+                pairs.setdefault(cell.config.split_seed, []).append(metrics)
+        if not pairs:
             return {}
-        first, second = (
-            np.stack(
-                [
-                    np.mean(
-                        [
-                            np.stack([of[seed].user_metrics[name] for name in COMPARED], axis=1)
-                            for seed in seeds
-                        ],
-                        axis=0,
-                    )
-                    for seeds in seeds_of.values()
-                ]
-            )
-            for of in (mine, theirs)
-        )
+        first, second = np.stack([np.mean(of_seeds, axis=0) for of_seeds in pairs.values()], axis=1)
         differences = paired_bootstrap(first, second, self.plan.config.num_resamples, rng)
         return dict(zip(COMPARED, differences, strict=True))
-
-    def _by_seed(self, cells: Iterable[Cell]) -> dict[int, CellResult]:
-        finished = self.finished
-        return {cell.config.seed: finished[cell.name] for cell in cells if cell.name in finished}
 
     def hints(self) -> list[str]:
         """What a search says of its figures, said of all cells; what holds of a seed is told of once."""
@@ -339,17 +319,19 @@ class ComparisonResults:
             point = ", ".join(f"{name}={value}" for name, value in _fields_of(cell).items())
             points.setdefault(point, []).append(cell)
         has_budgets = len({budget_of(cell) for cell in self.plan.cells if cell.method != FULL_SIZE}) > 1
-        told: list[str] = []
+        all_hints: list[str] = []
         for point, cells in points.items():
-            rows = {}
+            rows: dict[tuple[str, str, str], dict[str, Any]] = {}
             for cell in cells:
                 row, budget = self.row(cell), budget_of(cell)
                 # What is older says too little.
                 if row["status"] == "finished" and "best_batch" in row:
-                    has_own = has_budgets and cell.method != FULL_SIZE
-                    row["name"] = f"{cell.method} at {budget}" if has_own else cell.method
-                    row["validation"] = {"quality": row["validation/quality"]}
-                    rows[cell.group, cell.method, budget] = row
+                    end = f" at {budget}" if has_budgets and cell.method != FULL_SIZE else ""
+                    validation = {"quality": row["validation/quality"]}
+                    rows[cell.group, cell.method, budget] = row | {
+                        "name": cell.method + end,
+                        "validation": validation,
+                    }
             hints: list[str] = []
             for (group, method, budget), row in rows.items():
                 equal = rows.get((group, EQUAL_SIZES, budget))
@@ -358,8 +340,8 @@ class ComparisonResults:
                     ranks = rank_hints(full, equal, row, is_equal_packed=row["allocation"] == EQUAL_SIZES)
                     hints += [f"{budget}: {hint}" if has_budgets else hint for hint in ranks]
             hints += training_hints(cells[0].config, list(rows.values()))
-            told += [f"{point}: {hint}" if len(points) > 1 else hint for hint in dict.fromkeys(hints)]
-        return told
+            all_hints += [f"{point}: {hint}" if len(points) > 1 else hint for hint in dict.fromkeys(hints)]
+        return all_hints
 
     def write(self, folder: Path) -> None:
         """Leave ``comparison.json`` and ``comparison.parquet`` in a folder."""
@@ -384,7 +366,7 @@ class ComparisonResults:
         }
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         write_whole(folder / COMPARISON_FILE, text)
-        write_parquet(folder / COMPARISON_ROWS_FILE, self.to_table())
+        write_parquet(folder / COMPARISON_ROWS_FILE, table_of(rows))
 
 
 def _fields_of(cell: Cell) -> dict[str, Any]:
