@@ -6,8 +6,10 @@ measuring are the same for every method, and those of ``ciess-ray search``, draw
 
 import json
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from ciess_ray.comparisons.config import FORMER_METHODS, RANDOM_SEARCH, Cell, Co
 from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.data import caps_params_of, dataset_key, read_data
 from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
-from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.searches.finalists import equal_sizes
@@ -38,10 +39,8 @@ from ciess_ray.training.convergence import (
 from ciess_ray.training.preparing import Preparation, kept_ratios_of
 from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
-from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.training import FitReport
-from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import state_of
 
 #: What a method may miss the budget by.
@@ -112,10 +111,9 @@ class Board:
         methods = [METHODS[name] for name in plan.config.methods]
         trains_full = FULL_SIZE in plan.config.methods or any(m.needs_full or m.is_judging for m in methods)
         self.data = read_data(plan.trials, plan.source, trains_full=trains_full)
-        caps: dict[str, set[int]] = {}
+        self._caps: defaultdict[str, set[int]] = defaultdict(set)
         for cell in plan.cells:
-            caps.setdefault(cell.group, set()).update(self._budget_caps(cell))
-        self._caps = {group: sorted(caps_params) for group, caps_params in caps.items()}
+            self._caps[cell.group].update(self._budget_caps(cell))
 
     def interactions(self, cell: Cell) -> Interactions:
         """The splits of a cell, test included."""
@@ -219,7 +217,7 @@ def run_cell(
         chosen = _best_trained(problem, proposed, METHODS[method].is_search)
     with meter.phase("test"):
         recommender, final = _measure(problem, chosen, reveal_test)
-    cost = meter.cost(problem.num_trainings)
+    cost, device = meter.cost(problem.num_trainings), resolve_device(config.recommender.device)
     sizes, outcome, ranking = chosen.sizes, chosen.outcome, final.best
     both = problem.interactions.merge_validation_into_training()
     row = {
@@ -241,7 +239,9 @@ def run_cell(
         "cpu_s": cost.cpu_s + sum(shared.cpu_s for shared in costs),
         "wall_s": cost.wall_s,
         "peak_bytes": max(each.peak_bytes for each in (cost, *costs)),
-        "device": _device_name(config),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {platform.machine()}",
         "torch": str(torch.__version__),
         "cpu_s/shared": sum(shared.cpu_s for shared in costs),
         **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
@@ -253,22 +253,25 @@ def run_cell(
     kept: dict[str, NDArray[Any]] = {"user_sizes": sizes.user, "item_sizes": sizes.item}
     if sizes.first_columns is not None:
         kept["first_columns"] = sizes.first_columns
-    return CellResult(row, _user_metrics(ranking), kept)
+    of_users = {
+        f"{name}@{k}": values[:, column].astype(np.float32)
+        for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
+        for column, k in enumerate(ranking.cutoffs)
+    }
+    return CellResult(row, of_users, kept)
 
 
 def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: bool) -> Allocation:
     """What is best on validation, with its training."""
-    config = problem.config
-
-    def placed(sizes: EmbeddingSizes, num_communities: int) -> EmbeddingSizes:
-        return place(sizes, num_communities, config.memory_budgets[0], config, problem.interactions)
+    config, interactions = problem.config, problem.interactions
+    placed = partial(place, budget=config.memory_budgets[0], config=config, interactions=interactions)
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
         return [_converge(problem, allocation) for _, allocation in asked]
 
     contests = [Contest(proposed, placed if is_search else None)]
     if is_search:
-        equal = equal_sizes(config, problem.interactions, problem.cap_params)
+        equal = equal_sizes(config, interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
     chosen = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
     return max((best for best, _ in chosen), key=lambda allocation: allocation.quality)
@@ -306,16 +309,3 @@ def _measure(
     return train_for_test(
         config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial
     )
-
-
-def _device_name(config: RunConfig) -> str:
-    device = resolve_device(config.recommender.device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}"
-
-
-def _user_metrics(ranking: RankingMetrics) -> dict[str, NDArray[np.float32]]:
-    return {
-        f"{name}@{k}": values[:, column].astype(np.float32)
-        for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
-        for column, k in enumerate(ranking.cutoffs)
-    }

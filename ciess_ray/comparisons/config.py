@@ -45,7 +45,7 @@ class ComparisonConfig(ManyRuns):
         description="fields that differ, by dotted name, each with the list of its values: budget, "
         "recommender.name, dataset, seed, ...",
     )
-    methods: tuple[str, ...] = Field(METHOD_NAMES, description=", ".join(METHOD_NAMES))
+    methods: tuple[str, ...] = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
     output: Place = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
@@ -57,8 +57,6 @@ class ComparisonConfig(ManyRuns):
         for method in methods:
             if method not in (*METHOD_NAMES, *FORMER_METHODS):
                 raise unknown_name("method", method, METHOD_NAMES)
-        if not methods:
-            raise ConfigError(f"methods: names none; name some of {', '.join(METHOD_NAMES)}.")
         refuse_twice("methods", methods)
         return methods
 

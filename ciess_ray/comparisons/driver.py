@@ -9,6 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -231,8 +232,7 @@ def _compute(board: Board, folder: Path, results: dict[str, CellResult], monitor
         key = board.key(task)
         try:
             done = value_of(reference, f"the cell {task.name}")
-            row = {"status": "finished", "key": key, **done.row}
-            result = CellResult(row, done.user_metrics, done.sizes)
+            result = replace(done, row={"status": "finished", "key": key, **done.row})
         # Of the method's code, or of its process: the cell says so, and the others go on.
         except Exception as error:
             why = f"{type(error).__name__}: {error}"

@@ -5,7 +5,7 @@ trained once for a search, a sweep and a comparison alike, and handed on through
 """
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,7 +66,7 @@ class Preparation:
 
     @classmethod
     def supernet(
-        cls, config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+        cls, config: RunConfig, interactions: Interactions, caps_params: Collection[int]
     ) -> "Preparation":
         """The supernet of a run.
 
@@ -127,7 +127,7 @@ def preparations_of(config: RunConfig, interactions: Interactions) -> list[Prepa
 
 
 def kept_ratios_of(
-    config: RunConfig, interactions: Interactions, caps_params: Sequence[int]
+    config: RunConfig, interactions: Interactions, caps_params: Collection[int]
 ) -> tuple[float, float]:
     """The least and the greatest kept ratio that a supernet for these budgets is trained on."""
     full_params = full_sizes(config, interactions).num_params

@@ -166,7 +166,7 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
     [
         ({"methods": ["split", "popularty"]}, "unknown method 'popularty'. Did you mean 'popularity'"),
         ({"methods": ["split", "split"]}, "methods: .split. stands there twice"),
-        ({"methods": []}, "methods: names none"),
+        ({"methods": []}, "methods=.*at least 1 item"),
         ({"space": {"budget": ["20%"], "seed": [0, 0]}}, "space.seed: 0 stands there twice"),
         ({"space": {"budget": []}}, "space.budget: an empty grid"),
         ({"space": {}}, "space=.*at least 1 item"),
