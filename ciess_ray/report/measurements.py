@@ -32,7 +32,7 @@ _OVER_SEEDS: dict[str, Callable[[Iterable[float]], Any]] = {
 }
 _COLUMNS = [
     *("source", *PLACE, "seed", "status", "error", *_OVER_SEEDS),
-    *("best_batch", "num_trainings", "cpu_s", "peak_bytes"),
+    *("test/quality", "best_batch", "num_trainings", "cpu_s", "peak_bytes"),
 ]
 #: Fields that have a column of their own, or whose names in a sweep do not tell trials apart.
 _OWN_COLUMNS = ("budget", "seed", "dataset.path", "dataset.sample", "recommender.name")
@@ -152,8 +152,9 @@ def table_of_cells(cells: Sequence[Row]) -> pd.DataFrame:
     """
     table = pd.DataFrame(cells, columns=_COLUMNS, dtype=object)
     is_shared = table["method"].isin([FULL_SIZE, EQUAL_SIZES]) & (table["status"] == FINISHED)
-    same = table[[*PLACE, "seed", "status", HEADLINE_METRIC, "test/ndcg@20"]]
-    return table[~same.assign(source=table["source"].mask(is_shared)).duplicated()]
+    tested = [name for name in _COLUMNS if name.startswith("test/")]
+    same = table[[*PLACE, "seed", "status", *tested]]
+    return table[~same.assign(source=table["source"].where(~is_shared, "")).duplicated()]
 
 
 def seed_means(cells: pd.DataFrame) -> list[Row]:
