@@ -5,8 +5,6 @@ A search is one run, which :func:`track` records; trials and cells are many side
 """
 
 import contextlib
-import hashlib
-import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
 from ciess_ray import metric_keys
+from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig, TrackingConfig
 from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, flatten
@@ -27,10 +26,13 @@ from envs.errors import ResultError
 Ended = Literal["finished", "stopped", "failed"]
 News = Ended | Literal["started", "reported", "retried", "prepared", "found in the cache"]
 
-#: What MLflow says of a run that ended so.
-_ENDS: dict[Ended, End] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-#: And by what a search's folder says.
-_SEARCH_ENDS: Mapping[str, End] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+#: What MLflow says of a run that ended so; a search says of itself that it was interrupted.
+_ENDS: Mapping[str, End] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
 
 
 @dataclass
@@ -302,7 +304,7 @@ def send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]
         CiessError: It is not over, or MLflow cannot record there.
     """
     summary = read_summary(folder)
-    status = _SEARCH_ENDS.get(summary["status"])
+    status = _ENDS.get(summary["status"])
     if status is None:
         raise ResultError(
             f"{folder}: this search is {summary['status']!r}: wait for it, or where it was killed go on with "
@@ -314,7 +316,7 @@ def send_search(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]
     try:
         run = store.run(
             # A store that knows no run by its id is given one, and knows it by this the next time.
-            hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
+            digest(summary),
             folder.absolute().name,
             params=texts_of(summary["config"]),
             tags={
