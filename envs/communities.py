@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
@@ -47,6 +45,10 @@ def find_communities(train: csr_array, num_communities: int, rng: np.random.Gene
             f"{num_communities} communities of {train.shape[0]:,} users and {train.shape[1]:,} items: ask "
             f"for 2 to {most}."
         )
+    # They take a while to import, and most processes find no communities.
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.cluster.vq import kmeans2
+
     normalised = symmetric_weights(train).astype(np.float64)
     user, scale, _ = svds(normalised, k=num_communities, v0=rng.uniform(-1.0, 1.0, min(train.shape)))
     points = user * scale

@@ -23,10 +23,8 @@ Where = Callable[[int], str]
 NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _CANONICAL_INTEGER = r"\A(0|-?[1-9][0-9]*)\z"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-#: What other programs write for a value that is missing.
-MISSING_IDS = pa.array(
-    ["nan", "NaN", "NAN", "null", "Null", "NULL", "None", "NA", "N/A", "n/a", "<NA>", "NaT", "#N/A", "\\N"]
-)
+#: What other programs write for a value that is missing; no array, for which pyarrow would import pandas.
+MISSING_IDS = "nan NaN NAN null Null NULL None NA N/A n/a <NA> NaT #N/A \\N".split()
 _MAX_SHOWN = 60
 
 
@@ -183,7 +181,7 @@ def _encode_ids(
         refuse(pc.equal(ids, ""), "which names nothing; give the row an id or delete it")
         refuse(pc.match_substring_regex(ids, r"[\r\n]"), "and an id holds no line end; correct it")
         refuse(
-            pc.is_in(ids, MISSING_IDS.cast(ids.type)),
+            pc.is_in(ids, pa.array(MISSING_IDS).cast(ids.type)),
             "which other programs write where a value is missing; give the row an id or delete it, or rename "
             "the id where it is one",
         )

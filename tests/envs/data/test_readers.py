@@ -110,7 +110,7 @@ words = st.text(
 text_ids = words.filter(
     lambda word: (
         not is_canonical_integer(word)
-        and word not in MISSING_IDS.to_pylist()
+        and word not in MISSING_IDS
         and word.lower() not in ("user", "user_id", "userid")
     )
 )
