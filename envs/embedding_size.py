@@ -1,6 +1,7 @@
 """The environment of CIESS: set every embedding size at once, train, see what ranking quality is left."""
 
 import time
+from functools import cached_property
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -21,7 +22,6 @@ from envs.metrics import entity_quality
 from envs.recommenders import check_recommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
-from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, StepRecommenders, batches_of_step
 
 _FULL_SIZE_SEED = 0
@@ -125,29 +125,31 @@ class EmbeddingSizeEnv(TableEnv):
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
         check_name("form", form, get_args(Form))
         options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
+        num_tables = check_recommender(recommender, options).num_tables
+        cap_params = None
+        if budget is not None:
+            cap_params = MemoryBudget.parse(budget).cap_params(interactions.num_entities, *bounds, num_tables)
         super().__init__(
             {"user": interactions.user_popularity, "item": interactions.item_popularity},
             *bounds,
             episode_length,
             memory_weight,
-            num_tables=check_recommender(recommender, options).num_tables,
+            num_tables=num_tables,
+            cap_params=cap_params,
             form=form,
             shows_quality=shows_quality,
         )
         self.interactions = interactions
         self.render_mode = render_mode
         self.training = training or TrainingSettings()
-        self.cap_params = None
-        if budget is not None:
-            cap = MemoryBudget.parse(budget).cap_params
-            self.cap_params = cap(interactions.num_entities, *bounds, self._num_tables)
         self._recipe = Recipe(interactions.train, self.training, recommender, options, resolve_device(device))
         self.batches_per_step = (
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )
-        self._full_quality = full_quality
+        if full_quality is not None:
+            self.full_quality = full_quality
         self._recommenders = StepRecommenders(
-            step_mode, self._recipe, self.batches_per_step, self._sizes, pretrained
+            step_mode, self._recipe, self.batches_per_step, self._full_sizes, pretrained
         )
 
     def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
@@ -174,29 +176,13 @@ class EmbeddingSizeEnv(TableEnv):
         actions = {kind: {"action": scale_size(getattr(self._sizes, kind), *bounds)} for kind in KINDS}
         return rewarded, shown, {"quality": metrics.quality, **metrics.summary(), **seconds, **actions}
 
-    def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
-        if self.cap_params is None:
-            return super()._execute(proposed)
-        return EmbeddingSizes.from_proposal(
-            proposed["user"],
-            proposed["item"],
-            self.cap_params,
-            self.min_embedding_size,
-            self.max_embedding_size,
-            self.np_random,
-            fill=True,
-            num_tables=self._num_tables,
-        )
-
-    @property
+    @cached_property
     def full_quality(self) -> dict[str, NDArray[np.float64]]:
         """Quality of every entity under the full-size table, trained now if none was given."""
-        if self._full_quality is None:
-            # Not from the episode's own draws: one seed must give one episode, the first like any other.
-            rng = np.random.default_rng(_FULL_SIZE_SEED)
-            report = self._recipe.trainer(self._full_sizes(), rng).fit(self.interactions.validation)
-            self._full_quality = entity_quality(report.best, self.interactions.train)
-        return self._full_quality
+        # Not from the episode's own draws: one seed must give one episode, the first like any other.
+        rng = np.random.default_rng(_FULL_SIZE_SEED)
+        report = self._recipe.trainer(self._full_sizes, rng).fit(self.interactions.validation)
+        return entity_quality(report.best, self.interactions.train)
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """Sizes against popularity, users and items side by side, as an image (height, width, 3)."""
@@ -210,9 +196,8 @@ class EmbeddingSizeEnv(TableEnv):
         for axes, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
             counts = getattr(self.interactions, f"{kind}_popularity")
             axes.scatter(counts, getattr(self._sizes, kind), s=4, alpha=0.4, linewidths=0)
-            axes.set_xscale("symlog")
-            axes.set_ylim(0, self.max_embedding_size * 1.03)
-            axes.set_xlabel(f"training interactions of the {kind}")
+            limits = 0, self.max_embedding_size * 1.03
+            axes.set(xscale="symlog", ylim=limits, xlabel=f"training interactions of the {kind}")
         figure.axes[0].set_ylabel("embedding size")
         figure.suptitle(f"step {self._num_steps}, kept ratio {self._sizes.kept_ratio:.4f}")
         canvas.draw()

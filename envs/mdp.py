@@ -5,6 +5,7 @@ Nothing here knows a recommender.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -79,12 +80,9 @@ def relative_quality(quality: Floats, full_quality: Floats) -> NDArray[np.float3
     Returns:
         Shape (n,), float32; NaN where the full table's quality is 0 or missing.
     """
-    full = np.asarray(full_quality, np.float64)
-    has_quality = full > 0
-    share = np.full(full.shape, np.nan)
-    np.divide(np.asarray(quality, np.float64), full, out=share, where=has_quality)
-    np.minimum(share, 1.0, out=share)
-    return share.astype(np.float32)
+    full, missing = np.asarray(full_quality, np.float64), np.full(np.shape(full_quality), np.nan)
+    share = np.divide(np.asarray(quality, np.float64), full, out=missing, where=full > 0)
+    return np.minimum(share, 1.0).astype(np.float32)
 
 
 def saturated_quality(quality: Floats) -> NDArray[np.float32]:
@@ -142,10 +140,8 @@ def memory_cost(
     CIESS section 2.2.3 charges the squared kept ratio, (d / d_max)²; the authors' code
     ((d - 1) / d_max)², which makes the smallest size free.
     """
-    sizes: NDArray[np.float64] = np.asarray(embedding_sizes, np.float64)
-    if form == "reference":
-        sizes = sizes - 1.0
-    return np.square(sizes / max_embedding_size).astype(np.float32)
+    free = 1.0 if form == "reference" else 0.0
+    return np.square((np.asarray(embedding_sizes, np.float64) - free) / max_embedding_size).astype(np.float32)
 
 
 def reward(quality: Floats, memory_cost: Floats, memory_weight: float) -> NDArray[np.float32]:
@@ -167,6 +163,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         episode_length: Steps after which an episode is cut.
         memory_weight: λ; settable later as an attribute.
         num_tables: Tables in which every row has its size.
+        cap_params: Parameters that the sizes are projected onto; None leaves them as proposed.
         form: What a size costs.
         shows_quality: Whether the state shows the quality of each entity.
 
@@ -184,6 +181,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         memory_weight: float,
         *,
         num_tables: int = 1,
+        cap_params: int | None = None,
         form: Form = "paper",
         shows_quality: bool = True,
     ) -> None:
@@ -191,7 +189,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
         self.episode_length, self.memory_weight = episode_length, memory_weight
-        self._num_tables, self._form, self._shows_quality = num_tables, form, shows_quality
+        self._form, self._shows_quality, self.cap_params = form, shows_quality, cap_params
         self._popularity = {kind: scale_popularity(popularity[kind]) for kind in KINDS}
         counts = {kind: len(popularity[kind]) for kind in KINDS}
         self.observation_space = spaces.Dict(
@@ -200,7 +198,10 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         self.action_space = spaces.Dict(
             {k: spaces.Box(-1.0, 1.0, (n,), np.float32) for k, n in counts.items()}
         )
-        self._sizes = self._full_sizes()
+        self._full_sizes = EmbeddingSizes.full(
+            counts["user"], counts["item"], max_embedding_size, min_embedding_size, num_tables
+        )
+        self._sizes = self._full_sizes
         self._quality: dict[str, NDArray[np.float32]] = {}
         self._num_steps = 0
 
@@ -221,7 +222,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         """Start an episode from the full table; nothing is drawn, so the seed only seeds ``np_random``."""
         super().reset(seed=seed)
         self._num_steps = 0
-        self._sizes = self._full_sizes()
+        self._sizes = self._full_sizes
         self._quality = self._full_size_quality()
         return self._observation(), {}
 
@@ -275,20 +276,11 @@ class TableEnv(gym.Env[Observation, Action], ABC):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go back to what :meth:`get_state` gave."""
-        self._sizes = self._sizes_of(state["user_sizes"], state["item_sizes"])
+        self._sizes = replace(self._full_sizes, user=state["user_sizes"], item=state["item_sizes"])
         self._quality = {kind: quality.copy() for kind, quality in state["quality"].items()}
         self._num_steps = state["num_steps"]
         self.memory_weight = state["memory_weight"]
         self.np_random.bit_generator.state = state["random_state"]
-
-    def _sizes_of(self, user: NDArray[np.int32], item: NDArray[np.int32]) -> EmbeddingSizes:
-        bounds = self.min_embedding_size, self.max_embedding_size
-        return EmbeddingSizes(user, item, *bounds, self._num_tables)
-
-    def _full_sizes(self) -> EmbeddingSizes:
-        return self._sizes_of(
-            *(np.full(len(self._popularity[kind]), self.max_embedding_size, np.int32) for kind in KINDS)
-        )
 
     def _proposal(self, kind: str, action: NDArray[np.float32]) -> NDArray[np.int32]:
         expected = self._popularity[kind].shape
@@ -301,7 +293,18 @@ class TableEnv(gym.Env[Observation, Action], ABC):
 
     def _execute(self, proposed: dict[str, NDArray[np.int32]]) -> EmbeddingSizes:
         """The sizes that the table gets, of those that were asked for."""
-        return self._sizes_of(proposed["user"], proposed["item"])
+        if self.cap_params is None:
+            return replace(self._full_sizes, user=proposed["user"], item=proposed["item"])
+        return EmbeddingSizes.from_proposal(
+            proposed["user"],
+            proposed["item"],
+            self.cap_params,
+            self.min_embedding_size,
+            self.max_embedding_size,
+            self.np_random,
+            fill=True,
+            num_tables=self._full_sizes.num_tables,
+        )
 
     def _observation(self) -> Observation:
         return {

@@ -94,10 +94,9 @@ def ranking_metrics(
     recall = np.full((len(num_relevant), len(cutoffs)), np.nan)
     ndcg = recall.copy()
     judged = num_relevant > 0
-    for column, k in enumerate(cutoffs):
-        last = min(k, ranked.shape[1]) - 1
-        recall[judged, column] = hits_to[judged, last] / num_relevant[judged]
-        ndcg[judged, column] = gain_to[judged, last] / ideal_to[np.minimum(num_relevant[judged], k)]
+    last, relevant_of_judged = np.minimum(cutoffs, ranked.shape[1]) - 1, num_relevant[judged, None]
+    recall[judged] = hits_to[judged][:, last] / relevant_of_judged
+    ndcg[judged] = gain_to[judged][:, last] / ideal_to[np.minimum(relevant_of_judged, cutoffs)]
     return RankingMetrics(recall, ndcg, cutoffs)
 
 
@@ -116,6 +115,5 @@ def entity_quality(metrics: RankingMetrics, train: csr_array) -> dict[str, NDArr
     has_quality = ~np.isnan(user)
     total = np.where(has_quality, user, 0.0) @ train
     count = has_quality.astype(np.float64) @ train
-    item = np.full(train.shape[1], np.nan)
-    np.divide(total, count, out=item, where=count > 0)
+    item = np.divide(total, count, out=np.full(train.shape[1], np.nan), where=count > 0)
     return {"user": user, "item": item}

@@ -81,8 +81,6 @@ class ToySizeEnv(TableEnv):
     * v0: first version.
     """
 
-    metadata = {"render_modes": []}
-
     def __init__(
         self,
         num_users: int = 1000,

@@ -117,10 +117,8 @@ def generate_interactions(
     num_rounds = 0
     while len(keys) < num_interactions:
         user = np.repeat(np.arange(num_users, dtype=np.int64), missing)
-        if num_rounds < _NUM_TASTE_ROUNDS:
-            item = draw_items(missing, rng)
-        else:
-            item = rng.integers(num_items, size=len(user))
+        draws_by_taste = num_rounds < _NUM_TASTE_ROUNDS
+        item = draw_items(missing, rng) if draws_by_taste else rng.integers(num_items, size=len(user))
         keys = np.sort(np.concatenate([keys, user * num_items + item]))
         keys = keys[np.append(True, keys[1:] != keys[:-1])]
         missing = activity - np.bincount(keys // num_items, minlength=num_users)

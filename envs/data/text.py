@@ -255,9 +255,8 @@ def not_utf8(path: Path, line: int) -> DataError:
     """The refusal of a file, with what it may be in place of text."""
     with open_bytes(path) as file:
         beginning = file.read(8)
-    kinds = [kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start)]
-    remedy = next(iter(kinds), "save the file as UTF-8")
-    return DataError(f"{path}, line {line}: it is not UTF-8 text; {remedy}")
+    kinds = (kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start))
+    return DataError(f"{path}, line {line}: it is not UTF-8 text; {next(kinds, 'save the file as UTF-8')}")
 
 
 def _arrow_table(
