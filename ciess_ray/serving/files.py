@@ -76,9 +76,9 @@ class ScorerFile:
         try:
             with safetensors.safe_open(file, framework="numpy") as opened:
                 metadata = opened.metadata() or {}
+                state = {name: opened.get_tensor(name) for name in opened.keys()}
             if metadata.get("format") != SCORER_FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {SCORER_FORMAT!r}")
-            state = safetensors.numpy.load_file(file)
             options = {**json.loads(metadata["options"])}
             return cls(metadata["recommender"], options, state, metadata.get("origin"))
         except Exception as error:  # Of json, safetensors or NumPy, by where the damage is.

@@ -119,8 +119,8 @@ class BestTable:
             self._quality = quality
             self._columns = {
                 kind: (
-                    np.asarray(rollout.transitions[kind]["obs"][:, 0], np.float32).copy(),
-                    np.asarray(rollout.transitions[kind]["action"], np.float32).copy(),
+                    np.array(rollout.transitions[kind]["obs"][:, 0], np.float32),
+                    np.array(rollout.transitions[kind]["action"], np.float32),
                 )
                 for kind in KINDS
             }

@@ -1,5 +1,6 @@
 """What an env runner hands back of a step of the table: what happened, and a transition of every entity."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,16 @@ from envs.mdp import KINDS
 Arrays = dict[str, NDArray[Any]]
 
 
+@functools.lru_cache(maxsize=4)
+def _groups(popularity: bytes, dtype: np.dtype[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The group of each entity that is as popular, and where in the order of popularity each group ends.
+
+    Kept: ranking costs more than all else that is told of a step, and popularity stays while a table does.
+    """
+    _, group, counts = np.unique(np.frombuffer(popularity, dtype), return_inverse=True, return_counts=True)
+    return group, np.concatenate([[0], np.cumsum(counts)])
+
+
 def decile_means(popularity: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
     """Means over each tenth of the entities by popularity.
 
@@ -28,8 +39,7 @@ def decile_means(popularity: NDArray[Any], values: NDArray[Any]) -> NDArray[np.f
     Returns:
         The least popular first, shape (10,).
     """
-    _, group, counts = np.unique(popularity, return_inverse=True, return_counts=True)
-    ends = np.concatenate([[0], np.cumsum(counts)])
+    group, ends = _groups(popularity.tobytes(), popularity.dtype)
     sums = np.concatenate([[0.0], np.cumsum(np.bincount(group, values))])
     borders = np.linspace(0, ends[-1], metric_keys.NUM_DECILES + 1)
     means: NDArray[np.float64] = np.diff(np.interp(borders, ends, sums)) / np.diff(borders)
