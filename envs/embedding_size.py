@@ -141,8 +141,8 @@ class EmbeddingSizeEnv(TableEnv):
         )
         self.interactions = interactions
         self.render_mode = render_mode
-        self.training = training or TrainingSettings()
-        self._recipe = Recipe(interactions.train, self.training, recommender, options, resolve_device(device))
+        settings = training or TrainingSettings()
+        self._recipe = Recipe(interactions.train, settings, recommender, options, resolve_device(device))
         self.batches_per_step = (
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )

@@ -93,8 +93,7 @@ def pick_columns(
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_))
+    return type_ in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def _checked_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.ChunkedArray:

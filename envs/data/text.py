@@ -138,8 +138,9 @@ def _quoted_row(
             last, line = next(lines, (last, ""))
             if not line or len(text) - start > _MAX_VALUE:
                 raise DataError(
-                    f"{path}, line {first + _num_line_ends(text[:start])}: the quotation mark that opens a "
-                    f"value here is never closed, or not within {_MAX_VALUE:,} characters; close or delete it"
+                    f"{path}, line {first + len(_LINE_END.findall(text[:start]))}: the quotation mark that "
+                    f"opens a value here is never closed, or not within {_MAX_VALUE:,} characters; close or "
+                    "delete it"
                 )
             text += line
         quoted, after, plain, separator = match.groups()
@@ -148,10 +149,6 @@ def _quoted_row(
         fields.append(plain if quoted is None else quoted.replace('""', '"') + after)
         start = match.end()
     return _Row(first, last, fields, behind)
-
-
-def _num_line_ends(text: str) -> int:
-    return len(_LINE_END.findall(text))
 
 
 def _text_behind(path: Path, line: int, what: str) -> DataError:
@@ -230,7 +227,7 @@ def _check_line_ends(
     for position, value in enumerate(row.fields):
         if not _LINE_END.search(value):
             continue
-        line = row.first + sum(map(_num_line_ends, row.fields[:position]))
+        line = row.first + len(_LINE_END.findall(form.separator.join(row.fields[:position])))
         if not is_whole or position in positions.values():
             what = names[position] if is_whole else "a value"
             raise DataError(
@@ -310,7 +307,7 @@ def _begin(path: Path, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
     names = [name.strip() for name in first_row.fields]
     if any(map(_NOT_UTF8.search, names)):
         raise not_utf8(path, first_row.first)
-    if any(map(_num_line_ends, names)):
+    if any(map(_LINE_END.search, names)):
         raise DataError(
             f"{path}, line {first_row.first}: a name of a column goes on in the next line; look for a "
             "quotation mark too many or too few"
