@@ -58,6 +58,16 @@ class TestPlan:
         with pytest.raises(ResultError, match="ratings.parquet: holds other ratings than these"):
             verb(purchases[:500], **NAMES, output="out", base=base, space={"seed": [1]})
 
+    def test_the_folder_of_ones_home_is_that_of_the_data_too(
+        self, verb, planned, purchases, empty_folder, tmp_path_factory, monkeypatch
+    ):
+        home = tmp_path_factory.mktemp("home")
+        monkeypatch.setenv("HOME", str(home))
+        plan, _ = planned(verb, purchases, **NAMES, output="~/out", space={"seed": [1]})
+        (trial,) = plan.trials
+        assert trial.config.dataset.path == home / "out" / "ratings.parquet"
+        assert trial.config.dataset.path.exists() and list(empty_folder.iterdir()) == []
+
     def test_a_base_in_a_file_gets_the_data(self, verb, planned, purchases, empty_folder):
         (empty_folder / "base.yaml").write_text(
             "dataset: {sample: movielens-latest-small, k_core: 2}\nseed: 3\n"
