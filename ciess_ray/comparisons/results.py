@@ -60,7 +60,7 @@ _FIGURES = (
     "share_of_full",
 )
 #: What a DataFrame has beside the ranking on test.
-_TOLD = ("share_of_full", *TABLE_FIGURES, "num_trainings", "cpu_s", "peak_bytes")
+_COLUMNS = ("share_of_full", *TABLE_FIGURES, "num_trainings", "cpu_s", "peak_bytes")
 #: Of a row a method, between its budget and what it costs.
 HEADINGS = (
     "method",
@@ -127,7 +127,7 @@ class MethodFigures:
             **other_fields(self.fields),
             "seeds": len(self.seeds),
             **{name: spread.mean for name, spread in ranking.items()},
-            **{name: self.figures[name].mean for name in _TOLD if name in self.figures},
+            **{name: self.figures[name].mean for name in _COLUMNS if name in self.figures},
             **{f"search/{name}": getattr(difference, name) for name in against},
             **{f"{name}/sd": spread.sd for name, spread in ranking.items()},
         }
@@ -260,7 +260,7 @@ class ComparisonResults:
 
     def _method_figures(self, cells: Sequence[Cell], differences: dict[str, Difference]) -> MethodFigures:
         first, finished = cells[0], [cell for cell in cells if cell.name in self.finished]
-        rows = [self.finished[cell.name].row | self._share_of_full(cell) for cell in finished]
+        rows = [self.finished[cell.name].row | self._shares_of_full.get(cell.name, {}) for cell in finished]
         names = dict.fromkeys(name for row in rows for name in row)
         return MethodFigures(
             dataset=dataset_name(first.config.model_dump(mode="json")),
@@ -280,16 +280,20 @@ class ComparisonResults:
             differences=differences,
         )
 
-    def _share_of_full(self, cell: Cell) -> dict[str, float]:
-        """N@20 of a finished cell as a share of full size's of the same seed, where that is finished."""
-        full = self._full_ndcg.get(cell.group)
-        return {"share_of_full": self.finished[cell.name].row["test/ndcg@20"] / full} if full else {}
-
     @cached_property
-    def _full_ndcg(self) -> dict[str, float]:
-        """N@20 of full size by what cells have in common that share its fit."""
-        full = [cell for cell in self.plan.cells if cell.method == FULL_SIZE and cell.name in self.finished]
-        return {cell.group: self.finished[cell.name].row["test/ndcg@20"] for cell in full}
+    def _shares_of_full(self) -> dict[str, dict[str, float]]:
+        """By the name of a finished cell, its N@20 as a share of full size's where that is finished too."""
+        ndcg = {
+            cell: self.finished[cell.name].row["test/ndcg@20"]
+            for cell in self.plan.cells
+            if cell.name in self.finished
+        }
+        full = {cell.group: value for cell, value in ndcg.items() if cell.method == FULL_SIZE}
+        return {
+            cell.name: {"share_of_full": value / full[cell.group]}
+            for cell, value in ndcg.items()
+            if full.get(cell.group)
+        }
 
     def _differences(
         self, searched: Sequence[Cell], others: Sequence[Cell], rng: np.random.Generator
