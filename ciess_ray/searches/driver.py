@@ -73,7 +73,7 @@ def search(
     Raises:
         CiessError: Before minutes are lost: data, budget, configuration or output folder are wrong.
     """
-    return _search(config, {}, "", overwrite, on_progress, tracker, shared)
+    return _search(config, {}, "", on_progress, tracker, shared, overwrite=overwrite)
 
 
 def resume(
@@ -120,7 +120,7 @@ def resume(
             raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
     if config is None:
         config = _config_of(folder, before, more_episodes, overrides)
-    return _search(config, before, work, True, on_progress, tracker, shared)
+    return _search(config, before, work, on_progress, tracker, shared, overwrite=True)
 
 
 def _config_of(
@@ -173,10 +173,11 @@ def _search(
     config: RunConfig,
     before: Mapping[str, Any],
     work: str,
-    overwrite: bool,
     on_progress: Watcher | None,
     tracker: Tracker | None,
     shared: Mapping[str, Any] | None,
+    *,
+    overwrite: bool,
 ) -> SearchResult:
     """A search from its start, or from where it left off.
 
@@ -184,10 +185,10 @@ def _search(
         config: The run.
         before: What ``result.json`` said of it where it left off; nothing of a new one.
         work: The folder, within its own, that is told how far it has come.
-        overwrite: See :func:`search`, as for the rest.
-        on_progress: As there.
+        on_progress: As in :func:`search`.
         tracker: As there.
         shared: As there.
+        overwrite: As there.
     """
     # This process takes the steps.
     resolve_device(config.recommender.device)
@@ -207,6 +208,7 @@ def _search(
         if not before:
             checkpoints.clear()
         if before.get("status", "finished") == "finished":
+            # What is left of an extension is not of this one.
             shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
         if work and not (config.output / work).exists() and (config.output / PROGRESS_FILE).exists():
             copy_whole(config.output / PROGRESS_FILE, config.output / work / PROGRESS_FILE)
