@@ -48,22 +48,20 @@ def random_search(problem: Problem) -> list[Allocation]:
     search's warm-up begins with, and the same rule says which of all are trained to convergence.
     """
     settings, rng = problem.config.search, problem.rng(Stream.RANDOM_SEARCH)
-    judged: list[Candidate] = []
-    names: list[str] = []
-
-    def judge(name: str, sizes: EmbeddingSizes) -> None:
-        judged.append(Candidate(len(judged), sizes, sizes, problem.judge(sizes)))
-        names.append(f"draw {len(judged)}: {name}")
-
     num_first = min(settings.num_warmup_steps, settings.num_judgements)
-    for policy in plain_splits(settings.num_warmup_steps)[:num_first]:
-        judge("plain split", starting_split(problem, policy))
-    while len(judged) < settings.num_judgements:
+    policies = plain_splits(settings.num_warmup_steps)[:num_first]
+    tables = [("plain split", starting_split(problem, policy)) for policy in policies]
+    while len(tables) < settings.num_judgements:
         split, user_power, item_power = rng.random(), *rng.uniform(-1.0, 1.0, 2)
         name = f"split {split:.3g}, user_power {user_power:.3g}, item_power {item_power:.3g}"
-        judge(name, by_popularity(problem, split, user_power, item_power))
-    chosen = select_finalists(judged, problem.cap_params, settings.num_candidates)
-    return [Allocation(names[candidate.step], candidate.sizes, candidate.quality) for candidate in chosen]
+        tables.append((name, by_popularity(problem, split, user_power, item_power)))
+    judged = [
+        Candidate(number, sizes, sizes, problem.judge(sizes)) for number, (_, sizes) in enumerate(tables)
+    ]
+    return [
+        Allocation(f"draw {chosen.step + 1}: {tables[chosen.step][0]}", chosen.sizes, chosen.quality)
+        for chosen in select_finalists(judged, problem.cap_params, settings.num_candidates)
+    ]
 
 
 def starting_split(problem: Problem, policy: Mapping[str, NDArray[np.float64]]) -> EmbeddingSizes:

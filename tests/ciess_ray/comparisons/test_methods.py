@@ -292,9 +292,9 @@ def test_a_random_search_begins_with_the_plain_splits_of_the_search(longer, monk
     problem = longer()
     seen, find = [], searched.find_candidates
 
-    def remember(run, full, pretrained, candidates, *others):
-        find(run, full, pretrained, candidates, *others)
-        seen.extend(candidates)
+    def remember(run, full, pretrained):
+        find(run, full, pretrained)
+        seen.extend(run.candidates)
 
     monkeypatch.setattr(searched, "find_candidates", remember)
     METHODS["search"].propose(problem)
