@@ -199,13 +199,13 @@ def train_side_by_side(
         TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
     """
     task = claiming(_stream_training, config, len(trainings))
-    streams: dict[Any, int] = {}
-    for position, training in enumerate(trainings):
-        cached = Trained.read(training.file)
-        if cached is None:
-            streams[task.remote(training.work, interactions, num_threads)] = position
-        else:
-            yield position, cached
+    cached = [Trained.read(training.file) for training in trainings]
+    yield from ((position, trained) for position, trained in enumerate(cached) if trained)
+    streams = {
+        task.remote(trainings[position].work, interactions, num_threads): position
+        for position, trained in enumerate(cached)
+        if trained is None
+    }
     for stream, position in as_ready(streams):
         news = value_of(next(stream), trainings[position].name)
         if isinstance(news, Trained):
