@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from envs.data.columns import Columns, build_log
+from envs.data.columns import Columns, build_log, checked_text
 from envs.data.interactions import InteractionLog, check_memory
-from envs.data.text import not_utf8, open_bytes
+from envs.data.text import open_bytes, utf8_remedy
 from envs.errors import ConfigError, DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -68,11 +68,7 @@ def read_adjacency(path: Path, columns: Columns | None) -> InteractionLog:
     if columns is not None:
         raise ConfigError(f"{path}: the format adjacency has no columns to name; leave columns out")
     lines = pc.split_pattern(pa.array([_read_content(path)], pa.large_binary()), "\n").flatten()
-    try:
-        texts = lines.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        is_text = [line.decode(errors="ignore").encode() == line for line in lines.to_pylist()]
-        raise not_utf8(path, 1 + is_text.index(False)) from None
+    texts = checked_text(lines, "it", lambda line: f"{path}, line {line + 1}", utf8_remedy(path))
     words_of_line = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(texts))
     num_words = pc.list_value_length(words_of_line).to_numpy()
     if not np.any(num_words > 1):

@@ -96,20 +96,6 @@ def _is_text(type_: pa.DataType) -> bool:
     return type_ in (pa.string(), pa.large_string(), pa.string_view())
 
 
-def _checked_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.ChunkedArray:
-    """A text column that is known to be UTF-8, which the types of a Parquet file do not ensure."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
-        for row, value in enumerate(raw.to_pylist()):
-            if value.decode(errors="ignore").encode() != value:
-                raise DataError(
-                    f"{where(row)}: {name} is {shown(value)}, not UTF-8 text; write the column anew as UTF-8"
-                ) from None
-    return column.cast(pa.large_string())
-
-
 def _refuse_first(
     is_bad: NDArray[np.bool_],
     values: pa.Array | pa.ChunkedArray,
@@ -138,6 +124,26 @@ def _refuse_first(
         raise DataError(f"{where(row)}: {name} is {what}")
 
 
+def checked_text(
+    column: pa.Array | pa.ChunkedArray,
+    name: str,
+    where: Where,
+    remedy: str = "write the column anew as UTF-8",
+) -> pa.Array | pa.ChunkedArray:
+    """A column of text, or of bytes, as text that is UTF-8, which the types of a Parquet file do not ensure.
+
+    Raises:
+        DataError: A row is not, with the remedy.
+    """
+    raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
+    try:
+        return raw.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        is_bad = [value.decode(errors="ignore").encode() != value for value in raw.to_pylist()]
+        _refuse_first(np.array(is_bad), raw, name, where, f"not UTF-8 text; {remedy}")
+        raise
+
+
 def _encode_ids(
     column: pa.ChunkedArray, name: str, where: Where, parse: bool
 ) -> tuple[Ids, NDArray[np.int32]]:
@@ -161,7 +167,7 @@ def _encode_ids(
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if _is_text(column.type):
-            column = _checked_text(column, name, where)
+            column = checked_text(column, name, where)
         elif not (types.is_integer(column.type) or types.is_floating(column.type)):
             raise DataError(
                 f"{where(0)}: {name} is of type {column.type}; ids are integers or text, store the column as "
@@ -221,7 +227,7 @@ def _times_of_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.Chunk
     Raises:
         DataError: A value is no such time, or only some have an offset from UTC.
     """
-    text = pc.utf8_trim_whitespace(_checked_text(column, name, where))
+    text = pc.utf8_trim_whitespace(checked_text(column, name, where))
     for unit in ("us", "ns"):
         for zone in (None, "UTC"):
             # The next may fit; where none does, the row that is at fault is looked for.

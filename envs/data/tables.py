@@ -110,10 +110,9 @@ def table_of(log: InteractionLog) -> pa.Table:
         f"{kind}_id": pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids))
         for kind, codes, ids in (("user", log.user, log.user_ids), ("item", log.item, log.item_ids))
     }
-    columns |= {} if log.rating is None else {"rating": pa.array(log.rating)}
-    columns |= {} if log.timestamp is None else {"timestamp": pa.array(log.timestamp)}
-    if log.split is not None:
-        columns[_SPLIT] = pa.array(np.array(SPLITS)[log.split])
+    split = None if log.split is None else np.array(SPLITS)[log.split]
+    values = {"rating": log.rating, "timestamp": log.timestamp, _SPLIT: split}
+    columns |= {name: pa.array(array) for name, array in values.items() if array is not None}
     return pa.table(columns).replace_schema_metadata({_SOURCE: log.source})
 
 

@@ -199,7 +199,7 @@ def _check_rows(
             if table is not None:
                 continue
             if _NOT_UTF8.search(value):
-                raise not_utf8(path, line)
+                raise DataError(f"{path}, line {line}: it is not UTF-8 text; {utf8_remedy(path)}")
             if role == "rating" and not NUMBER.fullmatch(value.strip(" \t")):
                 hint = ", with a point before its decimals" if "," in value else ""
                 raise DataError(
@@ -248,12 +248,12 @@ def _check_line_ends(
         raise _text_behind(path, row.last, "a value")
 
 
-def not_utf8(path: Path, line: int) -> DataError:
-    """The refusal of a file, with what it may be in place of text."""
+def utf8_remedy(path: Path) -> str:
+    """What to do about a file that is not UTF-8 text, by what it may be."""
     with open_bytes(path) as file:
         beginning = file.read(8)
     kinds = (kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start))
-    return DataError(f"{path}, line {line}: it is not UTF-8 text; {next(kinds, 'save the file as UTF-8')}")
+    return next(kinds, "save the file as UTF-8")
 
 
 def _arrow_table(
@@ -306,7 +306,7 @@ def _begin(path: Path, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
         first_row = next(_rows(path, form))
     names = [name.strip() for name in first_row.fields]
     if any(map(_NOT_UTF8.search, names)):
-        raise not_utf8(path, first_row.first)
+        raise DataError(f"{path}, line {first_row.first}: it is not UTF-8 text; {utf8_remedy(path)}")
     if any(map(_LINE_END.search, names)):
         raise DataError(
             f"{path}, line {first_row.first}: a name of a column goes on in the next line; look for a "

@@ -259,7 +259,9 @@ def test_a_row_far_down_is_found(tmp_path: Path) -> None:
 )
 def test_text_that_is_not_utf8(name: str, content: bytes, line: int, tmp_path: Path) -> None:
     message = refuse_text(tmp_path, name, content)
-    assert message.startswith(f", line {line}: it is not UTF-8")
+    assert (
+        message.startswith(f", line {line}: it is ") and "not UTF-8 text; save the file as UTF-8" in message
+    )
 
 
 @pytest.mark.parametrize(
