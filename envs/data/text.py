@@ -132,8 +132,8 @@ def _quoted_row(
     """
     fields: list[str] = []
     behind: list[int] = []
-    last, start, separator = first, 0, " "
-    while separator:
+    last, start = first, 0
+    while True:
         while (match := value.match(text, start)) is None:
             last, line = next(lines, (last, ""))
             if not line or len(text) - start > _MAX_VALUE:
@@ -148,7 +148,8 @@ def _quoted_row(
             behind.append(len(fields))
         fields.append(plain if quoted is None else quoted.replace('""', '"') + after)
         start = match.end()
-    return _Row(first, last, fields, behind)
+        if separator is None:
+            return _Row(first, last, fields, behind)
 
 
 def _text_behind(path: Path, line: int, what: str) -> DataError:
