@@ -51,6 +51,8 @@ bench: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# The pip that comes with Python may be one that takes twice as long to find what fits.
+	-$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade pip
 # Byte code of everything takes as long again; Python makes it of what is imported.
 	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) --editable '.[datasets,test]'
 	touch $@
