@@ -160,10 +160,8 @@ def write_result(
 
     from ciess_ray.figures import draw_sizes, save_png
 
-    sizes, interactions = recommender.sizes, run.interactions
-    folder.write_table(
-        recommender, interactions.merge_validation_into_training(), run.config.recommender.name
-    )
+    sizes, interactions = recommender.sizes, run.interactions.merge_validation_into_training()
+    folder.write_table(recommender, interactions, run.config.recommender.name)
     users = pd.DataFrame({"embedding_size": sizes.user, "popularity": interactions.user_popularity})
     items = pd.DataFrame({"embedding_size": sizes.item, "popularity": interactions.item_popularity})
     save_png(draw_sizes({"user": users, "item": items}), folder.path / "sizes.png")

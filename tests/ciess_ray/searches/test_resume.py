@@ -16,6 +16,7 @@ from ciess_ray.training.preparing import Preparation
 from envs.errors import CiessError, ConfigError, ResultError
 
 EVERY_STEP = {"checkpoint_interval_s": 0.0}
+KINDS = ("user", "item")
 
 
 class Killed(BaseException):
@@ -220,11 +221,22 @@ def test_a_search_that_goes_on_is_one_mlflow_run_with_every_step_once(
     assert holding(SECRET, tmp_path) == []
 
 
-def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path):
+def test_looser_budgets_each_get_a_result_of_their_own(make_config, tmp_path, monkeypatch):
+    from ciess_ray import figures
+
+    drawn, draw_sizes = [], figures.draw_sizes
+    monkeypatch.setattr(
+        figures, "draw_sizes", lambda entities: drawn.append(entities) or draw_sizes(entities)
+    )
     config = make_config(tmp_path / "out", budget=["10%", "20%", "50%"])
     result = search(config)
     shown = [result, *result.looser()]
     assert [one.summary["budget"]["asked"] for one in shown] == ["10%", "20%", "50%"]
+    for one, entities in zip(shown, drawn, strict=True):
+        # The figure is one of what the file has.
+        kept = pq.read_table(one.path / "sizes.parquet")
+        for name in ("embedding_size", "popularity"):
+            assert np.concatenate([entities[kind][name] for kind in KINDS]).tolist() == kept[name].to_pylist()
     for one in shown:
         budget = one.summary["budget"]
         assert one.packed_table.sizes.num_params == budget["cap_params"]
