@@ -99,7 +99,7 @@ def _told(node: yaml.Node) -> str:
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = node.value.replace("_", "")
+    text = str(loader.construct_scalar(node)).replace("_", "")
     # A whole number of very many digits takes long to read.
     value = int(text, 0 if text.lstrip("+-")[:2] in ("0o", "0x") else 10) if len(text) < 80 else math.inf
     if abs(value) > _MAX_INTEGER:

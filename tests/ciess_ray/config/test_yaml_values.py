@@ -51,6 +51,7 @@ def aliases(num_lines, num_each):
         ("9" * 5000, "line 1: '9{40}' is a whole number of more than 64 bits"),
         ("0x" + "f" * 5000, "a whole number of more than 64 bits"),
         ("!!int many", "no valid YAML: .*a tag like !!int stands before"),
+        ("!!int [1]", "no valid YAML: expected a scalar node, but found sequence"),
         ("!!float many", "no valid YAML: .*a tag like !!int stands before"),
         ("!!float ''", "no valid YAML: .*a tag like !!int stands before"),
         ("!!bool many", "no valid YAML: .*a tag like !!int stands before"),
