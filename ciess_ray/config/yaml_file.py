@@ -20,7 +20,7 @@ from envs.errors import ConfigError, DataError, unknown_name, within
 Model = TypeVar("Model", bound=BaseModel)
 
 #: Fields whose values are of several kinds, which pydantic names where it says where a mistake is.
-_OF_SEVERAL_KINDS = ("base", "budget", "search.memory_weight")
+_OF_SEVERAL_KINDS = (("base",), ("budget",), ("search", "memory_weight"))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -193,8 +193,9 @@ def _in_modes(name: str, default: str) -> str:
 
 def _field_of(problem: Any) -> str:
     """The dotted name of where a problem is, without the kinds of value that pydantic tells apart there."""
-    name = ".".join(map(str, problem["loc"])).removesuffix(".[key]")
-    return next((field for field in _OF_SEVERAL_KINDS if name.startswith(f"{field}.")), name)
+    place = tuple(map(str, problem["loc"]))
+    field = next((field for field in _OF_SEVERAL_KINDS if place[: len(field)] == field), place)
+    return ".".join(field).removesuffix(".[key]")
 
 
 def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -> str:

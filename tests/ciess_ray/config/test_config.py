@@ -303,6 +303,12 @@ def test_all_mistakes_are_named_at_once(file):
     assert len(lines) == 3 and all(line.startswith(str(file)) for line in lines)
 
 
+@pytest.mark.parametrize("name", ["budget.asked", "base.seed", "search.memory_weight.first"])
+def test_a_dotted_name_below_a_field_of_several_kinds_is_named_as_it_stands(name):
+    with pytest.raises(ConfigError, match=f"unknown field '{name}'"):
+        parse_config({"dataset": {"sample": "movielens-latest-small"}, "budget": "10%", name: 1})
+
+
 def test_a_missing_dataset_is_named():
     with pytest.raises(ConfigError, match="config: the field 'dataset' is missing; 'ciess-ray fields'"):
         parse_config({})
