@@ -255,10 +255,11 @@ class PackedTable:
             columns = self.kept(rows, width)
         else:
             longest = self.largest_size
-            places = self.first_columns[rows].astype(np.int64)[:, None, None] + np.arange(longest)
+            kept = self.kept(rows, longest)
+            first = self.first_columns[np.asarray(rows, np.int64)].astype(np.int64)
             # What a row keeps lies within the table's columns; the zeros after it need not.
             placed = np.zeros((len(rows), self.num_tables, max(width, self.width + longest)), np.float32)
-            np.put_along_axis(placed, places, self.kept(rows, longest), axis=2)
+            np.put_along_axis(placed, first[:, None, None] + np.arange(longest), kept, axis=2)
             columns = placed[:, :, :width]
         return columns.reshape(len(rows), self.num_tables * width)
 

@@ -134,6 +134,13 @@ class TestEmbedding:
         with pytest.raises((IndexError, RuntimeError)):
             PackedEmbedding(table)(torch.tensor(rows))
 
+    def test_rows_are_checked_wherever_they_begin(self, table):
+        placed = replace(table, first_columns=np.zeros(4, np.uint8))
+        assert placed.rows(np.array([]), 3).shape == (0, 3)
+        for rows, told in (([4], "rows between 4 and 4 of a table of 4"), ([0.5], "whole numbers")):
+            with pytest.raises(IndexError, match=told):
+                placed.rows(np.array(rows))
+
     @pytest.mark.parametrize("dtype", VALUE_TYPES)
     def test_every_type_of_value_is_read(self, table, dtype):
         embedding = PackedEmbedding(table.astype(dtype))
