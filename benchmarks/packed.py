@@ -81,7 +81,7 @@ def measure_lookup(table: PackedTable, width: int, repeats: int) -> dict[str, An
     rows = torch.from_numpy(np.random.default_rng(1).integers(0, NUM_ROWS, NUM_LOOKUPS))
     packed, dense = PackedEmbedding(table, width), nn.Embedding(NUM_ROWS, width)
     values, sizes = packed.values, packed.row_sizes.long()
-    starts = packed.starts.long()
+    starts = packed.block_starts[torch.arange(NUM_ROWS) >> packed.block_bits] + packed.in_block
     columns = torch.arange(width)
 
     def gather() -> torch.Tensor:

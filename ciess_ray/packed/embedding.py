@@ -13,11 +13,23 @@ from ciess_ray.packed.table import DAMAGED, PackedTable
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, build_recommender
 
+#: By the type of a table's values, the same to PyTorch, and integers of as many bits.
+_TYPES = {
+    "float32": (torch.float32, torch.int32),
+    "float16": (torch.float16, torch.int16),
+    "bfloat16": (torch.bfloat16, torch.int16),
+    "int8": (torch.int8, torch.int8),
+}
+#: Up to this width the bits that each size keeps stand in a table, which is square.
+_MAX_PREFIX = 512
+#: Where a row begins in its block is kept as a signed number of 16 bits.
+_BIAS = 2**15
+
 
 class PackedEmbedding(nn.Module):
     """Looks rows of a packed table up, as ``nn.Embedding`` does those of a dense one.
 
-    A row is one copy of neighbouring values, of which those beyond its size become zeros; where rows do not
+    A row is one copy of neighbouring values, of which those beyond its size are cleared; where rows do not
     all begin at the first column, a second copy puts it there. On the CPU the values stay where the table has
     them, in a mapped file; ``to`` moves all to another device.
 
@@ -34,25 +46,29 @@ class PackedEmbedding(nn.Module):
         self.width = table.width if width is None else width
         if self.width < 1:
             raise ValueError(f"a width of {self.width}: ask for at least one column")
-        self.num_tables = table.num_tables
+        dtype, self.bits = _TYPES[table.dtype]
+        self.num_tables, self.block_bits = table.num_tables, table.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
         #: Numbers that are copied of a row.
         self.num_copied = self.width if table.first_columns is None else table.largest_size
         self.num_scattered = max(self.width, table.width + self.num_copied)
-        # PyTorch has a type of the same name.
-        values = _tensor(table.values).view(getattr(torch, table.dtype))
+        values = _tensor(table.values).view(dtype)
         if len(values) < self.num_copied:
             values = torch.cat([values, values.new_zeros(self.num_copied)])
         # PyTorch indexes with no unsigned numbers of more than 8 bits.
         sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
+        block_starts, in_block = table.starts
         self.values = nn.Buffer(values, persistent=False)
         self.row_sizes = nn.Buffer(_tensor(sizes), persistent=False)
-        self.starts = nn.Buffer(_tensor(table.starts), persistent=False)
-        scales, first_columns = table.scales, table.first_columns
-        self.scales = None if scales is None else nn.Buffer(_tensor(scales), persistent=False)
-        self.first_columns = (
-            None if first_columns is None else nn.Buffer(_tensor(first_columns), persistent=False)
-        )
+        self.block_starts = nn.Buffer(torch.from_numpy(block_starts + _BIAS), persistent=False)
+        biased = (in_block.astype(np.int32) - _BIAS).astype(np.int16)
+        self.in_block = nn.Buffer(torch.from_numpy(biased), persistent=False)
+        self.scales = None if table.scales is None else nn.Buffer(_tensor(table.scales), persistent=False)
+        num_prefixes = self.num_copied + 1 if self.num_copied <= _MAX_PREFIX else 0
+        is_kept = torch.arange(self.num_copied) < torch.arange(num_prefixes)[:, None]
+        self.prefix = nn.Buffer(-is_kept.to(self.bits), persistent=False)
+        columns = table.first_columns
+        self.first_columns = None if columns is None else nn.Buffer(_tensor(columns), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows of the masked table, zeros where they keep nothing.
@@ -66,34 +82,42 @@ class PackedEmbedding(nn.Module):
         Raises:
             ResultError: On the CPU, that a row holds NaN or infinity.
         """
-        flat, num_copied, device = rows.reshape(-1), self.num_copied, rows.device
-        columns = torch.arange(num_copied, device=device)
-        sizes = self.row_sizes.index_select(0, flat).long()[:, None]
-        tables = torch.arange(self.num_tables, device=device)
-        starts = self.starts.index_select(0, flat).long()[:, None] + tables * sizes
+        flat, num_copied = rows.reshape(-1), self.num_copied
+        sizes = self.row_sizes.index_select(0, flat).long()
+        starts = self.block_starts.index_select(0, flat >> self.block_bits)
+        starts += self.in_block.index_select(0, flat)
+        if self.num_tables > 1:
+            each = torch.arange(self.num_tables, device=starts.device)
+            starts = (starts[:, None] + each * sizes[:, None]).reshape(-1)
+            sizes = sizes.repeat_interleave(self.num_tables)
         last = len(self.values) - num_copied
-        # A window for each place of the buffer: taking one is one copy.
-        windows = self.values.unfold(0, num_copied, 1)
-        stored = windows.index_select(0, starts.clamp(max=last).view(-1)).view(*starts.shape, num_copied)
-        is_late = starts > last
-        if is_late.any():
-            stored[is_late] = self.values[
-                (starts[is_late][:, None] + columns).clamp(max=len(self.values) - 1)
-            ]
-        # Set, and not multiplied by 0: what lies beyond a row may be NaN.
-        numbers = stored.masked_fill_(columns >= sizes[..., None], 0).float()
+        window = self.values.as_strided((last + 1, num_copied), (1, 1))
+        stored = window.index_select(0, starts.clamp(max=last))
+        late = torch.nonzero(starts > last).squeeze(1)
+        if len(late):
+            tail = torch.cat([self.values[last:], self.values.new_zeros(num_copied)])
+            stored[late] = tail.unfold(0, num_copied, 1)[starts[late] - last]
+        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
+        if num_copied <= _MAX_PREFIX:
+            kept = self.prefix.index_select(0, sizes.clamp(max=num_copied))
+        else:
+            kept = -(torch.arange(num_copied, device=stored.device) < sizes[:, None]).to(self.bits)
+        stored.view(self.bits).bitwise_and_(kept)
+        numbers = stored.float()
         if self.scales is not None:
-            numbers.mul_(self.scales.index_select(0, flat).float()[:, None, None])
+            scales = self.scales.index_select(0, flat).float()
+            numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])
         # Elsewhere than on the CPU a look at the numbers would wait for the device.
         if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
             if not torch.isfinite(numbers).all():
                 raise ResultError(f"a row holds what is no finite number: {DAMAGED}.")
         if self.first_columns is not None:
-            places = self.first_columns.index_select(0, flat).long()[:, None, None] + columns
+            first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
+            columns = first[:, None] + torch.arange(num_copied, device=first.device)
             # What a row keeps lies within the table's columns; the zeros after it need not.
-            placed = numbers.new_zeros(*starts.shape, self.num_scattered)
-            numbers = placed.scatter_(2, places.expand_as(numbers), numbers)[..., : self.width]
-        return numbers.reshape(*rows.shape, self.embedding_dim)
+            placed = numbers.new_zeros(len(numbers), self.num_scattered)
+            numbers = placed.scatter_(1, columns, numbers)[:, : self.width].contiguous()
+        return numbers.view(*rows.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""

@@ -95,3 +95,18 @@ def decode(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32, copy=False)
+
+
+def windows(values: NDArray[Any], starts: NDArray[np.int64], width: int) -> NDArray[Any]:
+    """The ``width`` values from each start on, shape (len(starts), width); zeros beyond the end."""
+    if len(values) < width:
+        values = np.concatenate([values, np.zeros(width, values.dtype)])
+    last = len(values) - width
+    # An element for each place of the buffer, as wide as a row: taking one is one copy.
+    window = np.ndarray((last + 1,), np.dtype((np.void, width * values.itemsize)), values, 0, values.strides)
+    taken = window[np.minimum(starts, last)].view(values.dtype).reshape(len(starts), width)
+    late = np.flatnonzero(starts > last)
+    if late.size:
+        tail = np.concatenate([values[last:], np.zeros(width, values.dtype)])
+        taken[late] = tail[(starts[late] - last)[:, None] + np.arange(width)]
+    return taken

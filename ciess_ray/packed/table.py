@@ -6,7 +6,7 @@ weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or
 header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: NumPy reads it, no code is run.
 
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
-begins is derived from the sizes.
+begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
 """
 
 import json
@@ -21,13 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
-from ciess_ray.packed.file import FORMAT, SIZE_TYPES, TYPES, VALUE_TYPES, Part, decode, encode, header_of
+from ciess_ray.packed.file import (
+    FORMAT,
+    SIZE_TYPES,
+    TYPES,
+    VALUE_TYPES,
+    Part,
+    decode,
+    encode,
+    header_of,
+    windows,
+)
 from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
+_MAX_BLOCK_BITS = 8
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
 #: Values that are looked at in one go.
@@ -228,11 +239,22 @@ class PackedTable:
         return len(self._header()) + sum(array.nbytes for *_, array in self._parts())
 
     @cached_property
-    def starts(self) -> NDArray[np.signedinteger]:
-        """Where each row's values begin, shape (num_rows,), in the smallest type that can tell."""
-        starts = np.zeros(self.num_rows, np.min_scalar_type(-self.num_params))
-        np.cumsum(self.row_sizes[:-1], out=starts[1:], dtype=starts.dtype)
-        return starts * self.num_tables
+    def block_bits(self) -> int:
+        """Rows r with one r >> block_bits are a block, in which 16 bits tell where a row begins."""
+        largest_row = self.max_embedding_size * self.num_tables
+        return min(max(2**16 // largest_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
+
+    @cached_property
+    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+        """Where a row's values begin: its block's first value, and its own distance from that.
+
+        Shapes (number of blocks,) and (num_rows,).
+        """
+        num_values = self._values_a_row()
+        starts = np.cumsum(num_values) - num_values
+        block_starts = starts[:: 1 << self.block_bits].copy()
+        starts -= np.repeat(block_starts, 1 << self.block_bits)[: self.num_rows]
+        return block_starts, starts.astype(np.uint16)
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
         """Rows of the masked table, zeros where they keep nothing.
@@ -252,16 +274,14 @@ class PackedTable:
         if width < 1:
             raise ValueError(f"a width of {width}: ask for at least one column")
         if self.first_columns is None:
-            columns = self.kept(rows, width)
-        else:
-            longest = self.largest_size
-            kept = self.kept(rows, longest)
-            first = self.first_columns[np.asarray(rows, np.int64)].astype(np.int64)
-            # What a row keeps lies within the table's columns; the zeros after it need not.
-            placed = np.zeros((len(rows), self.num_tables, max(width, self.width + longest)), np.float32)
-            np.put_along_axis(placed, first[:, None, None] + np.arange(longest), kept, axis=2)
-            columns = placed[:, :, :width]
-        return columns.reshape(len(rows), self.num_tables * width)
+            return self.kept(rows, width)
+        longest = self.largest_size
+        kept = self.kept(rows, longest).reshape(-1, longest)
+        first = np.repeat(self.first_columns[np.asarray(rows, np.int64)].astype(np.int64), self.num_tables)
+        # What a row keeps lies within the table's columns; the zeros after it need not.
+        placed = np.zeros((len(kept), max(width, self.width + longest)), np.float32)
+        np.put_along_axis(placed, first[:, None] + np.arange(longest), kept, axis=1)
+        return np.ascontiguousarray(placed[:, :width]).reshape(len(rows), self.num_tables * width)
 
     def kept(self, rows: NDArray[np.integer], width: int) -> NDArray[np.float32]:
         """What rows keep from its first number on, whichever column that stands in.
@@ -271,7 +291,7 @@ class PackedTable:
             width: Numbers of one table; zeros follow what a row keeps, and a row that is longer is cut.
 
         Returns:
-            Shape (n, num_tables, width), float32.
+            Shape (n, num_tables * width), float32.
 
         Raises:
             IndexError: As :meth:`rows`.
@@ -280,23 +300,24 @@ class PackedTable:
         rows = np.asarray(rows)
         if rows.size and rows.dtype.kind not in "iu":
             raise IndexError(f"rows are whole numbers, not {rows.dtype}")
+        rows = rows.astype(np.int64, copy=False)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
             raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
-        rows = rows.astype(np.int64, copy=False)
-        sizes = self.row_sizes[rows].astype(np.int64)[:, None]
-        starts = self.starts[rows].astype(np.int64)[:, None] + np.arange(self.num_tables) * sizes
-        columns = np.arange(width)
-        stored = self.values.take(starts[..., None] + columns, mode="clip")
-        # Set, and not multiplied by 0: what lies beyond a row may be NaN.
-        np.copyto(stored, 0, where=columns >= sizes[..., None])
+        block_starts, in_block = self.starts
+        sizes = self.row_sizes[rows].astype(np.int64)
+        starts = block_starts[rows >> self.block_bits] + in_block[rows]
+        starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
+        stored = windows(self.values, starts, width)
+        # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
+        bits = stored.view(f"i{stored.itemsize}")
+        bits &= -(np.arange(width) < np.repeat(sizes, self.num_tables)[:, None]).astype(bits.dtype)
         decoded = decode(stored, self.dtype)
         if self.scales is not None:
-            decoded *= self.scales[rows].astype(np.float32)[:, None, None]
-        is_finite = np.isfinite(decoded).all(axis=(1, 2))
-        if not is_finite.all():
-            row = rows[np.argmin(is_finite)]
+            decoded *= np.repeat(self.scales[rows].astype(np.float32), self.num_tables)[:, None]
+        if not np.isfinite(decoded).all():
+            row = rows[int(np.argmin(np.isfinite(decoded).all(axis=1))) // self.num_tables]
             raise ResultError(f"row {row:,} of {self.num_rows:,} holds what is no finite number: {DAMAGED}.")
-        return decoded
+        return decoded.reshape(len(rows), self.num_tables * width)
 
     def unpack(self, width: int | None = None) -> NDArray[np.float32]:
         """The masked table, shape (num_users + num_items, num_tables * width), float32.
@@ -315,9 +336,7 @@ class PackedTable:
         self.verify()
         values = decode(self.values, self.dtype)
         if self.scales is not None:
-            values *= np.repeat(
-                self.scales.astype(np.float32), self.row_sizes.astype(np.int64) * self.num_tables
-            )
+            values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
         return values
 
     def astype(self, dtype: str) -> "PackedTable":
@@ -371,3 +390,6 @@ class PackedTable:
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
         return header_of(self._parts(), metadata)
+
+    def _values_a_row(self) -> NDArray[np.int64]:
+        return self.row_sizes.astype(np.int64) * self.num_tables

@@ -269,7 +269,7 @@ def _write_torchrec(source: TableFolder, new: Path) -> None:
         for bucket in np.unique(buckets[of_kind]).tolist():
             rows = np.flatnonzero(of_kind & (buckets == bucket))
             names[rows], places[rows] = f"{kind}_{bucket}", np.arange(len(rows))
-            values = table.kept(rows, bucket)
+            values = table.kept(rows, bucket).reshape(len(rows), table.num_tables, bucket)
             for number in range(table.num_tables):
                 suffix = f"_{number}" if table.num_tables > 1 else ""
                 weights[f"{kind}{suffix}_{bucket}"] = np.ascontiguousarray(values[:, number])

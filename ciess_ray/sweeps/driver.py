@@ -316,7 +316,7 @@ def prepare_shared(
             keep(preparation, reference, folder)
         file = file_of(preparation, folder)
         if not storage.is_local and file.exists():
-            storage.write(f"{CACHE_FOLDER}/{file.name}", file.read_bytes())
+            storage.upload(file, f"{CACHE_FOLDER}/{file.name}")
         tell(num_done, len(shared))
     return tasks
 

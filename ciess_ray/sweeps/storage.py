@@ -1,12 +1,15 @@
 """A folder on any of pyarrow's filesystems: a local disk, one that all nodes share, S3, GCS, HDFS."""
 
+import io
+import shutil
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.files.whole import write_whole
+from ciess_ray.files.whole import whole_file
 from envs.errors import ConfigError
 
 _ERRORS = (OSError, pa.ArrowException, ValueError)
@@ -52,13 +55,22 @@ class Storage:
         Raises:
             ConfigError: It cannot be written.
         """
+        self._copy(io.BytesIO(content), name)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy a local file here, as :meth:`write` writes."""
+        with file.open("rb") as content:
+            self._copy(content, name)
+
+    def _copy(self, content: IO[bytes], name: str) -> None:
         try:
             if self.is_local:
-                write_whole(Path(self.location) / name, content)
+                opened: Any = whole_file(Path(self.location) / name)
             else:
                 self._filesystem.create_dir(self._place(name).rpartition("/")[0], recursive=True)
-                with self._filesystem.open_output_stream(self._place(name)) as stream:
-                    stream.write(content)
+                opened = self._filesystem.open_output_stream(self._place(name))
+            with opened as stream:
+                shutil.copyfileobj(content, stream)
         except _ERRORS as error:
             raise ConfigError(
                 f"{self.shown}: cannot be written ({without_secrets(error)}); name a folder that you may "
@@ -76,19 +88,21 @@ class Storage:
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it."""
-        if self._filesystem.get_file_info(self._place(name)).is_file:
-            self._filesystem.delete_file(self._place(name))
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).is_file:
+            self._filesystem.delete_file(place)
         else:
-            self._filesystem.delete_dir(self._place(name))
+            self._filesystem.delete_dir(place)
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file or folder from here; a file is there whole or not at all."""
-        if self._filesystem.get_file_info(self._place(name)).is_file:
-            with self._filesystem.open_input_stream(self._place(name)) as stream:
-                write_whole(path, stream.read())
+        place = self._place(name)
+        if self._filesystem.get_file_info(place).is_file:
+            with self._filesystem.open_input_stream(place) as source, whole_file(path) as stream:
+                shutil.copyfileobj(source, stream)
         else:
             path.mkdir(parents=True, exist_ok=True)
-            pafs.copy_files(self._place(name), str(path), source_filesystem=self._filesystem)
+            pafs.copy_files(place, str(path), source_filesystem=self._filesystem)
 
     def _place(self, name: str) -> str:
         return f"{self._path}/{name}"

@@ -76,7 +76,7 @@ def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapp
         # Last what says that all is there.
         for file in sorted(run.output.iterdir(), key=lambda file: file.name == RESULT_FILE):
             if file.is_file():
-                storage.write(f"{name}/{TRIAL_RESULT_FOLDER}/{file.name}", file.read_bytes())
+                storage.upload(file, f"{name}/{TRIAL_RESULT_FOLDER}/{file.name}")
         shutil.rmtree(work, ignore_errors=True)
     summary = read_summary_of(storage, name)
     assert summary is not None

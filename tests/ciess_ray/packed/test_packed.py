@@ -92,14 +92,16 @@ def test_rows_are_those_of_the_unpacked_table_at_any_width(case, dtype, width, s
     np.testing.assert_array_equal(embedding(torch.from_numpy(rows)).numpy(), expected)
 
 
-def test_where_rows_begin_are_sums_of_the_sizes():
+def test_the_starts_of_many_blocks_are_sums_of_the_sizes():
     rng = np.random.default_rng(0)
     for d_max, num_tables in ((9, 1), (255, 2), (60_000, 1)):
         row_sizes = rng.integers(1, min(d_max, 20) + 1, 3_000)
         row_sizes[-1] = d_max
         sizes = EmbeddingSizes(row_sizes[:1000], row_sizes[1000:], 1, d_max, num_tables)
         packed = PackedTable.of(np.zeros(sizes.num_params, np.float32), sizes)
-        assert packed.starts.tolist() == (np.cumsum(num_tables * row_sizes) - num_tables * row_sizes).tolist()
+        block_starts, in_block = packed.starts
+        starts = block_starts[np.arange(3_000) >> packed.block_bits] + in_block
+        assert starts.tolist() == (np.cumsum(num_tables * row_sizes) - num_tables * row_sizes).tolist()
 
 
 class TestEmbedding:
