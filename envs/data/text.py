@@ -28,6 +28,8 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _BLANK_BEFORE_QUOTE = re.compile(r'\s+"')
 #: Characters of a value, beyond which a quotation mark is taken for one that is never closed.
 _MAX_VALUE = 100_000
+#: Arrow's blocks, of which a row may straddle two.
+_BLOCK_BYTES = 1 << 20
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 #: How files begin that are no text, and what to do about them.
 _BEGINNINGS = {
@@ -187,6 +189,11 @@ def _check_rows(
             raise DataError(
                 f"{path}, line {line}: {len(fields)} fields where there should be {len(names)} "
                 f"({form.separator.join(names)}); correct or delete the line"
+            )
+        if table is None and len("".join(fields).encode(errors="surrogateescape")) > _BLOCK_BYTES:
+            raise DataError(
+                f"{path}, line {line}: a row of more than {_BLOCK_BYTES:,} bytes; look for line ends that "
+                "are missing, or shorten it"
             )
         for role, position in positions.items():
             value = fields[position]

@@ -238,6 +238,12 @@ def test_lines_are_counted_over_blank_lines_and_line_ends_in_quotes(
     assert refuse_text(tmp_path_factory.mktemp("bad"), "a.csv", content).startswith(f", line {line}: ")
 
 
+def test_a_row_that_is_too_long_is_named(tmp_path: Path) -> None:
+    content = CSV_HEADER + "1,2,3,4\n" + "u" * 3_000_000 + ",2,3,4\n"
+    message = refuse_text(tmp_path, "a.csv", content)
+    assert message.startswith(", line 3: a row of more than 1,048,576 bytes; look for line ends")
+
+
 def test_a_row_far_down_is_found(tmp_path: Path) -> None:
     rows = "".join(f"{row},{row},1\n" for row in range(200_000))
     message = refuse_text(tmp_path, "a.csv", f"user_id,item_id,rating\n{rows}1,2\n")
