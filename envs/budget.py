@@ -130,7 +130,9 @@ class MemoryBudget:
 
         Raises:
             BudgetError: The cap leaves less than d_min a row.
+            EmbeddingSizeError: The bounds contradict each other.
         """
+        check_bounds(min_embedding_size, max_embedding_size)
         full = num_rows * max_embedding_size * num_tables
         if self.unit == "ratio":
             # A share of an integer that should come out whole must not lose a parameter to binary fractions.

@@ -284,6 +284,8 @@ def test_actions_beyond_the_space_are_clipped(make_env):
         ({"budget": "5%"}, BudgetError, "the least that works is 0.125 "),
         ({"budget": "two"}, BudgetError, "cannot read"),
         ({"min_embedding_size": 9}, EmbeddingSizeError, "bound no size"),
+        ({"min_embedding_size": 9, "budget": "20%"}, EmbeddingSizeError, "bound no size"),
+        ({"max_embedding_size": 0, "budget": "20%"}, EmbeddingSizeError, "bound no size"),
         ({"episode_length": 0}, ConfigError, "episode_length must be at least 1"),
         ({"device": "gpu"}, UnknownNameError, "device"),
         ({"form": "papr"}, UnknownNameError, "form 'papr'. Did you mean 'paper'"),
