@@ -87,7 +87,7 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
         contests += [(budget, Contest([equal])), (budget, Contest(chosen, in_communities))]
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
-        run.journal.num_steps = len(asked)
+        run.journal.begin_round(len(asked))
         return train_all(run, [_titled(run, contests[position][0], table) for position, table in asked])
 
     (whole, _), *chosen_tables = choose(
@@ -132,7 +132,7 @@ def measure(
     rivals: list[tuple[Budget | None, Allocation]] = [(None, whole)]
     for budget, chosen in zip(run.budgets, finalists, strict=True):
         rivals += [(budget, chosen.equal), (budget, replace(chosen.best, name=SEARCH))]
-    run.journal.num_steps = len(rivals)
+    run.journal.begin_round(len(rivals))
     tested = train_all(run, [_titled(run, budget, table) for budget, table in rivals], on_test=True)
     both = run.interactions.merge_validation_into_training()
     recipe = recipe_of(run.config, both)

@@ -26,7 +26,7 @@ def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
             "from there on: what is measured against it says little. Try larger weights of L2 "
             "(recommender.options.l2), a lower training.learning_rate, or a smaller training.evaluate_every."
         )
-    cut_short = [row for row in rows if training.is_cut_short(row["best_batch"])]
+    cut_short = [row for row in rows if row["name"] not in fell and training.is_cut_short(row["best_batch"])]
     if cut_short:
         rising = ", ".join(
             f"{name} (best at batch {max(row['best_batch'] for row in cut_short if row['name'] == name):,})"

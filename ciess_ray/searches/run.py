@@ -53,7 +53,7 @@ class Journal:
 
     Attributes:
         summary: What ``result.json`` says of the search, which its folder is given as each phase begins.
-        num_steps: Steps of the phase under way.
+        num_steps: Steps of the phase, or of the round of it, that is under way.
         full_quality: Validation quality of the full table, once it is known.
 
     Args:
@@ -87,12 +87,18 @@ class Journal:
         self._folder.write_result(self.summary)
         self.num_steps = num_steps
         self._started: float = time.perf_counter() - self.summary["seconds"].get(name, 0.0)
+        self._round_started = self._started
         self._latest = Progress(name, first_step, num_steps, note, is_step=False)
         self._tell(self._latest)
         try:
             yield
         finally:
             self.summary["seconds"][name] = self.elapsed_s
+
+    def begin_round(self, num_steps: int) -> None:
+        """The phase takes so many steps, counted anew, before it is known whether more follow."""
+        self.num_steps, self._round_started = num_steps, time.perf_counter()
+        self._latest = Progress(self._latest.phase, 0, num_steps, is_step=False)
 
     @property
     def elapsed_s(self) -> float:
@@ -129,7 +135,7 @@ class Journal:
             quality / self.full_quality if quality is not None and self.full_quality else None,
             finite.get(metric_keys.MEMORY_WEIGHT),
             elapsed_s,
-            elapsed_s / step * (self.num_steps - step),
+            (time.perf_counter() - self._round_started) / step * (self.num_steps - step),
         )
         self._tell(self._latest)
 

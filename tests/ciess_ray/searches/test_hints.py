@@ -44,6 +44,9 @@ def test_a_yardstick_that_was_best_at_its_first_validation_is_named(hints_of):
         "full size, search: best at the first validation, batch 20, and worse from there on"
     )
     assert "recommender.options.l2" in hint and "training.evaluate_every" in hint
+    # With so few batches it ended before patience did, and was not rising.
+    (hint,) = hints_of((100,) * 3, evaluate_every=100, max_batches=200)
+    assert hint.startswith("full size, equal sizes, search: best at the first")
     # There was no other.
     assert not any("first" in hint for hint in hints_of((20, 20, 20), max_batches=20))
 

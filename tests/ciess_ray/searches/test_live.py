@@ -50,6 +50,21 @@ def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_a
     assert told == [(0, None, "", False), (2, 0.1, "warm-up", True), (2, 0.1, "batch 5", False)]
 
 
+def test_rounds_of_a_phase_are_counted_anew(tmp_path):
+    news = []
+    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    with journal.phase("retraining", 4):
+        for num_steps in (4, 3):
+            journal.begin_round(num_steps)
+            journal.tell("batch 5")
+            for step in range(num_steps):
+                journal.advance(step + 1, {})
+    told = [f"{each.step}/{each.num_steps}" for each in news]
+    assert told == ["0/4", "0/4", "1/4", "2/4", "3/4", "4/4", "0/3", "1/3", "2/3", "3/3"]
+    # What the first round took is no measure of the second.
+    assert news[-1].remaining_s == 0.0 and news[-3].remaining_s < news[-3].elapsed_s * 2
+
+
 def state_of(**changes):
     now, config = time.monotonic(), parse_config({"dataset": {"path": "log.parquet"}})
     names = (
