@@ -352,9 +352,9 @@ class SearchResult:
                 f"recommender({needed or ''}) on the result"
                 + (", with the class that you import." if needed else ".")
             )
-        return unpack_recommender(
-            folder.table, folder.train, own_class or name, described["options"], folder.scorer.state
-        )
+        # Of options that were tried in several values, such as L2, the scorer has the one that was chosen.
+        options = described["options"] | folder.scorer.options
+        return unpack_recommender(folder.table, folder.train, own_class or name, options, folder.scorer.state)
 
     def ids(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """The user's own ids of users and of items, by row.

@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -229,3 +230,12 @@ def test_no_figure_is_nan(finished):
     _, result, _ = finished
     for row in result.summary["methods"]:
         assert all(math.isfinite(value) and value > 0 for value in row["test"].values())
+
+
+def test_a_recommender_has_the_weight_of_l2_that_was_chosen_of_those_tried(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "result", tmp_path / "result")
+    file = tmp_path / "result" / "result.json"
+    summary = json.loads(file.read_text())
+    summary["config"]["recommender"]["options"]["l2"] = [0.01, 0.001]
+    file.write_text(json.dumps(summary))
+    assert SearchResult.load(tmp_path / "result").recommender().l2 == 0.001
