@@ -255,25 +255,39 @@ def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any]
     file = folder / IDS_FILE
     Manifest.read(folder).verify(IDS_FILE)
     table = read_parquet(file, ("kind", "id"))
+    if table.num_rows != num_users + num_items:
+        raise ResultError(
+            f"{file}: {table.num_rows:,} ids for {num_users:,} users and {num_items:,} items: they come from "
+            "different searches."
+        )
     try:
-        ids = table["id"].combine_chunks()
-        is_number = pa.types.is_signed_integer(ids.type)
-        if len(ids) != num_users + num_items:
-            raise ValueError(
-                f"{len(ids):,} ids for {num_users:,} users and {num_items:,} items: they come from different "
-                "searches"
-            )
-        if ids.null_count or not (is_number or pa.types.is_string(ids.type)):
-            raise ValueError(
-                f"the column id is {ids.type} with {ids.null_count:,} gaps, not text or whole numbers"
-            )
-        if table["kind"].to_pylist() != ["user"] * num_users + ["item"] * num_items:
-            raise ValueError(f"its rows are not {num_users:,} users and then {num_items:,} items")
-        for kind, of_kind in (("user", ids[:num_users]), ("item", ids[num_users:])):
-            if len(of_kind.unique()) != len(of_kind):
-                raise ValueError(f"two {kind}s have one id")
-    except (pa.ArrowException, KeyError, ValueError) as error:
+        kinds, ids = _values_of(table, "kind"), _values_of(table, "id")
+    except (KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
-    # Arrow's own ways to and from NumPy import pandas, which takes long.
-    values = np.from_dlpack(ids).astype(np.int64) if is_number else np.array(ids.to_pylist(), object)
-    return values[:num_users], values[num_users:]
+    expected = np.repeat(np.array(["user", "item"], object), [num_users, num_items])
+    if not np.array_equal(kinds, expected):
+        raise ResultError(
+            f"{file}: damaged: its rows are not {num_users:,} users and then {num_items:,} items."
+        )
+    for kind, of_kind in (("user", ids[:num_users]), ("item", ids[num_users:])):
+        if len(np.unique(of_kind)) != len(of_kind):
+            raise ResultError(f"{file}: damaged: two {kind}s have one id.")
+    return ids[:num_users], ids[num_users:]
+
+
+def _values_of(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of whole numbers or of text; Arrow's own to_numpy imports pandas, which takes long.
+
+    Raises:
+        ValueError: It is another, or has gaps.
+    """
+    column = table.column(name).combine_chunks()
+    if column.null_count:
+        raise ValueError(f"the column {name} is {column.type} with {column.null_count:,} gaps")
+    if pa.types.is_signed_integer(column.type):
+        return np.from_dlpack(column).astype(np.int64)
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if not pa.types.is_string(texts.type):
+        raise ValueError(f"the column {name} is {column.type}, not text or whole numbers")
+    values: NDArray[Any] = np.array(texts.to_pylist(), object)
+    return values if texts is column else values[np.from_dlpack(column.indices)]

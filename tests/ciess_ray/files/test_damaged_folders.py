@@ -144,7 +144,7 @@ class TestIds:
             (lambda ids, kinds: ([*ids[:-1], ids[-2]], kinds), "two items have one id"),
             (lambda ids, kinds: ([ids[1], *ids[1:]], kinds), "two users have one id"),
             (lambda ids, kinds: (ids, kinds[::-1]), "its rows are not 60 users and then 40 items"),
-            (lambda ids, kinds: (ids, [None, *kinds[1:]]), "its rows are not 60 users and then 40 items"),
+            (lambda ids, kinds: (ids, [None, *kinds[1:]]), "the column kind is string with 1 gaps"),
             (lambda ids, kinds: ([one > 5 for one in ids], kinds), "the column id is bool"),
             (lambda ids, kinds: (ids * 2, kinds * 2), "200 ids for 60 users and 40 items"),
             (lambda ids, kinds: ([[one] for one in ids], kinds), "damaged"),
