@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import block_array, csr_array
+from scipy.sparse import csr_array
 
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import TableFolder
@@ -102,24 +102,25 @@ def _items(table: PackedTable) -> NDArray[np.int64]:
 
 def _lightgcn(folder: TableFolder) -> Scorer:
     """LightGCN (arXiv 2002.02126), once for all users."""
-    neighbours, num_layers = _neighbours(folder.train), folder.scorer.options["num_layers"]
+    graph, num_layers = folder.train, folder.scorer.options["num_layers"]
     layer = folder.table.unpack()
     total = layer.copy()
-    scale = (1.0 / np.sqrt(np.maximum(np.diff(neighbours.indptr), 1))).astype(np.float32)[:, None]
+    scale = (1.0 / np.sqrt(np.maximum(_degrees(graph), 1))).astype(np.float32)[:, None]
     for _ in range(num_layers):
-        layer = scale * (neighbours @ (scale * layer))
+        layer = scale * _sums_of_neighbours(graph, scale * layer)
         total += layer
-    return _propagated(total / np.float32(num_layers + 1), folder)
+    total /= num_layers + 1
+    return _propagated(total, folder)
 
 
 def _ngcf(folder: TableFolder) -> Scorer:
     """NGCF (arXiv 1905.08108) as ``envs.recommenders.ngcf`` has it, without dropout, once for all users."""
-    neighbours, state = _neighbours(folder.train), folder.scorer.state
+    graph, state = folder.train, folder.scorer.state
     layer = folder.table.unpack()
-    scale = (1.0 / (np.diff(neighbours.indptr) + 1)).astype(np.float32)[:, None]
+    scale = (1.0 / (_degrees(graph) + 1)).astype(np.float32)[:, None]
     shown = [layer]
     for number in range(folder.scorer.options["num_layers"]):
-        mean = scale * (layer + neighbours @ layer)
+        mean = scale * (layer + _sums_of_neighbours(graph, layer))
         linear = mean @ state[f"weights_sum.{number}"]
         linear += (layer * mean) @ state[f"weights_product.{number}"]
         linear += state[f"biases.{number}"]
@@ -128,9 +129,15 @@ def _ngcf(folder: TableFolder) -> Scorer:
     return _propagated(np.concatenate(shown, axis=1), folder)
 
 
-def _neighbours(graph: csr_array) -> csr_array:
-    """Of every user and item, in the order of the table's rows, those that it is joined with."""
-    return block_array([[None, graph], [graph.T, None]], format="csr")
+def _degrees(graph: csr_array) -> NDArray[np.int64]:
+    """Of users and of items."""
+    return np.concatenate([np.diff(graph.indptr), np.bincount(graph.indices, minlength=graph.shape[1])])
+
+
+def _sums_of_neighbours(graph: csr_array, rows: Floats) -> Floats:
+    """Over those that each user and item is joined with; the graph is read as it is, both ways."""
+    user, item = np.split(rows, [graph.shape[0]])
+    return np.concatenate([graph @ item, graph.T @ user])
 
 
 def _propagated(rows: Floats, folder: TableFolder) -> Scorer:

@@ -29,6 +29,7 @@ def test_it_listens_on_loopback_alone(ray_cluster):
 
 def test_a_stranger_without_its_token_does_not_come_in(ray_cluster):
     address = ray_cluster.get_runtime_context().gcs_address
+    # Of the stranger's own process alone: with no token, and with one that is not ours.
     for told in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
         done = subprocess.run(
             [sys.executable, "-c", STRANGER, address], env=os.environ | told, capture_output=True, text=True
