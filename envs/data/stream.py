@@ -1,0 +1,230 @@
+"""A log in order of time, cut into segments: what a table that grows with its data is trained and judged on.
+
+Entities are numbered by their first appearance, so that those known at any moment are 0 ... n - 1 and a table
+only ever grows at its end.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from envs.data.interactions import Ids, InteractionLog
+from envs.errors import ConfigError, DataError
+
+Period = Literal["day", "week", "month", "quarter", "year"]
+_PERIODS = {"day": "D", "month": "M", "year": "Y"}
+#: Times at least so large are in milliseconds, microseconds and nanoseconds since 1970, not in seconds.
+_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (-np.inf, "s"))
+#: Shares of a segment's rows, in order of time, before validation begins and before test begins.
+VALIDATION_BEGINS, TEST_BEGINS = 0.7, 0.8
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of a stream that follow each other, as positions in it.
+
+    Attributes:
+        start: Of its first training row.
+        validation_start: Of its first validation row.
+        test_start: Of its first test row.
+        end: One past its last row.
+        num_users: Users known when it is trained: in a row before ``validation_start``.
+        num_items: The same of items.
+    """
+
+    start: int
+    validation_start: int
+    test_start: int
+    end: int
+    num_users: int
+    num_items: int
+
+    @property
+    def num_rows(self) -> int:
+        """Of all three parts."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A log in order of time and its segments.
+
+    Attributes:
+        user: Number of each row's user by first appearance, shape (num_rows,), int32.
+        item: The same of items.
+        timestamp: Ascending, shape (num_rows,), in the data's own unit.
+        user_ids: Ids of the data by number, shape (num_users,).
+        item_ids: The same of items.
+        segments: In order; each row is in one.
+        source: Where the rows came from, for messages.
+    """
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    timestamp: NDArray[np.int64] | NDArray[np.float64]
+    user_ids: Ids
+    item_ids: Ids
+    segments: tuple[Segment, ...]
+    source: str
+
+    @property
+    def num_rows(self) -> int:
+        """Of all segments."""
+        return len(self.user)
+
+    def is_cold(self, segment: Segment) -> NDArray[np.bool_]:
+        """Which validation and test rows have a user or an item that was unknown in training.
+
+        Returns:
+            Shape (segment.end - segment.validation_start,), validation first.
+        """
+        rows = slice(segment.validation_start, segment.end)
+        return np.asarray((self.user[rows] >= segment.num_users) | (self.item[rows] >= segment.num_items))
+
+    def popularity(self, number: int, decay: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rows of each user and item that a segment's training knows, older segments' counted for less.
+
+        Args:
+            number: Of the segment.
+            decay: What a row counts for a segment later, in [0, 1]: 0 counts this segment's training rows
+                alone, as SCALL (arXiv 2407.15411) does, 1 every row so far.
+
+        Returns:
+            Shapes (segment.num_users,) and (segment.num_items,).
+        """
+        segment = self.segments[number]
+        # An older segment's validation and test rows are history by now.
+        starts = np.array([part.start for part in self.segments[: number + 1]])
+        age = number - (np.searchsorted(starts, np.arange(segment.validation_start), side="right") - 1)
+        weight = np.power(float(decay), age)
+        known = slice(segment.validation_start)
+        return (
+            np.asarray(np.bincount(self.user[known], weight, segment.num_users), np.float64),
+            np.asarray(np.bincount(self.item[known], weight, segment.num_items), np.float64),
+        )
+
+
+def cut_stream(
+    log: InteractionLog,
+    *,
+    new_entities: int | None = None,
+    rows: int | None = None,
+    period: Period | None = None,
+) -> Stream:
+    """Put a log into order of time and cut it into segments, by exactly one of three rules.
+
+    Within a segment the first 70 % of the rows train, the next 10 % validate, the last 20 % test. Rows of the
+    same time keep the order of the file.
+
+    Args:
+        log: The interactions, with times.
+        new_entities: A segment ends before the row that would bring more users and items that were in no
+            earlier row.
+        rows: A segment has so many rows; what is left over at the end makes the last one longer.
+        period: A segment is a period of the calendar, in UTC; those without rows are left out.
+
+    Raises:
+        ConfigError: Not exactly one rule is given, or it is below 1.
+        DataError: There are no times, or but one; it makes one segment; a segment has too few rows for its
+            three parts.
+    """
+    rules = {"new_entities": new_entities, "rows": rows, "period": period}
+    chosen = {name: value for name, value in rules.items() if value is not None}
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"segments end by one of {', '.join(rules)}, not by {' and '.join(chosen) or 'none'}."
+        )
+    for name, value in chosen.items():
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"{name} is {value}; choose 1 or more.")
+    if log.timestamp is None:
+        raise DataError(f"{log.source}: it has no times, which a stream needs; name their column.")
+    if log.num_rows == 0 or log.timestamp.min() == log.timestamp.max():
+        raise DataError(f"{log.source}: all of its rows have one time, which puts them into no order.")
+    order = np.argsort(log.timestamp, kind="stable")
+    timestamp = log.timestamp[order]
+    user, users = pd.factorize(log.user[order])
+    item, items = pd.factorize(log.item[order])
+    if new_entities is not None:
+        cuts = entity_cuts(user, item, new_entities)
+    elif rows is not None:
+        cuts = np.arange(rows, log.num_rows - rows + 1, rows)
+    elif period is not None:
+        periods = _periods(timestamp, period)
+        cuts = np.flatnonzero(periods[1:] != periods[:-1]) + 1
+    if len(cuts) == 0:
+        (name, value), *_ = chosen.items()
+        raise DataError(
+            f"{log.source}: {name} {value} makes one segment of its {log.num_rows:,} rows, and a stream has "
+            "two at least; choose a smaller one."
+        )
+    return Stream(
+        user.astype(np.int32),
+        item.astype(np.int32),
+        timestamp,
+        log.user_ids[users],
+        log.item_ids[items],
+        _segments(user, item, np.concatenate([[0], cuts, [log.num_rows]]), log.source),
+        log.source,
+    )
+
+
+def entity_cuts(
+    user: NDArray[np.integer], item: NDArray[np.integer], new_entities: int, *, books_ahead: bool = False
+) -> NDArray[np.int64]:
+    """Where segments begin that bring at most so many new users and items together, but the first.
+
+    Args:
+        user: Number of each row's user by first appearance, shape (num_rows,).
+        item: The same of items.
+        new_entities: The most; a row that alone brings more has a segment of its own.
+        books_ahead: Whether the new entities of the row that opens a segment count for the one before, as in
+            the released code of SCALL.
+
+    Returns:
+        Shape (num_segments - 1,).
+    """
+    so_far = np.maximum.accumulate(user).astype(np.int64) + np.maximum.accumulate(item) + 2
+    cuts, booked, start = [], 0, 0
+    while (end := max(int(np.searchsorted(so_far, booked + new_entities, side="right")), start + 1)) < len(
+        user
+    ):
+        cuts.append(end)
+        start, booked = end, int(so_far[end if books_ahead else end - 1])
+    return np.array(cuts, np.int64)
+
+
+def _periods(timestamp: NDArray[np.int64] | NDArray[np.float64], period: Period) -> NDArray[np.int64]:
+    """Number of the period of the calendar in which each row lies; weeks begin on Monday."""
+    unit = next(name for least, name in _UNITS if timestamp[-1] >= least)
+    times = timestamp.astype(np.int64).astype(f"datetime64[{unit}]")
+    if period == "week":
+        # 1970 began on a Thursday.
+        return (times.astype("datetime64[D]").astype(np.int64) + 3) // 7
+    if period == "quarter":
+        return times.astype("datetime64[M]").astype(np.int64) // 3
+    return times.astype(f"datetime64[{_PERIODS[period]}]").astype(np.int64)
+
+
+def _segments(
+    user: NDArray[np.integer], item: NDArray[np.integer], bounds: NDArray[np.int64], source: str
+) -> tuple[Segment, ...]:
+    lengths = np.diff(bounds)
+    # The small term undoes products such as 10 · 0.7 = 6.999999999999999.
+    validation = bounds[:-1] + np.floor(lengths * VALIDATION_BEGINS + 1e-9).astype(np.int64)
+    test = bounds[:-1] + np.floor(lengths * TEST_BEGINS + 1e-9).astype(np.int64)
+    edges = np.stack([bounds[:-1], validation, test, bounds[1:]], axis=1)
+    too_few = np.flatnonzero(np.any(np.diff(edges) == 0, axis=1))
+    if len(too_few):
+        number = int(too_few[0])
+        raise DataError(
+            f"{source}: segment {number} has {lengths[number]} rows, too few to train, to validate "
+            "and to test on; choose longer segments."
+        )
+    num_users = np.maximum.accumulate(user)[validation - 1] + 1
+    num_items = np.maximum.accumulate(item)[validation - 1] + 1
+    counted = np.column_stack([edges, num_users, num_items])
+    return tuple(Segment(*row) for row in counted.tolist())
