@@ -1,0 +1,146 @@
+"""A packed table at other sizes, with rows added: what a table becomes while users and items keep coming."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.packed.file import SIZE_TYPES
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.packed.values import VALUE_TYPES, encode
+from envs.budget import index_bytes_per_row
+from envs.errors import ResultError
+from envs.sizes.embedding_sizes import EmbeddingSizes
+
+#: Rows that are copied in one go.
+_ROWS_AT_ONCE = 2**14
+_MOST_INT8 = 127
+
+
+@dataclass(frozen=True, eq=False)
+class Resized:
+    """A table at other sizes, and what became of its rows.
+
+    Attributes:
+        table: The table.
+        num_new: Rows that were added.
+        num_grown: Rows that keep more numbers than before.
+        num_shrunk: Rows that keep fewer.
+        num_moved: Numbers that former rows gained or lost, in all tables together.
+    """
+
+    table: PackedTable
+    num_new: int
+    num_grown: int
+    num_shrunk: int
+    num_moved: int
+
+
+def resize(
+    table: PackedTable, sizes: EmbeddingSizes, rng: np.random.Generator, *, std: float = 0.01
+) -> Resized:
+    """Keep of each row as many of its first numbers as its new size has, and draw what is missing.
+
+    What is kept is kept bit for bit, int8 values under their row's scale too. The rows of new users follow
+    those of the known ones, as do the rows of new items.
+
+    Args:
+        table: The former table.
+        sizes: Of all users and items, the known ones first, of as many tables.
+        rng: Draws grown columns and new rows, in their order.
+        std: Standard deviation of what is drawn, around 0; with 0 columns that a row grows into are zeros,
+            as in the released code of SCALL (arXiv 2407.15411), and so are new rows.
+
+    Raises:
+        ResultError: Users or items have gone, the number of tables is another, or rows have columns of their
+            own, which a prefix has not.
+    """
+    former_items = table.num_rows - table.num_users
+    if len(sizes.user) < table.num_users or len(sizes.item) < former_items:
+        raise ResultError(
+            f"{len(sizes.user)} users and {len(sizes.item)} items are fewer than the {table.num_users} and "
+            f"{former_items} of the table: rows are added, none is taken away."
+        )
+    if sizes.num_tables != table.num_tables:
+        raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
+    if table.first_columns is not None or type(sizes) is not EmbeddingSizes:
+        raise ResultError("rows that begin at columns of their communities cannot be resized.")
+    size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
+    row_sizes = np.concatenate([sizes.user, sizes.item], dtype=size_type, casting="unsafe")
+    values = np.empty(sizes.num_params, VALUE_TYPES[table.dtype][1])
+    scales = None if table.scales is None else np.empty(len(row_sizes), np.float16)
+    num_grown = num_shrunk = num_moved = num_read = num_written = 0
+    for new, former in _parts(table, len(sizes.user), len(row_sizes)):
+        new_sizes, former_sizes = row_sizes[new].astype(np.int64), table.row_sizes[former].astype(np.int64)
+        num_held = int(former_sizes.sum()) * table.num_tables
+        held = table.values[num_read : num_read + num_held]
+        former_scales = None if table.scales is None else table.scales[former]
+        block, block_scales = _block(table, held, former_sizes, former_scales, new_sizes, rng, std)
+        values[num_written : num_written + len(block)] = block
+        if scales is not None:
+            scales[new] = block_scales
+        num_read, num_written = num_read + num_held, num_written + len(block)
+        change = new_sizes[: len(former_sizes)] - former_sizes
+        num_grown += int((change > 0).sum())
+        num_shrunk += int((change < 0).sum())
+        num_moved += int(np.abs(change).sum()) * table.num_tables
+    resized = PackedTable(
+        values,
+        row_sizes,
+        len(sizes.user),
+        sizes.min_embedding_size,
+        sizes.max_embedding_size,
+        table.num_tables,
+        table.dtype,
+        scales,
+        table.recommender,
+    )
+    return Resized(resized, resized.num_rows - table.num_rows, num_grown, num_shrunk, num_moved)
+
+
+def _parts(table: PackedTable, num_users: int, num_rows: int) -> Iterator[tuple[slice, slice]]:
+    """Neighbouring rows of the new table, and which of the former one they were: the first, or none."""
+    kinds = ((0, num_users, 0, table.num_users), (num_users, num_rows, table.num_users, table.num_rows))
+    for start, stop, former_start, former_stop in kinds:
+        for first in range(start, stop, _ROWS_AT_ONCE):
+            last = min(first + _ROWS_AT_ONCE, stop)
+            former_first, former_last = (
+                min(former_start + row - start, former_stop) for row in (first, last)
+            )
+            yield slice(first, last), slice(former_first, former_last)
+
+
+def _block(
+    table: PackedTable,
+    held: NDArray[Any],
+    former_sizes: NDArray[np.int64],
+    former_scales: NDArray[np.float16] | None,
+    new_sizes: NDArray[np.int64],
+    rng: np.random.Generator,
+    std: float,
+) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
+    """Stored values of neighbouring rows at their new sizes, and their scales; the known rows come first."""
+    num_known, num_added = len(former_sizes), len(new_sizes) - len(former_sizes)
+    # A row has its size in each table, one after the other.
+    former = np.repeat(np.concatenate([former_sizes, np.zeros(num_added, np.int64)]), table.num_tables)
+    new = np.repeat(new_sizes, table.num_tables)
+    is_kept = _columns(new) < np.repeat(former, new)
+    drawn = np.zeros(len(is_kept), np.float32)
+    is_drawn = ~is_kept
+    drawn[is_drawn] = rng.standard_normal(int(is_drawn.sum()), np.float32) * np.float32(std)
+    block, scales = encode(drawn, new_sizes, table.num_tables, table.dtype)
+    if scales is not None and former_scales is not None:
+        scales[:num_known] = former_scales
+        steps = np.repeat(scales.astype(np.float32), new_sizes * table.num_tables)
+        scaled = np.divide(drawn, steps, out=np.zeros_like(drawn), where=steps > 0)
+        block = np.rint(scaled).clip(-_MOST_INT8, _MOST_INT8).astype(np.int8)
+    block[is_kept] = held[_columns(former) < np.repeat(new, former)]
+    return block, scales
+
+
+def _columns(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which number of its row each is: 0 ... length - 1, row after row."""
+    ends = np.cumsum(lengths)
+    return np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)

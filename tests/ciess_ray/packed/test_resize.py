@@ -1,0 +1,122 @@
+"""Packed tables at other sizes, with rows added."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ciess_ray.packed.resize import resize
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.packed.values import VALUE_TYPES
+from envs.errors import ResultError
+from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.sizes.placed import PlacedSizes
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "streaming.json"
+WIDTH = 9
+
+
+def draw_sizes(rng, num_users, num_items, num_tables=1):
+    user, item = (rng.integers(1, WIDTH + 1, n) for n in (num_users, num_items))
+    return EmbeddingSizes(user, item, 1, WIDTH, num_tables)
+
+
+def pack(rng, sizes, dtype="float32"):
+    num_rows = len(sizes.user) + len(sizes.item)
+    values = rng.normal(0, 0.1, (num_rows, WIDTH * sizes.num_tables)).astype(np.float32)
+    return PackedTable.pack(values, sizes, dtype=dtype, recommender="lightgcn")
+
+
+def rows_of(table):
+    """The stored values of each row and table, as bits."""
+    lengths = np.repeat(table.row_sizes.astype(int), table.num_tables)
+    return [part.tobytes() for part in np.split(table.values, np.cumsum(lengths)[:-1])]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(VALUE_TYPES)), st.sampled_from([1, 2]))
+@settings(max_examples=60)
+def test_first_numbers_stay_bit_for_bit_and_the_rest_is_small(seed, dtype, num_tables):
+    rng = np.random.default_rng(seed)
+    before = pack(rng, draw_sizes(rng, 5, 4, num_tables), dtype)
+    sizes = draw_sizes(rng, 7, 4 + seed % 3, num_tables)
+    resized = resize(before, sizes, rng)
+    after = resized.table
+    assert (after.dtype, after.recommender, after.num_users) == (dtype, "lightgcn", 7)
+    np.testing.assert_array_equal(after.sizes.user, sizes.user)
+    np.testing.assert_array_equal(after.sizes.item, sizes.item)
+    old, new = rows_of(before), rows_of(after)
+    known = [*range(5), *range(7, 11)]
+    for former, row in enumerate(known):
+        for table in range(num_tables):
+            one, other = old[former * num_tables + table], new[row * num_tables + table]
+            shorter = min(len(one), len(other))
+            assert one[:shorter] == other[:shorter]
+    if dtype == "int8":
+        np.testing.assert_array_equal(after.scales[known], before.scales)
+    new_rows = np.setdiff1d(np.arange(after.num_rows), known)
+    assert np.abs(after.rows(new_rows)).max(initial=0) < 0.06
+    change = after.row_sizes[known].astype(int) - before.row_sizes
+    assert resized.num_new == len(new_rows)
+    assert (resized.num_grown, resized.num_shrunk) == ((change > 0).sum(), (change < 0).sum())
+    assert resized.num_moved == np.abs(change).sum() * num_tables
+    assert PackedTable.from_buffer(after.to_bytes()).to_bytes() == after.to_bytes()
+
+
+@pytest.mark.parametrize("dtype", sorted(VALUE_TYPES))
+def test_growing_and_shrinking_back_changes_nothing(dtype):
+    rng = np.random.default_rng(3)
+    sizes = draw_sizes(rng, 50, 40)
+    before = pack(rng, sizes, dtype)
+    full = EmbeddingSizes.full(50, 40, WIDTH)
+    back = resize(resize(before, full, rng).table, sizes, rng).table
+    assert back.to_bytes() == before.to_bytes()
+
+
+def test_as_the_released_code_does_and_as_it_should():
+    case = json.loads(GOLDEN.read_text())["cases"]["scall.warm_start"]
+    given_, out = case["inputs"], case["outputs"]
+    old, new = given_["old_sizes"], given_["new_sizes"]
+    # Three rows: two users and an item more, which the case calls the third.
+    before = PackedTable.pack(
+        np.array([*given_["old_masked_rows"], [0.5] * 4], np.float32),
+        EmbeddingSizes(np.array(old), np.array([1]), 1, 4),
+    )
+    sizes = EmbeddingSizes(np.array(new), np.array([1]), 1, 4)
+
+    class Given:
+        """Numbers of the case in place of draws: the second row's grown columns, then the third row."""
+
+        left = [given_["fresh_draw"][row][column] for row, column in ((1, 1), (1, 2), (2, 0))]
+
+        def standard_normal(self, count, dtype):
+            taken, self.left = self.left[:count], self.left[count:]
+            return np.array(taken, dtype) / np.float32(0.01)
+
+    recommended = resize(before, sizes, Given()).table.unpack(4)[:3]
+    np.testing.assert_allclose(recommended, out["recommended_masked"], rtol=1e-6)
+    zeros = resize(before, sizes, np.random.default_rng(0), std=0.0).table.unpack(4)[:2]
+    np.testing.assert_array_equal(zeros, np.array(out["reference_masked"], np.float32)[:2])
+
+
+def test_draws_do_not_depend_on_how_many_rows_are_copied_in_one_go(monkeypatch):
+    rng = np.random.default_rng(0)
+    before, sizes = pack(rng, draw_sizes(rng, 30, 20)), draw_sizes(rng, 40, 25)
+    whole = resize(before, sizes, np.random.default_rng(1)).table
+    monkeypatch.setattr("ciess_ray.packed.resize._ROWS_AT_ONCE", 7)
+    assert resize(before, sizes, np.random.default_rng(1)).table.to_bytes() == whole.to_bytes()
+
+
+def test_what_cannot_be_resized_is_refused():
+    rng = np.random.default_rng(0)
+    before = pack(rng, draw_sizes(rng, 5, 4))
+    for sizes, match in (
+        (draw_sizes(rng, 4, 4), "4 users and 4 items are fewer than the 5 and 4"),
+        (draw_sizes(rng, 5, 3), "5 users and 3 items are fewer than the 5 and 4"),
+        (draw_sizes(rng, 5, 4, 2), "of 1 tables, the sizes are of 2"),
+        (PlacedSizes.of(EmbeddingSizes.full(5, 4, WIDTH), np.zeros(9, np.uint8)), "communities"),
+    ):
+        with pytest.raises(ResultError, match=match):
+            resize(before, sizes, rng)
