@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ciess_ray.packed.file import SIZE_TYPES
+from ciess_ray.packed.file import SIZE_TYPES, VALUE_TYPES, encode
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.packed.values import VALUE_TYPES, encode
 from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
