@@ -64,7 +64,7 @@ def resize(
         )
     if sizes.num_tables != table.num_tables:
         raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
-    if table.first_columns is not None or type(sizes) is not EmbeddingSizes:
+    if table.first_columns is not None or sizes.first_columns is not None:
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
     size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
     row_sizes = np.concatenate([sizes.user, sizes.item], dtype=size_type, casting="unsafe")

@@ -1,5 +1,6 @@
 """Packed tables at other sizes, with rows added."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ciess_ray.packed.file import VALUE_TYPES
 from ciess_ray.packed.resize import resize
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
-from envs.sizes.embedding_sizes import EmbeddingSizes, PlacedSizes
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "streaming.json"
 WIDTH = 9
@@ -120,7 +121,10 @@ def test_what_cannot_be_resized_is_refused():
         (draw_sizes(rng, 4, 4), "4 users and 4 items are fewer than the 5 and 4"),
         (draw_sizes(rng, 5, 3), "5 users and 3 items are fewer than the 5 and 4"),
         (draw_sizes(rng, 5, 4, 2), "of 1 tables, the sizes are of 2"),
-        (PlacedSizes.of(EmbeddingSizes.full(5, 4, WIDTH), np.zeros(9, np.uint8)), "communities"),
+        (
+            dataclasses.replace(EmbeddingSizes.full(5, 4, WIDTH), first_columns=np.zeros(9, np.uint8)),
+            "communities",
+        ),
     ):
         with pytest.raises(ResultError, match=match):
             resize(before, sizes, rng)
