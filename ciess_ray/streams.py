@@ -60,6 +60,10 @@ class Stream(IntEnum):
     RANDOM_SEARCH = 32
     PEP = 33
     DNIS = 34
+    #: What is left over when the sizes of a stream's segment are projected. Counters: segment, method.
+    STREAM_SIZES = 60, 2
+    #: The training of a segment's table: columns and rows that are new, then triples. Counters: as above.
+    STREAM_TRAINING = 61, 2
     #: Resampled users behind an interval; with 0 as seed, as it is of several. Counter: the grid's point.
     BOOTSTRAP = 40, 1
     #: What a sweep draws. Counters: sample, position of the dimension.

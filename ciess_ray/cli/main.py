@@ -16,6 +16,7 @@ import typer
 from ciess_ray.cli.data import data_app, init
 from ciess_ray.cli.results import export, recommend, track, verify
 from ciess_ray.cli.searching import compare, search, sweep
+from ciess_ray.cli.streaming import stream
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.plain_text import paragraphs
@@ -87,14 +88,23 @@ def fields(
     of_comparison: Annotated[
         bool, typer.Option("--comparison", help="Those of a comparison's file instead.")
     ] = False,
+    of_stream: Annotated[bool, typer.Option("--stream", help="Those of a stream's file instead.")] = False,
 ) -> None:
     """List every field of a configuration with its default and meaning."""
     from ciess_ray.comparisons.config import ComparisonConfig
     from ciess_ray.config.run import RunConfig
+    from ciess_ray.config.section import Section
     from ciess_ray.config.yaml_file import field_table
+    from ciess_ray.streaming.config import StreamConfig
     from ciess_ray.sweeps.config import SweepConfig
 
-    model = SweepConfig if of_sweep else ComparisonConfig if of_comparison else RunConfig
+    model: type[Section] = RunConfig
+    for other, is_asked in (
+        (SweepConfig, of_sweep),
+        (ComparisonConfig, of_comparison),
+        (StreamConfig, of_stream),
+    ):
+        model = other if is_asked else model
     table = TextTable("field", "default", "meaning", rows=field_table(model))
     table.columns[0].no_wrap = True
     # A pipe has no width.
@@ -102,7 +112,7 @@ def fields(
 
 
 # What a command says of itself is its help, broken anew into lines.
-for _command in (init, search, sweep, compare, report, recommend, export, verify, track, fields):
+for _command in (init, search, sweep, compare, stream, report, recommend, export, verify, track, fields):
     app.command(help=paragraphs(inspect.getdoc(_command) or ""))(_command)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.keys import without_former
-from ciess_ray.config.run import RunConfig
+from ciess_ray.config.run import LogConfig, RunConfig
 from ciess_ray.config.yaml_file import put_overrides
 from ciess_ray.files.formats import parse_json
 from ciess_ray.plain_text import command
@@ -20,6 +20,7 @@ from envs.communities import most_communities
 from envs.data import (
     TEST_SHARE,
     Columns,
+    InteractionLog,
     Interactions,
     k_core,
     read_interactions,
@@ -37,6 +38,19 @@ _FLOAT_BYTES, _ID_BYTES = 4, 8
 _NUM_COPIES = 5
 
 
+def read_log(dataset: LogConfig) -> InteractionLog:
+    """Read the interactions that a configuration names.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    if dataset.sample is not None:
+        return read_sample(dataset.sample)
+    assert dataset.path is not None
+    columns = None if dataset.columns is None else Columns(**dataset.columns)
+    return read_interactions(dataset.path, format=dataset.format, columns=columns)
+
+
 def load_interactions(config: RunConfig) -> Interactions:
     """Read and split what the configuration names, and log what a user may not expect of it.
 
@@ -44,12 +58,7 @@ def load_interactions(config: RunConfig) -> Interactions:
         DataError: The file cannot be read, or holds too little to split.
     """
     dataset = config.dataset
-    if dataset.sample is not None:
-        log = read_sample(dataset.sample)
-    else:
-        assert dataset.path is not None
-        columns = None if dataset.columns is None else Columns(**dataset.columns)
-        log = read_interactions(dataset.path, format=dataset.format, columns=columns)
+    log = read_log(dataset)
     if dataset.k_core is not None:
         log = k_core(log, dataset.k_core)
     interactions = split_interactions(

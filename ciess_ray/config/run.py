@@ -35,7 +35,7 @@ from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_rec
 from envs.recommenders.training import TrainingSettings
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
-_MAX_SEED = 4_000_000_000
+MAX_SEED = 4_000_000_000
 #: By ``search.mode``, the sections of a file of that name beside this one.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     mode: read_yaml(Path(__file__).with_name(f"{mode}.yaml").read_text(encoding="utf-8"))
@@ -49,8 +49,8 @@ def default_l2(recommender: str) -> Any:
     return None if parameter is None else parameter.default
 
 
-class DatasetConfig(Section):
-    """Which interactions, and how they are split. Give one of ``path`` and ``sample``."""
+class LogConfig(Section):
+    """Which interactions. Give one of ``path`` and ``sample``."""
 
     path: Place | None = Field(
         None,
@@ -66,6 +66,20 @@ class DatasetConfig(Section):
     columns: dict[Literal["user", "item", "rating", "timestamp"], str] | None = Field(
         None, description="names of the columns, e.g. {user: customer, item: sku}"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "LogConfig":
+        if (self.path is None) == (self.sample is None):
+            raise ConfigError(
+                "dataset: give either dataset.path (a file of interactions) or dataset.sample "
+                f"({', '.join(sorted(SAMPLES))}), and not both; null takes one back."
+            )
+        return self
+
+
+class DatasetConfig(LogConfig):
+    """Which interactions, and how they are split."""
+
     k_core: int | None = Field(None, ge=2, description="keep users and items with so many interactions each")
     split_seed: Annotated[int, Field(ge=0)] | None = Field(
         None,
@@ -79,15 +93,6 @@ class DatasetConfig(Section):
         description="share of each user's interactions that all is chosen on, beside a quarter for test; "
         "0.25 in CIESS; with less, sizes are chosen for nearly as much training data as the last table has",
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> "DatasetConfig":
-        if (self.path is None) == (self.sample is None):
-            raise ConfigError(
-                "dataset: give either dataset.path (a file of interactions) or dataset.sample "
-                f"({', '.join(sorted(SAMPLES))}), and not both; null takes one back."
-            )
-        return self
 
 
 class RecommenderConfig(Section):
@@ -184,7 +189,7 @@ class RunConfig(Section):
     seed: int = Field(
         0,
         ge=0,
-        le=_MAX_SEED,
+        le=MAX_SEED,
         description="every draw of the run comes from it, the split of the data included",
     )
     output: Place = Field(Path("runs/search"), description="folder of the result")

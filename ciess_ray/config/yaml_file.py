@@ -136,11 +136,13 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> RunConfig
     """The checked model of plain values; see :func:`check_values`.
 
     Raises:
-        ConfigError: As there; or they are those of a sweep or a comparison.
+        ConfigError: As there; or they are those of a sweep, a comparison or a stream.
     """
     if "space" in values:
         which = "compare" if "methods" in values else "sweep' or 'ciess-ray compare"
         raise ConfigError(f"{source}: it has a space, as many searches have; hand it to 'ciess-ray {which}'.")
+    if "segments" in values:
+        raise ConfigError(f"{source}: it has segments, as a stream has; hand it to 'ciess-ray stream'.")
     return check_values(RunConfig, values, source)
 
 
@@ -207,8 +209,8 @@ def _explain(meanings: Mapping[str, str], where: str, problems: Sequence[Any]) -
         return str(unknown_name("field", where, [*meanings, *sections]))
     if problem["type"] == "missing":
         return (
-            f"the field {where!r} is missing; 'ciess-ray fields' explains every field, with --sweep or "
-            "--comparison those of such a file."
+            f"the field {where!r} is missing; 'ciess-ray fields' explains every field, with --sweep, "
+            "--comparison or --stream those of such a file."
         )
     given = f"{where}={problem['input']!r}"
     if problem["type"] == "model_type":

@@ -21,6 +21,7 @@ import ciess_ray
 from ciess_ray.comparisons.config import ComparisonConfig
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import field_table, load_config
+from ciess_ray.streaming.config import StreamConfig
 from ciess_ray.sweeps.config import SweepConfig, SweepPlan
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,7 @@ WORK = {
     "ciess_ray.searches.driver": ("search", "resume"),
     "ciess_ray.sweeps.driver": ("sweep", "resume_sweep", "check"),
     "ciess_ray.comparisons.driver": ("compare", "read_plan"),
+    "ciess_ray.streaming.driver": ("run_stream", "resume_stream"),
     "ciess_ray.report": ("write_report",),
 }
 #: What the searches of Python are cut to.
@@ -116,6 +118,7 @@ def folder(tmp_path, monkeypatch, result):
     shutil.copytree(result, tmp_path / "runs" / "quickstart")
     for name in ("small", "quickstart-sweep", "quickstart-comparison"):
         (tmp_path / "runs" / name).mkdir()
+    shutil.copytree(result, tmp_path / "runs" / "stream-quickstart" / "current" / "split")
     rows = [f"c{number % 20},s{number**2 % 23}" for number in range(160)]
     (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku", *rows]) + "\n")
     # Files that a reader is to write, which documents name in their first line.
@@ -203,7 +206,7 @@ def test_there_are_no_other_blocks():
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_every_field_that_is_named_is_one(document):
-    models = RunConfig, SweepConfig, ComparisonConfig
+    models = RunConfig, SweepConfig, ComparisonConfig, StreamConfig
     names = {name for model in models for name, _, _ in field_table(model)}
     sections = "|".join(sorted({name.split(".")[0] for name in names if "." in name}))
     for span in spans(TEXTS[document]):

@@ -25,7 +25,7 @@ class _Watch:
         # Copying is no change of the folder's.
         self.folder = None
         self.copies.append(self.target / f"{len(self.copies):04}")
-        shutil.copytree(folder, self.copies[-1])
+        shutil.copytree(folder, self.copies[-1], symlinks=True)
         self.folder = folder
 
     def _changes(self, event: str, arguments: tuple) -> bool:
@@ -61,5 +61,5 @@ def moments_of(folder: Path, target: Path) -> Iterator[list[Path]]:
         yield _watch.copies
     finally:
         _watch.folder = None
-    shutil.copytree(folder, target / "end")
+    shutil.copytree(folder, target / "end", symlinks=True)
     _watch.copies.append(target / "end")

@@ -38,6 +38,7 @@ class TestMistakes:
             (["data", "describe", "nowhere.csv"], "nowhere.csv"),
             (["search", "configs/quickstart-sweep.yaml"], "'ciess-ray sweep' or 'ciess-ray compare'"),
             (["search", "configs/quickstart-comparison.yaml"], "hand it to 'ciess-ray compare'"),
+            (["search", "configs/stream-quickstart.yaml"], "hand it to 'ciess-ray stream'"),
             (["compare", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
             (["sweep", "configs/quickstart.yaml"], "hand it to 'ciess-ray search'"),
             (["search", "CONFIG", "--output", ""], "after '--output': an empty name or value"),

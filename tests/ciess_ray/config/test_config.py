@@ -16,6 +16,7 @@ from ciess_ray.config.run import DatasetConfig, RunConfig
 from ciess_ray.config.yaml_file import dotted_fields, field_table, load_config, parse_config, put_overrides
 from ciess_ray.names import flatten
 from ciess_ray.searches.driver import search
+from ciess_ray.streaming.config import load_stream_config
 from ciess_ray.sweeps.config import SweepPlan
 from envs.errors import BudgetError, CiessError, ConfigError, EmbeddingSizeError, UnknownNameError
 from envs.recommenders.training import TrainingSettings
@@ -393,7 +394,7 @@ def test_the_sweep_that_comes_along_loads():
     ids=lambda path: path.stem,
 )
 def test_the_configurations_that_come_along_load(path):
-    config = load_config(path)
+    config = (load_stream_config if "stream" in path.stem else load_config)(path)
     # What a file says is what the fields are called: nothing in it is overridden by a default.
     given = yaml.safe_load(path.read_text())
     assert set(given) <= config.model_fields_set

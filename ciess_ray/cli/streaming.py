@@ -1,0 +1,75 @@
+"""The command that follows a log as it goes on: ``stream``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ciess_ray.cli.searching import changed_fields
+from ciess_ray.config.yaml_values import as_yaml
+from ciess_ray.metric_keys import RANKING_NOTE
+from ciess_ray.terminal import console
+
+_TERMS = """\
+means over the segments after the first, of users and items that were known when the segment was trained; \
+cold: of the rows of all others
+bytes: of the last segment's packed table, or of what gives the lists; resized: rows of another size than \
+before, moved: the numbers that they gained or lost, a segment; CPU s: of all segments, all that was tried"""
+
+
+def stream(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file; see configs/stream-quickstart.yaml.", metavar="[CONFIG]")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the stream.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a stream in the folder.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a stream to go on with; takes the place of CONFIG.")
+    ] = None,
+) -> None:
+    """Keep a table within its budget while users and items keep coming.
+
+    [bold]Examples[/bold]
+
+      ciess-ray stream configs/stream-quickstart.yaml
+
+      ciess-ray stream purchases.parquet segments.period=month budget=64MB
+
+      ciess-ray stream configs/stream-quickstart.yaml "methods=[split, item cosine]"
+
+      ciess-ray stream --resume runs/stream-quickstart
+
+      ciess-ray recommend runs/stream-quickstart/current/split --user 42
+
+    A log with times is cut into segments: of each the first 70 % of the rows train, 10 % choose, 20 % test.
+    In every segment each method decides sizes anew, its last table is resized to them and trained on, and is
+    tested on what came next; yardsticks without a table stand beside. [bold]ciess-ray fields --stream[/bold]
+    lists every field.
+
+    The folder gets stream.parquet (a row a segment and method), journal.jsonl, a folder for each segment and
+    method with its table, and [bold]current[/bold], which leads to the latest segment. A stream that was
+    killed or interrupted goes on with [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its
+    log has moved.
+    """
+    options = [] if output is None else [f"output={as_yaml(output)}"]
+    changes = changed_fields("stream", config, overrides, options, resume, is_refused=overwrite)
+    # Each command imports what it needs: PyTorch takes seconds.
+    from ciess_ray.streaming.config import load_stream_config
+
+    configured = load_stream_config(Path(config or ""), changes) if resume is None else None
+
+    from ciess_ray.streaming.driver import resume_stream, run_stream
+    from ciess_ray.streaming.live import StreamView, stream_table
+
+    with StreamView(console) as view:
+        if resume is not None:
+            rows = resume_stream(resume, changes, on_progress=view)
+        elif configured is not None:
+            rows = run_stream(configured, overwrite=overwrite, on_progress=view)
+    console.show(stream_table(rows))
+    console.say(RANKING_NOTE)
+    console.say(_TERMS)
+    console.say(f"results: {resume or (configured and configured.output)}")

@@ -1,0 +1,135 @@
+"""What a stream is told: the log, where its segments end, the budget, the recommender and the methods."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig
+from ciess_ray.config.section import Place, Section, one_of, refuse_twice
+from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
+from envs.budget import MemoryBudget
+from envs.data.stream import Period
+from envs.errors import ConfigError, check_name, within
+from envs.recommenders.losses import LOSSES
+from envs.recommenders.training import TrainingSettings
+
+#: Names of ``ciess_ray.streaming.methods.METHODS``, which takes seconds to import, in the order of tables.
+TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power")
+#: The same of ``ciess_ray.streaming.yardsticks.YARDSTICKS``, which have no table.
+YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
+METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)
+#: Decays by 0.9 within a training, after which the learning rate is a tenth of the first.
+_NUM_DECAYS = 22
+
+
+class SegmentsConfig(Section):
+    """Where a segment ends. Give exactly one."""
+
+    new_entities: int | None = Field(
+        None, ge=1, description="before the row that would bring more new users and items; 15,000 in SCALL"
+    )
+    rows: int | None = Field(None, ge=1, description="after so many rows")
+    period: Period | None = Field(None, description="with the day, week, month, quarter or year, in UTC")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SegmentsConfig":
+        chosen = [name for name, value in self if value is not None]
+        if len(chosen) != 1:
+            raise ConfigError(
+                "segments: give exactly one of segments.new_entities, segments.rows and segments.period, not "
+                f"{' and '.join(chosen) or 'none'}; null takes one back."
+            )
+        return self
+
+
+class StreamTraining(Section):
+    """How the recommender of a segment is trained; Adam, whose rate falls to a tenth in each training."""
+
+    batch_size: int = Field(8192, ge=1, description="triples a batch")
+    learning_rate: float = Field(0.1, gt=0, description="first learning rate of each training")
+    loss: Annotated[str, one_of("training.loss", LOSSES)] = Field("bpr", description=" or ".join(LOSSES))
+    batches: int = Field(400, ge=1, description="batches of a training from scratch, as of the first segment")
+    warm_batches: int | None = Field(
+        150,
+        ge=1,
+        description="batches of a later segment, which begins with the last one's table at its new sizes; "
+        "null: every segment begins from scratch",
+    )
+
+    def settings(self, *, is_warm: bool) -> TrainingSettings:
+        """The recipe of a training from scratch, or of one that goes on."""
+        num_batches = self.batches
+        if is_warm and self.warm_batches is not None:
+            num_batches = self.warm_batches
+        return TrainingSettings(
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            decay_every=max(1, round(num_batches / (_NUM_DECAYS + 1))),
+            min_learning_rate=0.0,
+            loss=self.loss,
+            evaluate_every=num_batches,
+            patience=None,
+            max_batches=num_batches,
+        )
+
+
+class StreamConfig(Section):
+    """A log that goes on, segment by segment, and the tables and lists that follow it."""
+
+    dataset: LogConfig = Field(description="the log")
+    segments: SegmentsConfig = Field(description="where a segment ends")
+    budget: str | float = Field(
+        "10%",
+        description="'62000 params' or 64MB of packed file, in every segment, while users and items come; a "
+        "share is one of each segment's own full table, so that 12.5% of 64 are a mean size of 8",
+    )
+    methods: tuple[str, ...] = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
+    num_neighbours: int = Field(10, ge=1, description="what item cosine keeps of each item's neighbours")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="every draw comes from it")
+    output: Place = Field(Path("runs/stream"), description="folder of the stream")
+    recommender: RecommenderConfig = Field(default_factory=RecommenderConfig)
+    training: StreamTraining = Field(default_factory=StreamTraining)
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, budget: str | float) -> str | float:
+        with within("budget"):
+            MemoryBudget.parse(budget)
+        return budget
+
+    @field_validator("methods")
+    @classmethod
+    def _check_methods(cls, methods: Sequence[str]) -> tuple[str, ...]:
+        for method in methods:
+            with within("methods"):
+                check_name("method", method, METHOD_NAMES)
+        refuse_twice("methods", methods)
+        return tuple(methods)
+
+    @field_validator("recommender")
+    @classmethod
+    def _check_recommender(cls, recommender: RecommenderConfig) -> RecommenderConfig:
+        if len(recommender.weights_of_l2) > 1:
+            raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
+        return recommender
+
+    @property
+    def memory_budget(self) -> MemoryBudget:
+        """The budget, read."""
+        return MemoryBudget.parse(self.budget)
+
+
+def load_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfig:
+    """Read a YAML file, or take a file of data with every default, and put ``section.field=value`` over it.
+
+    Args:
+        path: The file.
+        overrides: E.g. ``segments.period=month``; values are read as YAML.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
+    """
+    values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
+    return check_values(StreamConfig, put_overrides(values, overrides), str(path))

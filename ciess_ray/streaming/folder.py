@@ -1,0 +1,214 @@
+"""The folder of a stream: what it is, a folder a segment and method, and which segment is the latest.
+
+    stream.json                   configuration, versions, segments, a checksum of the log
+    segments/003/split/           what a method has of a segment: result.json, and of a table all that serves
+                                  it, so that ``ciess-ray recommend`` reads it
+    stream.parquet                a row a segment and method
+    journal.jsonl                 what was done when, a line each; lines are only added
+    current                       a link to the folder of the latest segment that is finished, or a file with
+                                  its name where there are no links
+
+A method's folder of a segment is there whole or not at all, and so are the others; a process that is killed
+has lost what it was at.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
+from ciess_ray.files.manifest import write_manifest
+from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
+from ciess_ray.plain_text import command
+from ciess_ray.result import RESULT_FILE, versions
+from envs.data.stream import Stream
+from envs.errors import ResultError
+
+STREAM_FILE, ROWS_FILE, JOURNAL_FILE = "stream.json", "stream.parquet", "journal.jsonl"
+SEGMENTS_FOLDER, CURRENT = "segments", "current"
+_LOCK = ".lock"
+STREAM_FORMAT, STREAM_RESULT_FORMAT = "ciess-ray stream 1", "ciess-ray stream result 1"
+
+
+class StreamFolder:
+    """Reads and writes the folder of a stream; one process at a time writes it.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self, *, overwrite: bool) -> None:
+        """Refuse a folder that a new stream would overwrite, before any work is done.
+
+        Raises:
+            ResultError: It is a file, cannot be written, or holds a stream, or something else in our names.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ResultError(f"{self.path}: is a file; name a folder for the stream.")
+        check_writable(self.path)
+        is_stream = (self.path / STREAM_FILE).exists()
+        if is_stream and not overwrite:
+            raise ResultError(
+                f"{self.path}: already holds a stream; name another folder, go on with "
+                f"{command('ciess-ray', 'stream', '--resume', self.path)}, or replace it with --overwrite."
+            )
+        ours = (ROWS_FILE, JOURNAL_FILE, SEGMENTS_FOLDER, CURRENT)
+        others = [name for name in ours if os.path.lexists(self.path / name)]
+        if others and not is_stream:
+            raise ResultError(
+                f"{self.path}: there is {others[0]} in it, and no {STREAM_FILE}, so that it is of something "
+                "else; name another folder."
+            )
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Keep a second process from writing the folder.
+
+        Raises:
+            ResultError: One does.
+        """
+        return sole_writer(self.path / _LOCK)
+
+    def begin(self, config: Mapping[str, Any], stream: Stream) -> None:
+        """Leave what the stream is, and nothing of a former one."""
+        shutil.rmtree(self.path / SEGMENTS_FOLDER, ignore_errors=True)
+        for name in (ROWS_FILE, JOURNAL_FILE, CURRENT):
+            (self.path / name).unlink(missing_ok=True)
+        content = {
+            "format": STREAM_FORMAT,
+            "versions": versions(),
+            "config": config,
+            "log": fingerprint(stream),
+            "segments": [vars(segment) for segment in stream.segments],
+        }
+        write_whole(self.path / STREAM_FILE, json.dumps(content, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any]:
+        """What ``stream.json`` says.
+
+        Raises:
+            ResultError: There is none, or it is damaged.
+        """
+        if not (self.path / STREAM_FILE).exists():
+            raise ResultError(f"{self.path}: no stream: there is no {STREAM_FILE} in it.")
+        return read_json(self.path / STREAM_FILE, STREAM_FORMAT)
+
+    def tidy(self) -> None:
+        """Remove what killed processes have left half done."""
+        for pattern in (f".{CURRENT}.*", ".*.partial"):
+            for left in self.path.glob(pattern):
+                left.unlink(missing_ok=True)
+        for left in (self.path / SEGMENTS_FOLDER).glob("*/.*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def segment(self, number: int) -> Path:
+        """The folder of a segment."""
+        return self.path / SEGMENTS_FOLDER / f"{number:03}"
+
+    def method(self, number: int, method: str) -> Path:
+        """The folder of what a method has of a segment."""
+        return self.segment(number) / method.replace(" ", "-")
+
+    def result(self, number: int, method: str) -> dict[str, Any] | None:
+        """What a method came to in a segment; None where it has not been there.
+
+        Raises:
+            ResultError: It is damaged.
+        """
+        file = self.method(number, method) / RESULT_FILE
+        return read_json(file, STREAM_RESULT_FORMAT) if file.exists() else None
+
+    def write(
+        self, number: int, method: str, result: Mapping[str, Any], write_table: Callable[[Path], None] | None
+    ) -> None:
+        """Leave what a method came to in a segment, all of it at once.
+
+        Args:
+            number: Of the segment.
+            method: Its name.
+            result: What it came to.
+            write_table: Writes what serves the table into a folder; None where there is no table.
+        """
+        path = self.method(number, method)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(path) as folder:
+            if write_table is not None:
+                write_table(folder)
+            content = {"format": STREAM_RESULT_FORMAT, **result}
+            write_whole(folder / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+            write_manifest(folder, {file.name for file in folder.iterdir()})
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """A row a segment and method, of figures that are plain."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: pa.array([row.get(name) for row in rows]) for name in names}
+        write_parquet(self.path / ROWS_FILE, pa.table(columns))
+
+    def log(self, event: str, **values: Any) -> None:
+        """Add a line to the journal, unless the same was told before."""
+        file = self.path / JOURNAL_FILE
+        told = read_json_lines(file) if file.exists() else []
+        line = {"event": event, **values}
+        if any(line.items() <= {**before}.items() for before in told if isinstance(before, dict)):
+            return
+        # The line of a killed process may be torn.
+        is_torn = file.exists() and not file.read_bytes().endswith(b"\n")
+        with file.open("a", encoding="utf-8") as journal:
+            text = json.dumps(line | {"time": datetime.now(UTC).isoformat(timespec="seconds")})
+            journal.write(("\n" if is_torn else "") + text + "\n")
+
+    def point_to(self, number: int) -> None:
+        """Have ``current`` lead to a segment, from one moment to the next."""
+        target = self.segment(number).relative_to(self.path)
+        new = self.path / f".{CURRENT}.{uuid.uuid4().hex[:8]}"
+        try:
+            new.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            write_whole(self.path / CURRENT, f"{target.as_posix()}\n")
+            return
+        try:
+            os.replace(new, self.path / CURRENT)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+
+
+def current_segment(path: Path) -> Path:
+    """The folder of the latest segment of a stream that is finished.
+
+    Args:
+        path: The folder of the stream.
+
+    Raises:
+        ResultError: None is.
+    """
+    current = path / CURRENT
+    if current.is_symlink() or not current.is_file():
+        folder = current
+    else:
+        folder = path / current.read_text(encoding="utf-8").strip()
+    if not folder.is_dir():
+        raise ResultError(f"{path}: no segment of a stream is finished here.")
+    return folder.resolve()
+
+
+def fingerprint(stream: Stream) -> str:
+    """SHA-256 of a stream's rows and ids in hex."""
+    digest = hashlib.sha256()
+    for array, kind in ((stream.user, "<i4"), (stream.item, "<i4"), (stream.timestamp, "<f8")):
+        digest.update(array.astype(kind).tobytes())
+    for ids in (stream.user_ids, stream.item_ids):
+        digest.update(json.dumps(ids.tolist()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""How good the lists of a segment are: those of known users on known items, and what cold rows get.
+
+A cold row has a user or an item that training does not know. An unknown user gets what is popular in the
+segment, a known one the list that is there for them; an unknown item is in no list, and counts as missed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from ciess_ray.streaming.segment import ColdRows
+from envs.metrics import CUTOFFS, RankingMetrics, ranking_metrics
+
+#: Called with what users have seen, shape (num_users, num_items), with users and with a length; gives their
+#: best unseen items, best first, shape (n, length), -1 where a list is shorter.
+Ranker = Callable[[csr_array, NDArray[np.integer], int], NDArray[np.int64]]
+
+#: Users whose scores are held at a time, and scores.
+_USERS_AT_ONCE, SCORES_AT_ONCE = 512, 8_000_000
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Lists against what happened.
+
+    Attributes:
+        known: Of users and items that training knows.
+        cold: Of the rest, a user of which has the rows that are cold alone.
+    """
+
+    known: RankingMetrics
+    cold: RankingMetrics
+
+    def summary(self, prefix: str) -> dict[str, float | int | None]:
+        """Means over users as ``prefix/ndcg@20``, of cold rows as ``prefix_cold/...``; None over nobody."""
+        figures: dict[str, float | int | None] = {}
+        for name, metrics in ((prefix, self.known), (f"{prefix}_cold", self.cold)):
+            num_users = int(np.isfinite(metrics.user_quality).sum())
+            figures[f"{name}/num_users"] = num_users
+            means = metrics.summary() | {"quality": metrics.quality}
+            figures |= {f"{name}/{key}": value if num_users else None for key, value in means.items()}
+        return figures
+
+
+def judge(
+    rank: Ranker, known: csr_array, seen: csr_array, cold: ColdRows, popular: NDArray[np.integer]
+) -> Judgement:
+    """Rank for whoever is judged, and compare with what happened.
+
+    Args:
+        rank: Gives the lists of known users.
+        known: Ones where a known user met a known item, shape (num_users, num_items).
+        seen: What is left out of lists, the same shape.
+        cold: The other rows.
+        popular: What an unknown user gets, best first, shape (max(CUTOFFS),); -1 where there are fewer.
+    """
+    num_users, num_items = known.shape
+    depth = max(CUTOFFS)
+    cold_users, cold_row = np.unique(cold.user, return_inverse=True)
+    is_known = cold_users < num_users
+    judged = np.union1d(np.flatnonzero(np.diff(known.indptr)), cold_users[is_known])
+    ranked = np.full((num_users, depth), -1, np.int64)
+    if len(judged):
+        ranked[judged] = rank(seen, judged, depth)
+    cold_ranked = np.tile(np.asarray(popular, np.int64), (len(cold_users), 1))
+    cold_ranked[is_known] = ranked[cold_users[is_known]]
+    width = max(num_items, int(cold.item.max(initial=-1)) + 1)
+    pairs = np.ones(cold.num_rows, np.float32), (cold_row, cold.item)
+    met = csr_array(pairs, shape=(len(cold_users), width))
+    return Judgement(ranking_metrics(ranked, known), ranking_metrics(cold_ranked, met))
+
+
+def best_by(
+    scores_of: Callable[[NDArray[np.integer]], NDArray[np.floating]],
+    seen: csr_array,
+    users: NDArray[np.integer],
+    depth: int,
+) -> NDArray[np.int64]:
+    """The best unseen items of users by any scores, in blocks of users.
+
+    Args:
+        scores_of: Gives the scores of all items for a block of users, shape (block, num_items), which are
+            written to.
+        seen: What is left out, shape (num_users, num_items).
+        users: Shape (n,).
+        depth: Length of each list.
+
+    Returns:
+        Shape (n, depth), best first; -1 where fewer are left.
+    """
+    num_items = seen.shape[1]
+    length = min(depth, num_items)
+    block = max(1, min(_USERS_AT_ONCE, SCORES_AT_ONCE // num_items))
+    best = np.full((len(users), depth), -1, np.int64)
+    for start in range(0, len(users), block):
+        rows = users[start : start + block]
+        scores, hidden = scores_of(rows), seen[rows]
+        scores[np.repeat(np.arange(len(rows)), np.diff(hidden.indptr)), hidden.indices] = -np.inf
+        items, values = largest(scores, length)
+        best[start : start + block, :length] = np.where(values == -np.inf, -1, items)
+    return best
+
+
+def largest(scores: NDArray[np.floating], length: int) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Columns and values of the largest scores of each row, largest first, each of shape (n, length)."""
+    columns = np.argpartition(scores, scores.shape[1] - length, axis=1)[:, scores.shape[1] - length :]
+    values = np.take_along_axis(scores, columns, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)

@@ -1,0 +1,271 @@
+"""The work of one segment: each method decides sizes, trains on from its last table, and is tested.
+
+A method's table of a segment is all that its next one begins with, and draws depend on the seed, the segment
+and the method alone, so that a stream that goes on after a kill comes to what it would have come to.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.result import ResultFolder
+from ciess_ray.serving.files import TABLE_FILE, ScorerFile
+from ciess_ray.streaming.config import METHOD_NAMES, StreamConfig
+from ciess_ray.streaming.folder import StreamFolder
+from ciess_ray.streaming.judging import Ranker, judge
+from ciess_ray.streaming.methods import METHODS, Problem, Proposal
+from ciess_ray.streaming.recommender import PackedRecommender, SegmentTraining, train_segment
+from ciess_ray.streaming.segment import SegmentData, SegmentTest, reveal_test, segment_data
+from ciess_ray.streaming.yardsticks import YARDSTICKS, popular_items
+from ciess_ray.streams import Stream as Draws
+from ciess_ray.streams import rng_of
+from ciess_ray.training.convergence import Meter
+from envs.data.stream import Stream
+from envs.metrics import CUTOFFS
+from envs.recommenders import resolve_device
+from envs.recommenders.evaluation import evaluate, rank_items
+from envs.recommenders.training import Recipe
+from envs.sizes.embedding_sizes import EmbeddingSizes
+
+_CHOOSING, _TESTING = "choosing", "testing"
+
+
+@dataclass(frozen=True)
+class News:
+    """What a stream is at.
+
+    Attributes:
+        segment: Its number.
+        num_segments: How many there are.
+        method: The method that is under way, or done.
+        note: What it is at; of one that is done, what it chose.
+        result: What it came to; None while it is under way.
+        is_found: Whether that was there already.
+    """
+
+    segment: int
+    num_segments: int
+    method: str
+    note: str = ""
+    result: dict[str, Any] | None = None
+    is_found: bool = False
+
+
+Watcher = Callable[[News], None]
+
+
+def cap_params(config: StreamConfig, stream: Stream, number: int) -> int:
+    """Parameters that the budget allows in a segment, in all tables together.
+
+    Raises:
+        BudgetError: They are fewer than d_min for each user and item.
+    """
+    segment, recommender = stream.segments[number], config.recommender
+    return config.memory_budget.cap_params(
+        segment.num_users + segment.num_items,
+        recommender.min_embedding_size,
+        recommender.max_embedding_size,
+        recommender.num_tables,
+    )
+
+
+class SegmentWork:
+    """What the methods of a segment share: its data, read once one of them needs it."""
+
+    def __init__(
+        self, config: StreamConfig, folder: StreamFolder, stream: Stream, number: int, tell: Watcher
+    ) -> None:
+        self.config, self.folder, self.stream, self.number, self._tell = config, folder, stream, number, tell
+
+    def result(self, method: str) -> dict[str, Any]:
+        """What a method comes to, or has come to before."""
+        result = self.folder.result(self.number, method)
+        is_found = result is not None
+        if result is None:
+            self.say(method)
+            result = self._yardstick(method) if method in YARDSTICKS else self._table(method)
+        self.folder.log("method finished", segment=self.number, method=method)
+        self.say(method, result["chosen"], result, is_found=is_found)
+        return result
+
+    def say(self, method: str, note: str = "", result: dict[str, Any] | None = None, **what: bool) -> None:
+        """Tell what the segment is at."""
+        self._tell(News(self.number, len(self.stream.segments), method, note, result, **what))
+
+    def row(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
+        """A row of ``stream.parquet``."""
+        return {"segment": self.number, "method": method, "chosen": result["chosen"], **result["figures"]}
+
+    @cached_property
+    def data(self) -> SegmentData:
+        """What may be chosen by."""
+        return segment_data(self.stream, self.number)
+
+    @cached_property
+    def test(self) -> SegmentTest:
+        """What is tested on, of which nothing that chooses is told."""
+        return reveal_test(self.stream, self.number)
+
+    @cached_property
+    def popular(self) -> NDArray[np.int64]:
+        """What somebody unknown gets."""
+        return popular_items(self.data, max(CUTOFFS))
+
+    def figures(self, rank: Ranker) -> dict[str, Any]:
+        """Rows of the segment, and how good lists are on validation and on test."""
+        data, test, popular = self.data, self.test, self.popular
+        interactions, segment = data.interactions, self.stream.segments[self.number]
+        validation = judge(rank, interactions.validation, interactions.train, data.cold_validation, popular)
+        tested = judge(rank, test.known, test.seen, test.cold, popular)
+        return {
+            "num_rows": segment.num_rows,
+            "num_users": segment.num_users,
+            "num_items": segment.num_items,
+            "cold_share": test.cold_share,
+            **validation.summary("validation"),
+            **tested.summary("test"),
+        }
+
+    def _yardstick(self, method: str) -> dict[str, Any]:
+        meter = Meter()
+        with meter.phase(_CHOOSING):
+            yardstick = YARDSTICKS[method](self.data, self.config.num_neighbours)
+        with meter.phase(_TESTING):
+            figures = self.figures(yardstick.rank)
+        figures |= {"num_bytes": yardstick.num_bytes, **yardstick.figures, **_costs(meter)}
+        result = {"segment": self.number, "method": method, "chosen": yardstick.chosen, "figures": figures}
+        self.folder.write(self.number, method, result, None)
+        return result
+
+    def _table(self, method: str) -> dict[str, Any]:
+        config, data = self.config, self.data
+        recommender, meter = config.recommender, Meter()
+        former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
+        counters = self.number, METHOD_NAMES.index(method)
+        problem = Problem(
+            data,
+            cap_params(config, self.stream, self.number),
+            recommender.min_embedding_size,
+            recommender.max_embedding_size,
+            recommender.num_tables,
+            None if former is None else former.table.sizes,
+            lambda: rng_of(config.seed, Draws.STREAM_SIZES, *counters),
+        )
+        is_warm = former is not None and config.training.warm_batches is not None
+        recipe = Recipe(
+            data.interactions.train,
+            config.training.settings(is_warm=is_warm),
+            recommender.name,
+            recommender.options_with(),
+            resolve_device(recommender.device),
+        )
+        tried = _Tried(
+            self,
+            method,
+            recipe,
+            former if is_warm else None,
+            lambda: rng_of(config.seed, Draws.STREAM_TRAINING, *counters),
+        )
+        with meter.phase(_CHOOSING):
+            METHODS[method](problem, tried)
+        best, training = tried.best
+        with meter.phase(_TESTING):
+            figures = self.figures(_ranker(training))
+        sizes = best.sizes
+        figures |= {
+            "cap_params": problem.cap_params,
+            "num_params": sizes.num_params,
+            "num_bytes": training.packed.table.num_bytes,
+            "mean_user_size": float(sizes.user.mean()),
+            "mean_item_size": float(sizes.item.mean()),
+            **_churn(former.table.sizes if former else None, sizes),
+            "num_trainings": tried.num_trainings,
+            "cpu_s/training": training.cpu_s,
+            **_costs(meter),
+        }
+        result = {"segment": self.number, "method": method, "chosen": best.name, "figures": figures}
+        tested = data.interactions.with_test(self.test.known)
+        self.folder.write(
+            self.number,
+            method,
+            result,
+            lambda path: ResultFolder(path).write_table(training.recommender, tested, recommender.name),
+        )
+        return result
+
+
+class _Tried:
+    """Trains the tables that a method proposes, each once, and keeps the best.
+
+    Attributes:
+        best: The best on validation so far, the first among equals, and its training.
+        num_trainings: Tables trained.
+    """
+
+    best: tuple[Proposal, SegmentTraining]
+
+    def __init__(
+        self,
+        segment: SegmentWork,
+        method: str,
+        recipe: Recipe,
+        former: PackedRecommender | None,
+        new_rng: Callable[[], np.random.Generator],
+    ) -> None:
+        self._segment, self._method, self._recipe, self._former = segment, method, recipe, former
+        self._new_rng = new_rng
+        self._qualities: dict[bytes, float] = {}
+
+    @property
+    def num_trainings(self) -> int:
+        return len(self._qualities)
+
+    def __call__(self, proposal: Proposal) -> float:
+        """Validation quality of a proposal."""
+        table = proposal.sizes.user.tobytes() + proposal.sizes.item.tobytes()
+        if table in self._qualities:
+            return self._qualities[table]
+        self._segment.say(self._method, proposal.name)
+        # The same draws for all, so that tables are compared and not luck.
+        training = train_segment(self._recipe, proposal.sizes, self._new_rng(), self._former)
+        interactions = self._segment.data.interactions
+        quality = evaluate(training.recommender, interactions.train, interactions.validation).quality
+        if not self._qualities or quality > max(self._qualities.values()):
+            self.best = proposal, training
+        self._qualities[table] = quality
+        return quality
+
+
+def _ranker(training: SegmentTraining) -> Ranker:
+    return lambda seen, users, depth: rank_items(training.recommender, seen, users, depth)
+
+
+def _packed(folder: Path) -> PackedRecommender:
+    """What the last segment left of a method."""
+    return PackedRecommender(PackedTable.open(folder / TABLE_FILE), ScorerFile.read(folder).state)
+
+
+def _costs(meter: Meter) -> dict[str, float]:
+    costs = {f"cpu_s/{phase}": meter.cpu_s[phase] for phase in (_CHOOSING, _TESTING)}
+    return costs | {"cpu_s": sum(meter.cpu_s.values()), "wall_s": sum(meter.wall_s.values())}
+
+
+def _churn(former: EmbeddingSizes | None, sizes: EmbeddingSizes) -> dict[str, int]:
+    """Rows that are new, rows of another size than before, and the numbers of all tables that moved."""
+    if former is None:
+        return {"num_new": sizes.num_rows, "num_grown": 0, "num_shrunk": 0, "num_moved": 0}
+    changes = np.concatenate(
+        [sizes.user[: len(former.user)] - former.user, sizes.item[: len(former.item)] - former.item]
+    )
+    return {
+        "num_new": sizes.num_rows - former.num_rows,
+        "num_grown": int((changes > 0).sum()),
+        "num_shrunk": int((changes < 0).sum()),
+        "num_moved": int(np.abs(changes).sum()) * sizes.num_tables,
+    }

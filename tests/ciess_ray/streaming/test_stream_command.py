@@ -1,0 +1,279 @@
+"""Streams as a whole: what they leave, what they go on with, and what they refuse before any work."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from kills import content_of
+from moments import moments_of
+
+from ciess_ray.config.yaml_file import check_values
+from ciess_ray.files.formats import read_json_lines
+from ciess_ray.packed.table import PackedTable
+from ciess_ray.serving import ServedRecommender
+from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS, StreamConfig
+from ciess_ray.streaming.driver import resume_stream, run_stream
+from ciess_ray.streaming.folder import StreamFolder, current_segment
+from envs.errors import BudgetError, ConfigError, DataError, ResultError
+
+#: 300 rows make three segments of 100.
+NUM_ROWS, CAP = 300, 150
+
+
+def write_log(path, times=None, num_rows=NUM_ROWS):
+    """Users and items that keep arriving, a third of them cold whenever they are tested."""
+    rng = np.random.default_rng(0)
+    place = np.arange(num_rows)
+    user, item = (place * rng.random(num_rows) * share for share in (0.2, 0.15))
+    pairs, first = np.unique(np.stack([user.astype(int), item.astype(int)]), axis=1, return_index=True)
+    pairs = pairs[:, np.argsort(first)]
+    columns = {
+        "user_id": [f"u{number:03}" for number in pairs[0]],
+        "item_id": pairs[1] * 10,
+        "timestamp": 10 * np.arange(pairs.shape[1]) if times is None else times[: pairs.shape[1]],
+    }
+    pq.write_table(pa.table(columns), path)
+    return pairs.shape[1]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    path = tmp_path_factory.mktemp("log") / "log.parquet"
+    write_log(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(log):
+    def make(output, **fields):
+        values = {
+            "dataset": {"path": str(log)},
+            "segments": {"rows": 60},
+            "budget": f"{CAP} params",
+            "output": str(output),
+            "recommender": {"max_embedding_size": 8, "device": "cpu"},
+            "training": {"batch_size": 64, "batches": 3, "warm_batches": 2},
+        }
+        return check_values(StreamConfig, values | fields, "made up")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done(make, tmp_path_factory):
+    """A stream of all methods, its rows and what it said on its way."""
+    config = make(tmp_path_factory.mktemp("done") / "stream")
+    news = []
+    return config, run_stream(config, on_progress=news.append), news
+
+
+def plain(folder):
+    """What a stream comes to, whatever it took: no times and no seconds."""
+    content = {}
+    for name, value in content_of(folder).items():
+        if name.endswith("result.json"):
+            result = json.loads(value)
+            figures = result["figures"].items()
+            result["figures"] = {key: figure for key, figure in figures if "_s" not in key}
+            content[name] = result
+        elif name == "journal.jsonl":
+            lines = (json.loads(line) for line in value.splitlines())
+            content[name] = [{key: text for key, text in line.items() if key != "time"} for line in lines]
+        elif name == "stream.parquet":
+            table = pq.read_table(folder / name)
+            content[name] = table.drop([key for key in table.column_names if "_s" in key]).to_pylist()
+        elif not name.endswith(("manifest.json", "lock", "stream.json")):
+            content[name] = value
+    return content
+
+
+def test_every_method_is_within_the_budget_in_every_segment_and_uses_it(done):
+    config, rows, _ = done
+    assert [(row["segment"], row["method"]) for row in rows] == [
+        (number, method) for number in range(rows[-1]["segment"] + 1) for method in METHOD_NAMES
+    ]
+    assert rows[-1]["segment"] >= 2
+    for row in rows:
+        if row["method"] in TABLE_METHODS:
+            table = PackedTable.open(
+                StreamFolder(config.output).method(row["segment"], row["method"]) / "table.safetensors"
+            )
+            most = min(CAP, 8 * (row["num_users"] + row["num_items"]))
+            assert table.num_params == row["num_params"] == most
+            assert table.num_bytes == row["num_bytes"]
+    assert pq.read_table(config.output / "stream.parquet").num_rows == len(rows)
+
+
+def test_what_is_cold_is_counted_and_the_rest_is_judged(done):
+    _, rows, _ = done
+    assert all(0 < row["cold_share"] < 1 for row in rows)
+    for row in rows:
+        assert 0 <= row["test/ndcg@20"] <= 1 and row["test_cold/num_users"] > 0
+    # Whom nobody knows gets what is popular, from whichever method.
+    of_last = [row["test_cold/recall@20"] for row in rows if row["segment"] == rows[-1]["segment"]]
+    assert len(of_last) == len(METHOD_NAMES) and max(of_last) > 0
+
+
+def test_last_sizes_are_kept_and_newcomers_get_the_least(done):
+    config, rows, _ = done
+    folder = StreamFolder(config.output)
+    last, former = (
+        PackedTable.open(folder.method(number, "last sizes") / "table.safetensors").sizes for number in (2, 1)
+    )
+    new = np.concatenate([last.user[len(former.user) :], last.item[len(former.item) :]])
+    known = np.concatenate([last.user[: len(former.user)], last.item[: len(former.item)]])
+    assert set(new) == {1} and (known <= np.concatenate([former.user, former.item])).all()
+    row = next(row for row in rows if (row["segment"], row["method"]) == (2, "last sizes"))
+    assert row["num_new"] == len(new) and row["num_grown"] == 0 < row["num_shrunk"]
+    assert row["num_moved"] == int((np.concatenate([former.user, former.item]) - known).sum())
+
+
+def test_a_method_chooses_among_what_it_has_tried_on_validation(done):
+    config, rows, _ = done
+    by_method = {row["method"]: row for row in rows if row["segment"] == 1}
+    assert by_method["equal sizes"]["num_trainings"] == by_method["last sizes"]["num_trainings"] == 1
+    assert 2 <= by_method["split"]["num_trainings"] <= 4
+    assert by_method["rank power"]["num_trainings"] > by_method["split"]["num_trainings"]
+    assert by_method["split"]["chosen"].startswith("users : items")
+
+
+def test_the_latest_segment_serves(done):
+    config, rows, _ = done
+    segment = current_segment(config.output)
+    assert segment == (config.output / "segments" / f"{rows[-1]['segment']:03}").resolve()
+    served = ServedRecommender.open(config.output / "current" / "split")
+    assert len(served.recommend(["u000"], 5).items[0]) == 5
+
+
+def test_without_links_a_file_names_the_latest_segment(done, tmp_path, monkeypatch):
+    config, _, _ = done
+    copy = tmp_path / "copy"
+    shutil.copytree(config.output, copy, symlinks=True)
+
+    def refused(*_, **__):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refused)
+    StreamFolder(copy).point_to(1)
+    assert not (copy / "current").is_symlink() and current_segment(copy).name == "001"
+    assert (copy / "current").read_text() == "segments/001\n"
+
+
+def test_a_stream_that_is_killed_goes_on_to_the_same_end(make, tmp_path):
+    methods = ["split", "last sizes", "popular of late"]
+    config = make(tmp_path / "stream", methods=methods, segments={"rows": 90})
+    config.output.mkdir()
+    with moments_of(config.output, tmp_path / "moments") as copies:
+        run_stream(config)
+    end = plain(config.output)
+    begun = [copy for copy in copies if (copy / "stream.json").exists()]
+    assert len(begun) > 40
+    for copy in begun[:: len(begun) // 9]:
+        finished = read_json_lines(copy / "journal.jsonl") if (copy / "journal.jsonl").exists() else []
+        there = [line for line in finished if line["event"] == "method finished"]
+        news = []
+        resume_stream(copy, on_progress=news.append)
+        assert plain(copy) == end, copy
+        assert sum(one.is_found for one in news) in (len(there), len(there) + 1)
+        assert not list(copy.glob("**/*.partial"))
+
+
+def test_a_torn_line_of_the_journal_takes_none_with_it(tmp_path):
+    folder = StreamFolder(tmp_path)
+    folder.log("method finished", segment=0, method="split")
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"event": "meth')
+    for _ in range(2):
+        folder.log("segment finished", segment=0)
+    lines = read_json_lines(tmp_path / "journal.jsonl")
+    assert [line["event"] for line in lines] == ["method finished", "segment finished"]
+
+
+def test_another_seed_draws_otherwise_and_the_same_seed_not(make, tmp_path):
+    ends = [
+        plain(config.output)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        if run_stream(config := make(tmp_path / name, seed=seed, methods=["equal sizes"]))
+    ]
+    assert ends[0] == ends[1] != ends[2]
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [([5] * NUM_ROWS, "all of its rows have one time"), (None, "makes one segment of its")],
+)
+def test_a_log_without_an_order_or_with_one_segment_is_refused(make, tmp_path, times, says):
+    write_log(tmp_path / "log.parquet", times)
+    config = make(tmp_path / "out", dataset={"path": str(tmp_path / "log.parquet")}, segments={"rows": 1_000})
+    with pytest.raises(DataError, match=says):
+        run_stream(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_without_times_is_refused(make, tmp_path):
+    pq.write_table(pa.table({"user_id": [1, 2, 3], "item_id": [1, 2, 3]}), tmp_path / "log.parquet")
+    with pytest.raises(DataError, match="has no times, which a stream needs; name their column"):
+        run_stream(make(tmp_path / "out", dataset={"path": str(tmp_path / "log.parquet")}))
+
+
+def test_a_budget_too_small_for_the_last_segment_is_refused_with_the_least(make, done, tmp_path):
+    _, rows, _ = done
+    least = rows[-1]["num_users"] + rows[-1]["num_items"]
+    assert rows[0]["num_users"] + rows[0]["num_items"] < least - 1
+    with pytest.raises(BudgetError, match=f"segment {rows[-1]['segment']}.* the least .* is {least} params"):
+        run_stream(make(tmp_path / "out", budget=f"{least - 1} params"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):
+    config, _, _ = done
+    with pytest.raises(ResultError, match="already holds a stream.*--resume.*--overwrite"):
+        run_stream(config)
+    (tmp_path / "out" / "segments").mkdir(parents=True)
+    with pytest.raises(ResultError, match="there is segments in it"):
+        run_stream(make(tmp_path / "out"), overwrite=True)
+    copy = tmp_path / "copy"
+    shutil.copytree(config.output, copy, symlinks=True)
+    run_stream(make(copy, methods=["popular ever"]), overwrite=True)
+    assert {path.name for path in (copy / "segments" / "000").iterdir()} == {"popular-ever"}
+
+
+def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
+    config, _, _ = done
+    write_log(tmp_path / "other.parquet", num_rows=NUM_ROWS - 20)
+    with pytest.raises(ResultError, match="holds other rows than it did"):
+        resume_stream(config.output, [f"dataset.path={tmp_path / 'other.parquet'}"])
+    with pytest.raises(ResultError, match="no stream: there is no stream.json"):
+        resume_stream(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"segments": {}}, "give exactly one of segments.new_entities.* not none"),
+        ({"segments": {"rows": 5, "period": "day"}}, "not rows and period"),
+        ({"methods": ["splt"]}, "Did you mean 'split'"),
+        ({"methods": ["split", "split"]}, "stands there twice"),
+        ({"recommender": {"options": {"l2": [0.1, 0.2]}}}, "one weight of L2"),
+    ],
+)
+def test_a_wrong_field_is_named(make, fields, says):
+    with pytest.raises(ConfigError, match=says):
+        make("out", **fields)
+
+
+def test_the_command(log, tmp_path, run_cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [log, "segments.rows=60", "methods=[popular ever, item cosine]", "budget=150 params"]
+    status, said, complained = run_cli("stream", *arguments, "--output", "out")
+    assert (status, complained) == (0, "") and "segment 1 of" in said and "results: out" in said
+    assert any(line.split()[:2] == ["item", "cosine"] for line in said.splitlines())
+    status, again, _ = run_cli("stream", "--resume", "out")
+    assert status == 0 and "found" in again
+    status, _, complained = run_cli("stream", *arguments, "--output", "out")
+    assert status == 2 and "already holds a stream" in complained
+    status, listed, _ = run_cli("fields", "--stream")
+    assert status == 0 and "segments.new_entities" in listed and "training.warm_batches" in listed
