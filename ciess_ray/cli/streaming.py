@@ -51,8 +51,8 @@ def stream(
 
     The folder gets stream.parquet (a row a segment and method), journal.jsonl, a folder for each segment and
     method with its table, and [bold]current[/bold], which leads to the latest segment. A stream that was
-    killed or interrupted goes on with [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its
-    log has moved.
+    killed or interrupted, or whose log has gone on, goes on with [bold]--resume[/bold], with
+    [bold]dataset.path=FILE[/bold] where its log has moved.
     """
     options = [] if output is None else [f"output={as_yaml(output)}"]
     changes = changed_fields("stream", config, overrides, options, resume, is_refused=overwrite)

@@ -44,13 +44,16 @@ def resume_stream(
 ) -> list[dict[str, Any]]:
     """Go on with a stream: what a method has of a segment is kept, the rest computed.
 
+    The log may have gone on meanwhile. Segments that are as they were are kept; the last one, which has
+    become longer, is done anew, and what came after it follows.
+
     Args:
         path: Its folder.
         overrides: Where the log lies now, e.g. ``dataset.path=elsewhere.parquet``.
         on_progress: Called with every piece of news.
 
     Raises:
-        ResultError: There is no stream, or its log is another now.
+        ResultError: There is no stream, or its log does not begin with the rows that it had.
     """
     folder = StreamFolder(path)
     state = folder.read()
@@ -63,13 +66,15 @@ def resume_stream(
             f"{command('ciess-ray', 'stream', '--resume', path, 'dataset.path=FILE')}"
         )
     stream = read_stream(config)
-    if fingerprint(stream) != state["log"]:
+    if fingerprint(stream, state["num_rows"]) != state["log"]:
         raise ResultError(
-            f"{path}: {stream.source} holds other rows than it did when this stream began; bring those back, "
-            "or begin a stream of its own in another folder."
+            f"{path}: {stream.source} does not begin with the {state['num_rows']:,} rows that this stream "
+            "has followed so far; bring those back, or begin a stream of its own in another folder."
         )
     with folder.held():
         folder.tidy()
+        if stream.num_rows > state["num_rows"]:
+            folder.describe(config.model_dump(mode="json"), stream)
         return _follow(config, folder, stream, on_progress)
 
 
@@ -99,7 +104,7 @@ def _follow(
         rows += [work.row(method, work.result(method)) for method in config.methods]
         folder.write_rows(rows)
         folder.point_to(number)
-        folder.log("segment finished", segment=number)
+        folder.log("segment finished", segment=number, end=stream.segments[number].end)
     return rows
 
 

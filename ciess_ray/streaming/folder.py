@@ -30,7 +30,7 @@ from ciess_ray.files.manifest import write_manifest
 from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
 from ciess_ray.plain_text import command
 from ciess_ray.result import RESULT_FILE, versions
-from envs.data.stream import Stream
+from envs.data.stream import Segment, Stream
 from envs.errors import ResultError
 
 STREAM_FILE, ROWS_FILE, JOURNAL_FILE = "stream.json", "stream.parquet", "journal.jsonl"
@@ -85,11 +85,16 @@ class StreamFolder:
         shutil.rmtree(self.path / SEGMENTS_FOLDER, ignore_errors=True)
         for name in (ROWS_FILE, JOURNAL_FILE, CURRENT):
             (self.path / name).unlink(missing_ok=True)
+        self.describe(config, stream)
+
+    def describe(self, config: Mapping[str, Any], stream: Stream) -> None:
+        """Leave what the stream is, or has become of a log that has gone on."""
         content = {
             "format": STREAM_FORMAT,
             "versions": versions(),
             "config": config,
-            "log": fingerprint(stream),
+            "num_rows": stream.num_rows,
+            "log": fingerprint(stream, stream.num_rows),
             "segments": [vars(segment) for segment in stream.segments],
         }
         write_whole(self.path / STREAM_FILE, json.dumps(content, indent=2) + "\n")
@@ -120,14 +125,15 @@ class StreamFolder:
         """The folder of what a method has of a segment."""
         return self.segment(number) / method.replace(" ", "-")
 
-    def result(self, number: int, method: str) -> dict[str, Any] | None:
-        """What a method came to in a segment; None where it has not been there.
+    def result(self, number: int, method: str, segment: Segment) -> dict[str, Any] | None:
+        """What a method came to in a segment; None where it has not been there, or has of fewer rows.
 
         Raises:
             ResultError: It is damaged.
         """
         file = self.method(number, method) / RESULT_FILE
-        return read_json(file, STREAM_RESULT_FORMAT) if file.exists() else None
+        result = read_json(file, STREAM_RESULT_FORMAT) if file.exists() else None
+        return result if result is not None and result.get("rows") == vars(segment) else None
 
     def write(
         self, number: int, method: str, result: Mapping[str, Any], write_table: Callable[[Path], None] | None
@@ -204,11 +210,12 @@ def current_segment(path: Path) -> Path:
     return folder.resolve()
 
 
-def fingerprint(stream: Stream) -> str:
-    """SHA-256 of a stream's rows and ids in hex."""
+def fingerprint(stream: Stream, num_rows: int) -> str:
+    """SHA-256 of a stream's first rows and their ids in hex."""
     digest = hashlib.sha256()
     for array, kind in ((stream.user, "<i4"), (stream.item, "<i4"), (stream.timestamp, "<f8")):
-        digest.update(array.astype(kind).tobytes())
-    for ids in (stream.user_ids, stream.item_ids):
-        digest.update(json.dumps(ids.tolist()).encode())
+        digest.update(array[:num_rows].astype(kind).tobytes())
+    for numbers, ids in ((stream.user, stream.user_ids), (stream.item, stream.item_ids)):
+        num_known = int(numbers[:num_rows].max(initial=-1)) + 1
+        digest.update(json.dumps(ids[:num_known].tolist()).encode())
     return digest.hexdigest()

@@ -85,12 +85,13 @@ class SegmentWork:
 
     def result(self, method: str) -> dict[str, Any]:
         """What a method comes to, or has come to before."""
-        result = self.folder.result(self.number, method)
+        segment = self.stream.segments[self.number]
+        result = self.folder.result(self.number, method, segment)
         is_found = result is not None
         if result is None:
             self.say(method)
             result = self._yardstick(method) if method in YARDSTICKS else self._table(method)
-        self.folder.log("method finished", segment=self.number, method=method)
+        self.folder.log("method finished", segment=self.number, method=method, end=segment.end)
         self.say(method, result["chosen"], result, is_found=is_found)
         return result
 
@@ -132,6 +133,12 @@ class SegmentWork:
             **tested.summary("test"),
         }
 
+    def _told(self, method: str, chosen: str, figures: dict[str, Any]) -> dict[str, Any]:
+        """What ``result.json`` says."""
+        rows = vars(self.stream.segments[self.number])
+        named = {"segment": self.number, "method": method, "rows": rows, "chosen": chosen}
+        return {**named, "figures": figures}
+
     def _yardstick(self, method: str) -> dict[str, Any]:
         meter = Meter()
         with meter.phase(_CHOOSING):
@@ -139,7 +146,7 @@ class SegmentWork:
         with meter.phase(_TESTING):
             figures = self.figures(yardstick.rank)
         figures |= {"num_bytes": yardstick.num_bytes, **yardstick.figures, **_costs(meter)}
-        result = {"segment": self.number, "method": method, "chosen": yardstick.chosen, "figures": figures}
+        result = self._told(method, yardstick.chosen, figures)
         self.folder.write(self.number, method, result, None)
         return result
 
@@ -189,7 +196,7 @@ class SegmentWork:
             "cpu_s/training": training.cpu_s,
             **_costs(meter),
         }
-        result = {"segment": self.number, "method": method, "chosen": best.name, "figures": figures}
+        result = self._told(method, best.name, figures)
         tested = data.interactions.with_test(self.test.known)
         self.folder.write(
             self.number,

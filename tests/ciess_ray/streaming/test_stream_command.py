@@ -181,6 +181,25 @@ def test_a_stream_that_is_killed_goes_on_to_the_same_end(make, tmp_path):
         assert not list(copy.glob("**/*.partial"))
 
 
+def test_a_stream_goes_on_as_its_log_does(make, log, tmp_path):
+    dataset, methods = {"path": str(tmp_path / "log.parquet")}, ["last sizes", "popular of late"]
+    whole = pq.read_table(log)
+    pq.write_table(whole.slice(0, 130), dataset["path"])
+    config = make(tmp_path / "stream", dataset=dataset, methods=methods)
+    before = {row["segment"] for row in run_stream(config)}
+    pq.write_table(whole, dataset["path"])
+    news = []
+    rows = resume_stream(config.output, on_progress=news.append)
+    assert max(before) < rows[-1]["segment"]
+    # The last one has more rows now.
+    kept = {one.segment for one in news if one.is_found}
+    assert kept == before - {max(before)}
+    run_stream(anew := make(tmp_path / "anew", dataset=dataset, methods=methods))
+    once, at_once = (plain(folder) for folder in (config.output, anew.output))
+    assert len(once.pop("journal.jsonl")) > len(at_once.pop("journal.jsonl"))
+    assert once == at_once
+
+
 def test_a_torn_line_of_the_journal_takes_none_with_it(tmp_path):
     folder = StreamFolder(tmp_path)
     folder.log("method finished", segment=0, method="split")
@@ -244,7 +263,7 @@ def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):
 def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
     config, _, _ = done
     write_log(tmp_path / "other.parquet", num_rows=NUM_ROWS - 20)
-    with pytest.raises(ResultError, match="holds other rows than it did"):
+    with pytest.raises(ResultError, match="does not begin with the .* rows"):
         resume_stream(config.output, [f"dataset.path={tmp_path / 'other.parquet'}"])
     with pytest.raises(ResultError, match="no stream: there is no stream.json"):
         resume_stream(tmp_path)
