@@ -107,7 +107,12 @@ class StreamFolder:
         """
         if not (self.path / STREAM_FILE).exists():
             raise ResultError(f"{self.path}: no stream: there is no {STREAM_FILE} in it.")
-        return read_json(self.path / STREAM_FILE, STREAM_FORMAT)
+        state = read_json(self.path / STREAM_FILE, STREAM_FORMAT)
+        kinds = {"config": dict, "num_rows": int, "log": str}
+        wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+        if wrong:
+            raise ResultError(f"{self.path / STREAM_FILE}: damaged: {wrong[0]} is missing, or no such thing.")
+        return state
 
     def tidy(self) -> None:
         """Remove what killed processes have left half done."""

@@ -267,6 +267,9 @@ def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
         resume_stream(config.output, [f"dataset.path={tmp_path / 'other.parquet'}"])
     with pytest.raises(ResultError, match="no stream: there is no stream.json"):
         resume_stream(tmp_path)
+    (tmp_path / "stream.json").write_text('{"format": "ciess-ray stream 1", "config": {}}')
+    with pytest.raises(ResultError, match="damaged: num_rows is missing"):
+        resume_stream(tmp_path)
 
 
 @pytest.mark.parametrize(
