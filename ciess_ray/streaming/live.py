@@ -41,12 +41,14 @@ class StreamView(LiveView):
         if news.result is None:
             self._under_way = "  ".join(filter(None, [where, news.note, f"{elapsed} so far"]))
             return [self._under_way] if is_due else []
-        self._latest[news.method] = news
+        self._latest[news.method], self._under_way = news, ""
         parts = [f"{name} {text}" for name, text in _shown(news.result["figures"]) if text != _NOTHING]
         return ["  ".join(filter(None, [where, "found" if news.is_found else "", *parts, news.note]))]
 
     def __rich__(self) -> RenderableType:
         """A row a method."""
+        if not self._latest:
+            return Text(visible_line(self._under_way))
         table = TextTable("method", "segment", *(name for name, _, _ in _COLUMNS), "", first_number=1)
         table.columns[-1].style = "dim"
         table.columns[-1].justify = "left"

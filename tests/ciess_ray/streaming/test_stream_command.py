@@ -1,5 +1,6 @@
 """Streams as a whole: what they leave, what they go on with, and what they refuse before any work."""
 
+import io
 import json
 import shutil
 
@@ -17,6 +18,8 @@ from ciess_ray.serving import ServedRecommender
 from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS, StreamConfig
 from ciess_ray.streaming.driver import resume_stream, run_stream
 from ciess_ray.streaming.folder import StreamFolder, current_segment
+from ciess_ray.streaming.live import StreamView
+from ciess_ray.terminal import Terminal
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
 
 #: 300 rows make three segments of 100.
@@ -285,6 +288,21 @@ def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
 def test_a_wrong_field_is_named(make, fields, says):
     with pytest.raises(ConfigError, match=says):
         make("out", **fields)
+
+
+def test_a_terminal_shows_a_row_a_method(done):
+    config, rows, news = done
+    view = StreamView(Terminal(file=io.StringIO(), force_terminal=True, width=200))
+    for one in news:
+        view.take(one, False)
+    page = Terminal(file=io.StringIO(), width=200)
+    page.print(view)
+    shown = page.file.getvalue().splitlines()
+    assert shown[0].split()[:4] == ["method", "segment", "R@20", "N@20"]
+    number = rows[-1]["segment"] + 1
+    assert [line for line in shown if f"{number}/{number}" in line] == shown[1 : 1 + len(METHOD_NAMES)]
+    last = next(row for row in rows[::-1] if row["method"] == "split")
+    assert f"{last['num_bytes']:,}" in shown[3] and last["chosen"] in shown[3]
 
 
 def test_the_command(log, tmp_path, run_cli, monkeypatch):
