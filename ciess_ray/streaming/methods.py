@@ -15,6 +15,9 @@ from ciess_ray.streaming.yardsticks import best_decay, half_life
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.scall import by_popularity, fractions
 
+#: How many times as large as items users are, on average. Neighbours differ by less than validation can tell,
+#: so that following its gains from 1 on ends too early.
+_RATIOS = (1.0, 0.5, 2.0, 4.0, 8.0)
 #: Of the rank of popularity, on items and on users; 0 is one size for all.
 _ITEM_POWERS, _USER_POWERS = (0.0, 1.0, 3.0), (0.0, 1.0)
 
@@ -124,8 +127,9 @@ def last_sizes(problem: Problem, judge: Judge) -> None:
 
 
 def split(problem: Problem, judge: Judge) -> None:
-    """One size for all users and one for all items, at the ratio that validation likes best."""
-    best_ratio(problem, lambda ratio: judge(Proposal(f"users : items {ratio:g}", problem.shape(ratio))))
+    """One size for all users and one for all items, of a few ratios the one that validation likes best."""
+    for ratio in _RATIOS:
+        judge(Proposal(f"users : items {ratio:g}", problem.shape(ratio)))
 
 
 def rank_power(problem: Problem, judge: Judge) -> None:
@@ -140,19 +144,9 @@ def rank_power(problem: Problem, judge: Judge) -> None:
         name = f"users : items {ratio:g}, powers {user:g} and {item:g} of rank, {half_life(decay)}"
         return judge(Proposal(name, problem.shape(ratio, (user, item), popularity)))
 
-    ratio = best_ratio(problem, lambda ratio: quality(ratio, 0.0, 0.0))
+    ratio = max(_RATIOS, key=lambda ratio: quality(ratio, 0.0, 0.0))
     item = max(_ITEM_POWERS, key=lambda power: quality(ratio, 0.0, power))
     max(_USER_POWERS, key=lambda power: quality(ratio, power, item))
-
-
-def best_ratio(problem: Problem, quality: Callable[[float], float]) -> float:
-    """Mean size of users to that of items: from 1, doubled or halved for as long as validation gains."""
-    best, highest = 1.0, quality(1.0)
-    most = problem.max_embedding_size / problem.min_embedding_size
-    for factor in (2.0, 0.5):
-        while 1 / most <= best * factor <= most and (other := quality(best * factor)) > highest:
-            best, highest = best * factor, other
-    return best
 
 
 #: Each proposes the tables of a segment.

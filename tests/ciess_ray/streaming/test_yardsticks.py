@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 
 from ciess_ray.streaming.config import TABLE_METHODS, YARDSTICK_NAMES
 from ciess_ray.streaming.judging import best_by, judge
-from ciess_ray.streaming.methods import METHODS, Problem, best_ratio
+from ciess_ray.streaming.methods import METHODS, Problem
 from ciess_ray.streaming.segment import ColdRows, segment_data
 from ciess_ray.streaming.yardsticks import (
     DECAYS,
@@ -166,20 +166,3 @@ def test_a_power_of_rank_gives_the_popular_the_larger_sizes(fashion):
     assert np.ptp(sizes.user) <= 1
     twice = problem.shape(2.0)
     assert twice.user.mean() == pytest.approx(2 * twice.item.mean(), rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("optimum", "tried"),
-    [(4.0, [1, 2, 4, 8]), (0.25, [1, 2, 0.5, 0.25, 0.125]), (1.0, [1, 2, 0.5]), (99.0, [1, 2, 4, 8])],
-)
-def test_a_ratio_is_followed_for_as_long_as_it_gains(fashion, optimum, tried):
-    problem = Problem(segment_data(fashion, 0), 99, 1, 9, 1, None, lambda: np.random.default_rng(0))
-    asked = []
-
-    def quality(ratio):
-        asked.append(ratio)
-        return -abs(np.log(ratio / optimum))
-
-    assert best_ratio(problem, quality) == min(tried, key=lambda ratio: abs(np.log(ratio / optimum)))
-    # What was tried before costs nothing.
-    assert list(dict.fromkeys(asked)) == tried
