@@ -38,6 +38,13 @@ class Stream(IntEnum):
     #: What the warm-up proposes; part 1: the noise of its sizes.
     #: Counters: env runner, steps so far; in part 0: 0, policies so far.
     WARMUP = 12, 2
+    #: Initial weights of SAC.
+    SAC_WEIGHTS = 13
+    #: What SAC explores and learns with; parts 1 and 2: what its environment draws in a step, and in a
+    #: reset. Counter: table steps so far.
+    SAC_STEP = 14, 1
+    #: Batches of SAC. Counter: draws so far.
+    SAC_REPLAY = 15, 1
     #: The training of the full-size table.
     FULL_SIZE = 20
     #: The training of the supernet.
