@@ -2,13 +2,16 @@
 
 A table of N rows of at most d_max numbers is *full* at N · d_max parameters, and a recommender of several
 tables, whose rows share one size, at so many times as many. A budget caps the parameters that are kept, or
-the bytes of the packed file (see :mod:`ciess_ray.packed.table`).
+the bytes of the packed file (see :mod:`ciess_ray.packed.table`). Of a table that gains rows, as in a stream,
+parameters and bytes stay what they are, and of bytes more and more tell the sizes of rows; a ratio and a mean
+size allow as much more as there are more rows.
 """
 
 import math
 import re
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -20,13 +23,14 @@ BYTES_PER_PARAM = 4
 #: What the packed file's header may take; the format keeps within it.
 HEADER_BYTES = 1024
 
-BudgetUnit = Literal["ratio", "params", "bytes"]
+BudgetUnit = Literal["ratio", "mean size", "params", "bytes"]
 
 #: What is counted, and how many of it a unit is.
 _UNITS: dict[str, tuple[BudgetUnit, int]] = {
     **{name: ("params", 1) for name in ("params", "param", "parameters")},
     "k params": ("params", 10**3),
     "m params": ("params", 10**6),
+    "a row": ("mean size", 1),
     "b": ("bytes", 1),
     "kb": ("bytes", 10**3),
     "mb": ("bytes", 10**6),
@@ -63,9 +67,9 @@ class MemoryBudget:
     """A cap on an embedding table.
 
     Attributes:
-        amount: Share of the full table in (0, 1], parameters, or bytes, by ``unit``.
-        unit: A ratio or a number of parameters caps parameters, as in the papers; bytes cap the packed
-            file with its index and header.
+        amount: Share of the full table in (0, 1], mean embedding size, parameters, or bytes, by ``unit``.
+        unit: A ratio, a mean size or a number of parameters caps parameters, as in the papers; bytes cap the
+            packed file with its index and header.
     """
 
     amount: float
@@ -82,7 +86,7 @@ class MemoryBudget:
 
     @classmethod
     def parse(cls, text: "str | float | MemoryBudget") -> "MemoryBudget":
-        """Read ``0.1``, ``10%``, ``62,000 params`` or ``64MB`` (10⁶ bytes; ``64MiB`` for 2²⁰).
+        """Read ``0.1``, ``10%``, ``62,000 params``, ``8 a row`` or ``64MB`` (10⁶ bytes; ``64MiB`` for 2²⁰).
 
         A comma parts groups of three digits, and a point begins the decimals.
 
@@ -115,7 +119,13 @@ class MemoryBudget:
         return cls(number * factor, counted)
 
     def cap_params(
-        self, num_rows: int, min_embedding_size: int, max_embedding_size: int, num_tables: int = 1
+        self,
+        num_rows: int,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        num_tables: int = 1,
+        *,
+        reserve: float = 0.0,
     ) -> int:
         """The most parameters the tables may keep, all of them together.
 
@@ -124,44 +134,96 @@ class MemoryBudget:
             min_embedding_size: d_min; every row keeps at least so many in each table.
             max_embedding_size: d_max.
             num_tables: Tables in which every row has its size.
+            reserve: Share of the budget that is kept free, in [0, 1), for rows that arrive before sizes are
+                decided anew; see :meth:`num_newcomers`.
 
         Returns:
             A multiple of ``num_tables``, at most ``num_rows * max_embedding_size * num_tables``.
 
         Raises:
-            BudgetError: The cap leaves less than d_min a row.
+            BudgetError: The cap leaves less than d_min a row, or there can be no such reserve.
             EmbeddingSizeError: The bounds contradict each other.
         """
         check_bounds(min_embedding_size, max_embedding_size)
+        used = self._used(reserve)
         full = num_rows * max_embedding_size * num_tables
         if self.unit == "ratio":
             # A share of an integer that should come out whole must not lose a parameter to binary fractions.
             cap = math.floor(self.amount * full + 1e-6)
+        elif self.unit == "mean size":
+            cap = math.floor(self.amount * num_rows * num_tables + 1e-6)
         elif self.unit == "params":
-            cap = math.floor(self.amount)
+            cap = math.floor(math.floor(self.amount) * used)
         else:
             fixed = packed_bytes(0, num_rows, max_embedding_size)
-            cap = (math.floor(self.amount) - fixed) // BYTES_PER_PARAM
+            cap = (math.floor(math.floor(self.amount) * used) - fixed) // BYTES_PER_PARAM
         # One dimension more of a row costs a parameter in each table: what is left over buys nothing.
         cap -= cap % num_tables
         least = num_rows * min_embedding_size * num_tables
         if cap < least:
             need = {
                 "ratio": f"{_round_up(least / full)} ({_round_up(100 * least / full)}%)",
-                "params": f"{least} params",
-                "bytes": f"{packed_bytes(least, num_rows, max_embedding_size)}B",
+                "mean size": f"{min_embedding_size} a row",
+                "params": f"{math.ceil(least / used)} params",
+                "bytes": f"{math.ceil(packed_bytes(least, num_rows, max_embedding_size) / used)}B",
             }[self.unit]
             in_tables = "" if num_tables == 1 else f" in {num_tables} tables"
             raise BudgetError(
-                f"the memory budget {self} leaves {max(cap, 0)} parameters for {num_rows} users and items, "
+                f"the memory budget {self}{f', a reserve of {reserve:g} aside,' if reserve else ''} leaves "
+                f"{max(cap, 0)} parameters for {num_rows} users and items, "
                 f"fewer than min_embedding_size={min_embedding_size} each{in_tables}; "
                 f"the least that works is {need}."
             )
         return min(cap, full)
 
+    def num_newcomers(
+        self,
+        num_params: int,
+        num_rows: int,
+        min_embedding_size: int,
+        max_embedding_size: int,
+        num_tables: int = 1,
+    ) -> int | None:
+        """Rows of d_min that can be added to a table before it exceeds the budget.
+
+        Args:
+            num_params: Parameters that it keeps, in all tables together.
+            num_rows: Rows that it has.
+            min_embedding_size: d_min.
+            max_embedding_size: d_max.
+            num_tables: Tables in which every row has its size.
+
+        Returns:
+            None where the budget grows with the rows.
+        """
+        each = min_embedding_size * num_tables
+        if self.unit == "params":
+            return max(math.floor(self.amount) - num_params, 0) // each
+        if self.unit == "bytes":
+            left = math.floor(self.amount) - packed_bytes(num_params, num_rows, max_embedding_size)
+            return max(left, 0) // (each * BYTES_PER_PARAM + index_bytes_per_row(max_embedding_size))
+        return None
+
+    def _used(self, reserve: float) -> Fraction:
+        """What a reserve leaves, exactly: the least budget that an error names must work.
+
+        Raises:
+            BudgetError: There can be no such reserve.
+        """
+        if not 0 <= reserve < 1:
+            raise BudgetError(f"a reserve of {reserve:g} is no share of a budget: choose 0 to below 1.")
+        if reserve and self.unit in ("ratio", "mean size"):
+            raise BudgetError(
+                f"the memory budget {self} grows with the rows and needs no reserve: leave the reserve out, "
+                "or ask for parameters or bytes."
+            )
+        return 1 - Fraction(str(float(reserve)))
+
     def __str__(self) -> str:
         if self.unit == "ratio":
             return f"{100 * self.amount:.6g}%"
+        if self.unit == "mean size":
+            return f"{self.amount:.6g} a row"
         return f"{int(self.amount)} params" if self.unit == "params" else f"{int(self.amount)}B"
 
 

@@ -183,8 +183,9 @@ class RunConfig(Section):
     dataset: DatasetConfig = Field(description="the interactions")
     budget: str | float | tuple[str | float, ...] = Field(
         "10%",
-        description="0.1, 10%, '62000 params', or 64MB of packed file; the paper has 20, 10 and 5%. In a "
-        "list the tightest comes first; the same search serves the others, each into a folder within output",
+        description="0.1, 10%, '62000 params', or 64MB of packed file, or '8 a row', a mean size; the paper "
+        "has 20, 10 and 5%. In a list the tightest comes first; the same search serves the others, each into "
+        "a folder within output",
     )
     seed: int = Field(
         0,

@@ -1,14 +1,19 @@
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ciess_ray.packed.table import PackedTable
 from envs.budget import MemoryBudget, packed_bytes, project_sizes
 from envs.errors import BudgetError, EmbeddingSizeError
+from envs.sizes import scall
 from envs.sizes.embedding_sizes import EmbeddingSizes
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "streaming.json"
 
 
 def rng(seed=0):
@@ -39,6 +44,8 @@ class TestParse:
             ("1 param", 1, "params"),
             ("62k params", 62_000, "params"),
             ("1.5M params", 1_500_000, "params"),
+            ("8 a row", 8, "mean size"),
+            ("2.5 a row", 2.5, "mean size"),
             ("500B", 500, "bytes"),
             ("64KB", 64_000, "bytes"),
             ("64 kib", 65_536, "bytes"),
@@ -101,7 +108,7 @@ class TestParse:
             MemoryBudget.parse(text)
 
     @pytest.mark.parametrize("amount", [float("nan"), float("inf"), 0.0, -1.0])
-    @pytest.mark.parametrize("unit", ["ratio", "params", "bytes"])
+    @pytest.mark.parametrize("unit", ["ratio", "mean size", "params", "bytes"])
     def test_an_amount_that_is_none_is_refused_without_a_text_too(self, amount, unit):
         with pytest.raises(BudgetError, match="above 0"):
             MemoryBudget(amount, unit)
@@ -119,6 +126,8 @@ class TestCap:
             ("99999 params", 12_800),
             ("5124B", 1_000),
             ("1GB", 12_800),
+            ("2.29 a row", 229),
+            ("200 a row", 12_800),
         ],
     )
     def test_parameters(self, text, cap):
@@ -126,7 +135,14 @@ class TestCap:
 
     @pytest.mark.parametrize(
         ("text", "cap"),
-        [(1.0, 25_600), (0.29, 7_424), ("5001 params", 5_000), ("99999 params", 25_600), ("5129B", 1_000)],
+        [
+            (1.0, 25_600),
+            (0.29, 7_424),
+            ("5001 params", 5_000),
+            ("99999 params", 25_600),
+            ("5129B", 1_000),
+            ("2.5 a row", 500),
+        ],
     )
     def test_parameters_of_two_tables(self, text, cap):
         # All in parameters of both tables, and even: a dimension more of a row is one in each.
@@ -137,7 +153,7 @@ class TestCap:
         st.integers(1, 4),
         st.integers(4, 100_000),
         st.integers(1, 3),
-        st.sampled_from(["0.0000001%", "1e-9 params", "2B"]),
+        st.sampled_from(["0.0000001%", "1e-9 params", "1e-9 a row", "2B"]),
     )
     def test_the_least_budget_that_it_names_does_work(self, num_rows, d_min, d_max, num_tables, too_little):
         with pytest.raises(BudgetError, match=f"min_embedding_size={d_min} each.*; the least") as caught:
@@ -166,6 +182,104 @@ class TestCap:
         sizes = EmbeddingSizes.from_proposal(user, item, cap, 1, d_max, rng(seed), num_tables=num_tables)
         values = np.ones(sizes.num_params, np.float32)
         assert PackedTable.of(values, sizes).num_bytes <= sizes.packed_bytes <= amount
+
+
+class TestGrowing:
+    """What a budget allows of a table that gains rows."""
+
+    #: Of the six segments of Online Retail II.
+    ROWS = (1_420, 3_173, 4_804, 6_552, 8_273, 10_157)
+
+    def test_the_golden_caps(self):
+        case = json.loads(GOLDEN.read_text())["cases"]["scall.budget"]
+        given_, out = case["inputs"], case["outputs"]
+        megabytes = MemoryBudget.parse(f"{given_['mode_B_megabytes'] * 250_000} params")
+        for num_rows in (30_000, 100_000):
+            assert megabytes.cap_params(num_rows, 1, 256) == out["cap_B"]
+        equal = EmbeddingSizes.equal(60_000, 40_000, out["cap_B"], 1, 256, rng())
+        assert {*equal.user, *equal.item} == {out["equal_size_B_of_100000_entities"]}
+        mean = MemoryBudget.parse(f"{given_['mode_c']} a row")
+        assert mean.cap_params(given_["num_users"] + given_["num_items"], 1, 256) == out["cap_c"]
+        assert mean.cap_params(2_000, 1, 256) == 2 * out["cap_c"]
+
+    def test_of_bytes_the_index_takes_more_and_more(self):
+        budget = MemoryBudget.parse("100kB")
+        caps = [budget.cap_params(num_rows, 1, 64) for num_rows in self.ROWS]
+        assert caps == [(100_000 - 1_024 - rows) // 4 for rows in self.ROWS]
+        for num_rows, cap in zip(self.ROWS, caps, strict=True):
+            sizes = EmbeddingSizes.equal(num_rows // 2, num_rows - num_rows // 2, cap, 1, 64, rng())
+            file = PackedTable.of(np.ones(sizes.num_params, np.float32), sizes)
+            assert 0.99 * budget.amount <= file.num_bytes <= budget.amount
+        assert {MemoryBudget.parse("67020 params").cap_params(rows, 1, 64) for rows in self.ROWS} == {67_020}
+
+    def test_too_little_for_the_rows_of_the_next_segment_is_told_with_the_least(self):
+        budget = MemoryBudget.parse("40kB")
+        assert budget.cap_params(6_552, 1, 64) >= 6_552
+        with pytest.raises(BudgetError, match="for 8273 users and items.* the least that works is 42389B"):
+            budget.cap_params(8_273, 1, 64)
+        assert MemoryBudget.parse("42389B").cap_params(8_273, 1, 64) == 8_273
+
+    @settings(max_examples=50)
+    @given(
+        st.integers(1, 10**5),
+        st.integers(1, 4),
+        st.sampled_from([8, 256]),
+        st.integers(1, 2),
+        st.sampled_from([0.02, 0.1, 1 / 3, 0.99]),
+        st.sampled_from(["params", "bytes"]),
+    )
+    def test_the_least_with_a_reserve_does_work_and_has_room(self, rows, d_min, d_max, tables, reserve, unit):
+        arguments = rows, d_min, d_max, tables
+        with pytest.raises(BudgetError, match="a reserve of .* aside, leaves") as caught:
+            MemoryBudget(1, unit).cap_params(*arguments, reserve=reserve)
+        least = MemoryBudget.parse(re.search(r"that works is (.+)\.$", str(caught.value))[1])
+        cap = least.cap_params(*arguments, reserve=reserve)
+        assert cap >= rows * d_min * tables
+        with pytest.raises(BudgetError):
+            MemoryBudget(least.amount - 1, unit).cap_params(*arguments, reserve=reserve)
+        num_new = least.num_newcomers(cap, rows, d_min, d_max, tables)
+        grown = cap + num_new * d_min * tables
+        each = d_min * tables if unit == "params" else d_min * tables * 4 + (1 if d_max == 8 else 2)
+        total = grown if unit == "params" else packed_bytes(grown, rows + num_new, d_max)
+        assert total <= least.amount < total + each
+        assert num_new >= int(reserve * least.amount) // each
+
+    def test_a_reserve_takes_its_share(self):
+        budget = MemoryBudget.parse("67020 params")
+        assert budget.cap_params(5_000, 1, 64, reserve=0.02) == 65_679
+        assert budget.num_newcomers(65_679, 5_000, 1, 64) == 1_341
+        assert budget.num_newcomers(67_020, 5_000, 1, 64) == 0 == budget.num_newcomers(99_999, 5_000, 1, 64)
+        assert MemoryBudget.parse("8 a row").num_newcomers(40_000, 5_000, 1, 64) is None
+
+    @pytest.mark.parametrize(
+        ("text", "reserve", "says"),
+        [
+            ("67020 params", 1.0, "a reserve of 1 is no share"),
+            ("67020 params", -0.1, "a reserve of -0.1 is no share"),
+            ("67020 params", float("nan"), "a reserve of nan is no share"),
+            ("10%", 0.1, "10% grows with the rows and needs no reserve"),
+            ("8 a row", 0.1, "8 a row grows with the rows and needs no reserve"),
+        ],
+    )
+    def test_a_reserve_that_is_none_is_refused(self, text, reserve, says):
+        with pytest.raises(BudgetError, match=says):
+            MemoryBudget.parse(text).cap_params(5_000, 1, 64, reserve=reserve)
+
+    @pytest.mark.parametrize("mean_size", [5, 10, 32])
+    @pytest.mark.parametrize("unit", ["params", "bytes"])
+    def test_actions_of_scall_use_all_of_it_and_its_own_sizes_more(self, mean_size, unit):
+        num_users, num_items = 5_853, 4_619
+        amount = mean_size * (num_users + num_items) * (1 if unit == "params" else 4)
+        cap = MemoryBudget(amount, unit).cap_params(num_users + num_items, 1, 256)
+        draws, num_over = rng(mean_size), 0
+        for action in draws.random((8, 3)):
+            asked = scall.proposal(action, np.arange(num_users), np.arange(num_items), cap)
+            sizes = EmbeddingSizes.from_proposal(*asked, cap, 1, 256, draws, fill=True)
+            table = PackedTable.of(np.zeros(sizes.num_params, np.float32), sizes)
+            assert 0.99 * amount <= (table.num_params if unit == "params" else table.num_bytes) <= amount
+            released = [scall.reference_sizes(side, 1, 1, 256, explores=True).sum() for side in asked]
+            num_over += sum(released) > cap
+        assert num_over >= 1
 
 
 class TestEmbeddingSizes:
