@@ -25,6 +25,7 @@ from envs.data import (
     k_core,
     read_interactions,
     read_sample,
+    split_by_time,
     split_interactions,
 )
 from envs.errors import BudgetError, ConfigError, ResultError, within
@@ -61,9 +62,12 @@ def load_interactions(config: RunConfig) -> Interactions:
     log = read_log(dataset)
     if dataset.k_core is not None:
         log = k_core(log, dataset.k_core)
-    interactions = split_interactions(
-        log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
-    )
+    if dataset.split == "time":
+        interactions = split_by_time(log)
+    else:
+        interactions = split_interactions(
+            log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
+        )
     if interactions.num_untrained_items:
         logger.warning(
             "%s: %s of %s items have no interaction in training, so that nothing is learnt of them.",

@@ -36,6 +36,8 @@ from envs.recommenders.training import TrainingSettings
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
 MAX_SEED = 4_000_000_000
+#: How interactions are split into training, validation and test.
+SPLIT_RULES = ("random", "time")
 #: By ``search.mode``, the sections of a file of that name beside this one.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     mode: read_yaml(Path(__file__).with_name(f"{mode}.yaml").read_text(encoding="utf-8"))
@@ -81,6 +83,12 @@ class DatasetConfig(LogConfig):
     """Which interactions, and how they are split."""
 
     k_core: int | None = Field(None, ge=2, description="keep users and items with so many interactions each")
+    split: Annotated[str, one_of("dataset.split", SPLIT_RULES)] = Field(
+        "random",
+        description="random (of each user's interactions), or time: the first 70 % of all rows in order of "
+        "time train, the next 10 % validate, the last 20 % test; rows of users and items that training does "
+        "not know are left out and counted",
+    )
     split_seed: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="seed of the split of each user's interactions; null: the run's seed, so that what is "
@@ -93,6 +101,27 @@ class DatasetConfig(LogConfig):
         description="share of each user's interactions that all is chosen on, beside a quarter for test; "
         "0.25 in CIESS; with less, sizes are chosen for nearly as much training data as the last table has",
     )
+
+    @model_validator(mode="after")
+    def _check_split(self) -> "DatasetConfig":
+        if self.split == "time":
+            self._check_times()
+        return self
+
+    def _check_times(self) -> None:
+        """Refuse what a split by time does not take."""
+        if self.split_seed is not None:
+            raise ConfigError("dataset.split_seed: dataset.split=time draws nothing; leave it out, or null.")
+        if self.validation_share != type(self).model_fields["validation_share"].default:
+            raise ConfigError(
+                "dataset.validation_share: dataset.split=time validates on the 10 % of rows after the first "
+                "70 %; leave it out."
+            )
+        if self.columns is not None and "timestamp" not in self.columns:
+            raise ConfigError(
+                "dataset.columns: dataset.split=time needs the column of times; name it too, e.g. "
+                "{timestamp: date}."
+            )
 
 
 class RecommenderConfig(Section):
@@ -249,7 +278,9 @@ class RunConfig(Section):
 
     @property
     def split_seed(self) -> int:
-        """Of the split of the data."""
+        """Of the split of the data; 0 where nothing is drawn."""
+        if self.dataset.split == "time":
+            return 0
         return self.seed if self.dataset.split_seed is None else self.dataset.split_seed
 
     @property

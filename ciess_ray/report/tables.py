@@ -359,6 +359,7 @@ def data_table(searches: Iterable[Search]) -> Table:
             ("duplicates merged", "num_duplicates", _WHOLE),
             ("users not evaluated", "num_unevaluated_users", _WHOLE),
             ("items without training", "num_untrained_items", _WHOLE),
+            ("cold rows left out", "num_cold_rows", _WHOLE),
             ("fingerprint", "fingerprint", None),
         ),
     )

@@ -375,4 +375,5 @@ def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
         "num_duplicates": interactions.num_duplicates,
         "num_unevaluated_users": interactions.num_unevaluated_users,
         "num_untrained_items": interactions.num_untrained_items,
+        "num_cold_rows": interactions.num_cold_rows,
     }

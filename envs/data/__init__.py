@@ -11,7 +11,7 @@ from envs.data.readers import (
     read_interactions,
     read_sample,
 )
-from envs.data.split import TEST_SHARE, k_core, split_interactions
+from envs.data.split import TEST_SHARE, k_core, split_by_time, split_interactions
 from envs.data.synthetic import generate_interactions
 from envs.data.tables import log_from_frame, log_of_splits, table_of
 
@@ -31,6 +31,7 @@ __all__ = [
     "read_column_names",
     "read_interactions",
     "read_sample",
+    "split_by_time",
     "split_interactions",
     "table_of",
 ]

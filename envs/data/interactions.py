@@ -158,9 +158,11 @@ class Interactions(_HasIds):
         test: The same for the test interactions.
         user_ids: Ids of the rows as the user's data names them, sorted, shape (num_users,).
         item_ids: Ids of the columns, sorted, shape (num_items,).
-        num_unevaluated_users: Users with fewer than three interactions: all of theirs are in training.
+        num_unevaluated_users: Users all of whose interactions are in training: of a drawn split those with
+            fewer than three.
         num_duplicates: Rows left out because their pair was there again.
         source: Where the interactions came from, for messages.
+        num_cold_rows: Rows left out because training does not know their user or item.
 
     Raises:
         DataError: The splits and the ids differ in shape.
@@ -174,6 +176,7 @@ class Interactions(_HasIds):
     num_unevaluated_users: int
     num_duplicates: int
     source: str
+    num_cold_rows: int = 0
 
     def __post_init__(self) -> None:
         shape = (len(self.user_ids), len(self.item_ids))

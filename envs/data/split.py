@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from envs.data.interactions import SPLITS, InteractionLog, Interactions
+from envs.data.stream import TEST_BEGINS, VALIDATION_BEGINS
 from envs.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -50,23 +51,86 @@ def split_interactions(
             f"validation_share {validation_share} and test_share {test_share} make no split; choose shares "
             "above 0 that sum to less than 1"
         )
+    if log.split is not None:
+        for code, name in enumerate(SPLITS):
+            if not np.any(log.split == code):
+                raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
+        return _interactions_of(log, log.split)
     order = np.lexsort((log.item, log.user))
-    user, item = log.user[order], log.item[order]
-    split = (
-        _drawn_split(log, user, seed, validation_share, test_share) if log.split is None else log.split[order]
-    )
+    split = np.empty(log.num_rows, np.int8)
+    split[order] = _drawn_split(log, log.user[order], seed, validation_share, test_share)
+    return _interactions_of(log, split)
+
+
+def split_by_time(log: InteractionLog) -> Interactions:
+    """Train on the first 70 % of all rows in order of time, validate on the next 10 %, test on the last 20 %.
+
+    Rows of validation and test whose user or item is in no training row are *cold*: a table that was trained
+    before has no row for them. They are left out, with the users and items that have no other rows, counted,
+    and logged. Rows of the same time keep the order of the file.
+
+    Args:
+        log: The interactions, with times.
+
+    Raises:
+        DataError: There are no times, or but one; the data bring a split of their own; there are too few rows
+            for three parts, or all of validation or of test are cold.
+    """
+    if log.split is not None:
+        raise DataError(f"{log.source}: it brings a split of its own; no other can be made by time")
+    if log.timestamp is None:
+        raise DataError(f"{log.source}: it has no times to be split by; name their column")
+    if log.num_rows == 0 or log.timestamp.min() == log.timestamp.max():
+        raise DataError(f"{log.source}: all of its rows have one time, which puts them into no order")
+    # The small term undoes products such as 10 · 0.7 = 6.999999999999999.
+    begins = [int(log.num_rows * share + 1e-9) for share in (VALIDATION_BEGINS, TEST_BEGINS)]
+    place = np.empty(log.num_rows, np.int64)
+    place[np.argsort(log.timestamp, kind="stable")] = np.arange(log.num_rows)
+    split = np.searchsorted(begins, place, side="right").astype(np.int8)
+    is_train = split == 0
+    has_user = np.bincount(log.user[is_train], minlength=log.num_users) > 0
+    has_item = np.bincount(log.item[is_train], minlength=log.num_items) > 0
+    is_known = has_user[log.user] & has_item[log.item]
+    num_rows, num_cold = (np.bincount(split[rows], minlength=3) for rows in (slice(None), ~is_known))
+    for code, name in enumerate(SPLITS):
+        if num_rows[code] == num_cold[code]:
+            raise DataError(
+                f"{log.source}: of {log.num_rows:,} rows in order of time {num_rows[code]:,} are for {name}, "
+                "and training knows user and item of none; bring more rows, or split at random"
+            )
+    if num_cold.any():
+        logger.warning(
+            "%s: %s of %s validation rows (%s) and %s of %s test rows (%s) are cold, of a user or an item "
+            "that training does not know, and are left out, with %s users and %s items.",
+            log.source,
+            *(
+                text
+                for code in (1, 2)
+                for text in (
+                    f"{num_cold[code]:,}",
+                    f"{num_rows[code]:,}",
+                    f"{num_cold[code] / num_rows[code]:.1%}",
+                )
+            ),
+            f"{log.num_users - np.sum(has_user):,}",
+            f"{log.num_items - np.sum(has_item):,}",
+        )
+    known = _with_entities(log.select(is_known), has_user, has_item)
+    return replace(_interactions_of(known, split[is_known]), num_cold_rows=int(num_cold.sum()))
+
+
+def _interactions_of(log: InteractionLog, split: NDArray[np.int8]) -> Interactions:
+    """The splits, of what each row is for as its place in :data:`SPLITS`."""
     parts = {}
     for code, name in enumerate(SPLITS):
-        pairs = user[split == code], item[split == code]
-        if log.split is not None and len(pairs[0]) == 0:
-            raise DataError(f"{log.source}: it has no interaction for {name}; each split needs some")
+        pairs = log.user[split == code], log.item[split == code]
         ones = np.ones(len(pairs[0]), np.float32)
         parts[name] = csr_array((ones, pairs), shape=(log.num_users, log.num_items))
     return Interactions(
         **parts,
         user_ids=log.user_ids,
         item_ids=log.item_ids,
-        num_unevaluated_users=log.num_users - len(np.unique(user[split > 0])),
+        num_unevaluated_users=log.num_users - len(np.unique(log.user[split > 0])),
         num_duplicates=log.num_duplicates,
         source=log.source,
     )
@@ -141,10 +205,17 @@ def k_core(log: InteractionLog, k: int) -> InteractionLog:
     ]
     if core.num_rows < log.num_rows:
         logger.warning("%s: the %d-core leaves out %s, %s and %s.", log.source, k, *left_out)
+    return _with_entities(core, has_user, has_item)
+
+
+def _with_entities(
+    log: InteractionLog, has_user: NDArray[np.bool_], has_item: NDArray[np.bool_]
+) -> InteractionLog:
+    """The same rows with codes and ids of these users and items alone, which all rows are of."""
     return replace(
-        core,
+        log,
         user_ids=log.user_ids[has_user],
         item_ids=log.item_ids[has_item],
-        user=(np.cumsum(has_user, dtype=np.int32) - 1)[core.user].astype(np.int32),
-        item=(np.cumsum(has_item, dtype=np.int32) - 1)[core.item].astype(np.int32),
+        user=(np.cumsum(has_user, dtype=np.int32) - 1)[log.user].astype(np.int32),
+        item=(np.cumsum(has_item, dtype=np.int32) - 1)[log.item].astype(np.int32),
     )

@@ -144,7 +144,9 @@ class TestFormerFields:
         recorded = json.loads((GOLDEN / "result.json").read_text())["config"]
         read = parse_config(without_former(recorded), "result.json")
         now = flatten(read.model_dump(mode="json"))
-        assert now == {name: value for name, value in flatten(recorded).items() if name not in FORMER}
+        of_then = {name: value for name, value in flatten(recorded).items() if name not in FORMER}
+        # What has come since is as it was before it.
+        assert now == of_then | {"dataset.split": "random"}
         assert flatten(recorded).keys() >= FORMER.keys()
         recorded["agent"]["tau"] = 0.01
         with pytest.raises(ConfigError, match="result.json: there is no field 'agent.tau' any more: targets"):
@@ -236,6 +238,22 @@ def test_a_configuration_cannot_be_changed(file):
         ("seed=-1", ConfigError, "seed=-1"),
         ("dataset.path=null", ConfigError, "give either dataset.path .* or dataset.sample"),
         ("dataset.sample=movielens-latest-small", ConfigError, "and not both"),
+        ("dataset.split=tmie", UnknownNameError, "dataset.split 'tmie'. Did you mean 'time'"),
+        (
+            "dataset={path: a.csv, split: time, split_seed: 0}",
+            ConfigError,
+            "dataset.split_seed: dataset.split=time draws",
+        ),
+        (
+            "dataset={path: a.csv, split: time, validation_share: 0.1}",
+            ConfigError,
+            "dataset.validation_share: .* leave it",
+        ),
+        (
+            "dataset={path: a.csv, split: time, columns: {user: u, item: i}}",
+            ConfigError,
+            "dataset.columns: dataset.split=time needs the column of times; name it too",
+        ),
         ("dataset.format=csw", UnknownNameError, "dataset.format 'csw'. Did you mean 'csv'"),
         ("dataset.columns={usr: a}", ConfigError, "dataset.columns.*usr"),
         ("dataset.k_core=1", ConfigError, "dataset.k_core=1"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from ciess_ray.comparisons.cell import Board
 from ciess_ray.comparisons.config import ComparisonPlan
-from ciess_ray.config.data import caps_params_of, load_interactions
+from ciess_ray.config.data import caps_params_of, dataset_key, load_interactions
 from ciess_ray.config.keys import values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
@@ -200,3 +200,23 @@ def test_other_interactions_are_another_key(keys, make_config, tmp_path, changes
     other = make_config(tmp_path, dataset=changes)
     found = [Preparation.full_size(one, load_interactions(one)).key for one in (config, other)]
     assert found[0] != found[1]
+
+
+def test_a_split_by_time_is_another_key_and_one_for_all_seeds(make_config, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    file = tmp_path / "timed.parquet"
+    columns = {"user_id": rng.integers(0, 20, 300), "item_id": rng.integers(0, 30, 300)}
+    pq.write_table(pa.table(columns | {"timestamp": rng.permutation(300)}), file)
+    drawn, *by_time = (
+        make_config(tmp_path, dataset={"path": file, "split": split}, seed=seed)
+        for split, seed in (("random", 0), ("time", 0), ("time", 1))
+    )
+    assert len({dataset_key(config) for config in (drawn, *by_time)}) == 2
+    assert {config.split_seed for config in by_time} == {0}
+    keys = [Preparation.full_size(one, load_interactions(one)).key for one in (drawn, by_time[0])]
+    assert keys[0] != keys[1]
+    fingerprints = {load_interactions(config).fingerprint for config in by_time}
+    assert len(fingerprints) == 1

@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import log_of
+from scipy.sparse import csr_array
 
 from envs.data import (
     InteractionLog,
+    Interactions,
     generate_interactions,
     k_core,
+    log_of_splits,
+    split_by_time,
     split_interactions,
 )
 from envs.errors import ConfigError, DataError
@@ -100,6 +104,76 @@ def test_shares_that_make_no_split(validation_share: float, test_share: float) -
     log = generate_interactions(10, 10, 40, seed=0)
     with pytest.raises(ConfigError, match="share"):
         split_interactions(log, seed=0, validation_share=validation_share, test_share=test_share)
+
+
+def named(matrix: csr_array, split: Interactions) -> set[tuple[int, int]]:
+    users, items = matrix.nonzero()
+    return set(zip(split.user_ids[users].tolist(), split.item_ids[items].tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=pair_sets, data=st.data())
+def test_by_time_what_is_earlier_trains_and_what_is_cold_is_left_out(
+    pairs: set[tuple[int, int]], data: st.DataObject
+) -> None:
+    rows = sorted(pairs)
+    times = data.draw(st.lists(st.integers(0, 30), min_size=len(rows), max_size=len(rows)))
+    log = log_of(*zip(*rows, strict=True), timestamp=times)
+    try:
+        split = split_by_time(log)
+    except DataError:
+        return
+    # Python's sorting is stable, as the order of a file is kept.
+    ordered = [row for _, row in sorted(zip(times, rows, strict=True), key=lambda pair: pair[0])]
+    ends = len(rows) * 7 // 10, len(rows) * 8 // 10
+    train, validation, test = ordered[: ends[0]], ordered[ends[0] : ends[1]], ordered[ends[1] :]
+    users, items = {user for user, _ in train}, {item for _, item in train}
+    assert set(split.user_ids.tolist()) == users and set(split.item_ids.tolist()) == items
+    assert named(split.train, split) == set(train)
+    warm = [
+        {(user, item) for user, item in part if user in users and item in items}
+        for part in (validation, test)
+    ]
+    assert [named(split.validation, split), named(split.test, split)] == warm
+    assert split.num_cold_rows == len(rows) - split.num_interactions
+    assert split.num_unevaluated_users == len(users - {user for part in warm for user, _ in part})
+    assert split.num_untrained_items == 0
+
+
+def test_by_time_cold_rows_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    users = [1, 2, 3, 1, 2, 3, 1, 2, 3, 4]
+    log = log_of(users, [1, 2, 3, 2, 3, 1, 4, 4, 2, 5], timestamp=range(10), source="mine")
+    split = split_by_time(log)
+    assert (split.train.nnz, split.validation.nnz, split.test.nnz, split.num_cold_rows) == (7, 1, 1, 1)
+    assert caplog.messages == [
+        "mine: 0 of 1 validation rows (0.0%) and 1 of 2 test rows (50.0%) are cold, of a user or an item "
+        "that training does not know, and are left out, with 1 users and 1 items."
+    ]
+    later = log_of(users, [1, 2, 3, 2, 3, 1, 4, 4, 2, 5], timestamp=[*range(9), 8.5], source="mine")
+    assert (
+        split_by_time(later).fingerprint == split.fingerprint != split_interactions(log, seed=0).fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "num_rows", "says"),
+    [
+        (None, 10, "mine: it has no times to be split by; name their column"),
+        ([5] * 10, 10, "mine: all of its rows have one time"),
+        (range(4), 4, "of 4 rows in order of time 1 are for validation, .* knows user and item of none"),
+        (range(3), 3, "of 3 rows in order of time 0 are for validation"),
+    ],
+)
+def test_by_time_what_cannot_be_split(timestamp: object, num_rows: int, says: str) -> None:
+    log = log_of(np.arange(num_rows), np.arange(num_rows), timestamp=timestamp, source="mine")
+    with pytest.raises(DataError, match=says):
+        split_by_time(log)
+
+
+def test_by_time_no_data_that_bring_their_own_split() -> None:
+    log = generate_interactions(10, 10, 40, seed=0)
+    with pytest.raises(DataError, match="it brings a split of its own"):
+        split_by_time(log_of_splits(split_interactions(log, seed=0)))
 
 
 def slow_core(pairs: set[tuple[int, int]], k: int) -> set[tuple[int, int]]:
