@@ -8,19 +8,20 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import SEARCH, SWEEP_FILE
 from ciess_ray.plain_text import command, percent
-from ciess_ray.terminal import TextTable, console, write_data
+from ciess_ray.terminal import TextTable, console, errors, write_data
 from envs.errors import ConfigError, ResultError, check_name
 
 if TYPE_CHECKING:
     from ciess_ray.result import SearchResult
     from ciess_ray.serving.export import Exported
+    from ciess_ray.serving.recommender import Unknown
 
 
 def recommend(
@@ -37,6 +38,13 @@ def recommend(
         bool, typer.Option("--include-seen", help="Recommend what a user already had, too.")
     ] = False,
     format: Annotated[str, typer.Option(help="table, csv or json, with all digits.")] = "table",
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="Users and items that are not in the table: refuse them, or popular, what is most popular "
+            "for whoever nothing is known of."
+        ),
+    ] = "refuse",
 ) -> None:
     """Recommend items from a packed table.
 
@@ -45,19 +53,29 @@ def recommend(
       ciess-ray recommend runs/quickstart --user 17 -k 20
 
       ciess-ray recommend runs/quickstart --item 50 --item 296
+
+    To users of whom some may have come since:
+
+      ciess-ray recommend runs/quickstart --user 17 --user 9999 --unknown popular
     """
     if bool(user) == bool(item):
         raise ConfigError("give either --user, of a user in the data, or --item, liked by somebody new.")
     if item and include_seen:
         raise ConfigError("--include-seen is for --user: the items that somebody new likes are left out.")
     check_name("--format", format, ("table", "csv", "json"))
-    from ciess_ray.serving.recommender import ServedRecommender
+    from ciess_ray.serving.recommender import UNKNOWN, ServedRecommender
 
+    given = cast("Unknown", check_name("--unknown", unknown, UNKNOWN))
     served = ServedRecommender.open(folder)
     if user:
-        best = served.recommend(user, num_items, include_seen=include_seen)
+        best = served.recommend(user, num_items, include_seen=include_seen, unknown=given)
     else:
-        best = served.recommend_to_new([item or []], num_items)
+        best = served.recommend_to_new([item or []], num_items, unknown=given)
+    if best.is_popular.any():
+        shown = f"{best.is_popular.sum():,} of {len(best.is_popular):,}"
+        errors.say(
+            f"{shown} lists are of what is popular, whose score counts interactions: nothing is known."
+        )
     columns = ("user_id", "rank", "item_id", "score")
     ranked = (column.tolist() for column in served.ranked(user or [None], best))
     rows = list(zip(*ranked, strict=True))

@@ -2,7 +2,8 @@
 
 A scorer turns users into *representations*, rows of numbers: known users by their rows (``of_users``),
 somebody who is not in the table by the mean of the items that they name (``of_items``, whose weights have a
-row a user, summing to 1). ``score`` turns representations into scores of all items, shape (n, num_items).
+row a user, summing to 1). ``score`` turns representations into scores of all items, shape (n, num_items), or
+of items that are not in the table, which ``new_items`` represents by the mean of the users that they had.
 """
 
 from collections.abc import Callable
@@ -36,9 +37,14 @@ class DotProductScorer:
         """Means of the items' representations."""
         return np.asarray(weights @ self.item)
 
-    def score(self, representations: Floats) -> Floats:
-        """Inner products, shape (n, num_items)."""
-        return representations @ self.item.T
+    def new_items(self, weights: csr_array) -> Floats:
+        """Means of the users' representations; a row of weights an item, shape (m, num_users)."""
+        users, weights = _of_those_in_use(weights)
+        return np.asarray(weights @ self.of_users(users))
+
+    def score(self, representations: Floats, items: Floats | None = None) -> Floats:
+        """Inner products with all items, shape (n, num_items), or with new ones, shape (n, m)."""
+        return representations @ (self.item if items is None else items).T
 
 
 class NCFScorer:
@@ -63,14 +69,24 @@ class NCFScorer:
         """The same of a user whose rows are the means of the items'."""
         return self._represent(weights @ self._item)
 
-    def score(self, representations: Floats) -> Floats:
-        """Logits, shape (n, num_items)."""
+    def new_items(self, weights: csr_array) -> Floats:
+        """What an item whose rows are the means of the users' brings, shape (m, units + width)."""
+        users, weights = _of_those_in_use(weights)
+        rows = weights @ self._table.rows(users, self._width)
+        hidden = rows[:, : self._width] @ self._state["hidden_item"]
+        return np.concatenate([hidden, rows[:, self._width :]], axis=1)
+
+    def score(self, representations: Floats, items: Floats | None = None) -> Floats:
+        """Logits of all items, shape (n, num_items), or of new ones, shape (n, m)."""
         state, num_units = self._state, self._hidden_item.shape[1]
         hidden, product = representations[:, :num_units], representations[:, num_units:]
-        scores = (product * state["output_product"]) @ self._product_item.T
-        at_once = max(1, _MAX_HIDDEN // self._hidden_item.size)
+        hidden_item, product_item = self._hidden_item, self._product_item
+        if items is not None:
+            hidden_item, product_item = items[:, :num_units], items[:, num_units:]
+        scores = (product * state["output_product"]) @ product_item.T
+        at_once = max(1, _MAX_HIDDEN // hidden_item.size)
         for first in range(0, len(hidden), at_once):
-            pairs = hidden[first : first + at_once, None] + self._hidden_item
+            pairs = hidden[first : first + at_once, None] + hidden_item
             scores[first : first + at_once] += np.maximum(pairs, 0.0, out=pairs) @ state["output_hidden"]
         return np.asarray(scores + state["output_bias"])
 
@@ -89,6 +105,13 @@ class NCFScorer:
 
 
 Scorer = DotProductScorer | NCFScorer
+
+
+def _of_those_in_use(weights: csr_array) -> tuple[NDArray[np.int64], csr_array]:
+    """The columns that have weights, and the weights of these alone."""
+    columns, places = np.unique(weights.indices, return_inverse=True)
+    shape = weights.shape[0], len(columns)
+    return columns, csr_array((weights.data, places, weights.indptr), shape=shape)
 
 
 def _mf(folder: TableFolder) -> Scorer:

@@ -58,6 +58,21 @@ class TestRecommend:
         found = ServedRecommender.open(folder).recommend_to_new([[3, 5]], 10)
         assert status == 0 and [row["item_id"] for row in json.loads(out)] == found.items[0].tolist()
 
+    def test_of_users_who_came_since_the_others_are_not_stopped(self, run, folder, expected):
+        many = ["recommend", folder, "--user", "nobody", "--user", "3", "-k", "5", "--unknown", "popular"]
+        status, out, err = run(*many, "--format", "json")
+        rows = json.loads(out)
+        assert status == 0 and [row["item_id"] for row in rows[5:]] == expected[0][0]
+        served = ServedRecommender.open(folder)
+        popular = np.argsort(-served.item_popularity, kind="stable")[:5]
+        assert [row["item_id"] for row in rows[:5]] == served.ids_of(popular).tolist()
+        assert "1 of 2 lists are of what is popular" in err
+        status, out, err = run(
+            "recommend", folder, "--item", "777", "--unknown", "popular", "--format", "json"
+        )
+        assert [row["item_id"] for row in json.loads(out)][:5] == served.ids_of(popular).tolist()
+        assert status == 0 and "1 of 1 lists" in err
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
@@ -65,6 +80,7 @@ class TestRecommend:
             (["--user", "1", "--item", "2"], "give either --user"),
             (["--item", "1", "--include-seen"], "--include-seen is for --user"),
             (["--user", "1", "--format", "xml"], "unknown --format 'xml'. Known: csv, json, table"),
+            (["--user", "1", "--unknown", "populr"], "unknown --unknown 'populr'. Did you mean 'popular'"),
             (["--user", "nobody"], "not in the table: 1 of 1 users, e.g. nobody"),
             (["--item", "777"], "not in the table: 1 of 1 items, e.g. 777"),
         ],

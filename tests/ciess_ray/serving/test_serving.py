@@ -22,7 +22,7 @@ from ciess_ray.serving.files import (
     write_interactions,
 )
 from ciess_ray.serving.recommender import ServedRecommender
-from envs.errors import ConfigError, DataError, ResultError
+from envs.errors import ConfigError, DataError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import rank_items
 
@@ -256,10 +256,86 @@ def test_what_cannot_be_recommended_is_said(served):
         served.recommend(["u00"], 0)
 
 
+def test_unknown_users_get_what_is_popular_and_stop_nobody(served, made):
+    train = made[2].train
+    counts = np.bincount(train.indices, minlength=NUM_ITEMS)
+    expected = np.argsort(-counts, kind="stable")[:7]
+    known = served.recommend(["u03", "u05"], 7)
+    assert not known.is_popular.any()
+    found = served.recommend(["x", "u03", None, "u05"], 7, unknown="popular")
+    assert found.is_popular.tolist() == [True, False, True, False]
+    for place in (0, 2):
+        np.testing.assert_array_equal(found.items[place], expected)
+        np.testing.assert_array_equal(found.scores[place], counts[expected])
+    np.testing.assert_array_equal(found.items[[1, 3]], known.items)
+    np.testing.assert_array_equal(found.scores[[1, 3]], known.scores)
+    assert served.recommend(["x"], 10**30, unknown="popular").items.shape == (1, NUM_ITEMS)
+    assert served.recommend([], 3, unknown="popular").items.shape == (0, 3)
+
+
+def test_of_unknown_items_somebody_new_is_what_is_left(served):
+    usual = served.recommend_to_new([[30, 50], [70]], 5)
+    found = served.recommend_to_new([[30, 7, 50], ["no"], [], [70]], 5, unknown="popular")
+    assert found.is_popular.tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(found.items[[0, 3]], usual.items)
+    np.testing.assert_array_equal(found.scores[[0, 3]], usual.scores)
+    popular = served.recommend(["x"], 5, unknown="popular")
+    np.testing.assert_array_equal(found.items[[1, 2]], popular.items[[0, 0]])
+
+
+@pytest.mark.parametrize("ask", ["recommend", "recommend_to_new"])
+def test_there_is_no_third_way_with_the_unknown(numbered, ask):
+    with pytest.raises(
+        UnknownNameError, match="unknown way with unknown ids 'popluar'. Did you mean 'popular'"
+    ):
+        getattr(numbered, ask)([100], 3, unknown="popluar")
+
+
+def test_a_new_item_is_the_mean_of_its_first_users(served, trained, monkeypatch):
+    recommender, name, _ = trained
+    first = [["u03"], ["u05", "u07", "u05"]]
+    found = served.score_new_items(first, served.user_ids)
+    assert found.shape == (NUM_USERS, 2) and found.dtype == np.float32
+    rows = recommender.table().detach()
+    means = [rows[[3]].mean(dim=0), rows[[5, 7, 5]].mean(dim=0)]
+    with torch.no_grad():
+        if name != "ncf":
+            users, _ = recommender.encode()
+            of_items = torch.stack([users[[3]].mean(dim=0), users[[5, 7, 5]].mean(dim=0)])
+            expected = (users @ of_items.T).numpy()
+        else:
+            # Their rows of both tables take an item's place.
+            weight, mask = recommender.table.weight, recommender.table.mask
+            kept = weight.clone(), mask.clone()
+            for item, mean in enumerate(means):
+                weight[NUM_USERS + item], mask[NUM_USERS + item] = mean, True
+            expected = recommender.score(recommender.encode(), torch.arange(NUM_USERS)).numpy()[:, :2]
+            weight.copy_(kept[0])
+            mask.copy_(kept[1])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    # Whoever is alike: the item that one user had is scored as that user's row would be.
+    monkeypatch.setattr("ciess_ray.serving.recommender._MAX_SCORES", 3)
+    np.testing.assert_allclose(served.score_new_items(first, ["u09", "u02"]), found[[9, 2]], rtol=1e-5)
+    assert served.score_new_items([], ["u09"]).shape == (1, 0)
+    assert served.score_new_items(first, []).shape == (0, 2)
+
+
+def test_a_new_item_that_nobody_had_is_refused(numbered):
+    with pytest.raises(DataError, match="item 1 had no user: name at least one"):
+        numbered.score_new_items([[100], []], [100])
+    for first, users in (([[5]], [100]), ([[100]], [5])):
+        with pytest.raises(DataError, match="not in the table: 1 of 1 users, e.g. 5"):
+            numbered.score_new_items(first, users)
+    with pytest.raises(DataError, match="100 is no list of user ids"):
+        numbered.score_new_items([100], [100])
+
+
 def test_what_takes_long_to_import_is_not_imported(folder):
     code = (
         "import sys; from pathlib import Path; from ciess_ray.serving.recommender import ServedRecommender\n"
-        f"print(len(ServedRecommender.open(Path({str(folder)!r})).recommend(['u00'], 20).items[0]))\n"
+        f"served = ServedRecommender.open(Path({str(folder)!r}))\n"
+        "served.score_new_items([['u01']], ['u00'])\n"
+        "print(len(served.recommend(['u00', 'x'], 20, unknown='popular').items[0]))\n"
         "slow = {'ray', 'torch', 'mlflow', 'pandas', 'pyarrow.compute'}\n"
         "print(slow & set(sys.modules))\n"
     )
