@@ -23,19 +23,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import safetensors
+from numpy.typing import NDArray
 
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
-from ciess_ray.files.manifest import write_manifest
+from ciess_ray.files.manifest import Manifest, write_manifest
 from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
 from ciess_ray.plain_text import command
 from ciess_ray.result import RESULT_FILE, versions
+from ciess_ray.serving.files import safetensors_of
 from envs.data.stream import Segment, Stream
 from envs.errors import ResultError
 
 STREAM_FILE, ROWS_FILE, JOURNAL_FILE = "stream.json", "stream.parquet", "journal.jsonl"
+#: What a method keeps for the next segment, beside its table.
+MEMORY_FILE = "memory.safetensors"
 SEGMENTS_FOLDER, CURRENT = "segments", "current"
 _LOCK = ".lock"
+_MEMORY_FORMAT = "ciess-ray stream memory 1"
 STREAM_FORMAT, STREAM_RESULT_FORMAT = "ciess-ray stream 1", "ciess-ray stream result 1"
 
 
@@ -141,7 +148,12 @@ class StreamFolder:
         return result if result is not None and result.get("rows") == vars(segment) else None
 
     def write(
-        self, number: int, method: str, result: Mapping[str, Any], write_table: Callable[[Path], None] | None
+        self,
+        number: int,
+        method: str,
+        result: Mapping[str, Any],
+        write_table: Callable[[Path], None] | None,
+        memory: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         """Leave what a method came to in a segment, all of it at once.
 
@@ -150,15 +162,40 @@ class StreamFolder:
             method: Its name.
             result: What it came to.
             write_table: Writes what serves the table into a folder; None where there is no table.
+            memory: What the method keeps for the next segment.
         """
         path = self.method(number, method)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(path) as folder:
             if write_table is not None:
                 write_table(folder)
+            if memory:
+                arrays = {name: np.ascontiguousarray(value) for name, value in memory.items()}
+                write_whole(folder / MEMORY_FILE, safetensors_of(arrays, {"format": _MEMORY_FORMAT}))
             content = {"format": STREAM_RESULT_FORMAT, **result}
             write_whole(folder / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
             write_manifest(folder, {file.name for file in folder.iterdir()})
+
+    def memory(self, number: int, method: str) -> dict[str, NDArray[Any]]:
+        """What a method keeps of a segment for the next, by name; empty where it keeps nothing.
+
+        Raises:
+            ResultError: It is damaged.
+        """
+        folder = self.method(number, method)
+        manifest = Manifest.read(folder)
+        if not manifest.has(MEMORY_FILE):
+            return {}
+        manifest.verify(MEMORY_FILE)
+        try:
+            with safetensors.safe_open(folder / MEMORY_FILE, framework="numpy") as opened:
+                if (opened.metadata() or {}).get("format") != _MEMORY_FORMAT:
+                    raise ValueError(f"not of the format {_MEMORY_FORMAT!r}")
+                return {name: opened.get_tensor(name) for name in opened.keys()}
+        except Exception as error:  # Of safetensors or NumPy, by where the damage is.
+            raise ResultError(
+                f"{folder / MEMORY_FILE}: damaged ({error}); remove {self.segment(number)}, and resume."
+            ) from error
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """A row a segment and method, of figures that are plain."""

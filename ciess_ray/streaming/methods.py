@@ -5,7 +5,8 @@ kept: shapes that are judged by shorter trainings come out in another order.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ class Problem:
         num_tables: Tables in which every row has its size.
         former: Sizes of the last segment; None in the first.
         new_rng: Makes a generator, always of the same draws.
+        memory: What the method itself has left in the last segment, by name; what it leaves here is kept with
+            the segment's table, and is there in the next.
     """
 
     data: SegmentData
@@ -43,6 +46,7 @@ class Problem:
     num_tables: int
     former: EmbeddingSizes | None
     new_rng: Callable[[], np.random.Generator]
+    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def project(
         self,

@@ -163,6 +163,7 @@ class SegmentWork:
             recommender.num_tables,
             None if former is None else former.table.sizes,
             lambda: rng_of(config.seed, Draws.STREAM_SIZES, *counters),
+            {} if self.number == 0 else self.folder.memory(self.number - 1, method),
         )
         is_warm = former is not None and config.training.warm_batches is not None
         recipe = Recipe(
@@ -203,6 +204,7 @@ class SegmentWork:
             method,
             result,
             lambda path: ResultFolder(path).write_table(training.recommender, tested, recommender.name),
+            problem.memory,
         )
         return result
 

@@ -17,8 +17,9 @@ from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import ServedRecommender
 from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS, StreamConfig
 from ciess_ray.streaming.driver import resume_stream, run_stream
-from ciess_ray.streaming.folder import StreamFolder, current_segment
+from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder, current_segment
 from ciess_ray.streaming.live import StreamView
+from ciess_ray.streaming.methods import METHODS
 from ciess_ray.terminal import Terminal
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
 
@@ -317,3 +318,25 @@ def test_the_command(log, tmp_path, run_cli, monkeypatch):
     assert status == 2 and "already holds a stream" in complained
     status, listed, _ = run_cli("fields", "--stream")
     assert status == 0 and "segments.new_entities" in listed and "training.warm_batches" in listed
+
+
+def test_what_a_method_keeps_for_the_next_segment_is_there_and_is_checked(make, tmp_path, monkeypatch):
+    """In order, by name, with the table; damaged it is named."""
+    found = []
+
+    def counting(problem, judge):
+        found.append(dict(problem.memory))
+        problem.memory["steps"] = problem.memory.get("steps", np.zeros(2, np.int64)) + [1, 2]
+        METHODS["equal sizes"](problem, judge)
+
+    monkeypatch.setitem(METHODS, "last sizes", counting)
+    config = make(tmp_path / "stream", methods=["last sizes"])
+    run_stream(config)
+    assert [memory.get("steps", np.zeros(0)).tolist() for memory in found][:3] == [[], [1, 2], [2, 4]]
+    folder = StreamFolder(config.output)
+    file = folder.method(1, "last sizes") / MEMORY_FILE
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ResultError, match=MEMORY_FILE):
+        folder.memory(1, "last sizes")
