@@ -4,7 +4,7 @@ Every table that is tried is trained as the one that is kept, and the training o
 kept: shapes that are judged by shorter trainings come out in another order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,13 +102,14 @@ class Proposal:
     sizes: EmbeddingSizes
 
 
-#: Trains a table, and says how good it is on validation; the same table is trained once.
-Judge = Callable[[Proposal], float]
+#: Trains tables, and says how good each is on validation, in their order; the same table is trained once. The
+#: best of all that it is given is the one that is kept, the first among equals.
+Judge = Callable[[Sequence[Proposal]], list[float]]
 
 
 def equal_sizes(problem: Problem, judge: Judge) -> None:
     """The same size for everyone; a cap that does not divide evenly gives two neighbouring sizes."""
-    judge(Proposal("", problem.shape(1.0)))
+    judge([Proposal("", problem.shape(1.0))])
 
 
 def last_sizes(problem: Problem, judge: Judge) -> None:
@@ -127,13 +128,12 @@ def last_sizes(problem: Problem, judge: Judge) -> None:
             (former.item, interactions.num_items),
         )
     )
-    judge(Proposal("", problem.project(user, item)))
+    judge([Proposal("", problem.project(user, item))])
 
 
 def split(problem: Problem, judge: Judge) -> None:
     """One size for all users and one for all items, of a few ratios the one that validation likes best."""
-    for ratio in _RATIOS:
-        judge(Proposal(f"users : items {ratio:g}", problem.shape(ratio)))
+    judge([Proposal(f"users : items {ratio:g}", problem.shape(ratio)) for ratio in _RATIOS])
 
 
 def rank_power(problem: Problem, judge: Judge) -> None:
@@ -144,13 +144,19 @@ def rank_power(problem: Problem, judge: Judge) -> None:
     decay = best_decay(problem.data)
     popularity = problem.data.popularity(decay)
 
-    def quality(ratio: float, user: float, item: float) -> float:
-        name = f"users : items {ratio:g}, powers {user:g} and {item:g} of rank, {half_life(decay)}"
-        return judge(Proposal(name, problem.shape(ratio, (user, item), popularity)))
+    def best(shapes: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+        proposals = [
+            Proposal(
+                f"users : items {ratio:g}, powers {user:g} and {item:g} of rank, {half_life(decay)}",
+                problem.shape(ratio, (user, item), popularity),
+            )
+            for ratio, user, item in shapes
+        ]
+        return shapes[int(np.argmax(judge(proposals)))]
 
-    ratio = max(_RATIOS, key=lambda ratio: quality(ratio, 0.0, 0.0))
-    item = max(_ITEM_POWERS, key=lambda power: quality(ratio, 0.0, power))
-    max(_USER_POWERS, key=lambda power: quality(ratio, power, item))
+    ratio, _, _ = best([(ratio, 0.0, 0.0) for ratio in _RATIOS])
+    *_, item = best([(ratio, 0.0, power) for power in _ITEM_POWERS])
+    best([(ratio, power, item) for power in _USER_POWERS])
 
 
 #: Each proposes the tables of a segment.

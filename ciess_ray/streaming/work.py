@@ -4,7 +4,7 @@ A method's table of a segment is all that its next one begins with, and draws de
 and the method alone, so that a stream that goes on after a kill comes to what it would have come to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -235,8 +235,11 @@ class _Tried:
     def num_trainings(self) -> int:
         return len(self._qualities)
 
-    def __call__(self, proposal: Proposal) -> float:
-        """Validation quality of a proposal."""
+    def __call__(self, proposals: Sequence[Proposal]) -> list[float]:
+        """Validation quality of each proposal."""
+        return [self._quality(proposal) for proposal in proposals]
+
+    def _quality(self, proposal: Proposal) -> float:
         table = proposal.sizes.user.tobytes() + proposal.sizes.item.tobytes()
         if table in self._qualities:
             return self._qualities[table]

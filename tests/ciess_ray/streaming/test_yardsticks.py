@@ -143,13 +143,13 @@ def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method
     former = EmbeddingSizes.full(20, 5, 9)
     proposed = []
 
-    def quality(proposal):
-        proposed.append(proposal.sizes)
-        return float(len(proposed))
+    def qualities(proposals):
+        proposed.extend(proposal.sizes for proposal in proposals)
+        return [float(place) for place in range(len(proposals))]
 
     for cap in (num_rows, 3 * num_rows + 1, 8 * num_rows):
         problem = Problem(data, cap * num_tables, 1, 9, num_tables, former, lambda: np.random.default_rng(0))
-        METHODS[method](problem, quality)
+        METHODS[method](problem, qualities)
         assert proposed and {sizes.num_params for sizes in proposed} == {cap * num_tables}
         proposed.clear()
 
