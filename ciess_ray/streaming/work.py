@@ -155,6 +155,14 @@ class SegmentWork:
         recommender, meter = config.recommender, Meter()
         former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
         counters = self.number, METHOD_NAMES.index(method)
+        is_warm = former is not None and config.training.warm_batches is not None
+        recipe = Recipe(
+            data.interactions.train,
+            config.training.settings(is_warm=is_warm),
+            recommender.name,
+            recommender.options_with(),
+            resolve_device(recommender.device),
+        )
         problem = Problem(
             data,
             cap_params(config, self.stream, self.number),
@@ -163,15 +171,8 @@ class SegmentWork:
             recommender.num_tables,
             None if former is None else former.table.sizes,
             lambda: rng_of(config.seed, Draws.STREAM_SIZES, *counters),
+            recipe,
             {} if self.number == 0 else self.folder.memory(self.number - 1, method),
-        )
-        is_warm = former is not None and config.training.warm_batches is not None
-        recipe = Recipe(
-            data.interactions.train,
-            config.training.settings(is_warm=is_warm),
-            recommender.name,
-            recommender.options_with(),
-            resolve_device(recommender.device),
         )
         tried = _Tried(
             self,

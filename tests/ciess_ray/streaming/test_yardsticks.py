@@ -19,6 +19,7 @@ from ciess_ray.streaming.yardsticks import (
 )
 from envs.data import InteractionLog
 from envs.data.stream import Segment, Stream, cut_stream
+from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
@@ -55,6 +56,12 @@ def fashion():
             seen.add(pair)
             unique.append(pair)
     return stream_of(unique, 60)
+
+
+def problem_of(data, cap_params, max_embedding_size, num_tables=1, former=None):
+    recipe = Recipe(csr_array(np.eye(3, dtype=np.float32)), TrainingSettings(), "mf")
+    bounds = 1, max_embedding_size
+    return Problem(data, cap_params, *bounds, num_tables, former, lambda: np.random.default_rng(0), recipe)
 
 
 def test_names_are_those_of_the_configuration():
@@ -148,7 +155,7 @@ def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method
         return [float(place) for place in range(len(proposals))]
 
     for cap in (num_rows, 3 * num_rows + 1, 8 * num_rows):
-        problem = Problem(data, cap * num_tables, 1, 9, num_tables, former, lambda: np.random.default_rng(0))
+        problem = problem_of(data, cap * num_tables, 9, num_tables, former)
         METHODS[method](problem, qualities)
         assert proposed and {sizes.num_params for sizes in proposed} == {cap * num_tables}
         proposed.clear()
@@ -156,9 +163,7 @@ def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method
 
 def test_a_power_of_rank_gives_the_popular_the_larger_sizes(fashion):
     data = segment_data(fashion, 3)
-    problem = Problem(
-        data, 4 * data.interactions.num_entities, 1, 64, 1, None, lambda: np.random.default_rng(0)
-    )
+    problem = problem_of(data, 4 * data.interactions.num_entities, 64)
     popularity = data.popularity(1.0)
     sizes = problem.shape(1.0, (0.0, 3.0), popularity)
     order = np.argsort(-places_by_popularity(popularity[1]))

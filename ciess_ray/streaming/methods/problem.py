@@ -1,8 +1,4 @@
-"""Who decides the sizes of a segment, by hand: each proposes tables, and validation says which is kept.
-
-Every table that is tried is trained as the one that is kept, and the training of the best is the one that is
-kept: shapes that are judged by shorter trainings come out in another order.
-"""
+"""What a method that decides the sizes of a segment is given: the problem, and the judge of its proposals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ciess_ray.streaming.segment import SegmentData
-from ciess_ray.streaming.yardsticks import best_decay, half_life
+from envs.recommenders.training import Recipe
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.scall import by_popularity, fractions
-
-#: How many times as large as items users are, on average. Neighbours differ by less than validation can tell,
-#: so that following its gains from 1 on ends too early.
-_RATIOS = (1.0, 0.5, 2.0, 4.0, 8.0)
-#: Of the rank of popularity, on items and on users; 0 is one size for all.
-_ITEM_POWERS, _USER_POWERS = (0.0, 1.0, 3.0), (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +25,7 @@ class Problem:
         num_tables: Tables in which every row has its size.
         former: Sizes of the last segment; None in the first.
         new_rng: Makes a generator, always of the same draws.
+        recipe: How its tables are trained.
         memory: What the method itself has left in the last segment, by name; what it leaves here is kept with
             the segment's table, and is there in the next.
     """
@@ -46,6 +37,7 @@ class Problem:
     num_tables: int
     former: EmbeddingSizes | None
     new_rng: Callable[[], np.random.Generator]
+    recipe: Recipe
     memory: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def project(
@@ -105,64 +97,3 @@ class Proposal:
 #: Trains tables, and says how good each is on validation, in their order; the same table is trained once. The
 #: best of all that it is given is the one that is kept, the first among equals.
 Judge = Callable[[Sequence[Proposal]], list[float]]
-
-
-def equal_sizes(problem: Problem, judge: Judge) -> None:
-    """The same size for everyone; a cap that does not divide evenly gives two neighbouring sizes."""
-    judge([Proposal("", problem.shape(1.0))])
-
-
-def last_sizes(problem: Problem, judge: Judge) -> None:
-    """Everyone keeps the last segment's size and newcomers get the least one, projected onto the cap.
-
-    The first segment has equal sizes.
-    """
-    former = problem.former
-    if former is None:
-        return equal_sizes(problem, judge)
-    interactions = problem.data.interactions
-    user, item = (
-        np.concatenate([sizes, np.full(count - len(sizes), problem.min_embedding_size)])
-        for sizes, count in (
-            (former.user, interactions.num_users),
-            (former.item, interactions.num_items),
-        )
-    )
-    judge([Proposal("", problem.project(user, item))])
-
-
-def split(problem: Problem, judge: Judge) -> None:
-    """One size for all users and one for all items, of a few ratios the one that validation likes best."""
-    judge([Proposal(f"users : items {ratio:g}", problem.shape(ratio)) for ratio in _RATIOS])
-
-
-def rank_power(problem: Problem, judge: Judge) -> None:
-    """A split, then a power of the rank of popularity for items, then one for users, each as validation says.
-
-    Popularity fades with the half-life whose most popular items validation likes best.
-    """
-    decay = best_decay(problem.data)
-    popularity = problem.data.popularity(decay)
-
-    def best(shapes: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-        proposals = [
-            Proposal(
-                f"users : items {ratio:g}, powers {user:g} and {item:g} of rank, {half_life(decay)}",
-                problem.shape(ratio, (user, item), popularity),
-            )
-            for ratio, user, item in shapes
-        ]
-        return shapes[int(np.argmax(judge(proposals)))]
-
-    ratio, _, _ = best([(ratio, 0.0, 0.0) for ratio in _RATIOS])
-    *_, item = best([(ratio, 0.0, power) for power in _ITEM_POWERS])
-    best([(ratio, power, item) for power in _USER_POWERS])
-
-
-#: Each proposes the tables of a segment.
-METHODS: dict[str, Callable[[Problem, Judge], None]] = {
-    "equal sizes": equal_sizes,
-    "last sizes": last_sizes,
-    "split": split,
-    "rank power": rank_power,
-}

@@ -1,0 +1,16 @@
+"""Who decides the sizes of a segment: each proposes tables, and validation says which is kept."""
+
+from collections.abc import Callable
+
+from ciess_ray.streaming.methods.by_hand import equal_sizes, last_sizes, rank_power, split
+from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
+
+#: Each proposes the tables of a segment; ``ciess_ray.streaming.config`` has the names.
+METHODS: dict[str, Callable[[Problem, Judge], None]] = {
+    "equal sizes": equal_sizes,
+    "last sizes": last_sizes,
+    "split": split,
+    "rank power": rank_power,
+}
+
+__all__ = ["METHODS", "Judge", "Problem", "Proposal"]
