@@ -154,7 +154,7 @@ def verify(
 
 
 def track(
-    folder: Annotated[str, typer.Argument(help="Of a search, a sweep or a comparison.")],
+    folder: Annotated[str, typer.Argument(help="Of a search, a sweep, a comparison or a stream.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Where to, if elsewhere.", metavar="[tracking.FIELD=VALUE]...")
     ] = None,
@@ -180,7 +180,7 @@ def track(
 
 
 def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """Record the folder of a search, a sweep or a comparison that is over.
+    """Record the folder of a search, a sweep or a comparison that is over, or what is done of a stream.
 
     Args:
         location: The folder; for a sweep it may be a URI.
@@ -195,6 +195,8 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     # PyTorch and Ray take seconds to import.
     from ciess_ray.comparisons.driver import PLAN_FILE, send_comparison
     from ciess_ray.result import RESULT_FILE
+    from ciess_ray.streaming.driver import send_stream
+    from ciess_ray.streaming.folder import STREAM_FILE
     from ciess_ray.sweeps.driver import send_sweep
     from ciess_ray.sweeps.storage import Storage
     from ciess_ray.tracking.runs import send_search
@@ -204,11 +206,13 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
         return send_sweep(storage, overrides)
     if storage.has(PLAN_FILE):
         return send_comparison(folder, overrides)
+    if storage.has(STREAM_FILE):
+        return send_stream(folder, overrides)
     if storage.has(RESULT_FILE):
         return send_search(folder, overrides)
     raise ResultError(
-        f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE} and {PLAN_FILE} in it; name the "
-        "folder of a search, a sweep or a comparison."
+        f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE}, {PLAN_FILE} and {STREAM_FILE} in "
+        "it; name the folder of a search, a sweep, a comparison or a stream."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig
+from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig, TrackingConfig
 from ciess_ray.config.section import Place, Section, one_of, refuse_twice
 from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
 from envs.budget import MemoryBudget
@@ -91,6 +91,7 @@ class StreamConfig(Section):
     output: Place = Field(Path("runs/stream"), description="folder of the stream")
     recommender: RecommenderConfig = Field(default_factory=RecommenderConfig)
     training: StreamTraining = Field(default_factory=StreamTraining)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @field_validator("budget")
     @classmethod

@@ -1,17 +1,24 @@
 """A stream from its first segment to its last, or from where it was left."""
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import read_log
 from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.plain_text import command
 from ciess_ray.streaming.config import StreamConfig
-from ciess_ray.streaming.folder import StreamFolder, fingerprint
+from ciess_ray.streaming.folder import StreamFolder, fingerprint, row_of
 from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
+from ciess_ray.tracking.mlflow_store import tell_problems
+from ciess_ray.tracking.streams import StreamTracker
 from envs.data.stream import Stream, cut_stream
 from envs.errors import ResultError, within
+
+#: What the journal calls a segment that MLflow has.
+_RECORDED = "segment recorded"
 
 
 def run_stream(
@@ -33,10 +40,13 @@ def run_stream(
     """
     folder = StreamFolder(config.output)
     folder.check(overwrite=overwrite)
-    stream = read_stream(config)
-    with folder.held():
-        folder.begin(config.model_dump(mode="json"), stream)
-        return _follow(config, folder, stream, on_progress)
+    stream, key = read_stream(config), uuid.uuid4().hex[:12]
+    # What a former stream in the folder has recorded is not this one's.
+    with folder.held(), _tracker(config, folder, key, is_anew=True) as tracker:
+        folder.begin(key, config.model_dump(mode="json"), stream)
+        rows = _follow(config, folder, stream, tracker, on_progress)
+    tell_problems(tracker.problems)
+    return rows
 
 
 def resume_stream(
@@ -49,7 +59,8 @@ def resume_stream(
 
     Args:
         path: Its folder.
-        overrides: Where the log lies now, e.g. ``dataset.path=elsewhere.parquet``.
+        overrides: Where the log lies now, e.g. ``dataset.path=elsewhere.parquet``; where it is recorded, e.g.
+            ``tracking.uri=...`` whose password no folder keeps.
         on_progress: Called with every piece of news.
 
     Raises:
@@ -57,8 +68,7 @@ def resume_stream(
     """
     folder = StreamFolder(path)
     state = folder.read()
-    values = put_overrides(dict(state["config"]), overrides) | {"output": str(path)}
-    config = check_values(StreamConfig, values, str(path))
+    config = _config(path, state, overrides)
     data = config.dataset.path
     if data is not None and not data.exists():
         raise ResultError(
@@ -74,8 +84,41 @@ def resume_stream(
     with folder.held():
         folder.tidy()
         if stream.num_rows > state["num_rows"]:
-            folder.describe(config.model_dump(mode="json"), stream)
-        return _follow(config, folder, stream, on_progress)
+            folder.describe(state["id"], config.model_dump(mode="json"), stream)
+        with _tracker(config, folder, state["id"]) as tracker:
+            rows = _follow(config, folder, stream, tracker, on_progress)
+    tell_problems(tracker.problems)
+    return rows
+
+
+def send_stream(path: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Record the segments of a stream that are finished.
+
+    Runs that the store knows are gone on with and get only what they lack, so that it may be sent twice.
+
+    Args:
+        path: Its folder.
+        overrides: Where to, if elsewhere than it says: ``tracking.uri=...``, ``tracking.experiment=...``.
+
+    Returns:
+        The store, without its secret, and a sentence on each thing that it did not take.
+
+    Raises:
+        CiessError: No segment is finished, the stream is under way, or MLflow cannot record there.
+    """
+    folder = StreamFolder(path)
+    state = folder.read()
+    config = _config(path, state, [*overrides, "tracking.mlflow=true"])
+    with folder.held():
+        finished = folder.finished(state, config.methods)
+        if not finished:
+            again = command("ciess-ray", "stream", "--resume", path)
+            raise ResultError(f"{path}: no segment of this stream is finished; go on with it: {again}")
+        with _tracker(config, folder, state["id"], is_anew=True) as tracker:
+            for number, (segment, rows) in enumerate(finished):
+                tracker.segment(number, segment.end, rows, folder.segment(number))
+            tracker.is_complete = len(finished) == len(state["segments"])
+    return tracker.uri, tracker.problems
 
 
 def read_stream(config: StreamConfig) -> Stream:
@@ -95,17 +138,42 @@ def read_stream(config: StreamConfig) -> Stream:
 
 
 def _follow(
-    config: StreamConfig, folder: StreamFolder, stream: Stream, on_progress: Watcher | None
+    config: StreamConfig,
+    folder: StreamFolder,
+    stream: Stream,
+    tracker: StreamTracker,
+    on_progress: Watcher | None,
 ) -> list[dict[str, Any]]:
     """Do whatever the folder does not hold yet."""
     rows: list[dict[str, Any]] = []
-    for number in range(len(stream.segments)):
+    for number, segment in enumerate(stream.segments):
         work = SegmentWork(config, folder, stream, number, on_progress or _nobody)
-        rows += [work.row(method, work.result(method)) for method in config.methods]
+        of_segment = [row_of(work.result(method)) for method in config.methods]
+        rows += of_segment
         folder.write_rows(rows)
         folder.point_to(number)
-        folder.log("segment finished", segment=number, end=stream.segments[number].end)
+        folder.log("segment finished", segment=number, end=segment.end)
+        tracker.segment(number, segment.end, of_segment, folder.segment(number))
+    tracker.is_complete = True
     return rows
+
+
+def _config(path: Path, state: Mapping[str, Any], overrides: Sequence[str]) -> StreamConfig:
+    """That of a stream's folder, with what is told over it."""
+    values = put_overrides(dict(state["config"]), overrides) | {"output": str(path)}
+    return check_values(StreamConfig, values, str(path))
+
+
+def _tracker(config: StreamConfig, folder: StreamFolder, key: str, *, is_anew: bool = False) -> StreamTracker:
+    """Of a stream that has its folder, which knows what the store has."""
+    where = {"uri": without_secrets(config.tracking.uri), "experiment": config.tracking.experiment}
+    told = [] if is_anew else folder.lines(_RECORDED, **where)
+
+    def confirm(number: int, end: int) -> None:
+        folder.log(_RECORDED, segment=number, end=end, **where)
+
+    known = [(line["segment"], line["end"]) for line in told]
+    return StreamTracker(config.tracking, folder.path, key, config.model_dump(mode="json"), known, confirm)
 
 
 def _nobody(news: News) -> None:

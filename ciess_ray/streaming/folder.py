@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,17 +87,24 @@ class StreamFolder:
         """
         return sole_writer(self.path / _LOCK)
 
-    def begin(self, config: Mapping[str, Any], stream: Stream) -> None:
-        """Leave what the stream is, and nothing of a former one."""
+    def begin(self, key: str, config: Mapping[str, Any], stream: Stream) -> None:
+        """Leave what the stream is, and nothing of a former one.
+
+        Args:
+            key: By which MLflow finds its runs.
+            config: Plain values of its configuration.
+            stream: Its log.
+        """
         shutil.rmtree(self.path / SEGMENTS_FOLDER, ignore_errors=True)
         for name in (ROWS_FILE, JOURNAL_FILE, CURRENT):
             (self.path / name).unlink(missing_ok=True)
-        self.describe(config, stream)
+        self.describe(key, config, stream)
 
-    def describe(self, config: Mapping[str, Any], stream: Stream) -> None:
+    def describe(self, key: str, config: Mapping[str, Any], stream: Stream) -> None:
         """Leave what the stream is, or has become of a log that has gone on."""
         content = {
             "format": STREAM_FORMAT,
+            "id": key,
             "versions": versions(),
             "config": config,
             "num_rows": stream.num_rows,
@@ -115,11 +122,12 @@ class StreamFolder:
         if not (self.path / STREAM_FILE).exists():
             raise ResultError(f"{self.path}: no stream: there is no {STREAM_FILE} in it.")
         state = read_json(self.path / STREAM_FILE, STREAM_FORMAT)
-        kinds = {"config": dict, "num_rows": int, "log": str}
+        kinds = {"config": dict, "num_rows": int, "log": str, "segments": list}
         wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
         if wrong:
             raise ResultError(f"{self.path / STREAM_FILE}: damaged: {wrong[0]} is missing, or no such thing.")
-        return state
+        # Before streams were recorded they had no name of their own.
+        return {"id": state["log"][:12]} | state
 
     def tidy(self) -> None:
         """Remove what killed processes have left half done."""
@@ -146,6 +154,30 @@ class StreamFolder:
         file = self.method(number, method) / RESULT_FILE
         result = read_json(file, STREAM_RESULT_FORMAT) if file.exists() else None
         return result if result is not None and result.get("rows") == vars(segment) else None
+
+    def finished(
+        self, state: Mapping[str, Any], methods: Sequence[str]
+    ) -> list[tuple[Segment, list[dict[str, Any]]]]:
+        """The segments that every method is done with, up to the first that is not; of each its rows.
+
+        Args:
+            state: What :meth:`read` gave.
+            methods: Their names.
+
+        Raises:
+            ResultError: A segment, or a result, is damaged.
+        """
+        done: list[tuple[Segment, list[dict[str, Any]]]] = []
+        for number, values in enumerate(state["segments"]):
+            try:
+                segment = Segment(**values)
+            except TypeError as error:
+                raise ResultError(f"{self.path / STREAM_FILE}: damaged ({error}).") from error
+            results = [result for method in methods if (result := self.result(number, method, segment))]
+            if len(results) < len(methods):
+                break
+            done.append((segment, [row_of(result) for result in results]))
+        return done
 
     def write(
         self,
@@ -203,13 +235,18 @@ class StreamFolder:
         columns = {name: pa.array([row.get(name) for row in rows]) for name in names}
         write_parquet(self.path / ROWS_FILE, pa.table(columns))
 
-    def log(self, event: str, **values: Any) -> None:
-        """Add a line to the journal, unless the same was told before."""
+    def lines(self, event: str, **values: Any) -> list[dict[str, Any]]:
+        """Lines of the journal that say so, in order."""
         file = self.path / JOURNAL_FILE
         told = read_json_lines(file) if file.exists() else []
         line = {"event": event, **values}
-        if any(line.items() <= {**before}.items() for before in told if isinstance(before, dict)):
+        return [before for before in told if isinstance(before, dict) and line.items() <= before.items()]
+
+    def log(self, event: str, **values: Any) -> None:
+        """Add a line to the journal, unless the same was told before."""
+        if self.lines(event, **values):
             return
+        file, line = self.path / JOURNAL_FILE, {"event": event, **values}
         # The line of a killed process may be torn.
         is_torn = file.exists() and not file.read_bytes().endswith(b"\n")
         with file.open("a", encoding="utf-8") as journal:
@@ -231,6 +268,11 @@ class StreamFolder:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
+
+
+def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``stream.parquet`` says of a segment and method."""
+    return {**{name: result[name] for name in ("segment", "method", "chosen")}, **result["figures"]}
 
 
 def current_segment(path: Path) -> Path:

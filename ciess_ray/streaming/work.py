@@ -99,10 +99,6 @@ class SegmentWork:
         """Tell what the segment is at."""
         self._tell(News(self.number, len(self.stream.segments), method, note, result, **what))
 
-    def row(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
-        """A row of ``stream.parquet``."""
-        return {"segment": self.number, "method": method, "chosen": result["chosen"], **result["figures"]}
-
     @cached_property
     def data(self) -> SegmentData:
         """What may be chosen by."""

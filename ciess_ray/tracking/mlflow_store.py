@@ -58,13 +58,13 @@ class MlflowRun:
         is_known: Set once either is.
     """
 
-    def __init__(self, store: "MlflowStore") -> None:
-        self._store = store
+    def __init__(self, store: "MlflowStore", *, is_newest_right: bool = False) -> None:
+        self._store, self._is_newest_right = store, is_newest_right
         self.run_id: str | None = None
         self.error: str | None = None
         self.is_known = threading.Event()
         self._metrics: list[Any] = []
-        self._there: set[tuple[str, int]] = set()
+        self._there: dict[tuple[str, int], float] = {}
 
     def wait(self, timeout_s: float = CLOSE_S) -> str:
         """The run's id, which takes the store a moment.
@@ -140,7 +140,8 @@ class MlflowRun:
         else:
             client.update_run(run.info.run_id, status="RUNNING")
             histories = (client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-            self._there = {(metric.key, metric.step) for history in histories for metric in history}
+            there = sorted((m for history in histories for m in history), key=lambda m: m.timestamp)
+            self._there = {(metric.key, metric.step): metric.value for metric in there}
         missing = [
             Param(name, value[:_MAX_PARAM_LENGTH])
             for name, value in params.items()
@@ -154,11 +155,15 @@ class MlflowRun:
         """All that wait, those of later steps too."""
         batch = self._metrics[:_MAX_METRICS]
         # Of what is tried again the first steps are told once more; what was told first counts.
-        new = {(m.key, m.step): m for m in reversed(batch) if (m.key, m.step) not in self._there}
+        new = {(m.key, m.step): m for m in reversed(batch) if self._is_new(m)}
         if new:
             self._store.client.log_batch(self.run_id, metrics=list(reversed(new.values())))
-        self._there |= new.keys()
+        self._there |= {place: metric.value for place, metric in new.items()}
         del self._metrics[: len(batch)]
+
+    def _is_new(self, metric: Any) -> bool:
+        there = self._there.get((metric.key, metric.step))
+        return there is None or (self._is_newest_right and there != metric.value)
 
     def _write_files(self, places: Mapping[Path, str | None]) -> None:
         with patiently():
@@ -221,6 +226,7 @@ class MlflowStore:
         params: Mapping[str, str] = {},
         tags: Mapping[str, str] = {},
         run_id: str | None = None,
+        is_newest_right: bool = False,
     ) -> MlflowRun:
         """A run, found again or begun; returns at once, and the thread does it.
 
@@ -231,8 +237,10 @@ class MlflowStore:
             tags: Of a run that is new.
             run_id: MLflow's own name of a run to go on with; where the experiment has lost it, another is
                 begun.
+            is_newest_right: Whether a metric of a step that is told again, and is another, counts from then
+                on; otherwise what was told first does.
         """
-        run = MlflowRun(self)
+        run = MlflowRun(self, is_newest_right=is_newest_right)
         # A run that was begun, and whose store's answer was lost, is found by its key too.
         tags = {**tags, _KEY_TAG: key or uuid.uuid4().hex}
         self.put(run, lambda: run.begin(name, params, tags, run_id))
@@ -241,6 +249,18 @@ class MlflowStore:
     def put(self, run: MlflowRun, write: Callable[[], None]) -> None:
         """Have something of a run written once all that came before it is."""
         self._writes.put((run, write))
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait a little for what is not written yet, and not at all for a store that fails.
+
+        Returns:
+            Whether everything that it was told has been written.
+        """
+        until = time.monotonic() + timeout_s
+        with self._writes.all_tasks_done:
+            while self.num_waiting and self._failing_since is None and time.monotonic() < until:
+                self._writes.all_tasks_done.wait(_LOOK_S)
+        return not self.num_waiting and not self._problems
 
     def close(self, timeout_s: float = CLOSE_S) -> list[str]:
         """Wait for what is not written yet and end the thread; Ctrl-C ends the waiting.

@@ -109,7 +109,10 @@ def test_a_search_that_broke_off_is_sent_as_far_as_it_came(folder, uri, find_run
 @pytest.mark.parametrize(
     ("write", "told"),
     [
-        (lambda folder: folder.mkdir(), "there is none of result.json, sweep.json and plan.json"),
+        (
+            lambda folder: folder.mkdir(),
+            "there is none of result.json, sweep.json, plan.json and stream.json",
+        ),
         (lambda folder: write_search(folder, status="running"), "'running': wait for it.*--resume"),
     ],
 )

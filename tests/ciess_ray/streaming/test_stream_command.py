@@ -10,60 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from kills import content_of
 from moments import moments_of
+from stream_log import CAP, NUM_ROWS, write_log
 
-from ciess_ray.config.yaml_file import check_values
 from ciess_ray.files.formats import read_json_lines
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import ServedRecommender
-from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS, StreamConfig
+from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS
 from ciess_ray.streaming.driver import resume_stream, run_stream
 from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder, current_segment
 from ciess_ray.streaming.live import StreamView
 from ciess_ray.streaming.methods import METHODS
 from ciess_ray.terminal import Terminal
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
-
-#: 300 rows make three segments of 100.
-NUM_ROWS, CAP = 300, 150
-
-
-def write_log(path, times=None, num_rows=NUM_ROWS):
-    """Users and items that keep arriving, a third of them cold whenever they are tested."""
-    rng = np.random.default_rng(0)
-    place = np.arange(num_rows)
-    user, item = (place * rng.random(num_rows) * share for share in (0.2, 0.15))
-    pairs, first = np.unique(np.stack([user.astype(int), item.astype(int)]), axis=1, return_index=True)
-    pairs = pairs[:, np.argsort(first)]
-    columns = {
-        "user_id": [f"u{number:03}" for number in pairs[0]],
-        "item_id": pairs[1] * 10,
-        "timestamp": 10 * np.arange(pairs.shape[1]) if times is None else times[: pairs.shape[1]],
-    }
-    pq.write_table(pa.table(columns), path)
-    return pairs.shape[1]
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    path = tmp_path_factory.mktemp("log") / "log.parquet"
-    write_log(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def make(log):
-    def make(output, **fields):
-        values = {
-            "dataset": {"path": str(log)},
-            "segments": {"rows": 60},
-            "budget": f"{CAP} params",
-            "output": str(output),
-            "recommender": {"max_embedding_size": 8, "device": "cpu"},
-            "training": {"batch_size": 64, "batches": 3, "warm_batches": 2},
-        }
-        return check_values(StreamConfig, values | fields, "made up")
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +267,7 @@ def test_a_terminal_shows_a_row_a_method(done):
 def test_the_command(log, tmp_path, run_cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [log, "segments.rows=60", "methods=[popular ever, item cosine]", "budget=150 params"]
+    arguments.append("tracking.mlflow=false")
     status, said, complained = run_cli("stream", *arguments, "--output", "out")
     assert (status, complained) == (0, "") and "segment 1 of" in said and "results: out" in said
     assert any(line.split()[:2] == ["item", "cosine"] for line in said.splitlines())
