@@ -81,17 +81,17 @@ def _start_here(num_cpus: int | None) -> None:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def gpus_of_each(config: RunConfig, given: float | None, num_claims: int) -> float:
+def gpus_of_each(device: str, given: float | None, num_claims: int) -> float:
     """GPUs that each of so many processes claims.
 
     Args:
-        config: The run.
+        device: What the recommender is asked to live on.
         given: What the configuration says; None for an equal share of the cluster's, at most one.
         num_claims: Processes that run side by side.
     """
     if given is not None:
         return given
-    if config.recommender.device == "cpu" or num_claims == 0:
+    if device == "cpu" or num_claims == 0:
         return 0.0
     return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / num_claims)
 
@@ -103,22 +103,33 @@ def check_resources(config: RunConfig) -> None:
         ConfigError: With the arithmetic and the field to change.
     """
     settings, resources = config.search, config.resources
-    num_runners = settings.num_env_runners
+    num_runners, device = settings.num_env_runners, config.recommender.device
     _check(
         f"search.num_env_runners={num_runners}",
         "env_runner",
         num_runners,
         resources.num_cpus_per_env_runner,
-        gpus_of_each(config, resources.num_gpus_per_env_runner, num_runners),
+        gpus_of_each(device, resources.num_gpus_per_env_runner, num_runners),
     )
-    if config.recommender.device == "cuda" and not ray.cluster_resources().get("GPU"):
+    check_training(device, resources.num_cpus_per_training, resources.num_gpus_per_training or 0.0)
+
+
+def check_training(device: str, num_cpus: float, num_gpus: float) -> None:
+    """Refuse a training that the cluster can never hold; one at a time is enough.
+
+    Args:
+        device: What the recommender is asked to live on.
+        num_cpus: That the training claims.
+        num_gpus: The same.
+
+    Raises:
+        ConfigError: With the arithmetic and the field to change.
+    """
+    if device == "cuda" and not ray.cluster_resources().get("GPU"):
         raise ConfigError(
             "recommender.device='cuda' was asked for, but this cluster has no GPU: use 'auto' or 'cpu'."
         )
-    # One at a time is enough.
-    _check(
-        "a training", "training", 1, resources.num_cpus_per_training, resources.num_gpus_per_training or 0.0
-    )
+    _check("a training", "training", 1, num_cpus, num_gpus)
 
 
 def cluster_nodes() -> list[Claim]:

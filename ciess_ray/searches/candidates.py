@@ -60,7 +60,7 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
             # A fraction is as good, whatever RLlib declares.
             num_cpus_per_env_runner=cast(int, config.resources.num_cpus_per_env_runner),
             num_gpus_per_env_runner=gpus_of_each(
-                config, config.resources.num_gpus_per_env_runner, num_runners
+                config.recommender.device, config.resources.num_gpus_per_env_runner, num_runners
             ),
         )
         .evaluation(

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig, TrackingConfig
-from ciess_ray.config.section import Place, Section, one_of, refuse_twice
+from ciess_ray.config.section import CpuClaim, GpuClaim, Place, Section, one_of, refuse_twice
 from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
 from envs.budget import MemoryBudget
 from envs.data.stream import Period
@@ -75,6 +75,21 @@ class StreamTraining(Section):
         )
 
 
+class StreamResources(Section):
+    """Trainings side by side on Ray; tables and figures are the same wherever they are trained."""
+
+    num_workers: int = Field(
+        0,
+        ge=0,
+        description="tables of a method that are trained at once, each as a task of Ray; 0: one after the "
+        "other in this process",
+    )
+    num_cpus_per_training: CpuClaim = Field(1.0, description="CPUs of such a task, and its threads")
+    num_gpus_per_training: GpuClaim | None = Field(
+        None, description="GPUs of such a task; null: an equal share, at most one, where device is no cpu"
+    )
+
+
 class StreamConfig(Section):
     """A log that goes on, segment by segment, and the tables and lists that follow it."""
 
@@ -91,6 +106,7 @@ class StreamConfig(Section):
     output: Place = Field(Path("runs/stream"), description="folder of the stream")
     recommender: RecommenderConfig = Field(default_factory=RecommenderConfig)
     training: StreamTraining = Field(default_factory=StreamTraining)
+    resources: StreamResources = Field(default_factory=StreamResources)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @field_validator("budget")

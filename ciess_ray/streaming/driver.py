@@ -1,7 +1,8 @@
 """A stream from its first segment to its last, or from where it was left."""
 
+import contextlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import read_log
 from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.plain_text import command
+from ciess_ray.resources import check_training, ray_session
 from ciess_ray.streaming.config import StreamConfig
 from ciess_ray.streaming.folder import StreamFolder, fingerprint, row_of
 from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
@@ -42,7 +44,7 @@ def run_stream(
     folder.check(overwrite=overwrite)
     stream, key = read_stream(config), uuid.uuid4().hex[:12]
     # What a former stream in the folder has recorded is not this one's.
-    with folder.held(), _tracker(config, folder, key, is_anew=True) as tracker:
+    with _session(config), folder.held(), _tracker(config, folder, key, is_anew=True) as tracker:
         folder.begin(key, config.model_dump(mode="json"), stream)
         rows = _follow(config, folder, stream, tracker, on_progress)
     tell_problems(tracker.problems)
@@ -81,7 +83,7 @@ def resume_stream(
             f"{path}: {stream.source} does not begin with the {state['num_rows']:,} rows that this stream "
             "has followed so far; bring those back, or begin a stream of its own in another folder."
         )
-    with folder.held():
+    with _session(config), folder.held():
         folder.tidy()
         if stream.num_rows > state["num_rows"]:
             folder.describe(state["id"], config.model_dump(mode="json"), stream)
@@ -174,6 +176,23 @@ def _tracker(config: StreamConfig, folder: StreamFolder, key: str, *, is_anew: b
 
     known = [(line["segment"], line["end"]) for line in told]
     return StreamTracker(config.tracking, folder.path, key, config.model_dump(mode="json"), known, confirm)
+
+
+@contextlib.contextmanager
+def _session(config: StreamConfig) -> Iterator[None]:
+    """A Ray that holds a training, for a stream that wants one.
+
+    Raises:
+        ConfigError: It can never hold one.
+    """
+    resources = config.resources
+    if not resources.num_workers:
+        yield
+        return
+    with ray_session():
+        num_gpus = resources.num_gpus_per_training or 0.0
+        check_training(config.recommender.device, resources.num_cpus_per_training, num_gpus)
+        yield
 
 
 def _nobody(news: News) -> None:

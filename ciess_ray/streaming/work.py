@@ -4,13 +4,14 @@ A method's table of a segment is all that its next one begins with, and draws de
 and the method alone, so that a stream that goes on after a kill comes to what it would have come to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
 
 from ciess_ray.packed.table import PackedTable
@@ -19,18 +20,17 @@ from ciess_ray.serving.files import TABLE_FILE, ScorerFile
 from ciess_ray.streaming.config import METHOD_NAMES, StreamConfig
 from ciess_ray.streaming.folder import StreamFolder
 from ciess_ray.streaming.judging import Ranker, judge
-from ciess_ray.streaming.methods import METHODS, Problem, Proposal
-from ciess_ray.streaming.recommender import PackedRecommender, SegmentTraining, train_segment
+from ciess_ray.streaming.methods import METHODS, Problem
+from ciess_ray.streaming.recommender import PackedRecommender, SegmentTraining
 from ciess_ray.streaming.segment import SegmentData, SegmentTest, reveal_test, segment_data
+from ciess_ray.streaming.trying import Teaching, Tried
 from ciess_ray.streaming.yardsticks import YARDSTICKS, popular_items
 from ciess_ray.streams import Stream as Draws
 from ciess_ray.streams import rng_of
 from ciess_ray.training.convergence import Meter
 from envs.data.stream import Stream
 from envs.metrics import CUTOFFS
-from envs.recommenders import resolve_device
-from envs.recommenders.evaluation import evaluate, rank_items
-from envs.recommenders.training import Recipe
+from envs.recommenders.evaluation import rank_items
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _CHOOSING, _TESTING = "choosing", "testing"
@@ -105,6 +105,11 @@ class SegmentWork:
         return segment_data(self.stream, self.number)
 
     @cached_property
+    def _put(self) -> Any | None:
+        """The interactions that may be chosen by, once in Ray's object store; None where all is done here."""
+        return ray.put(self.data.interactions) if self.config.resources.num_workers else None
+
+    @cached_property
     def test(self) -> SegmentTest:
         """What is tested on, of which nothing that chooses is told."""
         return reveal_test(self.stream, self.number)
@@ -152,13 +157,13 @@ class SegmentWork:
         former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
         counters = self.number, METHOD_NAMES.index(method)
         is_warm = former is not None and config.training.warm_batches is not None
-        recipe = Recipe(
-            data.interactions.train,
+        teaching = Teaching(
             config.training.settings(is_warm=is_warm),
-            recommender.name,
-            recommender.options_with(),
-            resolve_device(recommender.device),
+            recommender,
+            former if is_warm else None,
+            partial(rng_of, config.seed, Draws.STREAM_TRAINING, *counters),
         )
+        recipe = teaching.recipe(data.interactions)
         problem = Problem(
             data,
             cap_params(config, self.stream, self.number),
@@ -170,12 +175,13 @@ class SegmentWork:
             recipe,
             {} if self.number == 0 else self.folder.memory(self.number - 1, method),
         )
-        tried = _Tried(
-            self,
-            method,
+        tried = Tried(
+            teaching,
             recipe,
-            former if is_warm else None,
-            lambda: rng_of(config.seed, Draws.STREAM_TRAINING, *counters),
+            data.interactions,
+            self._put,
+            config.resources,
+            lambda name: self.say(method, name),
         )
         with meter.phase(_CHOOSING):
             METHODS[method](problem, tried)
@@ -192,7 +198,7 @@ class SegmentWork:
             **_churn(former.table.sizes if former else None, sizes),
             "num_trainings": tried.num_trainings,
             "cpu_s/training": training.cpu_s,
-            **_costs(meter),
+            **_costs(meter, tried.cpu_s),
         }
         result = self._told(method, best.name, figures)
         tested = data.interactions.with_test(self.test.known)
@@ -206,51 +212,6 @@ class SegmentWork:
         return result
 
 
-class _Tried:
-    """Trains the tables that a method proposes, each once, and keeps the best.
-
-    Attributes:
-        best: The best on validation so far, the first among equals, and its training.
-        num_trainings: Tables trained.
-    """
-
-    best: tuple[Proposal, SegmentTraining]
-
-    def __init__(
-        self,
-        segment: SegmentWork,
-        method: str,
-        recipe: Recipe,
-        former: PackedRecommender | None,
-        new_rng: Callable[[], np.random.Generator],
-    ) -> None:
-        self._segment, self._method, self._recipe, self._former = segment, method, recipe, former
-        self._new_rng = new_rng
-        self._qualities: dict[bytes, float] = {}
-
-    @property
-    def num_trainings(self) -> int:
-        return len(self._qualities)
-
-    def __call__(self, proposals: Sequence[Proposal]) -> list[float]:
-        """Validation quality of each proposal."""
-        return [self._quality(proposal) for proposal in proposals]
-
-    def _quality(self, proposal: Proposal) -> float:
-        table = proposal.sizes.user.tobytes() + proposal.sizes.item.tobytes()
-        if table in self._qualities:
-            return self._qualities[table]
-        self._segment.say(self._method, proposal.name)
-        # The same draws for all, so that tables are compared and not luck.
-        training = train_segment(self._recipe, proposal.sizes, self._new_rng(), self._former)
-        interactions = self._segment.data.interactions
-        quality = evaluate(training.recommender, interactions.train, interactions.validation).quality
-        if not self._qualities or quality > max(self._qualities.values()):
-            self.best = proposal, training
-        self._qualities[table] = quality
-        return quality
-
-
 def _ranker(training: SegmentTraining) -> Ranker:
     return lambda seen, users, depth: rank_items(training.recommender, seen, users, depth)
 
@@ -260,9 +221,15 @@ def _packed(folder: Path) -> PackedRecommender:
     return PackedRecommender(PackedTable.open(folder / TABLE_FILE), ScorerFile.read(folder).state)
 
 
-def _costs(meter: Meter) -> dict[str, float]:
-    costs = {f"cpu_s/{phase}": meter.cpu_s[phase] for phase in (_CHOOSING, _TESTING)}
-    return costs | {"cpu_s": sum(meter.cpu_s.values()), "wall_s": sum(meter.wall_s.values())}
+def _costs(meter: Meter, elsewhere_s: float = 0.0) -> dict[str, float]:
+    """What was taken here, and by whoever trained elsewhere."""
+    choosing, testing = meter.cpu_s[_CHOOSING] + elsewhere_s, meter.cpu_s[_TESTING]
+    return {
+        f"cpu_s/{_CHOOSING}": choosing,
+        f"cpu_s/{_TESTING}": testing,
+        "cpu_s": choosing + testing,
+        "wall_s": sum(meter.wall_s.values()),
+    }
 
 
 def _churn(former: EmbeddingSizes | None, sizes: EmbeddingSizes) -> dict[str, int]:

@@ -279,7 +279,7 @@ def claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
     """The function of Ray with what a training claims, where so many share the GPUs."""
     return function.options(
         num_cpus=config.resources.num_cpus_per_training,
-        num_gpus=gpus_of_each(config, config.resources.num_gpus_per_training, num_claims),
+        num_gpus=gpus_of_each(config.recommender.device, config.resources.num_gpus_per_training, num_claims),
     )
 
 

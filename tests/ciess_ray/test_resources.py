@@ -65,6 +65,6 @@ def test_a_gpu_by_name_is_refused_where_no_node_has_one(config):
     ("device", "given", "num_claims", "gpus"),
     [("cpu", None, 4, 0.0), ("auto", None, 4, 0.5), ("auto", None, 1, 1.0), ("auto", 0.2, 4, 0.2)],
 )
-def test_gpus_are_shared_where_there_are_some(config, monkeypatch, device, given, num_claims, gpus):
+def test_gpus_are_shared_where_there_are_some(monkeypatch, device, given, num_claims, gpus):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    assert gpus_of_each(config(device=device), given, num_claims) == gpus
+    assert gpus_of_each(device, given, num_claims) == gpus

@@ -143,6 +143,18 @@ def test_a_stream_that_is_killed_goes_on_to_the_same_end(make, tmp_path):
         assert not list(copy.glob("**/*.partial"))
 
 
+def test_side_by_side_on_ray_a_stream_comes_to_the_same(make, tmp_path, ray_cluster):
+    """To the bit, tables and figures, whoever trains; the Ray that is there is used, and left."""
+    folders = []
+    for num_workers in (0, 2):
+        stream = make(tmp_path / f"{num_workers}", methods=["split"], resources={"num_workers": num_workers})
+        run_stream(stream)
+        folders.append(plain(stream.output))
+    assert folders[0] == folders[1] and ray_cluster.is_initialized()
+    with pytest.raises(ConfigError, match="room for 0 such.*resources.num_cpus_per_training"):
+        run_stream(make(tmp_path / "x", resources={"num_workers": 1, "num_cpus_per_training": 500}))
+
+
 def test_a_stream_goes_on_as_its_log_does(make, log, tmp_path):
     dataset, methods = {"path": str(tmp_path / "log.parquet")}, ["last sizes", "popular of late"]
     whole = pq.read_table(log)
