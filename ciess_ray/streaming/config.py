@@ -16,7 +16,7 @@ from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 
 #: Names of ``ciess_ray.streaming.methods.METHODS``, which takes seconds to import, in the order of tables.
-TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power")
+TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power", "table policy")
 #: The same of ``ciess_ray.streaming.yardsticks.YARDSTICKS``, which have no table.
 YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
 METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)

@@ -8,7 +8,7 @@ buffer is filled near it. Entities of one popularity get one size: differences b
 asks for cost quality (docs/findings.md).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,15 @@ class WarmUp:
     Args:
         num_steps: Of the warm-up, over all env runners.
         seed: Of the draws; the draw for policy number i depends on (seed, i) alone.
+        first: Policies that it begins with, e.g. the best of a search before; None for :func:`plain_splits`.
+            As many random ones follow in either case.
     """
 
-    def __init__(self, num_steps: int, seed: int) -> None:
+    def __init__(self, num_steps: int, seed: int, first: Sequence[Policy] | None = None) -> None:
         self._num_steps, self._seed = num_steps, seed
-        self._num_random, self._splits = num_random_steps(num_steps), plain_splits(num_steps)
+        splits = plain_splits(num_steps)
+        self._first = splits if first is None else list(first)
+        self._num_random = num_random_steps(num_steps) - len(splits) + len(self._first)
         self._num_proposed = 0
         self._lost: list[Policy] = []
         self._policies: list[NDArray[np.float64]] = []
@@ -98,8 +102,8 @@ class WarmUp:
             return self._lost.pop(0)
         rng, number = rng_of(self._seed, Stream.WARMUP, 0, self._num_proposed), self._num_proposed
         self._num_proposed += 1
-        if number < len(self._splits):
-            return self._splits[number]
+        if number < len(self._first):
+            return self._first[number]
         # Of many env runners none may be back before the first that would lie near the best.
         if number < self._num_random or not self._policies:
             return {kind: draw_policy(rng) for kind in KINDS}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ciess_ray.streaming.methods.by_hand import equal_sizes, last_sizes, rank_power, split
+from ciess_ray.streaming.methods.policy_search import table_policy
 from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
 
 #: Each proposes the tables of a segment; ``ciess_ray.streaming.config`` has the names.
@@ -11,6 +12,7 @@ METHODS: dict[str, Callable[[Problem, Judge], None]] = {
     "last sizes": last_sizes,
     "split": split,
     "rank power": rank_power,
+    "table policy": table_policy,
 }
 
 __all__ = ["METHODS", "Judge", "Problem", "Proposal"]

@@ -59,7 +59,10 @@ def fashion():
 
 
 def problem_of(data, cap_params, max_embedding_size, num_tables=1, former=None):
-    recipe = Recipe(csr_array(np.eye(3, dtype=np.float32)), TrainingSettings(), "mf")
+    settings = TrainingSettings(max_batches=2, batch_size=8)
+    # Nobody has everything, as all have in some of these segments.
+    train = csr_array(np.eye(*data.interactions.train.shape, dtype=np.float32))
+    recipe = Recipe(train, settings, "mf" if num_tables == 1 else "ncf")
     bounds = 1, max_embedding_size
     return Problem(data, cap_params, *bounds, num_tables, former, lambda: np.random.default_rng(0), recipe)
 

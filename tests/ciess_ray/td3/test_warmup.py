@@ -58,6 +58,24 @@ def test_it_begins_with_plain_splits_and_equal_sizes_among_them(num_runners):
     assert [policy["user"][0] for policy in plain_splits(120)] == users.tolist()
 
 
+def test_it_may_begin_with_other_policies_before_as_many_random_ones():
+    def later(first):
+        tried = take(WarmUp(120, 0, first))
+        num_first = 9 if first is None else len(first)
+        assert first is None or tried[:num_first] == first
+        return [
+            sum(is_plain(one) for one in tried),
+            *(tried[num_first + place]["user"][0] for place in range(21)),
+        ]
+
+    first = [{kind: np.array([0.1 * place, 0.5, 0.5]) for kind in BEST} for place in range(3)]
+    _, *random = later(first)
+    num_plain, *as_many = later(None)
+    assert num_plain == 9 and np.ptp(random) > 0.5 < np.ptp(as_many)
+    # What follows the random ones lies near the best.
+    assert np.mean([quality(one) for one in take(WarmUp(120, 0, first))[24 + 66 :]]) > -0.7
+
+
 @pytest.mark.parametrize("num_runners", [1, 4, 8])
 def test_what_is_lost_on_its_way_is_proposed_again(num_runners):
     rng = np.random.default_rng(0)
