@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ciess_ray.own_packages import refuse_foreign_envs
 
 if TYPE_CHECKING:
+    from ciess_ray.front.stream import stream
     from ciess_ray.front.verbs import compare, load_result, search, sweep
     from ciess_ray.packed.table import PackedTable
     from ciess_ray.serving.recommender import ServedRecommender
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "load_result",
     "search",
+    "stream",
     "sweep",
 ]
 
@@ -35,6 +37,7 @@ _MODULES = {
     "compare": "ciess_ray.front.verbs",
     "load_result": "ciess_ray.front.verbs",
     "search": "ciess_ray.front.verbs",
+    "stream": "ciess_ray.front.stream",
     "sweep": "ciess_ray.front.verbs",
 }
 

@@ -13,6 +13,7 @@ SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "i
 SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
 
 #: What a sweep leaves: its plan, a row a trial, means over seeds, a figure; a trial's result is in a folder.
+STREAM_FILE = "stream.json"
 SWEEP_FILE = "sweep.json"
 SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE = "results.parquet", "results.json", "pareto.png"
 SWEEP_RESULTS_FORMAT = "ciess-ray sweep results 1"

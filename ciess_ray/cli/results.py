@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ciess_ray.metric_keys import RANKING_NOTE
-from ciess_ray.names import SEARCH, SWEEP_FILE
+from ciess_ray.names import SEARCH, STREAM_FILE, SWEEP_FILE
 from ciess_ray.plain_text import command, percent
 from ciess_ray.terminal import TextTable, console, errors, write_data
 from envs.errors import ConfigError, ResultError, check_name
@@ -196,7 +196,6 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
     from ciess_ray.comparisons.driver import PLAN_FILE, send_comparison
     from ciess_ray.result import RESULT_FILE
     from ciess_ray.streaming.driver import send_stream
-    from ciess_ray.streaming.folder import STREAM_FILE
     from ciess_ray.sweeps.driver import send_sweep
     from ciess_ray.sweeps.storage import Storage
     from ciess_ray.tracking.runs import send_search

@@ -22,6 +22,7 @@ from envs.data import (
     Columns,
     InteractionLog,
     Interactions,
+    Keep,
     k_core,
     read_interactions,
     read_sample,
@@ -39,17 +40,21 @@ _FLOAT_BYTES, _ID_BYTES = 4, 8
 _NUM_COPIES = 5
 
 
-def read_log(dataset: LogConfig) -> InteractionLog:
+def read_log(dataset: LogConfig, *, keep: Keep = "last") -> InteractionLog:
     """Read the interactions that a configuration names.
+
+    Args:
+        dataset: The configuration.
+        keep: As of :func:`envs.data.read_interactions`.
 
     Raises:
         DataError: The file cannot be read.
     """
     if dataset.sample is not None:
-        return read_sample(dataset.sample)
+        return read_sample(dataset.sample, keep=keep)
     assert dataset.path is not None
     columns = None if dataset.columns is None else Columns(**dataset.columns)
-    return read_interactions(dataset.path, format=dataset.format, columns=columns)
+    return read_interactions(dataset.path, format=dataset.format, columns=columns, keep=keep)
 
 
 def load_interactions(config: RunConfig) -> Interactions:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ciess_ray.config.yaml_file import dotted_fields, is_data, put_field, read_values
 from ciess_ray.files.formats import write_parquet
-from envs.data import Columns, InteractionLog, Interactions, log_from_frame, log_of_splits, table_of
+from envs.data import Columns, InteractionLog, Interactions, Keep, log_from_frame, log_of_splits, table_of
 from envs.errors import ConfigError, ResultError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def settings_of(
     """Put what a caller gave over what its file says.
 
     Args:
-        verb: ``search``, ``sweep`` or ``compare``.
+        verb: ``search``, ``sweep``, ``compare`` or ``stream``.
         ratings: The data, or a YAML file; None where fields name the data.
         columns: Names of the columns of users, items, ratings and times; None for one that is not named.
         output: The output folder; None for what the file says, or a temporary one.
@@ -107,7 +107,7 @@ def settings_of(
     elif isinstance(ratings, str | Path):
         file = Path(ratings)
     elif ratings is not None:
-        log = log_of(ratings, names)
+        log = log_of(ratings, names, "first" if verb == "stream" else "last")
     values = {} if file is None else read_values(file)
     source = str(file or f"ciess_ray.{verb}")
     folder = file.parent if file else Path()
@@ -121,7 +121,8 @@ def settings_of(
     elif "output" not in values:
         keeper = TemporaryFolder()
         values["output"] = str(keeper.path / verb)
-    values.setdefault("tracking", {"mlflow": False})
+    if "tracking" in sections:
+        values.setdefault("tracking", {"mlflow": False})
     log_file = None
     if log is not None:
         if "://" in str(values["output"]):
@@ -132,8 +133,9 @@ def settings_of(
         name = "ratings.parquet" if log.split is None else "ratings.splits.parquet"
         log_file = Path(str(values["output"])).expanduser() / name
         dataset = {"path": str(log_file), "sample": None, "format": "auto", "columns": None}
-    prefix = "dataset" if verb == "search" else "base.dataset"
-    if dataset and verb != "search" and isinstance(base := values.get("base"), str | Path):
+    has_base = verb in ("sweep", "compare")
+    prefix = "base.dataset" if has_base else "dataset"
+    if dataset and has_base and isinstance(base := values.get("base"), str | Path):
         values["base"] = read_values(folder / base)
     for name, value in dataset.items():
         if f"{prefix}.{name}" in fields:
@@ -142,12 +144,13 @@ def settings_of(
     return Settings(values, source, folder, keeper, log, log_file)
 
 
-def log_of(ratings: Any, names: Mapping[str, str]) -> InteractionLog:
+def log_of(ratings: Any, names: Mapping[str, str], keep: Keep = "last") -> InteractionLog:
     """Interactions that are in memory, under the checks that a file's rows go through.
 
     Args:
         ratings: A DataFrame, or interactions.
         names: Names of columns by role: user, item, rating, timestamp.
+        keep: Which of several rows with the same user and item.
 
     Raises:
         CiessError: A column is missing, a value cannot be used, or it is nothing of the kind.
@@ -157,7 +160,7 @@ def log_of(ratings: Any, names: Mapping[str, str]) -> InteractionLog:
             raise ConfigError(f"{', '.join(names)}: interactions of envs.data have no columns to name.")
         return ratings if isinstance(ratings, InteractionLog) else log_of_splits(ratings)
     if hasattr(ratings, "iloc") and hasattr(ratings, "columns"):
-        return log_from_frame(ratings, Columns(**names) if names else None, source="ratings")
+        return log_from_frame(ratings, Columns(**names) if names else None, source="ratings", keep=keep)
     raise ConfigError(
         f"ratings: a {type(ratings).__name__} is none of a DataFrame, a path, or interactions of "
         "envs.data; make a DataFrame of it, with a row an interaction."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ciess_ray.config.yaml_file import parse_config, section_names
 from ciess_ray.front.settings import Ratings, settings_of
-from ciess_ray.names import COMPARISON_FILE, SWEEP_FILE
+from ciess_ray.names import COMPARISON_FILE, STREAM_FILE, SWEEP_FILE
 from ciess_ray.result import RESULT_FILE, SearchResult, check_output
 from ciess_ray.searches.live import LiveView, RunsView, SearchView
 from ciess_ray.terminal import console, in_notebook
@@ -100,7 +100,7 @@ def search(
     # RLlib takes seconds to import, which a mistake in a field should not have to wait for.
     from ciess_ray.searches.driver import search as run
 
-    with _shown(progress, SearchView) as watcher:
+    with shown(progress, SearchView) as watcher:
         result = run(config, overwrite=overwrite, on_progress=watcher)
     return replace(result, keeper=settings.keeper)
 
@@ -170,7 +170,7 @@ def sweep(
 
     from ciess_ray.sweeps.driver import sweep as run
 
-    with _shown(progress, RunsView) as watcher:
+    with shown(progress, RunsView) as watcher:
         results = run(plan, overwrite=overwrite, on_change=watcher)
     results.keeper = settings.keeper
     return results
@@ -239,7 +239,7 @@ def compare(
 
     from ciess_ray.comparisons.driver import compare as run
 
-    with _shown(progress, RunsView) as watcher:
+    with shown(progress, RunsView) as watcher:
         results = run(plan, overwrite=overwrite, on_change=watcher)
     results.keeper = settings.keeper
     return results
@@ -261,14 +261,14 @@ def load_result(path: str | Path) -> SearchResult:
         [1, 2]
     """
     path = Path(path)
-    for file, what in ((SWEEP_FILE, "sweep"), (COMPARISON_FILE, "comparison")):
+    for file, what in ((SWEEP_FILE, "sweep"), (COMPARISON_FILE, "comparison"), (STREAM_FILE, "stream")):
         if (path / file).exists() and not (path / RESULT_FILE).exists():
             raise ResultError(f"{path}: is the folder of a {what}; 'ciess-ray report {path}' tells of it.")
     return SearchResult.load(path)
 
 
 @contextlib.contextmanager
-def _shown(progress: Progress, view: type[LiveView]) -> Iterator[Callable[[Any], None] | None]:
+def shown(progress: Progress, view: type[LiveView]) -> Iterator[Callable[[Any], None] | None]:
     """What is to be called with each piece of news, where anything is."""
     is_watched = console.is_terminal or in_notebook()
     if callable(progress):

@@ -130,7 +130,8 @@ def read_stream(config: StreamConfig) -> Stream:
         DataError: It cannot be read; it has no times, or one; it makes one segment.
         BudgetError: A segment has more users and items than the budget has room for.
     """
-    log = read_log(config.dataset)
+    # Of a pair that comes again the last row would move what came before whenever the log goes on.
+    log = read_log(config.dataset, keep="first")
     stream = cut_stream(log, **dict(config.segments))
     # Rows are never taken away: what the last one needs is enough for all.
     last = len(stream.segments) - 1

@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
 from ciess_ray.files.manifest import Manifest, write_manifest
 from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
+from ciess_ray.names import STREAM_FILE
 from ciess_ray.plain_text import command
 from ciess_ray.result import RESULT_FILE, versions
 from ciess_ray.serving.files import safetensors_of
 from envs.data.stream import Segment, Stream
 from envs.errors import ResultError
 
-STREAM_FILE, ROWS_FILE, JOURNAL_FILE = "stream.json", "stream.parquet", "journal.jsonl"
+ROWS_FILE, JOURNAL_FILE = "stream.parquet", "journal.jsonl"
 #: What a method keeps for the next segment, beside its table.
 MEMORY_FILE = "memory.safetensors"
 SEGMENTS_FOLDER, CURRENT = "segments", "current"
@@ -295,11 +296,14 @@ def current_segment(path: Path) -> Path:
 
 
 def fingerprint(stream: Stream, num_rows: int) -> str:
-    """SHA-256 of a stream's first rows and their ids in hex."""
+    """SHA-256 of a stream's first rows and their ids in hex.
+
+    Ids are text here: numbers in a text file become text when one that is none arrives.
+    """
     digest = hashlib.sha256()
     for array, kind in ((stream.user, "<i4"), (stream.item, "<i4"), (stream.timestamp, "<f8")):
         digest.update(array[:num_rows].astype(kind).tobytes())
     for numbers, ids in ((stream.user, stream.user_ids), (stream.item, stream.item_ids)):
         num_known = int(numbers[:num_rows].max(initial=-1)) + 1
-        digest.update(json.dumps(ids[:num_known].tolist()).encode())
+        digest.update(json.dumps(list(map(str, ids[:num_known].tolist()))).encode())
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.result import ResultFolder
@@ -29,6 +30,7 @@ from ciess_ray.streams import Stream as Draws
 from ciess_ray.streams import rng_of
 from ciess_ray.training.convergence import Meter
 from envs.data.stream import Stream
+from envs.errors import within
 from envs.metrics import CUTOFFS
 from envs.recommenders.evaluation import rank_items
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -90,7 +92,8 @@ class SegmentWork:
         is_found = result is not None
         if result is None:
             self.say(method)
-            result = self._yardstick(method) if method in YARDSTICKS else self._table(method)
+            with within(f"{self.stream.source}, segment {self.number}"):
+                result = self._yardstick(method) if method in YARDSTICKS else self._table(method)
         self.folder.log("method finished", segment=self.number, method=method, end=segment.end)
         self.say(method, result["chosen"], result, is_found=is_found)
         return result
@@ -201,7 +204,9 @@ class SegmentWork:
             **_costs(meter, tried.cpu_s),
         }
         result = self._told(method, best.name, figures)
-        tested = data.interactions.with_test(self.test.known)
+        # What a user had is not recommended again, what was validation neither.
+        had = csr_array(data.interactions.validation + self.test.known)
+        tested = data.interactions.with_test(had)
         self.folder.write(
             self.number,
             method,

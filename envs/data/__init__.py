@@ -1,7 +1,7 @@
 """Interactions: read, generated, thinned and split."""
 
 from envs.data.columns import Columns
-from envs.data.interactions import InteractionLog, Interactions
+from envs.data.interactions import InteractionLog, Interactions, Keep
 from envs.data.readers import (
     READERS,
     SAMPLES,
@@ -22,6 +22,7 @@ __all__ = [
     "Columns",
     "InteractionLog",
     "Interactions",
+    "Keep",
     "Reader",
     "generate_interactions",
     "guess_format",

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from envs.data.interactions import SPLITS, Ids, InteractionLog, check_rows, merge_duplicates
+from envs.data.interactions import SPLITS, Ids, InteractionLog, check_rows
 from envs.errors import DataError
 
 #: Names a row, counted from 0, in the words of its source: "ratings.csv, line 7".
@@ -274,7 +274,7 @@ def build_log(
     *,
     parse_ids: bool = False,
 ) -> InteractionLog:
-    """Check typed columns and make a log of them; the last step of every reader.
+    """Check typed columns and make a log of them, in which a pair may stand twice; a reader's last step.
 
     Args:
         columns: By role (``user``, ``item``, perhaps ``rating``, ``timestamp``, ``split``), each shape (n,).
@@ -300,5 +300,4 @@ def build_log(
             times = _times_of_text(times, names["timestamp"], where)
         timestamp = _numbers(times, names["timestamp"], where, float(np.finfo(np.float64).max))
     split = _splits(columns["split"], names["split"], where) if "split" in columns else None
-    log = InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split)
-    return merge_duplicates(log)
+    return InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split)

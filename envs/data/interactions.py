@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,8 @@ Ids = NDArray[np.int64] | NDArray[np.object_]
 _MAX_ROWS = 2**31 - 1
 #: What a column of a log, or the ids that it is made of, takes of memory for each row.
 _VALUE_BYTES = 8
+#: Of rows with the same user and item, which stays.
+Keep = Literal["first", "last"]
 #: What a row is for, where the data say so themselves.
 SPLITS = ("train", "validation", "test")
 
@@ -114,11 +116,11 @@ class InteractionLog(_HasIds):
         )
 
 
-def merge_duplicates(log: InteractionLog) -> InteractionLog:
+def merge_duplicates(log: InteractionLog, keep: Keep = "last") -> InteractionLog:
     """Keep one row of each pair of user and item, and count the others.
 
-    The latest row is kept: by timestamp where there is one, by position otherwise and among equals.
-    The order of the rows that stay is not changed.
+    Which is first and which is last is told by timestamps where there are, by positions otherwise and among
+    equals. The order of the rows that stay is not changed.
     """
     keys = log.user.astype(np.int64) * log.num_items + log.item
     ordered_keys = np.sort(keys)
@@ -126,8 +128,8 @@ def merge_duplicates(log: InteractionLog) -> InteractionLog:
         return log
     # Both sorts are stable, so that the later of two equal rows comes last.
     order = np.argsort(keys, kind="stable") if log.timestamp is None else np.lexsort((log.timestamp, keys))
-    is_last = np.append(ordered_keys[1:] != ordered_keys[:-1], True)
-    kept = np.sort(order[is_last])
+    is_other = ordered_keys[1:] != ordered_keys[:-1]
+    kept = np.sort(order[np.append(is_other, True) if keep == "last" else np.append(True, is_other)])
     return replace(log.select(kept), num_duplicates=log.num_duplicates + log.num_rows - len(kept))
 
 

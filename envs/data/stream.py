@@ -117,7 +117,8 @@ def cut_stream(
     """Put a log into order of time and cut it into segments, by exactly one of three rules.
 
     Within a segment the first 70 % of the rows train, the next 10 % validate, the last 20 % test. Rows of the
-    same time keep the order of the file.
+    same time keep the order of the file. Where the last segment has too few rows for three parts, as when a
+    month has just begun, they belong to the one before.
 
     Args:
         log: The interactions, with times.
@@ -128,8 +129,8 @@ def cut_stream(
 
     Raises:
         ConfigError: Not exactly one rule is given, or it is below 1.
-        DataError: There are no times, or but one; it makes one segment; a segment has too few rows for its
-            three parts.
+        DataError: There are no times, or but one, or they are not of the calendar; rows are split already; it
+            makes one segment; a segment before the last has too few rows for its three parts.
     """
     rules = {"new_entities": new_entities, "rows": rows, "period": period}
     chosen = {name: value for name, value in rules.items() if value is not None}
@@ -140,8 +141,15 @@ def cut_stream(
     for name, value in chosen.items():
         if isinstance(value, int) and value < 1:
             raise ConfigError(f"{name} is {value}; choose 1 or more.")
+    if log.split is not None:
+        raise DataError(
+            f"{log.source}: it says what each row is for, and a stream cuts by time; bring rows with times "
+            "that are not split yet."
+        )
     if log.timestamp is None:
-        raise DataError(f"{log.source}: it has no times, which a stream needs; name their column.")
+        raise DataError(
+            f"{log.source}: it has no times, which a stream needs; name their column (timestamp)."
+        )
     if log.num_rows == 0 or log.timestamp.min() == log.timestamp.max():
         raise DataError(f"{log.source}: all of its rows have one time, which puts them into no order.")
     order = np.argsort(log.timestamp, kind="stable")
@@ -153,13 +161,17 @@ def cut_stream(
     elif rows is not None:
         cuts = np.arange(rows, log.num_rows - rows + 1, rows)
     elif period is not None:
-        periods = _periods(timestamp, period)
+        times = _times(timestamp, log.source)
+        periods = _periods(times, period)
         cuts = np.flatnonzero(periods[1:] != periods[:-1]) + 1
+    if len(cuts) and not _has_parts(log.num_rows - cuts[-1]):
+        cuts = cuts[:-1]
     if len(cuts) == 0:
         (name, value), *_ = chosen.items()
+        span = f" from {times[0]} to {times[-1]}" if period is not None else ""
         raise DataError(
-            f"{log.source}: {name} {value} makes one segment of its {log.num_rows:,} rows, and a stream has "
-            "two at least; choose a smaller one."
+            f"{log.source}: {name} {value} makes one segment of its {log.num_rows:,} rows{span}, and a "
+            "stream has two at least; choose a smaller one."
         )
     return Stream(
         user.astype(np.int32),
@@ -197,10 +209,25 @@ def entity_cuts(
     return np.array(cuts, np.int64)
 
 
-def _periods(timestamp: NDArray[np.int64] | NDArray[np.float64], period: Period) -> NDArray[np.int64]:
-    """Number of the period of the calendar in which each row lies; weeks begin on Monday."""
+def _times(timestamp: NDArray[np.int64] | NDArray[np.float64], source: str) -> NDArray[np.datetime64]:
+    """Times in seconds and UTC.
+
+    Raises:
+        DataError: They are too large.
+    """
+    largest = max(abs(float(timestamp[0])), abs(float(timestamp[-1])))
+    if largest >= 2.0**63:
+        raise DataError(
+            f"{source}: its times, up to {largest:g}, are no seconds, milliseconds, microseconds or "
+            "nanoseconds since 1970, which a period of the calendar needs; convert them, or have segments "
+            "end by rows."
+        )
     unit = next(name for least, name in _UNITS if timestamp[-1] >= least)
-    times = timestamp.astype(np.int64).astype(f"datetime64[{unit}]")
+    return timestamp.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
+
+
+def _periods(times: NDArray[np.datetime64], period: Period) -> NDArray[np.int64]:
+    """Number of the period of the calendar in which each row lies; weeks begin on Monday."""
     if period == "week":
         # 1970 began on a Thursday.
         return (times.astype("datetime64[D]").astype(np.int64) + 3) // 7
@@ -209,15 +236,28 @@ def _periods(timestamp: NDArray[np.int64] | NDArray[np.float64], period: Period)
     return times.astype(f"datetime64[{_PERIODS[period]}]").astype(np.int64)
 
 
+def _bounds(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows before validation begins, and before test begins, of segments of so many rows."""
+    # The small term undoes products such as 10 · 0.7 = 6.999999999999999.
+    validation, test = (
+        np.floor(lengths * share + 1e-9).astype(np.int64) for share in (VALIDATION_BEGINS, TEST_BEGINS)
+    )
+    return validation, test
+
+
+def _has_parts(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which segments have a row at least in each of their three parts."""
+    validation, test = _bounds(lengths)
+    return np.asarray((0 < validation) & (validation < test) & (test < lengths))
+
+
 def _segments(
     user: NDArray[np.integer], item: NDArray[np.integer], bounds: NDArray[np.int64], source: str
 ) -> tuple[Segment, ...]:
     lengths = np.diff(bounds)
-    # The small term undoes products such as 10 · 0.7 = 6.999999999999999.
-    validation = bounds[:-1] + np.floor(lengths * VALIDATION_BEGINS + 1e-9).astype(np.int64)
-    test = bounds[:-1] + np.floor(lengths * TEST_BEGINS + 1e-9).astype(np.int64)
+    validation, test = (bounds[:-1] + part for part in _bounds(lengths))
     edges = np.stack([bounds[:-1], validation, test, bounds[1:]], axis=1)
-    too_few = np.flatnonzero(np.any(np.diff(edges) == 0, axis=1))
+    too_few = np.flatnonzero(~_has_parts(lengths))
     if len(too_few):
         number = int(too_few[0])
         raise DataError(

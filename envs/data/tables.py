@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.data.columns import Columns, Where, build_log, pick_columns
-from envs.data.interactions import SPLITS, InteractionLog, Interactions, check_rows
+from envs.data.interactions import SPLITS, InteractionLog, Interactions, Keep, check_rows, merge_duplicates
 from envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -140,7 +140,11 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def log_from_frame(
-    frame: "pd.DataFrame", columns: Columns | None = None, *, source: str = "the DataFrame"
+    frame: "pd.DataFrame",
+    columns: Columns | None = None,
+    *,
+    source: str = "the DataFrame",
+    keep: Keep = "last",
 ) -> InteractionLog:
     """Interactions of a DataFrame, one row each, under the checks that a Parquet file's go through.
 
@@ -148,6 +152,7 @@ def log_from_frame(
         frame: Integer or text ids; categories are what they stand for.
         columns: Names to read; None for user_id, item_id and, where they exist, rating and timestamp.
         source: What messages call the data; they count rows from 1, and name their index beside it.
+        keep: As of :func:`envs.data.readers.read_interactions`.
 
     Raises:
         DataError: A column is missing, or a value cannot be used.
@@ -159,7 +164,7 @@ def log_from_frame(
         return f"{source}, row {row + 1} (index {str(frame.index[row])[:60]})"
 
     arrays = {role: _column(frame.iloc[:, names.index(name)], name, where) for role, name in roles.items()}
-    return build_log(arrays, roles, source, where)
+    return merge_duplicates(build_log(arrays, roles, source, where), keep)
 
 
 def _column(values: "pd.Series[Any]", name: str, where: Where) -> pa.ChunkedArray:

@@ -20,12 +20,14 @@ _NEVER = -1e30
 class RankingLoss(ABC):
     """A loss that draws its own batches.
 
+    A user who interacted with every item has no negative, and is passed over.
+
     Args:
         train: Training interactions, shape (num_users, num_items), indices sorted.
         batch_size: Positives a batch.
 
     Raises:
-        DataError: There is no training interaction, or a user interacted with every item.
+        DataError: There is no training interaction, or every user interacted with every item.
     """
 
     def __init__(self, train: csr_array, batch_size: int) -> None:
@@ -33,17 +35,15 @@ class RankingLoss(ABC):
             raise DataError("there is no training interaction to draw triples from; bring more data")
         self.train, self.batch_size = train, batch_size
         self.num_positives = np.diff(train.indptr.astype(np.int64))
-        full = np.flatnonzero(self.num_positives >= train.shape[1])
-        if len(full) > 0:
+        self._users = np.flatnonzero((self.num_positives > 0) & (self.num_positives < train.shape[1]))
+        if len(self._users) == 0:
             raise DataError(
-                f"user {full[0]} (by row of the training interactions) and {len(full) - 1} others interacted "
-                f"with every one of the {train.shape[1]} items, so that there is no negative to draw for "
-                "them; leave these users out, or add the items they did not interact with"
+                f"every user interacted with every one of the {train.shape[1]} items, so that there is no "
+                "negative to draw; bring more data, of a stream longer segments"
             )
-        self._users = np.flatnonzero(self.num_positives)
 
     def draw_positives(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Users, ascending, that have any training item, and one of the items of each, as in CIESS.
+        """Users, ascending, that have a training item but not all, and one of the items of each, as in CIESS.
 
         Both have shape (batch_size,), int64.
         """

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ SHORT = {
     "training": {"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
     "search": {"num_episodes": 1, "episode_length": 2, "supernet_batches": 10, "num_candidates": 1},
     "agent": {"hiddens": [8], "updates_per_step": 1},
+}
+#: What its streams are.
+SHORT_STREAM = {
+    "recommender": {"max_embedding_size": 8, "device": "cpu"},
+    "training": {"batch_size": 64, "batches": 2, "warm_batches": 1},
+    "methods": ["equal sizes", "split"],
 }
 #: What a reader fills in.
 PLACEHOLDERS = {"CONFIG": "configs/quickstart.yaml"}
@@ -119,8 +126,11 @@ def folder(tmp_path, monkeypatch, result):
     for name in ("small", "quickstart-sweep", "quickstart-comparison"):
         (tmp_path / "runs" / name).mkdir()
     shutil.copytree(result, tmp_path / "runs" / "stream-quickstart" / "current" / "split")
-    rows = [f"c{number % 20},s{number**2 % 23}" for number in range(160)]
-    (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku", *rows]) + "\n")
+    rows = [
+        f"c{number % 20},s{number**2 % 23},2024-{1 + number // 40:02}-{1 + number % 28:02}"
+        for number in range(160)
+    ]
+    (tmp_path / "purchases.csv").write_text("\n".join(["customer,sku,date", *rows]) + "\n")
     # Files that a reader is to write, which documents name in their first line.
     for text in TEXTS.values():
         for block in (*blocks(text, "yaml"), *blocks(text, "python")):
@@ -190,8 +200,8 @@ def test_every_block_of_yaml_is_a_configuration(folder):
 
 
 def test_every_block_of_python_runs(folder, ray_cluster, monkeypatch):
-    whole = ciess_ray.search
-    monkeypatch.setattr(ciess_ray, "search", lambda *given, **fields: whole(*given, **SHORT, **fields))
+    for name, short in (("search", SHORT), ("stream", SHORT_STREAM)):
+        monkeypatch.setattr(ciess_ray, name, partial(getattr(ciess_ray, name), **short))
     names = {"__name__": "my_recommender"}
     for document, text in TEXTS.items():
         for block in blocks(text, "python"):

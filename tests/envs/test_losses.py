@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from envs.errors import DataError
-from envs.recommenders.losses import BPR, SampledSoftmax
+from envs.recommenders.losses import BPR, LOSSES, SampledSoftmax
 
 
 def matrix_of(rows: list[set[int]], num_items: int) -> sparse.csr_array:
@@ -58,9 +58,12 @@ def test_the_generator_alone_decides() -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_a_user_with_every_item_is_refused() -> None:
-    with pytest.raises(DataError, match="user 1 .*every one of the 3 items.*leave"):
-        BPR(matrix_of([{0}, {0, 1, 2}], 3), 10)
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_a_user_with_every_item_is_passed_over_and_refused_where_there_is_no_other(loss) -> None:
+    users, positives, *_ = loss(matrix_of([{0, 2}, {0, 1, 2}, {1}], 3), 200).draw(np.random.default_rng(0))
+    assert set(zip(users, positives, strict=True)) == {(0, 0), (0, 2), (2, 1)}
+    with pytest.raises(DataError, match="every user .*every one of the 3 items.*longer segments"):
+        loss(matrix_of([set(), {0, 1, 2}], 3), 10)
 
 
 def test_no_training_interactions_are_refused() -> None:

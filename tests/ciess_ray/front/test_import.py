@@ -47,6 +47,7 @@ def test_the_public_names_are_these():
         "compare",
         "load_result",
         "search",
+        "stream",
         "sweep",
     }
     for name in ciess_ray.__all__:

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ciess_ray.streaming.segment import reveal_test, segment_data
-from envs.data import generate_interactions
+from envs.data import generate_interactions, log_from_frame
 from envs.data.stream import cut_stream
+from envs.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +67,45 @@ def test_cold_rows_are_kept_apart_and_none_is_lost(stream):
         assert pairs(test.seen) == pairs(data.interactions.train) | pairs(data.interactions.validation)
         assert test.cold_share == test.cold.num_rows / (segment.end - segment.test_start)
     assert num_cold > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 50)), min_size=30, max_size=200),
+    st.sampled_from([{"rows": 8}, {"rows": 20}, {"new_entities": 5}, {"new_entities": 9}]),
+)
+def test_every_row_is_somewhere_once_and_none_is_trained_on_and_tested_later(triples, rule):
+    """Whatever the log is like: pairs that come again, in any order, of few times."""
+    log = log_from_frame(pd.DataFrame(triples, columns=["user_id", "item_id", "timestamp"]), keep="first")
+    first = {}
+    for user, item, time in triples:
+        first[user, item] = min(time, first.get((user, item), time))
+    try:
+        stream = cut_stream(log, **rule)
+    except DataError:
+        return
+    ids = [(stream.user_ids[user], stream.item_ids[item]) for user, item in rows(stream, 0, stream.num_rows)]
+    assert sorted(ids) == sorted(first) and len(ids) == stream.num_rows
+    assert [first[pair] for pair in named(stream, stream.user, stream.item)] == stream.timestamp.tolist()
+    trained_before, held_out = set(), []
+    for number, segment in enumerate(stream.segments):
+        data, test = segment_data(stream, number), reveal_test(stream, number)
+        train, validation, known = map(
+            pairs, (data.interactions.train, data.interactions.validation, test.known)
+        )
+        cold = [
+            set(zip(part.user.tolist(), part.item.tolist(), strict=True))
+            for part in (data.cold_validation, test.cold)
+        ]
+        # What training was and what was held out before is trained on now, and nothing that is held out now.
+        assert train >= trained_before.union(*held_out)
+        held_out = [validation, cold[0], known, cold[1]]
+        parts = [train, *held_out]
+        assert sum(map(len, parts)) == segment.end == len(set().union(*parts))
+        assert max(data.past.timestamp) <= min(stream.timestamp[segment.validation_start : segment.end])
+        trained_before = train
+    assert segment.end == stream.num_rows
+
+
+def named(stream, user, item):
+    return list(zip(stream.user_ids[user], stream.item_ids[item], strict=True))

@@ -16,7 +16,7 @@ from ciess_ray.files.formats import read_json_lines
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import ServedRecommender
 from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS
-from ciess_ray.streaming.driver import resume_stream, run_stream
+from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
 from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder, current_segment
 from ciess_ray.streaming.live import StreamView
 from ciess_ray.streaming.methods import METHODS
@@ -108,6 +108,10 @@ def test_the_latest_segment_serves(done):
     assert segment == (config.output / "segments" / f"{rows[-1]['segment']:03}").resolve()
     served = ServedRecommender.open(config.output / "current" / "split")
     assert len(served.recommend(["u000"], 5).items[0]) == 5
+    # Of what happened in validation and test nothing is recommended again.
+    stream = read_stream(config)
+    is_known = (stream.user < served.table.num_users) & (stream.item < len(served.item_ids))
+    assert served.seen.nnz == is_known.sum() and served.seen.max() == 1
 
 
 def test_without_links_a_file_names_the_latest_segment(done, tmp_path, monkeypatch):
@@ -161,8 +165,10 @@ def test_a_stream_goes_on_as_its_log_does(make, log, tmp_path):
     pq.write_table(whole.slice(0, 130), dataset["path"])
     config = make(tmp_path / "stream", dataset=dataset, methods=methods)
     before = {row["segment"] for row in run_stream(config)}
-    pq.write_table(whole, dataset["path"])
     news = []
+    # Whoever comes again for the same is no news, and leaves what was as it was.
+    again = whole.slice(0, 40).set_column(2, "timestamp", pa.array(np.arange(10_000, 10_040)))
+    pq.write_table(pa.concat_tables([whole, again]), dataset["path"])
     rows = resume_stream(config.output, on_progress=news.append)
     assert max(before) < rows[-1]["segment"]
     # The last one has more rows now.
@@ -206,6 +212,59 @@ def test_a_log_without_an_order_or_with_one_segment_is_refused(make, tmp_path, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(lambda n: (n, n), id="everybody is new"),
+        pytest.param(
+            lambda n: (n // 20 * 10 + n % 5, n // 20 * 10 + n // 5 % 4), id="all is new in each segment"
+        ),
+        pytest.param(
+            lambda n: (n % 30 // 5, n % 5 + n // 30 * 5), id="users who have had every item, and no new user"
+        ),
+    ],
+)
+def test_a_log_may_be_like_this(make, tmp_path, place):
+    user, item = place(np.arange(60))
+    log = {"user_id": user, "item_id": item, "timestamp": np.arange(60)[::-1] - 1000.5}
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    config = make(
+        tmp_path / "out",
+        dataset={"path": str(tmp_path / "log.parquet")},
+        segments={"rows": 20},
+        methods=["last sizes", "popular of late", "item cosine"],
+        budget="50%",
+    )
+    assert len(run_stream(config)) == 9
+
+
+def test_where_nobody_can_be_told_what_they_do_not_want_the_segment_is_named(make, tmp_path):
+    pq.write_table(
+        pa.table({"user_id": [1] * 60, "item_id": range(60), "timestamp": range(60)}),
+        tmp_path / "log.parquet",
+    )
+    dataset = {"path": str(tmp_path / "log.parquet")}
+    config = make(tmp_path / "out", dataset=dataset, methods=["split"], segments={"rows": 20})
+    with pytest.raises(
+        DataError, match="log.parquet, segment 0: every user .* no negative .* longer segments"
+    ):
+        run_stream(config)
+
+
+def test_ids_may_become_text_as_the_log_goes_on(make, tmp_path):
+    lines = ["user_id,item_id,timestamp", *(f"{n % 7},{n % 13},{n}" for n in range(60))]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    config = make(
+        tmp_path / "out",
+        dataset={"path": str(tmp_path / "log.csv")},
+        segments={"rows": 20},
+        methods=["popular ever"],
+    )
+    before = run_stream(config)
+    (tmp_path / "log.csv").write_text("\n".join([*lines, *(f"x{n % 7},{n % 13},{n}" for n in range(60, 80))]))
+    assert resume_stream(config.output)[: len(before)] == before
+
+
 def test_a_log_without_times_is_refused(make, tmp_path):
     pq.write_table(pa.table({"user_id": [1, 2, 3], "item_id": [1, 2, 3]}), tmp_path / "log.parquet")
     with pytest.raises(DataError, match="has no times, which a stream needs; name their column"):
@@ -219,6 +278,22 @@ def test_a_budget_too_small_for_the_last_segment_is_refused_with_the_least(make,
     with pytest.raises(BudgetError, match=f"segment {rows[-1]['segment']}.* the least .* is {least} params"):
         run_stream(make(tmp_path / "out", budget=f"{least - 1} params"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_outgrows_its_budget_leaves_the_segments_that_are_finished(make, log, tmp_path):
+    dataset = {"path": str(tmp_path / "log.parquet")}
+    whole = pq.read_table(log)
+    pq.write_table(whole.slice(0, 130), dataset["path"])
+    config = make(tmp_path / "stream", dataset=dataset, methods=["equal sizes"], budget="45 params")
+    rows = run_stream(config)
+    before, current = content_of(config.output), current_segment(config.output)
+    pq.write_table(whole, dataset["path"])
+    news = []
+    with pytest.raises(BudgetError, match="45 parameters for .* the least that works is [5-9]. params"):
+        resume_stream(config.output, on_progress=news.append)
+    assert content_of(config.output) == before and news == []
+    assert current_segment(config.output) == current == (config.output / f"segments/{rows[-1]['segment']:03}")
+    assert ServedRecommender.open(current / "equal-sizes").recommend(["u000"], 3).items.shape == (1, 3)
 
 
 def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import log_of
 
-from envs.data import READERS, Columns, InteractionLog, guess_format, read_interactions
+from envs.data import READERS, Columns, InteractionLog, guess_format, log_from_frame, read_interactions
 from envs.data.columns import MISSING_IDS
 from envs.errors import ConfigError, DataError, UnknownNameError
 
@@ -160,11 +161,14 @@ def test_rows_of_the_same_pair_are_merged(form: str, tmp_path: Path) -> None:
     assert (log.num_rows, log.num_duplicates) == (2, 2)
     if form != "adjacency":
         assert as_rows(log)[1, 5] == (4.0, 30)
+        assert as_rows(read_interactions(path, keep="first"))[1, 5] == (1.0, 10)
 
 
 def test_without_timestamps_the_last_row_of_a_pair_stays() -> None:
     log = log_of(["a", "a", "b"], [1, 1, 1], [3.0, 5.0, 1.0])
     assert as_rows(log) == {("a", 1): (5.0, None), ("b", 1): (1.0, None)}
+    frame = pd.DataFrame({"user_id": ["a", "a", "b"], "item_id": 1, "rating": [3.0, 5.0, 1.0]})
+    assert as_rows(log_from_frame(frame, keep="first")) == {("a", 1): (3.0, None), ("b", 1): (1.0, None)}
 
 
 @pytest.mark.parametrize("form", sorted(set(READERS) - {"adjacency"}))

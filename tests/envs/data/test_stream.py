@@ -1,6 +1,7 @@
 """Streams: order, numbers, cuts and parts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,25 @@ def test_months_without_rows_are_left_out_and_units_are_seen():
         assert [segment.num_rows for segment in cut_stream(log, period="month").segments] == [10, 10]
 
 
+def test_a_month_that_has_just_begun_belongs_to_the_one_before():
+    day, num_days = 86_400, [31, 28, 31]
+    for more, last in ((3, 34), (6, 37), (7, 7)):
+        times = day * np.arange(sum(num_days) + more)
+        log = make_log(np.arange(len(times)), np.arange(len(times)), times)
+        lengths = [segment.num_rows for segment in cut_stream(log, period="month").segments]
+        assert lengths == [*num_days[: len(lengths) - 1], last]
+    # Short ones before are no new beginnings.
+    log = make_log(np.arange(20), np.arange(20), day * np.r_[0:10, 31, 59:68])
+    with pytest.raises(DataError, match="segment 1 has 1 rows, too few"):
+        cut_stream(log, period="month")
+
+
+def test_rows_that_are_split_already_are_refused():
+    log = replace(make_log(np.arange(40), np.arange(40), np.arange(40)), split=np.zeros(40, np.int8))
+    with pytest.raises(DataError, match="says what each row is for, and a stream cuts by time"):
+        cut_stream(log, rows=10)
+
+
 @pytest.mark.parametrize(
     ("timestamp", "rule", "error", "match"),
     [
@@ -102,6 +122,14 @@ def test_months_without_rows_are_left_out_and_units_are_seen():
         (np.arange(40), {"rows": 0}, ConfigError, "rows is 0"),
         (np.arange(40), {"rows": 10, "new_entities": 5}, ConfigError, "not by new_entities and rows"),
         (np.arange(40), {}, ConfigError, "not by none"),
+        (np.arange(40) + 20110101, {"period": "day"}, DataError, "40 rows from 1970-08-21T.* to 1970-08-21T"),
+        (np.arange(40) * 1e300, {"period": "day"}, DataError, r"times, up to 3.9e\+301, are no seconds"),
+        (
+            np.arange(-40, 0) * 1e300,
+            {"period": "day"},
+            DataError,
+            "are no seconds.*or have segments end by rows",
+        ),
     ],
 )
 def test_what_cannot_be_cut_is_refused(timestamp, rule, error, match):
