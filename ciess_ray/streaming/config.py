@@ -48,7 +48,12 @@ class StreamTraining(Section):
     """How the recommender of a segment is trained; Adam, whose rate falls to a tenth in each training."""
 
     batch_size: int = Field(8192, ge=1, description="triples a batch")
-    learning_rate: float = Field(0.1, gt=0, description="first learning rate of each training")
+    learning_rate: float = Field(
+        0.3, gt=0, description="first learning rate of a training from scratch; for LightGCN and MF"
+    )
+    warm_learning_rate: float = Field(
+        0.5, gt=0, description="the same of a later segment, whose table has to leave where it is"
+    )
     loss: Annotated[str, one_of("training.loss", LOSSES)] = Field("bpr", description=" or ".join(LOSSES))
     batches: int = Field(400, ge=1, description="batches of a training from scratch, as of the first segment")
     warm_batches: int | None = Field(
@@ -60,12 +65,12 @@ class StreamTraining(Section):
 
     def settings(self, *, is_warm: bool) -> TrainingSettings:
         """The recipe of a training from scratch, or of one that goes on."""
-        num_batches = self.batches
+        num_batches, learning_rate = self.batches, self.learning_rate
         if is_warm and self.warm_batches is not None:
-            num_batches = self.warm_batches
+            num_batches, learning_rate = self.warm_batches, self.warm_learning_rate
         return TrainingSettings(
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
+            learning_rate=learning_rate,
             decay_every=max(1, round(num_batches / (_NUM_DECAYS + 1))),
             min_learning_rate=0.0,
             loss=self.loss,
