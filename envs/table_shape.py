@@ -1,7 +1,7 @@
 """SCALL's decision process (arXiv 2407.15411): one action shapes the whole table of a segment of a stream.
 
-State, action and reward are those of its released code. The budget is held by projection, and judging is left
-to whoever makes the environment.
+State, action and reward are those of its released code. The budget is held by projection unless whoever makes
+the environment wants otherwise, and judging is left to them.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,8 @@ from envs.sizes import scall
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Array = NDArray[np.float64]
+#: See :class:`TableShapeEnv`.
+SizesOf = Callable[[Array, Array, np.random.Generator], EmbeddingSizes]
 
 #: Groups of neighbours in popularity that the state tells of.
 NUM_GROUPS = 256
@@ -94,6 +96,8 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         cap_params: Parameters of the table, all of which every action uses.
         judge: What sizes are worth.
         reference_fitness: Of the segment's own table, by which a step's fitness is divided.
+        sizes_of: Makes sizes of the parameters that each user and each item is asked to get, and draws what is
+            left to lots; None projects them onto the cap.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         ratios: See :func:`rewarded`.
@@ -112,6 +116,7 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         max_embedding_size: int = 256,
         ratios: tuple[float, float] = REWARDED_RATIOS,
         num_groups: int = NUM_GROUPS,
+        sizes_of: SizesOf | None = None,
     ) -> None:
         if not reference_fitness > 0:
             raise ConfigError(f"a reference fitness of {reference_fitness} divides nothing; train longer.")
@@ -122,6 +127,7 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             ratios,
             num_groups,
         )
+        self._sizes_of = sizes_of or self._project
         self._pooled = [pooled_popularity(counts, num_groups) for counts in self._popularity]
         length = 2 * num_groups + 2 + 2 * max_embedding_size + 2
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (length,), np.float32)
@@ -138,7 +144,7 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Give the table the sizes that an action asks for, as near as the budget lets, and judge it.
+        """Give the table the sizes that an action asks for, as near as may be, and judge it.
 
         Raises:
             EmbeddingSizeError: The action has the wrong shape, or is outside [0, 1].
@@ -147,9 +153,7 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         if asked_for.shape != (3,) or not ((asked_for >= 0) & (asked_for <= 1)).all():
             raise EmbeddingSizeError(f"an action is three numbers in [0, 1], not {action}.")
         asked = scall.proposal(asked_for, *self._popularity, self._cap_params)
-        sizes = EmbeddingSizes.from_proposal(
-            *asked, self._cap_params, *self._bounds, self.np_random, fill=True
-        )
+        sizes = self._sizes_of(*asked, self.np_random)
         judged = self._judge(sizes)
         ratio = judged.fitness / self._reference
         low, high = self._bounds
@@ -163,6 +167,9 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
             "fitness": judged.fitness,
         }
         return state, float(rewarded(ratio, self._ratios)), False, False, info
+
+    def _project(self, user: Array, item: Array, rng: np.random.Generator) -> EmbeddingSizes:
+        return EmbeddingSizes.from_proposal(user, item, self._cap_params, *self._bounds, rng, fill=True)
 
     def _state(
         self, ratio: float, user_row: Array, item_row: Array, spreads: tuple[float, ...]

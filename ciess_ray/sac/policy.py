@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 
 from ciess_ray.sac.algorithm import Stage, sac_config
+from ciess_ray.sac.state import Arrays, arrays_of, put_into
 from ciess_ray.streams import Stream, rng_of, seed_of
 from envs.errors import ConfigError
 
@@ -151,20 +152,24 @@ class ScallPolicy:
         self._algorithm.env_runner.make_env()
         self._enter(env)
 
-    def get_state(self) -> dict[str, Any]:
-        """Networks, optimizers, transitions and where the segment stands, but for its environment."""
-        return {"algorithm": self._algorithm.get_state(), "num_steps": self.num_steps, "obs": self._stage.obs}
+    def get_state(self) -> Arrays:
+        """Networks, optimizers, transitions and where the segment stands, but for its environment.
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+        Plain arrays by name, see :mod:`ciess_ray.sac.state`.
+        """
+        assert self._stage.obs is not None
+        return arrays_of(self._algorithm, self.num_steps, self._stage.obs)
+
+    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take up what :meth:`get_state` returned, into a new policy of the same seed and segment.
 
         Raises:
             ConfigError: This policy has stepped.
+            ResultError: It is none of such a policy, or damaged; this one is as it was.
         """
         if self.num_steps:
             raise ConfigError("a state is taken up by a new policy: this one has stepped; make another.")
-        self._algorithm.set_state(state["algorithm"])
-        self.num_steps, self._stage.obs = state["num_steps"], state["obs"]
+        self.num_steps, self._stage.obs = put_into(self._algorithm, state)
 
     @property
     def _stage(self) -> Stage:

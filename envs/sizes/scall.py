@@ -97,6 +97,40 @@ def proposal(
     return np.asarray(user, np.float64), np.asarray(item, np.float64)
 
 
+def released_sizes(
+    user: Array,
+    item: Array,
+    min_embedding_size: int,
+    max_embedding_size: int,
+    *,
+    explores: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the released code makes of a :func:`proposal`, in the place of a projection onto the budget.
+
+    Beyond the largest size its mask shows nothing, so that a size of an action that was drawn ends there; what
+    is left of zeros is d_min, as no row may be without a number here.
+
+    Args:
+        user: Parameters that each user is to get, shape (num_users,).
+        item: The same of items, shape (num_items,).
+        min_embedding_size: d_min.
+        max_embedding_size: d_max.
+        explores: See :func:`reference_sizes`.
+
+    Returns:
+        Sizes of users and of items, whose sum may be beyond what there is.
+    """
+    bounds = min_embedding_size, max_embedding_size
+    users, items = (
+        np.clip(
+            reference_sizes(side / max(side.sum(), 1e-300), float(side.sum()), *bounds, explores=explores),
+            *bounds,
+        )
+        for side in (user, item)
+    )
+    return users, items
+
+
 def reference_sizes(
     shares: Array, params: float, min_embedding_size: int, max_embedding_size: int, *, explores: bool
 ) -> NDArray[np.int64]:
