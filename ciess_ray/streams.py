@@ -71,6 +71,8 @@ class Stream(IntEnum):
     STREAM_SIZES = 60, 2
     #: The training of a segment's table: columns and rows that are new, then triples. Counters: as above.
     STREAM_TRAINING = 61, 2
+    #: The fresh trainings that SCALL judges tables by. Counter: the segment that they are of.
+    STREAM_SEARCH = 62, 1
     #: Resampled users behind an interval; with 0 as seed, as it is of several. Counter: the grid's point.
     BOOTSTRAP = 40, 1
     #: What a sweep draws. Counters: sample, position of the dimension.

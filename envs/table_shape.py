@@ -96,8 +96,8 @@ class TableShapeEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         cap_params: Parameters of the table, all of which every action uses.
         judge: What sizes are worth.
         reference_fitness: Of the segment's own table, by which a step's fitness is divided.
-        sizes_of: Makes sizes of the parameters that each user and each item is asked to get, and draws what is
-            left to lots; None projects them onto the cap.
+        sizes_of: Makes sizes of the parameters that each user and each item is to get, with a generator for
+            what is left to lots; None projects them onto the cap.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
         ratios: See :func:`rewarded`.

@@ -58,7 +58,7 @@ def put_into(algorithm: Any, arrays: Mapping[str, NDArray[Any]]) -> tuple[int, N
         Table steps so far, and what is seen, shape (num_obs,).
 
     Raises:
-        ResultError: An array is missing or unknown, has another shape or type, or a number that is not finite.
+        ResultError: An array is missing or unknown, of another shape, or has what is no finite number.
     """
     learner = algorithm.get_state()["learner_group"]["learner"]
     module, optimizers = learner["rl_module"][_MODULE_ID], learner["optimizer"]

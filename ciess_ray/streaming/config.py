@@ -15,11 +15,14 @@ from envs.errors import ConfigError, check_name, within
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 
+#: SCALL's, which want Ray, and minutes; a stream has them if it is told to.
+SCALL_METHODS = ("scall", "scall reference")
 #: Names of ``ciess_ray.streaming.methods.METHODS``, which takes seconds to import, in the order of tables.
-TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power", "table policy")
+TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power", "table policy", *SCALL_METHODS)
 #: The same of ``ciess_ray.streaming.yardsticks.YARDSTICKS``, which have no table.
 YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
 METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)
+DEFAULT_METHODS = tuple(name for name in METHOD_NAMES if name not in SCALL_METHODS)
 #: Decays by 0.9 within a training, after which the learning rate is a tenth of the first.
 _NUM_DECAYS = 22
 
@@ -105,7 +108,11 @@ class StreamConfig(Section):
         description="'62000 params' or 64MB of packed file, in every segment, while users and items come; a "
         "share is one of each segment's own full table, so that 12.5% of 64 are a mean size of 8",
     )
-    methods: tuple[str, ...] = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
+    methods: tuple[str, ...] = Field(
+        DEFAULT_METHODS,
+        min_length=1,
+        description=f"{', '.join(DEFAULT_METHODS)}, or {' or '.join(SCALL_METHODS)}, which take minutes",
+    )
     num_neighbours: int = Field(10, ge=1, description="what item cosine keeps of each item's neighbours")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="every draw comes from it")
     output: Place = Field(Path("runs/stream"), description="folder of the stream")

@@ -11,7 +11,7 @@ from ciess_ray.config.data import read_log
 from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_training, ray_session
-from ciess_ray.streaming.config import StreamConfig
+from ciess_ray.streaming.config import SCALL_METHODS, StreamConfig
 from ciess_ray.streaming.folder import StreamFolder, fingerprint, row_of
 from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
 from ciess_ray.tracking.mlflow_store import tell_problems
@@ -181,18 +181,22 @@ def _tracker(config: StreamConfig, folder: StreamFolder, key: str, *, is_anew: b
 
 @contextlib.contextmanager
 def _session(config: StreamConfig) -> Iterator[None]:
-    """A Ray that holds a training, for a stream that wants one.
+    """A Ray for a stream that wants one: for trainings side by side, or for SCALL's policy.
 
     Raises:
-        ConfigError: It can never hold one.
+        ConfigError: It can never hold a training.
     """
     resources = config.resources
-    if not resources.num_workers:
-        yield
-        return
-    with ray_session():
-        num_gpus = resources.num_gpus_per_training or 0.0
-        check_training(config.recommender.device, resources.num_cpus_per_training, num_gpus)
+    if resources.num_workers:
+        with ray_session():
+            num_gpus = resources.num_gpus_per_training or 0.0
+            check_training(config.recommender.device, resources.num_cpus_per_training, num_gpus)
+            yield
+    elif set(config.methods) & set(SCALL_METHODS):
+        # The policy lives in this process and asks for no other.
+        with ray_session(num_cpus=1):
+            yield
+    else:
         yield
 
 

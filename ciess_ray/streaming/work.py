@@ -5,7 +5,7 @@ and the method alone, so that a stream that goes on after a kill comes to what i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ciess_ray.serving.files import TABLE_FILE, ScorerFile
 from ciess_ray.streaming.config import METHOD_NAMES, StreamConfig
 from ciess_ray.streaming.folder import StreamFolder
 from ciess_ray.streaming.judging import Ranker, judge
-from ciess_ray.streaming.methods import METHODS, Problem
+from ciess_ray.streaming.methods import METHODS, Problem, SegmentBefore
 from ciess_ray.streaming.recommender import PackedRecommender, SegmentTraining
 from ciess_ray.streaming.segment import SegmentData, SegmentTest, reveal_test, segment_data
 from ciess_ray.streaming.trying import Teaching, Tried
@@ -33,6 +33,7 @@ from envs.data.stream import Stream
 from envs.errors import within
 from envs.metrics import CUTOFFS
 from envs.recommenders.evaluation import rank_items
+from envs.recommenders.training import Recipe
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _CHOOSING, _TESTING = "choosing", "testing"
@@ -154,33 +155,63 @@ class SegmentWork:
         self.folder.write(self.number, method, result, None)
         return result
 
-    def _table(self, method: str) -> dict[str, Any]:
-        config, data = self.config, self.data
-        recommender, meter = config.recommender, Meter()
-        former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
-        counters = self.number, METHOD_NAMES.index(method)
+    def _counters(self, method: str) -> tuple[int, int]:
+        """What a method's draws in the segment depend on, beside the seed."""
+        return self.number, METHOD_NAMES.index(method)
+
+    def _teaching(self, method: str, former: PackedRecommender | None) -> Teaching:
+        config = self.config
         is_warm = former is not None and config.training.warm_batches is not None
-        teaching = Teaching(
+        return Teaching(
             config.training.settings(is_warm=is_warm),
-            recommender,
+            config.recommender,
             former if is_warm else None,
-            partial(rng_of, config.seed, Draws.STREAM_TRAINING, *counters),
+            partial(rng_of, config.seed, Draws.STREAM_TRAINING, *self._counters(method)),
         )
-        recipe = teaching.recipe(data.interactions)
-        problem = Problem(
-            data,
+
+    def _problem(self, method: str, teaching: Teaching, former: PackedRecommender | None) -> Problem:
+        """What a method is given, but for what it has kept of the segment before."""
+        config = self.config
+        recommender = config.recommender
+        return Problem(
+            self.data,
             cap_params(config, self.stream, self.number),
             recommender.min_embedding_size,
             recommender.max_embedding_size,
             recommender.num_tables,
             None if former is None else former.table.sizes,
-            lambda: rng_of(config.seed, Draws.STREAM_SIZES, *counters),
-            recipe,
-            {} if self.number == 0 else self.folder.memory(self.number - 1, method),
+            partial(rng_of, config.seed, Draws.STREAM_SIZES, *self._counters(method)),
+            teaching.recipe(self.data.interactions),
+            before=None if former is None else partial(self._before, method),
         )
+
+    def _before(self, method: str) -> SegmentBefore:
+        """What a method may learn on."""
+        config, number = self.config, self.number - 1
+        work = SegmentWork(config, self.folder, self.stream, number, self._tell)
+        result = self.folder.result(number, method, self.stream.segments[number])
+        assert result is not None
+        teaching = work._teaching(method, None)
+
+        def scratch(batches: int) -> Recipe:
+            training = config.training.model_copy(update={"batches": batches})
+            settings = training.settings(is_warm=False)
+            return replace(teaching, settings=settings).recipe(work.data.interactions)
+
+        problem = work._problem(method, teaching, None)
+        return SegmentBefore(problem, result["figures"], scratch, config.seed, partial(self.say, method))
+
+    def _table(self, method: str) -> dict[str, Any]:
+        config, data = self.config, self.data
+        recommender, meter = config.recommender, Meter()
+        former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
+        teaching = self._teaching(method, former)
+        problem = self._problem(method, teaching, former)
+        if former is not None:
+            problem.memory.update(self.folder.memory(self.number - 1, method))
         tried = Tried(
             teaching,
-            recipe,
+            problem.recipe,
             data.interactions,
             self._put,
             config.resources,

@@ -98,17 +98,12 @@ def proposal(
 
 
 def released_sizes(
-    user: Array,
-    item: Array,
-    min_embedding_size: int,
-    max_embedding_size: int,
-    *,
-    explores: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    user: Array, item: Array, min_embedding_size: int, max_embedding_size: int, *, explores: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """What the released code makes of a :func:`proposal`, in the place of a projection onto the budget.
 
-    Beyond the largest size its mask shows nothing, so that a size of an action that was drawn ends there; what
-    is left of zeros is d_min, as no row may be without a number here.
+    Its mask shows nothing beyond the largest size, where those of an action that was drawn therefore end; and
+    d_min is put in the place of 0, as no row may be without a number here.
 
     Args:
         user: Parameters that each user is to get, shape (num_users,).
@@ -121,14 +116,14 @@ def released_sizes(
         Sizes of users and of items, whose sum may be beyond what there is.
     """
     bounds = min_embedding_size, max_embedding_size
-    users, items = (
-        np.clip(
-            reference_sizes(side / max(side.sum(), 1e-300), float(side.sum()), *bounds, explores=explores),
-            *bounds,
-        )
-        for side in (user, item)
-    )
-    return users, items
+
+    def sizes_of(side: Array) -> NDArray[np.int32]:
+        params = float(side.sum())
+        # A side that is to get nothing has shares of 0.
+        shares = side / params if params > 0 else side
+        return np.clip(reference_sizes(shares, params, *bounds, explores=explores), *bounds).astype(np.int32)
+
+    return sizes_of(user), sizes_of(item)
 
 
 def reference_sizes(

@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs import table_shape
 from envs.errors import ConfigError, EmbeddingSizeError
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.table_shape import Judged, TableShapeEnv
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "streaming.json"
@@ -99,3 +100,14 @@ def test_what_is_no_action_is_refused():
             env.step(np.array(action))
     with pytest.raises(ConfigError, match="train longer"):
         make_env(reference_fitness=0.0)
+
+
+def test_sizes_may_be_made_otherwise():
+    def twos(user, item, rng):
+        assert isinstance(rng, np.random.Generator)
+        return EmbeddingSizes(*(np.full(len(side), 2, np.int32) for side in (user, item)), 1, 16)
+
+    env = make_env(sizes_of=twos)
+    env.reset(seed=0)
+    *_, info = env.step(np.full(3, 0.5, np.float32))
+    assert info["num_params"] == 200

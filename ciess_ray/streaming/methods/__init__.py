@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from ciess_ray.streaming.methods.by_hand import equal_sizes, last_sizes, rank_power, split
+from ciess_ray.streaming.methods.by_scall import scall, scall_reference
 from ciess_ray.streaming.methods.policy_search import table_policy
-from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
+from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal, SegmentBefore
 
 #: Each proposes the tables of a segment; ``ciess_ray.streaming.config`` has the names.
 METHODS: dict[str, Callable[[Problem, Judge], None]] = {
@@ -13,6 +14,8 @@ METHODS: dict[str, Callable[[Problem, Judge], None]] = {
     "split": split,
     "rank power": rank_power,
     "table policy": table_policy,
+    "scall": scall,
+    "scall reference": scall_reference,
 }
 
-__all__ = ["METHODS", "Judge", "Problem", "Proposal"]
+__all__ = ["METHODS", "Judge", "Problem", "Proposal", "SegmentBefore"]

@@ -1,6 +1,6 @@
 """What a method that decides the sizes of a segment is given: the problem, and the judge of its proposals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ class Problem:
         recipe: How its tables are trained.
         memory: What the method itself has left in the last segment, by name; what it leaves here is kept with
             the segment's table, and is there in the next.
+        before: Gives what may be learnt on; None in the first segment.
     """
 
     data: SegmentData
@@ -39,20 +40,34 @@ class Problem:
     new_rng: Callable[[], np.random.Generator]
     recipe: Recipe
     memory: dict[str, NDArray[Any]] = field(default_factory=dict)
+    before: "Callable[[], SegmentBefore] | None" = None
+
+    @property
+    def params_a_table(self) -> int:
+        """Parameters that there are in each table, which is the sum of the sizes."""
+        return self.cap_params // self.num_tables
 
     def project(
         self,
         user: NDArray[np.floating] | NDArray[np.integer],
         item: NDArray[np.floating] | NDArray[np.integer],
+        *,
+        rng: np.random.Generator | None = None,
     ) -> EmbeddingSizes:
-        """The sizes nearest to a proposal that use the whole cap."""
+        """The sizes nearest to a proposal that use the whole cap.
+
+        Args:
+            user: Of users, shape (num_users,).
+            item: Of items, shape (num_items,).
+            rng: Draws who gets what is left over; None for the same draws each time.
+        """
         return EmbeddingSizes.from_proposal(
             user,
             item,
             self.cap_params,
             self.min_embedding_size,
             self.max_embedding_size,
-            self.new_rng(),
+            rng or self.new_rng(),
             fill=True,
             num_tables=self.num_tables,
         )
@@ -79,6 +94,25 @@ class Problem:
                 shares = np.asarray(by_popularity(shares, popularity[side]), np.float64)
             sides.append(shares * (mean * count))
         return self.project(*sides)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentBefore:
+    """The segment before, for a method that learns on it what it decides by.
+
+    Attributes:
+        problem: What the method was given there, but for what is kept of still earlier ones.
+        figures: Of the method's own table there, as its row has them.
+        scratch: Gives the recipe of a training from scratch there, of so many batches.
+        seed: Of the stream.
+        tell: Tells people what the learning is at.
+    """
+
+    problem: Problem
+    figures: Mapping[str, Any]
+    scratch: Callable[[int], Recipe]
+    seed: int
+    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)

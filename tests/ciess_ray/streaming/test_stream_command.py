@@ -1,7 +1,6 @@
 """Streams as a whole: what they leave, what they go on with, and what they refuse before any work."""
 
 import io
-import json
 import shutil
 
 import numpy as np
@@ -10,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from kills import content_of
 from moments import moments_of
+from stream_content import plain
 from stream_log import CAP, NUM_ROWS, write_log
 
 from ciess_ray.files.formats import read_json_lines
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import ServedRecommender
-from ciess_ray.streaming.config import METHOD_NAMES, TABLE_METHODS
+from ciess_ray.streaming.config import DEFAULT_METHODS, TABLE_METHODS
 from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
 from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder, current_segment
 from ciess_ray.streaming.live import StreamView
@@ -32,30 +32,10 @@ def done(make, tmp_path_factory):
     return config, run_stream(config, on_progress=news.append), news
 
 
-def plain(folder):
-    """What a stream comes to, whatever it took: no times and no seconds."""
-    content = {}
-    for name, value in content_of(folder).items():
-        if name.endswith("result.json"):
-            result = json.loads(value)
-            figures = result["figures"].items()
-            result["figures"] = {key: figure for key, figure in figures if "_s" not in key}
-            content[name] = result
-        elif name == "journal.jsonl":
-            lines = (json.loads(line) for line in value.splitlines())
-            content[name] = [{key: text for key, text in line.items() if key != "time"} for line in lines]
-        elif name == "stream.parquet":
-            table = pq.read_table(folder / name)
-            content[name] = table.drop([key for key in table.column_names if "_s" in key]).to_pylist()
-        elif not name.endswith(("manifest.json", "lock", "stream.json")):
-            content[name] = value
-    return content
-
-
 def test_every_method_is_within_the_budget_in_every_segment_and_uses_it(done):
     config, rows, _ = done
     assert [(row["segment"], row["method"]) for row in rows] == [
-        (number, method) for number in range(rows[-1]["segment"] + 1) for method in METHOD_NAMES
+        (number, method) for number in range(rows[-1]["segment"] + 1) for method in DEFAULT_METHODS
     ]
     assert rows[-1]["segment"] >= 2
     for row in rows:
@@ -76,7 +56,7 @@ def test_what_is_cold_is_counted_and_the_rest_is_judged(done):
         assert 0 <= row["test/ndcg@20"] <= 1 and row["test_cold/num_users"] > 0
     # Whom nobody knows gets what is popular, from whichever method.
     of_last = [row["test_cold/recall@20"] for row in rows if row["segment"] == rows[-1]["segment"]]
-    assert len(of_last) == len(METHOD_NAMES) and max(of_last) > 0
+    assert len(of_last) == len(DEFAULT_METHODS) and max(of_last) > 0
 
 
 def test_last_sizes_are_kept_and_newcomers_get_the_least(done):
@@ -346,7 +326,7 @@ def test_a_terminal_shows_a_row_a_method(done):
     shown = page.file.getvalue().splitlines()
     assert shown[0].split()[:4] == ["method", "segment", "R@20", "N@20"]
     number = rows[-1]["segment"] + 1
-    assert [line for line in shown if f"{number}/{number}" in line] == shown[1 : 1 + len(METHOD_NAMES)]
+    assert [line for line in shown if f"{number}/{number}" in line] == shown[1 : 1 + len(DEFAULT_METHODS)]
     last = next(row for row in rows[::-1] if row["method"] == "split")
     assert f"{last['num_bytes']:,}" in shown[3] and last["chosen"] in shown[3]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from ciess_ray.streaming.config import TABLE_METHODS, YARDSTICK_NAMES
+from ciess_ray.streaming.config import SCALL_METHODS, TABLE_METHODS, YARDSTICK_NAMES
 from ciess_ray.streaming.judging import best_by, judge
 from ciess_ray.streaming.methods import METHODS, Problem
 from ciess_ray.streaming.segment import ColdRows, segment_data
@@ -146,7 +146,7 @@ def test_cold_rows_get_what_is_popular_and_miss_what_is_unknown():
 
 
 @pytest.mark.parametrize("num_tables", [1, 2])
-@pytest.mark.parametrize("method", TABLE_METHODS)
+@pytest.mark.parametrize("method", [name for name in TABLE_METHODS if name not in SCALL_METHODS])
 def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method, num_tables):
     data = segment_data(fashion, 2)
     num_rows = data.interactions.num_entities

@@ -87,3 +87,19 @@ def test_projected_no_action_exceeds_the_budget_or_wastes_it(mean_size):
         assert sum(side.sum() for side in asked) == pytest.approx(cap)
         sizes = EmbeddingSizes.from_proposal(*asked, cap, 1, 256, fill=True, rng=rng)
         assert sizes.num_params == cap
+
+
+def test_released_sizes_keep_to_no_budget_and_to_the_bounds():
+    rng = np.random.default_rng(0)
+    popularity = np.arange(60), np.arange(40)
+    over = 0
+    for action in [*rng.random((20, 3)), np.array([0.0, 0.5, 0.5])]:
+        asked = scall.proposal(action, *popularity, 300)
+        for explores in (True, False):
+            user, item = scall.released_sizes(*asked, 1, 16, explores=explores)
+            assert (len(user), len(item)) == (60, 40)
+            assert min(user.min(), item.min()) >= 1 and max(user.max(), item.max()) <= 16
+            # The most popular, who are the last here, have the largest.
+            assert (np.diff(user) >= 0).all() and (np.diff(item) >= 0).all()
+            over += user.sum() + item.sum() > 300
+    assert over > 10
