@@ -114,6 +114,17 @@ def segment_data(stream: Stream, number: int) -> SegmentData:
     return SegmentData(number, interactions, cold, past)
 
 
+def hindsight(data: SegmentData) -> SegmentData:
+    """The segment before, whose validation are all rows that this one's training has of what came after it.
+
+    Args:
+        data: Of a segment that is not the first; its own validation rows are not looked at.
+    """
+    past, number = data.past, data.number - 1
+    last = replace(past.segments[number], test_start=past.num_rows, end=past.num_rows)
+    return segment_data(replace(past, segments=(*past.segments[:number], last)), number)
+
+
 def reveal_test(stream: Stream, number: int) -> SegmentTest:
     """What the table of a segment is tested on, once it is done.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciess_ray.streaming.segment import reveal_test, segment_data
+from ciess_ray.streaming.segment import hindsight, reveal_test, segment_data
 from envs.data import generate_interactions, log_from_frame
 from envs.data.stream import cut_stream
 from envs.errors import DataError
@@ -109,3 +109,21 @@ def test_every_row_is_somewhere_once_and_none_is_trained_on_and_tested_later(tri
 
 def named(stream, user, item):
     return list(zip(stream.user_ids[user], stream.item_ids[item], strict=True))
+
+
+def test_the_last_segment_may_be_judged_by_all_that_came_since_and_training_knows(stream):
+    for number, segment in list(enumerate(stream.segments))[1:]:
+        data, last = segment_data(stream, number), stream.segments[number - 1]
+        before, then = hindsight(data), segment_data(stream, number - 1)
+        assert before.number == number - 1
+        assert pairs(before.interactions.train) == pairs(then.interactions.train)
+        assert before.interactions.user_ids.tolist() == then.interactions.user_ids.tolist()
+        # No row of this segment's validation or test is among them.
+        since = rows(stream, last.validation_start, segment.validation_start)
+        cold = set(
+            zip(before.cold_validation.user.tolist(), before.cold_validation.item.tolist(), strict=True)
+        )
+        assert pairs(before.interactions.validation) | cold == since
+        assert before.interactions.validation.nnz > then.interactions.validation.nnz
+        for mine, theirs in zip(before.popularity(0.5), then.popularity(0.5), strict=True):
+            np.testing.assert_array_equal(mine, theirs)

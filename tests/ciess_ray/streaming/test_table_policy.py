@@ -73,7 +73,7 @@ def first(stream):
 
 def test_a_plain_split_is_among_few_tables_that_lie_apart(first):
     told, _ = first
-    assert 2 <= len(told) <= 5
+    assert 2 <= len(told) <= 4
     assert any(max(np.ptp(side) for side in (one.sizes.user, one.sizes.item)) <= 1 for one in told)
     assert len({one.sizes.user.tobytes() + one.sizes.item.tobytes() for one in told}) == len(told)
 
@@ -94,6 +94,31 @@ def test_the_policy_that_was_kept_and_the_best_begin_the_next_segment(stream, fi
     # The policy that the judge liked best is proposed anew, and is kept anew.
     assert again[0].name.rsplit(", ", 1)[0] == told[-1].name.rsplit(", ", 1)[0]
     np.testing.assert_array_equal(later.memory["policies"][0], kept[0])
+
+
+def test_what_has_come_since_the_last_segment_counts_by_its_users(stream, first, monkeypatch):
+    told, problem = first
+    benches = []
+
+    class Spy(policy_search._Bench):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            benches.append(self)
+
+        def quality(self, policy):
+            # All that validation likes are plain splits, and what came since likes the others.
+            if len(benches) < 2:
+                return super().quality(policy)
+            is_plain = policy["user"][2] == policy["item"][2] == 0
+            return self.weight * float(is_plain == (self is benches[0]))
+
+    monkeypatch.setattr(policy_search, "_Bench", Spy)
+    again, _ = decide(stream, 1, former=told[-1].sizes, memory=problem.memory)
+    now, since = benches
+    assert since.weight > now.weight > 0
+    # The first is what was kept last time.
+    is_plain = ["rank^" not in one.name for one in again[1:]]
+    assert len(is_plain) >= 3 and sum(is_plain) <= 1
 
 
 def test_the_supernet_goes_on_and_newcomers_begin_small(stream, first):
