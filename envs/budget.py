@@ -126,6 +126,7 @@ class MemoryBudget:
         num_tables: int = 1,
         *,
         reserve: float = 0.0,
+        may_share: bool = False,
     ) -> int:
         """The most parameters the tables may keep, all of them together.
 
@@ -136,12 +137,14 @@ class MemoryBudget:
             num_tables: Tables in which every row has its size.
             reserve: Share of the budget that is kept free, in [0, 1), for rows that arrive before sizes are
                 decided anew; see :meth:`num_newcomers`.
+            may_share: Whether users may share a row, and items another, so that two rows of d_min are enough.
 
         Returns:
             A multiple of ``num_tables``, at most ``num_rows * max_embedding_size * num_tables``.
 
         Raises:
-            BudgetError: The cap leaves less than d_min a row, or there can be no such reserve.
+            BudgetError: The cap leaves less than d_min a row, or, where rows may be shared, than for two, or
+                there can be no such reserve.
             EmbeddingSizeError: The bounds contradict each other.
         """
         check_bounds(min_embedding_size, max_embedding_size)
@@ -159,19 +162,22 @@ class MemoryBudget:
             cap = (math.floor(math.floor(self.amount) * used) - fixed) // BYTES_PER_PARAM
         # One dimension more of a row costs a parameter in each table: what is left over buys nothing.
         cap -= cap % num_tables
-        least = num_rows * min_embedding_size * num_tables
+        least_rows = min(num_rows, 2) if may_share else num_rows
+        least = least_rows * min_embedding_size * num_tables
         if cap < least:
             need = {
                 "ratio": f"{_round_up(least / full)} ({_round_up(100 * least / full)}%)",
-                "mean size": f"{min_embedding_size} a row",
+                # Three decimals might be thousands.
+                "mean size": f"{_round_up(least / (num_rows * num_tables), 3)} a row",
                 "params": f"{math.ceil(least / used)} params",
                 "bytes": f"{math.ceil(packed_bytes(least, num_rows, max_embedding_size) / used)}B",
             }[self.unit]
             in_tables = "" if num_tables == 1 else f" in {num_tables} tables"
+            whose = "for a row that all users share and one that items do" if may_share else "each"
             raise BudgetError(
                 f"the memory budget {self}{f', a reserve of {reserve:g} aside,' if reserve else ''} leaves "
                 f"{max(cap, 0)} parameters for {num_rows} users and items, "
-                f"fewer than min_embedding_size={min_embedding_size} each{in_tables}; "
+                f"fewer than min_embedding_size={min_embedding_size} {whose}{in_tables}; "
                 f"the least that works is {need}."
             )
         return min(cap, full)
@@ -227,9 +233,9 @@ class MemoryBudget:
         return f"{int(self.amount)} params" if self.unit == "params" else f"{int(self.amount)}B"
 
 
-def _round_up(value: float) -> str:
-    """At least the value, in four significant digits: a budget named as the least must work."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value)):g}"
+def _round_up(value: float, num_digits: int = 4) -> str:
+    """At least the value, in so many significant digits: a budget named as the least must work."""
+    return f"{float(Context(prec=num_digits, rounding=ROUND_CEILING).create_decimal_from_float(value)):g}"
 
 
 def check_bounds(min_embedding_size: int, max_embedding_size: int) -> None:

@@ -63,6 +63,9 @@ class PackedEmbedding(nn.Module):
         self.block_starts = nn.Buffer(torch.from_numpy(block_starts + _BIAS), persistent=False)
         biased = (in_block.astype(np.int32) - _BIAS).astype(np.int16)
         self.in_block = nn.Buffer(torch.from_numpy(biased), persistent=False)
+        self.num_users, self.min_embedding_size = table.num_users, table.min_embedding_size
+        shared = table.shared_rows
+        self.shared_rows = None if shared is None else nn.Buffer(_tensor(shared), persistent=False)
         self.scales = None if table.scales is None else nn.Buffer(_tensor(table.scales), persistent=False)
         num_prefixes = self.num_copied + 1 if self.num_copied <= _MAX_PREFIX else 0
         is_kept = torch.arange(self.num_copied) < torch.arange(num_prefixes)[:, None]
@@ -84,6 +87,10 @@ class PackedEmbedding(nn.Module):
         """
         flat, num_copied = rows.reshape(-1), self.num_copied
         sizes = self.row_sizes.index_select(0, flat).long()
+        if self.shared_rows is not None:
+            shown = self.shared_rows.index_select(0, (flat >= self.num_users).long())
+            flat = torch.where(sizes == 0, shown, flat)
+            sizes = sizes.clamp(min=self.min_embedding_size)
         starts = self.block_starts.index_select(0, flat >> self.block_bits)
         starts += self.in_block.index_select(0, flat)
         if self.num_tables > 1:

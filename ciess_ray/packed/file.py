@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from envs.errors import ResultError
 
 FORMAT = "ciess-ray packed table 2"
+#: Of a table of which some rows are shared, which older versions cannot read.
+SHARED_FORMAT = "ciess-ray packed table 3"
 
 #: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
 VALUE_TYPES: dict[str, tuple[str, Any]] = {
@@ -55,7 +57,7 @@ def encode(
 
     Args:
         values: Row after row, shape (num_params,).
-        row_sizes: Shape (num_rows,).
+        row_sizes: Numbers that stand at each row, shape (num_rows,); 0 where it shows another.
         num_tables: Tables in which every row has its size.
         dtype: A key of :data:`VALUE_TYPES`.
 
@@ -70,8 +72,10 @@ def encode(
         if dtype == "int8":
             num_values = row_sizes.astype(np.int64) * num_tables
             first = np.cumsum(num_values) - num_values
-            largest = np.maximum.reduceat(np.abs(values), first) if len(values) else np.empty(0)
-            exact = largest / 127.0
+            holds = np.flatnonzero(num_values)
+            exact = np.zeros(len(num_values), np.float32)
+            if len(holds):
+                exact[holds] = np.maximum.reduceat(np.abs(values), first[holds]) / 127.0
             scales = exact.astype(np.float16)
             # Rounded up, so that the largest value still fits.
             scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)

@@ -1,7 +1,7 @@
 """A packed table at other sizes, with rows added: what a table becomes while users and items keep coming."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,10 @@ def resize(
     What is kept is kept bit for bit, int8 values under their row's scale too. The rows of new users follow
     those of the known ones, as do the rows of new items.
 
+    Whoever leaves a shared row begins with a copy of it. A row that is shared from now on is the one that was
+    shared before, whoever joins it, for it has been trained as theirs; where there was none it is the mean of
+    the known ones that join. Tables with shared rows are held with a row for everybody meanwhile.
+
     Args:
         table: The former table.
         sizes: Of all users and items, the known ones first, of as many tables.
@@ -66,6 +70,14 @@ def resize(
         raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
     if table.first_columns is not None or sizes.first_columns is not None:
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
+    resized = _resized(table.unshared(), replace(sizes, is_shared=None), rng, std)
+    if sizes.is_shared is None:
+        return resized
+    return replace(resized, table=_shared(resized.table, sizes, table))
+
+
+def _resized(table: PackedTable, sizes: EmbeddingSizes, rng: np.random.Generator, std: float) -> Resized:
+    """The same of tables in which everybody has a row."""
     size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
     row_sizes = np.concatenate([sizes.user, sizes.item], dtype=size_type, casting="unsafe")
     values = np.empty(sizes.num_params, VALUE_TYPES[table.dtype][1])
@@ -97,6 +109,57 @@ def resize(
         table.recommender,
     )
     return Resized(resized, resized.num_rows - table.num_rows, num_grown, num_shrunk, num_moved)
+
+
+def _shared(table: PackedTable, sizes: EmbeddingSizes, former: PackedTable) -> PackedTable:
+    """A table in which everybody has a row, with those that share one put together.
+
+    Args:
+        table: At these sizes.
+        sizes: Which say who shares.
+        former: What it was before; its rows that were shared are copies in ``table``.
+    """
+    assert sizes.row_of is not None and sizes.is_shared is not None
+    size, num_users = sizes.min_embedding_size, len(sizes.user)
+    lengths = table.row_sizes.astype(np.int64)
+    starts = np.cumsum(lengths) * table.num_tables - lengths * table.num_tables
+    values, scales = table.values.copy(), None if table.scales is None else table.scales.copy()
+
+    def places(row: int) -> NDArray[np.int64]:
+        """Of the first d_min numbers of a row in each table."""
+        first = starts[row] + np.arange(table.num_tables)[:, None] * lengths[row]
+        return np.asarray(first + np.arange(size)).ravel()
+
+    # Of users, then items: their first row, the former one, and how many were known.
+    kinds = (
+        (0, 0, former.num_users),
+        (num_users, former.num_users, former.num_rows - former.num_users),
+    )
+    for kind, (first, former_first, num_known) in enumerate(kinds):
+        joined = np.flatnonzero(sizes.is_shared[:num_users] if kind == 0 else sizes.is_shared[num_users:])
+        if not len(joined):
+            continue
+        row, known = first + int(joined[0]), first + joined[joined < num_known]
+        before = -1 if former.shared_rows is None else int(former.shared_rows[kind])
+        if before >= 0:
+            source = before - former_first + first
+            values[places(row)] = table.values[places(source)]
+            if table.scales is not None and scales is not None:
+                scales[row] = table.scales[source]
+        elif len(known):
+            mean = table.kept(known, size).mean(axis=0)
+            stored, scale = encode(mean, np.array([size]), table.num_tables, table.dtype)
+            values[places(row)] = stored
+            if scales is not None and scale is not None:
+                scales[row] = scale[0]
+    held = sizes.held.astype(np.int64)
+    row_sizes = table.row_sizes.copy()
+    row_sizes[sizes.is_shared] = 0
+    if scales is not None:
+        scales[held == 0] = 0
+    # A row that is left has all of its numbers.
+    values = values[np.repeat(held > 0, lengths * table.num_tables)]
+    return replace(table, values=values, row_sizes=row_sizes, scales=scales)
 
 
 def _parts(table: PackedTable, num_users: int, num_rows: int) -> Iterator[tuple[slice, slice]]:

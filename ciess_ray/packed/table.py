@@ -5,13 +5,16 @@ weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or
 1 more a row where rows do not all begin at the first column, 2 more for the scale of int8 values, and a
 header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: NumPy reads it, no code is run.
 
+A row of size 0 has no numbers of its own: all such users show one row of d_min numbers, whose values stand
+where the first of them is, and all such items another.
+
 A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
 begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
 """
 
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 from ciess_ray.files.whole import open_regular, whole_file
 from ciess_ray.packed.file import (
     FORMAT,
+    SHARED_FORMAT,
     SIZE_TYPES,
     TYPES,
     VALUE_TYPES,
@@ -52,7 +56,7 @@ class PackedTable:
     Attributes:
         values: The numbers kept, row after row, users first, shape (num_params,), of the type that
             :data:`VALUE_TYPES` says for ``dtype``.
-        row_sizes: One embedding size a row, users first, shape (num_rows,), unsigned.
+        row_sizes: One embedding size a row, users first, shape (num_rows,), unsigned; 0 where it is shared.
         num_users: Rows that are users.
         min_embedding_size: d_min.
         max_embedding_size: d_max.
@@ -83,13 +87,19 @@ class PackedTable:
     def __post_init__(self) -> None:
         if not len(self.row_sizes) or self.num_tables < 1:
             raise ResultError("it has no rows, or no table")
-        least, most = int(self.row_sizes.min()), int(self.row_sizes.max())
+        least, most = int(self.row_sizes.min()), self.largest_size
+        if least == 0:
+            least = int(self.row_sizes.min(initial=most, where=self.row_sizes > 0))
         if not 1 <= self.min_embedding_size <= least <= most <= self.max_embedding_size:
             raise ResultError(
                 f"sizes between {least} and {most} lie outside "
                 f"[{self.min_embedding_size}, {self.max_embedding_size}]"
             )
         num_params = self.num_tables * int(self.row_sizes.sum(dtype=np.int64))
+        if self.shared_rows is not None:
+            num_params += self.num_tables * self.min_embedding_size * int((self.shared_rows >= 0).sum())
+            if self.first_columns is not None:
+                raise ResultError("rows that are shared begin at the first column")
         if self.values.shape != (num_params,):
             raise ResultError(
                 f"sizes of {num_params} parameters in all cannot hold values of shape {self.values.shape}"
@@ -128,7 +138,9 @@ class PackedTable:
             )
         size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
         row_sizes = np.concatenate([sizes.user, sizes.item]).astype(size_type)
-        stored, scales = encode(np.ascontiguousarray(values, np.float32), row_sizes, sizes.num_tables, dtype)
+        if sizes.is_shared is not None:
+            row_sizes[sizes.is_shared] = 0
+        stored, scales = encode(np.ascontiguousarray(values, np.float32), sizes.held, sizes.num_tables, dtype)
         return cls(
             stored,
             row_sizes,
@@ -176,8 +188,10 @@ class PackedTable:
         try:
             header = json.loads(bytes(content[8:end]))
             metadata = {name: str(value) for name, value in header.pop("__metadata__", {}).items()}
-            if metadata.get("format") != FORMAT:
-                raise ResultError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            if metadata.get("format") not in (FORMAT, SHARED_FORMAT):
+                raise ResultError(
+                    f"its format is {metadata.get('format')!r}, not {FORMAT!r} or {SHARED_FORMAT!r}"
+                )
             arrays = {
                 name: data[slice(*part["data_offsets"])].view(TYPES[part["dtype"]])
                 for name, part in header.items()
@@ -196,6 +210,10 @@ class PackedTable:
             )
         except Exception as error:  # Of json, NumPy or the table, by where the damage is.
             raise ResultError(f"its header describes no packed table: {error}") from error
+        if metadata["format"] != table.format:
+            raise ResultError(
+                f"its format is {metadata['format']!r}, and its rows are those of {table.format!r}"
+            )
         parts = table._parts()
         metadata |= {name: str(number) for name, number in numbers.items()}
         # Types, shapes and places are those that the table itself would be written with.
@@ -213,10 +231,27 @@ class PackedTable:
         """Parameters kept, in all tables together."""
         return len(self.values)
 
+    @property
+    def format(self) -> str:
+        """What the file calls itself."""
+        return FORMAT if self.shared_rows is None else SHARED_FORMAT
+
+    @cached_property
+    def shared_rows(self) -> NDArray[np.int64] | None:
+        """The row at which that of users who share one stands, and that of items, shape (2,).
+
+        -1 where none of a kind shares; None where no row does.
+        """
+        is_shared = self.row_sizes == 0
+        if not is_shared.any():
+            return None
+        kinds = np.split(np.flatnonzero(is_shared), [np.count_nonzero(is_shared[: self.num_users])])
+        return np.array([rows[0] if len(rows) else -1 for rows in kinds])
+
     @cached_property
     def largest_size(self) -> int:
         """The largest size in use."""
-        return int(self.row_sizes.max())
+        return max(int(self.row_sizes.max()), self.min_embedding_size)
 
     @cached_property
     def width(self) -> int:
@@ -228,10 +263,11 @@ class PackedTable:
     @property
     def sizes(self) -> EmbeddingSizes:
         """The sizes of users and of items, as the rest of the project takes them."""
-        row_sizes = self.row_sizes.astype(np.int32)
+        row_sizes = np.maximum(self.row_sizes.astype(np.int32), self.min_embedding_size)
         bounds = self.min_embedding_size, self.max_embedding_size
         user, item = np.split(row_sizes, [self.num_users])
-        return EmbeddingSizes(user, item, *bounds, self.num_tables, self.first_columns)
+        is_shared = None if self.shared_rows is None else self.row_sizes == 0
+        return EmbeddingSizes(user, item, *bounds, self.num_tables, self.first_columns, is_shared)
 
     @property
     def num_bytes(self) -> int:
@@ -304,7 +340,7 @@ class PackedTable:
         if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
             raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
         block_starts, in_block = self.starts
-        sizes = self.row_sizes[rows].astype(np.int64)
+        rows, sizes = self._shown(rows)
         starts = block_starts[rows >> self.block_bits] + in_block[rows]
         starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
         stored = windows(self.values, starts, width)
@@ -338,6 +374,18 @@ class PackedTable:
         if self.scales is not None:
             values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
         return values
+
+    def unshared(self) -> "PackedTable":
+        """The same table with a row for everybody: those that share one have each a copy of it."""
+        if self.shared_rows is None:
+            return self
+        rows, sizes = self._shown(np.arange(self.num_rows))
+        num_values = self._values_a_row()
+        starts, lengths = np.cumsum(num_values) - num_values, sizes * self.num_tables
+        first = np.cumsum(lengths) - lengths
+        values = self.values[np.repeat(starts[rows] - first, lengths) + np.arange(int(lengths.sum()))]
+        scales = None if self.scales is None else self.scales[rows]
+        return replace(self, values=values, row_sizes=sizes.astype(self.row_sizes.dtype), scales=scales)
 
     def astype(self, dtype: str) -> "PackedTable":
         """The same table in another type of value.
@@ -385,11 +433,23 @@ class PackedTable:
         return sorted(held, key=lambda part: -part[2].itemsize)
 
     def _header(self) -> bytes:
-        metadata = {"format": FORMAT, "version": version("ciess-ray")}
+        metadata = {"format": self.format, "version": version("ciess-ray")}
         metadata |= {name: str(getattr(self, name)) for name in _NUMBERS}
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
         return header_of(self._parts(), metadata)
 
     def _values_a_row(self) -> NDArray[np.int64]:
-        return self.row_sizes.astype(np.int64) * self.num_tables
+        num_values = self.row_sizes.astype(np.int64) * self.num_tables
+        if self.shared_rows is not None:
+            held = self.shared_rows[self.shared_rows >= 0]
+            num_values[held] = self.min_embedding_size * self.num_tables
+        return num_values
+
+    def _shown(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+        """The rows at which the numbers of rows stand, and how many each has in a table."""
+        sizes = self.row_sizes[rows].astype(np.int64)
+        if self.shared_rows is not None:
+            rows = np.where(sizes == 0, self.shared_rows[(rows >= self.num_users).astype(np.int64)], rows)
+            sizes = np.maximum(sizes, self.min_embedding_size)
+        return rows, sizes

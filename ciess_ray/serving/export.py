@@ -140,6 +140,9 @@ def export(
         source.table.verify()
     Manifest.read(folder).verify(TABLE_FILE)
     made = _propagated(source) if propagated else source
+    if format != "packed":
+        # No other form has rows that are shared.
+        made = replace(made, table=made.table.unshared())
     if dtype != made.table.dtype:
         made = replace(made, table=made.table.astype(dtype))
     with (whole_folder if form.files else whole_file)(destination) as new:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,6 +23,8 @@ TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power", "table poli
 YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
 METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)
 DEFAULT_METHODS = tuple(name for name in METHOD_NAMES if name not in SCALL_METHODS)
+#: What becomes of a budget that has no room for everybody.
+Overflow = Literal["refuse", "share"]
 #: Decays by 0.9 within a training, after which the learning rate is a tenth of the first.
 _NUM_DECAYS = 22
 
@@ -105,8 +107,13 @@ class StreamConfig(Section):
     segments: SegmentsConfig = Field(description="where a segment ends")
     budget: str | float = Field(
         "10%",
-        description="'62000 params' or 64MB of packed file, in every segment, while users and items come; a "
-        "share is one of each segment's own full table, so that 12.5% of 64 are a mean size of 8",
+        description="'62000 params' or 64MB of packed file, in every segment, while users and items come; "
+        "'8 a row' is a mean size and 10% a share of the full table, which grow with the rows",
+    )
+    overflow: Overflow = Field(
+        "refuse",
+        description="where the budget has no room for d_min of each user and item: refuse it before anything "
+        "is trained, or let the coldest users share one row, and the coldest items",
     )
     methods: tuple[str, ...] = Field(
         DEFAULT_METHODS,

@@ -17,7 +17,7 @@ from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
 from ciess_ray.tracking.mlflow_store import tell_problems
 from ciess_ray.tracking.streams import StreamTracker
 from envs.data.stream import Stream, cut_stream
-from envs.errors import ResultError, within
+from envs.errors import BudgetError, ResultError, within
 
 #: What the journal calls a segment that MLflow has.
 _RECORDED = "segment recorded"
@@ -128,7 +128,7 @@ def read_stream(config: StreamConfig) -> Stream:
 
     Raises:
         DataError: It cannot be read; it has no times, or one; it makes one segment.
-        BudgetError: A segment has more users and items than the budget has room for.
+        BudgetError: A segment has more users and items than the budget has room for, and they may not share.
     """
     # Of a pair that comes again the last row would move what came before whenever the log goes on.
     log = read_log(config.dataset, keep="first")
@@ -136,7 +136,12 @@ def read_stream(config: StreamConfig) -> Stream:
     # Rows are never taken away: what the last one needs is enough for all.
     last = len(stream.segments) - 1
     with within(f"budget, for segment {last}, the last"):
-        cap_params(config, stream, last)
+        try:
+            cap_params(config, stream, last)
+        except BudgetError as error:
+            if config.overflow == "share":
+                raise
+            raise BudgetError(f"{error} Or let the coldest share a row: overflow=share.") from error
     return stream
 
 

@@ -21,7 +21,8 @@ class SizedEmbedding(nn.Module):
     """Rows of users, then items; row n keeps its first d_n numbers and the rest are zero.
 
     The table is as wide as the largest size it was made for, not as d_max: what no row keeps is not stored.
-    Where ``sizes.num_tables`` is more than one, the tables stand side by side and share the sizes.
+    Where ``sizes.num_tables`` is more than one, the tables stand side by side and share the sizes. Rows that
+    share one show its numbers, and its gradient is the sum of theirs.
 
     Args:
         sizes: One size a row.
@@ -31,6 +32,7 @@ class SizedEmbedding(nn.Module):
     """
 
     mask: Tensor
+    row_of: Tensor | None
 
     def __init__(
         self, sizes: EmbeddingSizes, *, init_std: float, generator: torch.Generator, device: torch.device
@@ -40,6 +42,7 @@ class SizedEmbedding(nn.Module):
         mask = torch.from_numpy(sizes.mask()).to(device)
         values = torch.randn(mask.shape, generator=generator) * init_std
         self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("row_of", _rows_shown(sizes, device), persistent=False)
         self.weight = nn.Parameter(values.to(device) * mask)
 
     def forward(self, num_columns: int | None = None) -> Tensor:
@@ -49,7 +52,8 @@ class SizedEmbedding(nn.Module):
             num_columns: Leading columns that are wanted; None for all.
         """
         # A product with a mask of booleans makes one of numbers first.
-        return torch.where(self.mask[:, :num_columns], self.weight[:, :num_columns], 0.0)
+        table = torch.where(self.mask[:, :num_columns], self.weight[:, :num_columns], 0.0)
+        return table if self.row_of is None else table.index_select(0, self.row_of)
 
     def mask_to(self, sizes: EmbeddingSizes) -> None:
         """Let each row show another prefix from now on; what it holds beyond it stays.
@@ -59,6 +63,7 @@ class SizedEmbedding(nn.Module):
         """
         self.sizes = sizes
         self.mask = torch.from_numpy(sizes.mask(self.width)).to(self.weight.device)
+        self.row_of = _rows_shown(sizes, self.weight.device)
 
     def packed_values(self) -> Tensor:
         """The numbers that are kept, row after row, shape (num_params,), float32, on the CPU."""
@@ -69,6 +74,11 @@ class SizedEmbedding(nn.Module):
         with torch.no_grad():
             self.weight.zero_()
             self.weight[self.mask] = values.to(self.weight.device)
+
+
+def _rows_shown(sizes: EmbeddingSizes, device: torch.device) -> Tensor | None:
+    """The row whose numbers each row shows, int64; None where each shows its own."""
+    return None if sizes.row_of is None else torch.from_numpy(sizes.row_of).to(device)
 
 
 class BaseRecommender(nn.Module, ABC):

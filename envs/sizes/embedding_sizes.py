@@ -37,10 +37,13 @@ class EmbeddingSizes:
         num_tables: Tables in which every row has its size; NCF has one for each of its two branches.
         first_columns: Where each row begins, users first, shape (num_rows,), uint8; None where all begin at
             the first column.
+        is_shared: Which rows have none of their own, but share one of size d_min with all such users, or all
+            such items; shape (num_rows,), bool. None where none does.
 
     Raises:
         EmbeddingSizeError: d_max is below d_min or d_min below 1; a size is no integer or outside the bounds;
-            there are not as many first columns as rows, or one is no number of 0 to 255.
+            there are not as many first columns as rows, or one is no number of 0 to 255; a row that is shared
+            has another size than d_min, or a first column.
     """
 
     user: NDArray[np.int32]
@@ -49,6 +52,7 @@ class EmbeddingSizes:
     max_embedding_size: int = 128
     num_tables: int = 1
     first_columns: NDArray[np.uint8] | None = None
+    is_shared: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self.min_embedding_size, self.max_embedding_size)
@@ -78,6 +82,24 @@ class EmbeddingSizes:
             first = first.astype(COLUMN_TYPE)
             first.flags.writeable = False
             object.__setattr__(self, "first_columns", first)
+        if self.is_shared is not None:
+            self._check_shared(np.asarray(self.is_shared))
+
+    def _check_shared(self, is_shared: NDArray[np.bool_]) -> None:
+        if is_shared.shape != (self.num_rows,) or is_shared.dtype != np.bool_:
+            raise EmbeddingSizeError(
+                f"which rows are shared is {self.num_rows} truth values, one a row, not {is_shared.dtype} of "
+                f"shape {is_shared.shape}."
+            )
+        sizes = np.concatenate([self.user, self.item])[is_shared]
+        if self.first_columns is not None or (sizes != self.min_embedding_size).any():
+            raise EmbeddingSizeError(
+                f"rows that share one have the size {self.min_embedding_size}, d_min, and begin at the first "
+                "column."
+            )
+        is_shared = is_shared.copy()
+        is_shared.flags.writeable = False
+        object.__setattr__(self, "is_shared", is_shared if is_shared.any() else None)
 
     @classmethod
     def full(
@@ -109,16 +131,28 @@ class EmbeddingSizes:
         *,
         fill: bool = False,
         num_tables: int = 1,
+        is_shared: NDArray[np.bool_] | None = None,
     ) -> "EmbeddingSizes":
         """The sizes nearest to a proposal that keep at most ``cap_params`` parameters, or with ``fill`` all.
 
         Users and items share the one cap: what users do not take is free for items. It caps the parameters
         of all tables together, so that the sizes themselves sum to at most ``cap_params // num_tables``.
+        What is proposed for rows of ``is_shared`` goes to the others, in proportion to what they are to have.
         """
         proposal = np.concatenate([np.asarray(user, np.float64), np.asarray(item, np.float64)])
         bounds = min_embedding_size, max_embedding_size
-        sizes = project_sizes(proposal, cap_params // num_tables, *bounds, rng, fill=fill)
-        return cls(sizes[: len(user)], sizes[len(user) :], *bounds, num_tables)
+        cap = cap_params // num_tables
+        if is_shared is None:
+            sizes = project_sizes(proposal, cap, *bounds, rng, fill=fill)
+        else:
+            sizes = np.full(len(proposal), min_embedding_size, np.int32)
+            cap -= min_embedding_size * sum(map(np.any, np.split(is_shared, [len(user)])))
+            if not is_shared.all():
+                own = proposal[~is_shared]
+                if (asked := own.sum()) > 0:
+                    own *= proposal.sum() / asked
+                sizes[~is_shared] = project_sizes(own, cap, *bounds, rng, fill=fill)
+        return cls(sizes[: len(user)], sizes[len(user) :], *bounds, num_tables, is_shared=is_shared)
 
     @classmethod
     def equal(
@@ -155,7 +189,29 @@ class EmbeddingSizes:
     @cached_property
     def num_params(self) -> int:
         """Parameters kept, in all tables together."""
-        return self.num_tables * int(self.user.sum(dtype=np.int64) + self.item.sum(dtype=np.int64))
+        return self.num_tables * int(self.held.sum(dtype=np.int64))
+
+    @cached_property
+    def row_of(self) -> NDArray[np.int64] | None:
+        """The row whose numbers each row shows, shape (num_rows,); None where each shows its own.
+
+        The row that users share stands where the first of them is, and so does that of items.
+        """
+        if self.is_shared is None:
+            return None
+        rows = np.arange(self.num_rows)
+        for kind in np.split(rows, [len(self.user)]):
+            sharing = kind[self.is_shared[kind]]
+            rows[sharing] = sharing[:1]
+        return rows
+
+    @cached_property
+    def held(self) -> NDArray[np.int32]:
+        """Numbers that stand at each row in a table, shape (num_rows,): 0 where it shows another's."""
+        sizes = np.concatenate([self.user, self.item])
+        if self.row_of is not None:
+            sizes[self.row_of != np.arange(self.num_rows)] = 0
+        return sizes
 
     @property
     def kept_ratio(self) -> float:
@@ -188,7 +244,7 @@ class EmbeddingSizes:
         Args:
             width: Columns of one table; by default up to the last in use.
         """
-        columns, row_sizes = np.arange(width or self.width), np.concatenate([self.user, self.item])[:, None]
+        columns, row_sizes = np.arange(width or self.width), self.held[:, None]
         if self.first_columns is None:
             return np.tile(columns < row_sizes, (1, self.num_tables))
         places = columns - self.first_columns.astype(np.int32)[:, None]

@@ -29,6 +29,8 @@ class Problem:
         memory: What the method itself has left in the last segment, by name; what it leaves here is kept with
             the segment's table, and is there in the next.
         before: Gives what may be learnt on; None in the first segment.
+        is_shared: Which rows share one of their kind, for the budget has no room for all; users first, shape
+            (num_rows,). None where all have one.
     """
 
     data: SegmentData
@@ -41,6 +43,7 @@ class Problem:
     recipe: Recipe
     memory: dict[str, NDArray[Any]] = field(default_factory=dict)
     before: "Callable[[], SegmentBefore] | None" = None
+    is_shared: NDArray[np.bool_] | None = None
 
     @property
     def params_a_table(self) -> int:
@@ -56,6 +59,8 @@ class Problem:
     ) -> EmbeddingSizes:
         """The sizes nearest to a proposal that use the whole cap.
 
+        Rows that share one have d_min, and what is proposed for them goes to the others in proportion.
+
         Args:
             user: Of users, shape (num_users,).
             item: Of items, shape (num_items,).
@@ -70,6 +75,7 @@ class Problem:
             rng or self.new_rng(),
             fill=True,
             num_tables=self.num_tables,
+            is_shared=self.is_shared,
         )
 
     def shape(
@@ -80,19 +86,26 @@ class Problem:
     ) -> EmbeddingSizes:
         """Sizes that fall with a power of the rank of popularity, as SCALL's do in closed form.
 
+        Rows that share one are in no ranking.
+
         Args:
             ratio: Of the mean size of users to that of items.
             powers: Of users and of items; 1/a in :mod:`envs.sizes.scall`.
             popularity: Of users and of items; None where both powers are 0.
         """
-        counts = self.data.interactions.num_users, self.data.interactions.num_items
-        item_mean = self.cap_params / self.num_tables / (ratio * counts[0] + counts[1])
-        sides = []
-        for side, (count, mean) in enumerate(zip(counts, (ratio * item_mean, item_mean), strict=True)):
-            shares = fractions(count, np.inf if powers[side] == 0 else 1 / powers[side])
+        interactions = self.data.interactions
+        has_own = np.ones(interactions.num_entities, bool) if self.is_shared is None else ~self.is_shared
+        owners = [np.flatnonzero(kind) for kind in np.split(has_own, [interactions.num_users])]
+        num_even = ratio * len(owners[0]) + len(owners[1])
+        item_mean = self.cap_params / self.num_tables / num_even if num_even else 0.0
+        sides = [np.zeros(interactions.num_users), np.zeros(interactions.num_items)]
+        for side, (rows, mean) in enumerate(zip(owners, (ratio * item_mean, item_mean), strict=True)):
+            if not len(rows):
+                continue
+            shares = fractions(len(rows), np.inf if powers[side] == 0 else 1 / powers[side])
             if popularity is not None:
-                shares = np.asarray(by_popularity(shares, popularity[side]), np.float64)
-            sides.append(shares * (mean * count))
+                shares = np.asarray(by_popularity(shares, popularity[side][rows]), np.float64)
+            sides[side][rows] = shares * (mean * len(rows))
         return self.project(*sides)
 
 

@@ -10,10 +10,12 @@ import safetensors
 import safetensors.numpy
 from table_bytes import bytes_of
 
-from ciess_ray.packed.file import VALUE_TYPES
+from ciess_ray.packed.file import FORMAT, SHARED_FORMAT, VALUE_TYPES
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
+
+FORMATS = FORMAT, SHARED_FORMAT
 
 
 def header_and_data(content):
@@ -126,6 +128,23 @@ class TestHostileFiles:
         with pytest.raises(ResultError):
             PackedTable.from_buffer(with_header(header, bytes(changed)))
 
+    @pytest.mark.parametrize("shared", [[], [0], [0, 1, 2]])
+    def test_rows_that_are_shared_and_a_shared_row_or_a_format_that_is_not_theirs(self, shared):
+        """A row of size 0 takes d_min values where the first of its kind is, which have to be there."""
+        sizes = EmbeddingSizes(np.array([1, 1]), np.array([1, 4]), 1, 4, is_shared=np.isin(range(4), shared))
+        table = PackedTable.of(np.ones(sizes.num_params, np.float32), sizes)
+        header, data = header_and_data(bytes_of(table))
+        assert header["__metadata__"]["format"] == f"ciess-ray packed table {3 if shared else 2}"
+        PackedTable.from_buffer(with_header(header, data))
+        other = {**header, "__metadata__": header["__metadata__"] | {"format": FORMATS[not shared]}}
+        with pytest.raises(ResultError, match="its format is .*, and its rows are those of"):
+            PackedTable.from_buffer(with_header(other, data))
+        num_values = len(data) // 4 - 2
+        header["values"] |= {"shape": [num_values], "data_offsets": [0, 4 * num_values]}
+        header["sizes"] |= {"data_offsets": [4 * num_values, 4 * num_values + 4]}
+        with pytest.raises(ResultError, match=f"sizes of {num_values + 1} parameters in all cannot hold"):
+            PackedTable.from_buffer(with_header(header, data[4:]))
+
     @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
     def test_values_that_are_no_numbers_are_found_by_verify(self, dtype):
         sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
@@ -149,7 +168,9 @@ class TestHostileFiles:
         seeds = []
         for dtype in VALUE_TYPES:
             for num_tables, d_max in ((1, 4), (2, 300)):
-                sizes = EmbeddingSizes(1 + np.arange(90) % 4, np.array([2, 4]), 1, d_max, num_tables)
+                user = 1 + np.arange(90) % 4
+                is_shared = np.append(user == 1, [False] * 2) if d_max == 300 else None
+                sizes = EmbeddingSizes(user, np.array([2, 4]), 1, d_max, num_tables, is_shared=is_shared)
                 values = np.arange(1, 1 + sizes.num_params, dtype=np.float32)
                 table = PackedTable.of(values, sizes, dtype=dtype, recommender="mf")
                 seeds.append(bytes_of(table))
@@ -175,7 +196,7 @@ class TestHostileFiles:
             except ResultError:
                 continue
             num_opened += 1
-            assert table.num_params == table.num_tables * int(table.row_sizes.sum())
+            assert table.num_params == table.num_tables * int(table.sizes.held.sum())
             with np.errstate(invalid="ignore", over="ignore"):
                 try:
                     table.verify()

@@ -39,11 +39,18 @@ def tables(draw):
     if draw(st.booleans()):
         first = np.array([draw(st.integers(0, 255)) for _ in row_sizes])
         sizes = replace(sizes, first_columns=first)
+    elif draw(st.booleans()):
+        is_shared = np.array([draw(st.booleans()) for _ in row_sizes])
+        row_sizes[is_shared] = d_min
+        user, item = np.split(row_sizes, [num_users])
+        sizes = replace(sizes, user=user, item=item, is_shared=is_shared)
     width = draw(st.integers(sizes.width, sizes.width + 3))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     tables = rng.standard_normal((num_users + num_items, num_tables, width), np.float32)
     place = np.arange(width) - first[:, None, None]
     masked = np.where((place >= 0) & (place < row_sizes[:, None, None]), tables, np.float32(0))
+    if sizes.row_of is not None:
+        masked = masked[sizes.row_of]
     return *(part.reshape(len(row_sizes), -1) for part in (tables, masked)), sizes
 
 
@@ -75,6 +82,9 @@ def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_f
     np.testing.assert_array_equal(loaded.sizes.user, sizes.user)
     np.testing.assert_array_equal(loaded.sizes.item, sizes.item)
     np.testing.assert_array_equal(loaded.sizes.mask(), sizes.mask())
+    np.testing.assert_array_equal(loaded.unshared().unpack(), loaded.unpack())
+    assert loaded.unshared().shared_rows is None
+    assert (loaded.format == FORMAT) == (sizes.is_shared is None)
     assert (loaded.dtype, loaded.recommender) == (dtype, "mf")
     for name in ("min_embedding_size", "max_embedding_size", "num_tables"):
         assert getattr(loaded.sizes, name) == getattr(sizes, name)
@@ -230,14 +240,42 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
+def test_rows_that_share_one_cost_their_index_alone(tmp_path):
+    sizes = EmbeddingSizes(np.full(900, 2), np.full(100, 2), 2, 16, is_shared=np.arange(1_000) % 10 > 0)
+    assert sizes.num_params == 2 * (100 + 2)
+    table = PackedTable.of(np.arange(sizes.num_params, dtype=np.float32), sizes)
+    num_bytes = table.save(tmp_path / "table")
+    assert 4 * 204 + 1_000 < num_bytes <= sizes.packed_bytes == 4 * 204 + 1_000 + HEADER_BYTES
+    opened = PackedTable.open(tmp_path / "table")
+    np.testing.assert_array_equal(opened.sizes.is_shared, sizes.is_shared)
+    assert opened.rows(np.array([0, 1, 899, 900, 901, 999])).tolist() == [
+        [0, 1], [2, 3], [2, 3], [182, 183], [184, 185], [184, 185]
+    ]  # fmt: skip
+
+
+def test_a_table_in_which_nobody_has_a_row_of_their_own():
+    sizes = EmbeddingSizes(np.ones(3, int), np.ones(2, int), 1, 4, 2, is_shared=np.ones(5, bool))
+    table = PackedTable.of(np.array([1, 2, 3, 4], np.float32), sizes, dtype="int8")
+    opened = PackedTable.from_buffer(bytes_of(table))
+    expected = [[1, 2]] * 3 + [[3, 4]] * 2
+    np.testing.assert_allclose(opened.unpack(), expected, rtol=0.01)
+    np.testing.assert_allclose(PackedEmbedding(opened)(torch.arange(5)).numpy(), expected, rtol=0.01)
+    opened.verify()
+
+
+@pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("name", RECOMMENDERS)
 class TestRecommender:
     @pytest.fixture
-    def trained(self, name, make_interactions):
+    def trained(self, name, shares, make_interactions):
         train = make_interactions().train
         rng = np.random.default_rng(0)
         num_tables = RECOMMENDERS[name].num_tables
         sizes = EmbeddingSizes(rng.integers(1, 8, 60), rng.integers(1, 6, 40), 1, 16, num_tables)
+        if shares:
+            is_shared = rng.random(100) < 0.3
+            user, item = np.split(np.where(is_shared, 1, np.r_[sizes.user, sizes.item]), [60])
+            sizes = replace(sizes, user=user, item=item, is_shared=is_shared)
         recommender = build_recommender(name, train, sizes, generator=torch.Generator().manual_seed(0))
         Trainer(recommender, train, TrainingSettings(batch_size=128), rng).train(10)
         return recommender.eval(), train
@@ -248,6 +286,9 @@ class TestRecommender:
         scorer = {key: value.numpy() for key, value in recommender.scorer_state().items()}
         unpacked = unpack_recommender(PackedTable.open(tmp_path / "table"), train, name, {}, scorer)
         users = torch.arange(60)
+        table = unpacked.table()
+        shown = table if unpacked.sizes.row_of is None else table[unpacked.sizes.row_of]
+        assert torch.equal(table, shown)
         with torch.no_grad():
             expected = recommender.score(recommender.encode(), users)
             got = unpacked.score(unpacked.encode(), users)

@@ -114,6 +114,45 @@ def test_draws_do_not_depend_on_how_many_rows_are_copied_in_one_go(monkeypatch):
     assert is_same(resize(before, sizes, np.random.default_rng(1)).table, whole)
 
 
+def shared(user, item, is_shared, num_tables=1, d_min=2):
+    sizes = np.where(is_shared, d_min, [*user, *item])
+    return EmbeddingSizes(
+        *np.split(sizes, [len(user)]), d_min, WIDTH, num_tables, is_shared=np.array(is_shared)
+    )
+
+
+@pytest.mark.parametrize("num_tables", [1, 2])
+@pytest.mark.parametrize("dtype", sorted(VALUE_TYPES))
+def test_rows_that_come_to_share_one_or_leave_it(dtype, num_tables):
+    """Users 0 and 1 share, and of items only the second; later user 1 has left and 2 and a new one joined."""
+    rng = np.random.default_rng(0)
+    own = pack(rng, EmbeddingSizes(np.array([3, 2, 4]), np.array([5, 3]), 2, WIDTH, num_tables), dtype)
+    first = shared([3, 2, 4], [5, 3], [True, True, False, False, True], num_tables)
+    joined = resize(own, first, rng).table
+    rows = joined.rows(np.arange(5), 2)
+    mean = own.rows(np.array([0, 1]), 2).mean(axis=0)
+    means = np.stack([mean, mean, own.rows(np.array([4]), 2)[0]])
+    np.testing.assert_allclose(rows[[0, 1, 4]], means, atol=1e-8 if dtype == "float32" else 2e-3)
+    np.testing.assert_array_equal(rows[2:4], own.rows(np.arange(2, 4), 2))
+    assert joined.num_params == num_tables * (2 + 4 + 5 + 2)
+    assert is_same(resize(joined, first, rng).table, joined)
+
+    second = shared([2, 6, 2, 2], [5, 3, 4], [True, False, True, True, False, False, False], num_tables)
+    resized = resize(joined, second, rng)
+    after = resized.table.rows(np.arange(7), 2)
+    # The shared row is as it was, whoever has joined it, and the one who has left begins with it.
+    np.testing.assert_array_equal(after[[0, 1, 2, 3, 4, 5]], rows[[0, 0, 0, 0, 3, 4]])
+    assert resized.table.row_sizes.tolist() == [0, 6, 0, 0, 5, 3, 4]
+    assert 0 < np.abs(resized.table.rows(np.array([1])).reshape(num_tables, 6)[:, 2:]).max() < 0.06
+    assert (resized.num_new, resized.num_grown, resized.num_shrunk) == (2, 2, 1)
+    assert (resized.table.scales is None) == (dtype != "int8")
+    # Rows of newcomers alone are shared as they were drawn; everybody on their own is a copy each.
+    newcomers = shared([3, 2, 4, 2, 2], [5, 3], [False] * 3 + [True] * 2 + [False] * 2, num_tables)
+    drawn = resize(own, newcomers, rng).table.rows(np.array([3, 4]), 2)
+    assert np.array_equal(drawn[0], drawn[1]) and 0 < np.abs(drawn).max() < 0.06
+    assert is_same(resize(joined, joined.unshared().sizes, rng).table, joined.unshared())
+
+
 def test_what_cannot_be_resized_is_refused():
     rng = np.random.default_rng(0)
     before = pack(rng, draw_sizes(rng, 5, 4))

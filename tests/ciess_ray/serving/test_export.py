@@ -11,6 +11,7 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray.files.manifest import MANIFEST_FILE
+from ciess_ray.packed.resize import resize
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.export import FORMATS, export
 from ciess_ray.serving.files import (
@@ -142,6 +143,30 @@ def test_torchrec_tables_hold_rows_of_like_size(folder, tmp_path):
             name = f"{kind}_{number}_{dim}" if table.num_tables > 1 else row["table"]
             expected = whole[position, number, : int(dim)]
             np.testing.assert_array_equal(weights[name][row["row"]].numpy(), expected)
+
+
+def test_rows_that_share_one_are_written_out_where_a_form_has_none(folder, tmp_path):
+    own = PackedTable.open(folder / TABLE_FILE).sizes
+    sizes = np.concatenate([own.user, own.item])
+    is_shared = (np.arange(len(sizes)) % 3 == 0) & (sizes < own.width)
+    user, item = np.split(np.where(is_shared, own.min_embedding_size, sizes), [NUM_USERS])
+    sizes = dataclasses.replace(own, user=user, item=item, is_shared=is_shared)
+    shared = resize(PackedTable.open(folder / TABLE_FILE), sizes, np.random.default_rng(0)).table
+    for name, table in (("shared", shared), ("own", shared.unshared())):
+        shutil.copytree(folder, tmp_path / name)
+        (tmp_path / name / MANIFEST_FILE).unlink()
+        table.save(tmp_path / name / TABLE_FILE)
+        export(tmp_path / name, tmp_path / f"{name}.parquet", format="parquet")
+        export(tmp_path / name, tmp_path / f"{name}-tables", format="torchrec")
+    np.testing.assert_array_equal(scores_of(tmp_path / "shared"), scores_of(tmp_path / "own"))
+    assert (tmp_path / "shared.parquet").read_bytes() == (tmp_path / "own.parquet").read_bytes()
+    for file in (tmp_path / "own-tables").iterdir():
+        assert file.read_bytes() == (tmp_path / "shared-tables" / file.name).read_bytes(), file.name
+    written = export(tmp_path / "shared", tmp_path / "served", dtype="int8")
+    assert written.after.ndcg == pytest.approx(written.before.ndcg, rel=0.05)
+    served = PackedTable.open(tmp_path / "served" / TABLE_FILE)
+    np.testing.assert_array_equal(served.sizes.is_shared, is_shared)
+    assert served.num_params == sizes.num_params < own.num_params
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,34 @@ def test_a_log_that_outgrows_its_budget_leaves_the_segments_that_are_finished(ma
     assert ServedRecommender.open(current / "equal-sizes").recommend(["u000"], 3).items.shape == (1, 3)
 
 
+def test_where_a_budget_has_no_room_for_everybody_the_coldest_share_a_row(make, tmp_path, run_cli):
+    with pytest.raises(BudgetError, match="Or let the coldest share a row: overflow=share"):
+        run_stream(make(tmp_path / "out", budget="40 params"))
+    with pytest.raises(BudgetError, match="least that works is 4 params"):
+        ncf = {"name": "ncf", "max_embedding_size": 8, "device": "cpu"}
+        run_stream(make(tmp_path / "out", budget="3 params", overflow="share", recommender=ncf))
+    assert not (tmp_path / "out").exists()
+    config = make(tmp_path / "out", budget="1224B", overflow="share", methods=["last sizes", "split"])
+    rows = run_stream(config)
+    assert rows[0]["num_shared"] == 0 < rows[-1]["num_shared"]
+    for row in rows:
+        folder = StreamFolder(config.output).method(row["segment"], row["method"])
+        table = PackedTable.open(folder / "table.safetensors")
+        assert table.num_params == row["num_params"] == row["cap_params"]
+        assert table.num_bytes == row["num_bytes"] <= 1224
+        is_shared = table.sizes.is_shared
+        assert row["num_shared"] == (0 if is_shared is None else is_shared.sum())
+    end = plain(config.output)
+    shutil.rmtree(config.output / "segments" / "002")
+    resume_stream(config.output)
+    assert plain(config.output) == end
+    served = ServedRecommender.open(config.output / "current" / "split")
+    users = served.user_ids[table.sizes.is_shared[: table.num_users]]
+    assert (served.recommend(users, 5).items >= 0).all()
+    status, said, _ = run_cli("verify", config.output / "current" / "split")
+    assert status == 0 and f"{rows[-1]['num_shared']} of which share a row of their kind" in said
+
+
 def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):
     config, _, _ = done
     with pytest.raises(ResultError, match="already holds a stream.*--resume.*--overwrite"):
