@@ -1,6 +1,8 @@
 """What a segment's table may know, and what it is judged on."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 
 from ciess_ray.streaming.segment import hindsight, reveal_test, segment_data
 from envs.data import generate_interactions, log_from_frame
-from envs.data.stream import cut_stream
+from envs.data.stream import Segment, Stream, cut_stream
 from envs.errors import DataError
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "streaming.json"
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +131,23 @@ def test_the_last_segment_may_be_judged_by_all_that_came_since_and_training_know
         assert before.interactions.validation.nnz > then.interactions.validation.nnz
         for mine, theirs in zip(before.popularity(0.5), then.popularity(0.5), strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_graph_popularity_and_judged_rows_are_the_golden_ones():
+    """Of a segment whose training rows are SCALL's with what it replays, which this project does not draw."""
+    case = json.loads(GOLDEN.read_text())["cases"]["scall.replay_and_split"]
+    given, out = case["inputs"], case["outputs"]
+    train, test = out["segment_train_rows"], out["test_rows"]
+    previous = np.delete(given["previous_rows"], given["drawn_positions_in_previous"], axis=0)
+    user, item = np.array([*previous.tolist(), *train, *test], np.int32).T
+    first, end = len(previous), len(previous) + len(train)
+    known = [len(np.unique(side[:end])) for side in (user, item)]
+    segments = Segment(0, first, first, first, *known), Segment(first, end, end, len(user), *known)
+    ids = np.arange(user.max() + 1), np.arange(item.max() + 1)
+    stream = Stream(user, item, np.arange(len(user)), *ids, segments, "made up")
+    data, test = segment_data(stream, 1), reveal_test(stream, 1)
+    assert sorted(pairs(data.interactions.train)) == list(map(tuple, out["graph_rows"]))
+    assert pairs(test.known) == set(map(tuple, out["test_rows_kept"]))
+    assert test.cold.num_rows == len(out["test_rows"]) - len(out["test_rows_kept"])
+    of_users, of_items = (side.tolist() for side in data.popularity(0.0))
+    assert of_users == out["user_popularity"] and [*of_items, 0] == out["item_popularity"]

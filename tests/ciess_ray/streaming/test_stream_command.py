@@ -94,6 +94,32 @@ def test_the_latest_segment_serves(done):
     assert served.seen.nnz == is_known.sum() and served.seen.max() == 1
 
 
+def test_everybody_of_the_next_segment_gets_a_list(done):
+    config, _, _ = done
+    stream, folder = read_stream(config), StreamFolder(config.output)
+    of_kind = np.zeros(4, int)
+    for number, then in enumerate(stream.segments[1:]):
+        served = ServedRecommender.open(folder.method(number, "split"))
+        num_users, num_items = served.table.num_users, len(served.item_ids)
+        user, item = (side[then.start : then.end] for side in (stream.user, stream.item))
+        lists = served.recommend(stream.user_ids[np.unique(user)], 5, unknown="popular")
+        assert (lists.items[:, 0] >= 0).all() and np.isfinite(lists.scores[:, 0]).all()
+        np.testing.assert_array_equal(lists.is_popular, np.unique(user) >= num_users)
+        for one in np.unique(user[user >= num_users]):
+            had = np.unique(item[user == one])
+            of_items = served.recommend_to_new([stream.item_ids[had]], 5, unknown="popular")
+            assert of_items.items[0, 0] >= 0 and not np.isin(of_items.items, had).any()
+            assert of_items.is_popular == (had >= num_items).all()
+            of_kind[int(of_items.is_popular[0])] += 1
+        for one in np.unique(item[item >= num_items]):
+            first = np.unique(user[(item == one) & (user < num_users)])
+            of_kind[2 + (len(first) == 0)] += 1
+            if len(first):
+                assert np.isfinite(served.score_new_items([stream.user_ids[first]], ["u000"])).all()
+    # A user with items, an item with users, and either without.
+    assert (of_kind[[0, 2, 3]] > 0).all()
+
+
 def test_without_links_a_file_names_the_latest_segment(done, tmp_path, monkeypatch):
     config, _, _ = done
     copy = tmp_path / "copy"

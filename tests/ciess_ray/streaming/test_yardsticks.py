@@ -1,5 +1,8 @@
 """Lists without a table, how lists are judged, and what hand-made methods propose."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -19,6 +22,7 @@ from ciess_ray.streaming.yardsticks import (
 )
 from envs.data import InteractionLog
 from envs.data.stream import Segment, Stream, cut_stream
+from envs.metrics import ranking_metrics
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -174,3 +178,19 @@ def test_a_power_of_rank_gives_the_popular_the_larger_sizes(fashion):
     assert np.ptp(sizes.user) <= 1
     twice = problem.shape(2.0)
     assert twice.user.mean() == pytest.approx(2 * twice.item.mean(), rel=0.2)
+
+
+def test_lists_of_all_known_items_and_of_tested_ones_alone_are_the_golden_ones():
+    cases = json.loads((Path(__file__).parents[2] / "golden" / "streaming.json").read_text())["cases"]
+    given, out = cases["scall.candidates"]["inputs"], cases["scall.candidates"]["outputs"]
+    num_items = len(given["scores"])
+
+    def row(items):
+        return csr_array((np.ones(len(items)), items, [0, len(items)]), shape=(1, num_items))
+
+    others = np.setdiff1d(range(num_items), given["test_items"])
+    for name, hidden in (("all_items", given["seen"]), ("reference", np.union1d(given["seen"], others))):
+        lists = best_by(lambda rows: np.array([given["scores"]]), row(hidden), np.array([0]), max(given["k"]))
+        metrics = ranking_metrics(lists, row(given["relevant"]), tuple(given["k"]))
+        np.testing.assert_allclose(metrics.recall[0], out[f"{name}_recall"], rtol=0, atol=1e-8)
+        np.testing.assert_allclose(metrics.ndcg[0], out[f"{name}_ndcg"], rtol=0, atol=1e-8)
