@@ -13,7 +13,6 @@ SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "i
 SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
 
 #: What a sweep leaves: its plan, a row a trial, means over seeds, a figure; a trial's result is in a folder.
-STREAM_FILE = "stream.json"
 SWEEP_FILE = "sweep.json"
 SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE = "results.parquet", "results.json", "pareto.png"
 SWEEP_RESULTS_FORMAT = "ciess-ray sweep results 1"
@@ -22,6 +21,14 @@ TRIAL_RESULT_FOLDER = "result"
 #: What a comparison leaves: what it was, and a row a cell.
 COMPARISON_FILE, COMPARISON_ROWS_FILE = "comparison.json", "comparison.parquet"
 COMPARISON_FORMAT = "ciess-ray comparison 1"
+
+#: What a stream leaves: what it is, a row a segment and method, a folder a segment and method, the latest.
+STREAM_FILE, STREAM_ROWS_FILE = "stream.json", "stream.parquet"
+STREAM_FORMAT, STREAM_RESULT_FORMAT = "ciess-ray stream 1", "ciess-ray stream result 1"
+SEGMENTS_FOLDER, CURRENT_SEGMENT = "segments", "current"
+
+#: The page that a report is written to where nothing else is said.
+REPORT_FILE = "report.html"
 
 
 def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ciess_ray.cli.searching import compare, search, sweep
 from ciess_ray.cli.streaming import stream
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_TERMS
+from ciess_ray.names import REPORT_FILE
 from ciess_ray.plain_text import paragraphs
 from ciess_ray.signals import EXIT_STATUS, is_terminated, terminable
 from ciess_ray.terminal import TextTable, console, errors, spell_out
@@ -53,12 +54,13 @@ def _options(
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(help="Of searches, sweeps or comparisons.", metavar="FOLDER...")
+        list[Path],
+        typer.Argument(help="Of searches, sweeps or comparisons, or a stream's.", metavar="FOLDER..."),
     ],
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option(help="The page.")] = Path(REPORT_FILE),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
 ) -> None:
-    """Tell of searches, sweeps and comparisons in one HTML page.
+    """Tell of searches, sweeps and comparisons, or of a stream, in one HTML page.
 
     [bold]Examples[/bold]
 
@@ -68,9 +70,12 @@ def report(
 
       ciess-ray report runs/small runs/quickstart --output both.html --overwrite
 
+      ciess-ray report runs/stream-quickstart
+
     A folder is that of a search, a sweep or a comparison; of several the page sets all side by side. It says
     what the tables cost against full size and against every other method, who got which size, how the search
-    went, and where time and bytes went. It needs no network and can be sent as it is; its figures also lie as
+    went, and where time and bytes went; of a stream how good its lists were, segment by segment, and what
+    changed. It needs no network and can be sent as it is; its figures also lie as
     PNG files in a folder beside it.
     """
     from ciess_ray.report import write_report

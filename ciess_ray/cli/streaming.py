@@ -8,6 +8,7 @@ import typer
 from ciess_ray.cli.searching import changed_fields
 from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
+from ciess_ray.names import REPORT_FILE
 from ciess_ray.terminal import console
 
 _TERMS = """\
@@ -49,8 +50,9 @@ def stream(
     tested on what came next; yardsticks without a table stand beside. [bold]ciess-ray fields --stream[/bold]
     lists every field.
 
-    The folder gets stream.parquet (a row a segment and method), journal.jsonl, a folder for each segment and
-    method with its table, and [bold]current[/bold], which leads to the latest segment. A stream that was
+    The folder gets report.html, a page with figures, stream.parquet (a row a segment and method),
+    journal.jsonl, a folder for each segment and method with its table, and [bold]current[/bold], which leads
+    to the latest segment; each segment is a run in MLflow, below that of the stream. A stream that was
     killed or interrupted, or whose log has gone on, goes on with [bold]--resume[/bold], with
     [bold]dataset.path=FILE[/bold] where its log has moved.
     """
@@ -72,4 +74,8 @@ def stream(
     console.show(stream_table(rows))
     console.say(RANKING_NOTE)
     console.say(_TERMS)
-    console.say(f"results: {resume or (configured and configured.output)}")
+    from ciess_ray.report import write_report
+
+    folder = configured.output if configured is not None else Path(resume or "")
+    page = write_report([folder], folder / REPORT_FILE, overwrite=True).page
+    console.say(f"results: {folder}, on a page: {page}")

@@ -8,11 +8,13 @@ from ciess_ray.figures.course import (
     draw_retrained,
     draw_seconds,
 )
+from ciess_ray.figures.stream import Panel, draw_segments
 from ciess_ray.figures.style import format_bytes, save_png, to_png, to_svg
 from ciess_ray.figures.tables import Point, draw_deciles, draw_quality, draw_sizes
 
 __all__ = [
     "Course",
+    "Panel",
     "Point",
     "Retrained",
     "draw_course",
@@ -21,6 +23,7 @@ __all__ = [
     "draw_quality",
     "draw_retrained",
     "draw_seconds",
+    "draw_segments",
     "draw_sizes",
     "format_bytes",
     "save_png",

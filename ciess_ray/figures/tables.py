@@ -171,7 +171,7 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
         axes.plot(*line, color=PAPER, linewidth=4.4, zorder=3)
         axes.plot(*line, color=INK, linewidth=1.8, zorder=4, label="mean")
         axes.set(xscale="log", title=f"{len(sizes):,} {kind}s, mean size {sizes.mean():.1f}")
-        _size_axis(axes, largest)
+        size_axis(axes, largest)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     all_axes[1].set_xlabel("training interactions")
     if label:
@@ -199,12 +199,12 @@ def draw_deciles(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             axes.plot(range(1, len(means) + 1), means, markersize=6, label=shown, **style)
         if not is_single:
             axes.set_title(f"{kind}s")
-        _size_axis(axes, largest)
+        size_axis(axes, largest)
     axes.set(xticks=range(1, 11), xlabel="tenth of popularity, 10 the most popular")
     return finished(figure, axes)
 
 
-def _size_axis(axes: Any, largest: int) -> None:
+def size_axis(axes: Any, largest: int) -> None:
     """Powers of two: most sizes are small, and small ones differ the most in what they cost in quality."""
     axes.set_yscale("log", base=2)
     ticks = 2 ** np.arange(np.ceil(np.log2(max(largest, 2))) + 1)

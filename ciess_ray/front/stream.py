@@ -10,6 +10,7 @@ from ciess_ray.config.yaml_file import check_values, section_names
 from ciess_ray.files.formats import read_parquet
 from ciess_ray.front.settings import Ratings, settings_of
 from ciess_ray.front.verbs import Progress, shown
+from ciess_ray.names import STREAM_ROWS_FILE
 from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import ResultError, check_name
 
@@ -157,12 +158,12 @@ def stream(
     config = check_values(StreamConfig, settings.values, settings.source)
 
     from ciess_ray.streaming.driver import run_stream
-    from ciess_ray.streaming.folder import ROWS_FILE, StreamFolder
+    from ciess_ray.streaming.folder import StreamFolder
     from ciess_ray.streaming.live import StreamView
 
     StreamFolder(config.output).check(overwrite=overwrite)
     settings.keep_ratings(overwrite=overwrite)
     with shown(progress, StreamView) as watcher:
         run_stream(config, overwrite=overwrite, on_progress=watcher)
-    rows = read_parquet(config.output / ROWS_FILE).to_pandas()
+    rows = read_parquet(config.output / STREAM_ROWS_FILE).to_pandas()
     return StreamResults(config.output, rows, settings.keeper)

@@ -1,4 +1,4 @@
-"""One page on searches, sweeps and comparisons, out of their folders alone; without Ray and MLflow."""
+"""One page on searches, sweeps and comparisons, or on a stream, from folders; without Ray and MLflow."""
 
 from ciess_ray.report.page import Report, write_report
 

@@ -29,7 +29,7 @@ MAX_SEARCHES = 6
 _MAX_BARS = 40
 _MAX_SERIES = 12
 #: Below figures of which an axis may not begin at 0.
-_CUT = " Two strokes mark an axis that does not begin at 0."
+CUT = " Two strokes mark an axis that does not begin at 0."
 _METRICS = {"recall@20": "Recall@20 on test", "ndcg@20": "NDCG@20 on test"}
 
 
@@ -129,7 +129,7 @@ def _qualities(means: Sequence[Row]) -> Iterator[Drawing]:
                 "quality",
                 f"quality-{metric.replace('@', '-')}-{number}",
                 f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
-                + _CUT
+                + CUT
                 + (" Bars are standard deviations over seeds." if has_bars else ""),
                 f"{label} against packed bytes for {where}: {listed}.",
                 draw_quality({where: points}, label),
@@ -180,7 +180,7 @@ def _courses(searches: Sequence[Search]) -> Iterator[Drawing]:
     yield Drawing(
         "course",
         "course",
-        quality + _CUT,
+        quality + CUT,
         f"Validation quality by step of the search. {listed}.",
         draw_course(courses),
     )
@@ -214,7 +214,7 @@ def _retrained(searches: Sequence[Search]) -> Iterator[Drawing]:
             "retrained",
             "retrained",
             "What the search thought of its best tables, and what they came to once trained to convergence."
-            + _CUT,
+            + CUT,
             f"Points of validation quality. {listed}.",
             draw_retrained(retrained),
         )

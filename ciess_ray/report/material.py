@@ -17,6 +17,7 @@ from ciess_ray.names import (
     COMPARISON_FORMAT,
     COMPARISON_ROWS_FILE,
     FULL_SIZE,
+    STREAM_FILE,
     SWEEP_FILE,
     SWEEP_RESULTS_FORMAT,
     SWEEP_ROWS_FILE,
@@ -47,6 +48,7 @@ from envs.mdp import KINDS
 
 #: What the folder of each holds; the first that is there says what it is.
 _KINDS = {
+    STREAM_FILE: "stream",
     COMPARISON_FILE: "comparison",
     SWEEP_SUMMARY_FILE: "sweep",
     SWEEP_FILE: "sweep",
@@ -58,7 +60,7 @@ _Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST, allow_inf_nan=
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
 
 
-def _at(*path: str, default: Any = ...) -> Any:
+def at(*path: str, default: Any = ...) -> Any:
     """A field that lies within sections, and has to be there unless it has a default."""
     return Field(default, validation_alias=AliasPath(*path))
 
@@ -67,7 +69,7 @@ class _Method(BaseModel):
     name: str
     num_params: _Positive
     packed_bytes: _Positive
-    quality: _Number = _at("validation", "quality")
+    quality: _Number = at("validation", "quality")
     test: dict[str, Any]
 
 
@@ -84,15 +86,15 @@ class _Summary(BaseModel):
     status: str
     phase: str
     reason: str | None = None
-    seed: _Count = _at("config", "seed")
-    recommender: str = _at("config", "recommender", "name")
-    sample: str | None = _at("config", "dataset", "sample")
-    path: str | None = _at("config", "dataset", "path", default=None)
-    source: str = _at("dataset", "source")
-    fingerprint: str = _at("dataset", "fingerprint")
-    budget: str = _at("budget", "asked")
-    cap_params: _Positive = _at("budget", "cap_params")
-    num_params: _Number | None = _at("budget", "num_params", default=None)
+    seed: _Count = at("config", "seed")
+    recommender: str = at("config", "recommender", "name")
+    sample: str | None = at("config", "dataset", "sample")
+    path: str | None = at("config", "dataset", "path", default=None)
+    source: str = at("dataset", "source")
+    fingerprint: str = at("dataset", "fingerprint")
+    budget: str = at("budget", "asked")
+    cap_params: _Positive = at("budget", "cap_params")
+    num_params: _Number | None = at("budget", "num_params", default=None)
     looser_budgets: dict[str, str] | None = None
     seconds: dict[str, Annotated[float, Field(strict=True, ge=0, le=LARGEST)]] = {}
     bytes: dict[str, _Count] = {}
@@ -198,7 +200,7 @@ def read_material(folders: Sequence[Path]) -> Material:
         ResultError: One is none of these, or a file of it is damaged.
     """
     if not folders:
-        raise ResultError("no folder is named; name that of a search, a sweep or a comparison.")
+        raise ResultError("no folder is named; name that of a search, a sweep, a comparison or a stream.")
     kinds = {folder: kind_of(folder) for folder in folders}
     cells: list[Row] = []
     given: list[Search] = []
@@ -220,15 +222,15 @@ def read_material(folders: Sequence[Path]) -> Material:
             within += trials
             if (folder / SWEEP_SUMMARY_FILE).is_file():
                 read_json(folder / SWEEP_SUMMARY_FILE, SWEEP_RESULTS_FORMAT)
-                cells += sweep_cells(_read_rows(folder / SWEEP_ROWS_FILE, _SweepRow))
+                cells += sweep_cells(read_rows(folder / SWEEP_ROWS_FILE, _SweepRow))
             elif trials:
                 cells += search_cells([(trial.label, trial.summary) for trial in trials])
             else:
                 raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
         else:
             comparisons.append(read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT))
-            _check(_Comparison, comparisons[-1], str(folder / COMPARISON_FILE))
-            cells += comparison_cells(name, _read_rows(folder / COMPARISON_ROWS_FILE, _ComparisonRow))
+            check(_Comparison, comparisons[-1], str(folder / COMPARISON_FILE))
+            cells += comparison_cells(name, read_rows(folder / COMPARISON_ROWS_FILE, _ComparisonRow))
             # Those that it has kept lie in folders of their own.
             files = [*sorted(folder.glob(f"*/{RESULT_FILE}")), *sorted(folder.glob(f"*/*/{RESULT_FILE}"))]
             within += [_read_search(file.parent, str(file.parent.relative_to(folder))) for file in files]
@@ -246,15 +248,18 @@ def read_material(folders: Sequence[Path]) -> Material:
 
 
 def kind_of(folder: Path) -> str:
-    """``search``, ``sweep`` or ``comparison``, by the files in it.
+    """``search``, ``sweep``, ``comparison`` or ``stream``, by the files in it.
 
     Raises:
-        ResultError: It is none of these.
+        ResultError: It is none of these, or a part of a stream.
     """
     if not folder.is_dir():
         # A path drops the second slash of a URI.
         hint = " Copy it to this machine first." if ":/" in str(folder) else ""
         raise ResultError(f"{folder}: no such folder.{hint}")
+    for above in folder.resolve().parents[:3]:
+        if (above / STREAM_FILE).is_file():
+            raise ResultError(f"{folder}: of a stream, of which a page tells as a whole; name {above}.")
     for file, kind in _KINDS.items():
         if (folder / file).is_file():
             return kind
@@ -268,14 +273,14 @@ def kind_of(folder: Path) -> str:
     elif within := sorted(file.parent.name for file in folder.glob(f"*/{RESULT_FILE}")):
         hint = f" Searches lie in its folders {', '.join(within[:5])}: name these."
     raise ResultError(
-        f"{folder}: neither a search, a sweep nor a comparison: it holds no {RESULT_FILE}, no "
-        f"{SWEEP_SUMMARY_FILE} and no {COMPARISON_FILE}.{hint}"
+        f"{folder}: neither a search, a sweep, a comparison nor a stream: it holds no {RESULT_FILE}, no "
+        f"{SWEEP_SUMMARY_FILE}, no {COMPARISON_FILE} and no {STREAM_FILE}.{hint}"
     )
 
 
 def _read_search(folder: Path, label: str) -> Search:
     summary = read_summary(folder)
-    _check(_Summary, summary, str(folder / RESULT_FILE))
+    check(_Summary, summary, str(folder / RESULT_FILE))
     if summary["status"] == "finished" and not summary.get("methods"):
         raise ResultError(f"{folder / RESULT_FILE}: damaged (finished, but no method was measured).")
     # Beside folders of today it differs in nothing that is now as it was there.
@@ -283,8 +288,8 @@ def _read_search(folder: Path, label: str) -> Search:
     progress = read_progress(folder)
     for number, line in enumerate(progress, 1):
         where = f"{folder / PROGRESS_FILE}, line {number}"
-        _check(_Step, line, where)
-        _check(_Measures, {key: value for key, value in line.items() if "/" in key}, where)
+        check(_Step, line, where)
+        check(_Measures, {key: value for key, value in line.items() if "/" in key}, where)
     kept = checkpoint_bytes(folder)
     num_bytes = summary.get("bytes", {}) | ({CHECKPOINT_FOLDER: kept} if kept else {})
     retrained = [
@@ -292,10 +297,15 @@ def _read_search(folder: Path, label: str) -> Search:
         row if row["step"] is None or "kind" in row else row | {"step": row["step"] + 1}
         for row in summary.get("retrained", ())
     ]
-    return Search(label, summary, progress, _read_entities(folder / SIZES_FILE), retrained, num_bytes)
+    return Search(label, summary, progress, read_entities(folder / SIZES_FILE), retrained, num_bytes)
 
 
-def _read_entities(file: Path) -> dict[str, pd.DataFrame]:
+def read_entities(file: Path) -> dict[str, pd.DataFrame]:
+    """Users and items of a ``sizes.parquet`` by kind, in its order; empty where there is none.
+
+    Raises:
+        ResultError: It is damaged.
+    """
     if not file.exists():
         return {}
     types = {"kind": pa.string(), "id": None, "embedding_size": pa.int32(), "popularity": pa.int64()}
@@ -326,17 +336,22 @@ def _named_apart(searches: Sequence[Search]) -> list[Search]:
     ]
 
 
-def _read_rows(file: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
+def read_rows(file: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, each checked against a model.
+
+    Raises:
+        ResultError: The file is damaged, with the row and the field.
+    """
     try:
         rows: list[dict[str, Any]] = read_parquet(file).to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     for number, row in enumerate(rows, 1):
-        _check(model, row, f"{file}, row {number}")
+        check(model, row, f"{file}, row {number}")
     return rows
 
 
-def _check(model: type[BaseModel], values: Any, where: str) -> None:
+def check(model: type[BaseModel], values: Any, where: str) -> None:
     """Refuse what lacks a field of a model, or has it in another type.
 
     Raises:

@@ -73,11 +73,12 @@ def _kept(ratio: float) -> str:
     return percent(100 * ratio, 2)
 
 
-def _metric(value: float | Spread) -> str:
+def metric_text(value: float | Spread) -> str:
+    """Four decimals, of several seeds with their spread."""
     return str(value).replace("±", " ± ") if isinstance(value, Spread) else f"{value:.4f}"
 
 
-_WHOLE, _TENTHS = "{:,.0f}".format, "{:.1f}".format
+WHOLE, TENTHS = "{:,.0f}".format, "{:.1f}".format
 
 #: What the files of a search's folder are, those first that score.
 _ROLES = {
@@ -97,16 +98,16 @@ _NAMES: tuple[Column, ...] = tuple(
     (name, name, None) for name in ("dataset", "recommender", "budget", "method", "settings")
 )
 _MEASURED: tuple[Column, ...] = (
-    ("R@20", "test/recall@20", _metric),
-    ("N@20", "test/ndcg@20", _metric),
+    ("R@20", "test/recall@20", metric_text),
+    ("N@20", "test/ndcg@20", metric_text),
     ("kept", "kept_ratio", _kept),
-    ("packed bytes", "packed_bytes", _WHOLE),
-    ("served bytes", "served_bytes", _WHOLE),
-    ("with histories", "served_with_histories_bytes", _WHOLE),
-    ("parameters", "num_params", _WHOLE),
-    ("quality", QUALITY, _metric),
-    ("user size", "mean_user_size", _TENTHS),
-    ("item size", "mean_item_size", _TENTHS),
+    ("packed bytes", "packed_bytes", WHOLE),
+    ("served bytes", "served_bytes", WHOLE),
+    ("with histories", "served_with_histories_bytes", WHOLE),
+    ("parameters", "num_params", WHOLE),
+    ("quality", QUALITY, metric_text),
+    ("user size", "mean_user_size", TENTHS),
+    ("item size", "mean_item_size", TENTHS),
 )
 
 
@@ -167,7 +168,7 @@ def means_table(means: Sequence[Row]) -> Table:
         "means",
         "Means and standard deviations over seeds. R@20 and N@20 are of test, quality is of validation.",
         rows,
-        (*_NAMES, ("seeds", "num_seeds", _WHOLE), *_MEASURED),
+        (*_NAMES, ("seeds", "num_seeds", WHOLE), *_MEASURED),
     )
 
 
@@ -197,10 +198,10 @@ def cells_table(cells: pd.DataFrame) -> Table:
             ("status", "status", None),
             ("error", "error", None),
             *_MEASURED,
-            ("best batch", "best_batch", _WHOLE),
-            ("trainings", "num_trainings", _WHOLE),
-            ("CPU s", "cpu_s", _WHOLE),
-            ("peak bytes", "peak_bytes", _WHOLE),
+            ("best batch", "best_batch", WHOLE),
+            ("trainings", "num_trainings", WHOLE),
+            ("CPU s", "cpu_s", WHOLE),
+            ("peak bytes", "peak_bytes", WHOLE),
         ),
     )
 
@@ -229,11 +230,11 @@ def budget_table(searches: Sequence[Search]) -> Table:
         (
             ("search", "search", None),
             ("asked", "asked", None),
-            ("at most, parameters", "cap_params", _WHOLE),
-            ("kept, parameters", "num_params", _WHOLE),
+            ("at most, parameters", "cap_params", WHOLE),
+            ("kept, parameters", "num_params", WHOLE),
             ("kept", "kept_ratio", _kept),
-            ("at most, bytes", "max_packed_bytes", _WHOLE),
-            ("packed bytes", "packed_bytes", _WHOLE),
+            ("at most, bytes", "max_packed_bytes", WHOLE),
+            ("packed bytes", "packed_bytes", WHOLE),
             ("budget", "met", None),
         ),
     )
@@ -259,11 +260,11 @@ def retrained_table(searches: Sequence[Search]) -> Table:
         (
             ("search", "search", None),
             ("table", "table", None),
-            ("step", "step", _WHOLE),
+            ("step", "step", WHOLE),
             ("it was", "kind", None),
-            ("in the search", "quality_in_search", _metric),
-            ("once trained", "quality", _metric),
-            ("best batch", "best_batch", _WHOLE),
+            ("in the search", "quality_in_search", metric_text),
+            ("once trained", "quality", metric_text),
+            ("best batch", "best_batch", WHOLE),
             ("", "packed", None),
         ),
     )
@@ -276,7 +277,7 @@ def files_table(searches: Sequence[Search]) -> Table:
         key=lambda name: ([*_ROLES, name].index(name), name),
     )
     rows: list[Row] = [search.num_bytes | {"search": search.label} for search in searches]
-    columns: list[Column] = [("search", "search", None), *((name, name, _WHOLE) for name in names)]
+    columns: list[Column] = [("search", "search", None), *((name, name, WHOLE) for name in names)]
     if len(searches) == 1:
         rows = [
             {
@@ -287,7 +288,7 @@ def files_table(searches: Sequence[Search]) -> Table:
             }
             for name in names
         ]
-        columns = [("file", "file", None), ("bytes", "bytes", _WHOLE), ("what it is", "role", None)]
+        columns = [("file", "file", None), ("bytes", "bytes", WHOLE), ("what it is", "role", None)]
     caption = "Bytes on disk. To score, the packed table needs the three files beside it."
     return make_table("files", caption, rows, columns)
 
@@ -308,8 +309,8 @@ def largest_table(searches: Sequence[Search]) -> Table:
             ("search", "search", None),
             ("kind", "kind", None),
             ("id", "id", None),
-            ("size", "embedding_size", _WHOLE),
-            ("interactions", "popularity", _WHOLE),
+            ("size", "embedding_size", WHOLE),
+            ("interactions", "popularity", WHOLE),
         ),
     )
 
@@ -353,13 +354,13 @@ def data_table(searches: Iterable[Search]) -> Table:
         ],
         (
             ("source", "source", None),
-            ("users", "num_users", _WHOLE),
-            ("items", "num_items", _WHOLE),
-            ("interactions", "num_interactions", _WHOLE),
-            ("duplicates merged", "num_duplicates", _WHOLE),
-            ("users not evaluated", "num_unevaluated_users", _WHOLE),
-            ("items without training", "num_untrained_items", _WHOLE),
-            ("cold rows left out", "num_cold_rows", _WHOLE),
+            ("users", "num_users", WHOLE),
+            ("items", "num_items", WHOLE),
+            ("interactions", "num_interactions", WHOLE),
+            ("duplicates merged", "num_duplicates", WHOLE),
+            ("users not evaluated", "num_unevaluated_users", WHOLE),
+            ("items without training", "num_untrained_items", WHOLE),
+            ("cold rows left out", "num_cold_rows", WHOLE),
             ("fingerprint", "fingerprint", None),
         ),
     )

@@ -31,20 +31,25 @@ from numpy.typing import NDArray
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
 from ciess_ray.files.manifest import Manifest, write_manifest
 from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
-from ciess_ray.names import STREAM_FILE
+from ciess_ray.names import (
+    CURRENT_SEGMENT,
+    SEGMENTS_FOLDER,
+    STREAM_FILE,
+    STREAM_FORMAT,
+    STREAM_RESULT_FORMAT,
+    STREAM_ROWS_FILE,
+)
 from ciess_ray.plain_text import command
 from ciess_ray.result import RESULT_FILE, versions
 from ciess_ray.serving.files import safetensors_of
 from envs.data.stream import Segment, Stream
 from envs.errors import ResultError
 
-ROWS_FILE, JOURNAL_FILE = "stream.parquet", "journal.jsonl"
-#: What a method keeps for the next segment, beside its table.
-MEMORY_FILE = "memory.safetensors"
-SEGMENTS_FOLDER, CURRENT = "segments", "current"
+JOURNAL_FILE = "journal.jsonl"
+#: What a method keeps for the next segment, beside its table, and what some users would be shown.
+MEMORY_FILE, LISTS_FILE = "memory.safetensors", "lists.safetensors"
 _LOCK = ".lock"
-_MEMORY_FORMAT = "ciess-ray stream memory 1"
-STREAM_FORMAT, STREAM_RESULT_FORMAT = "ciess-ray stream 1", "ciess-ray stream result 1"
+_FORMATS = {MEMORY_FILE: "ciess-ray stream memory 1", LISTS_FILE: "ciess-ray stream lists 1"}
 
 
 class StreamFolder:
@@ -72,7 +77,7 @@ class StreamFolder:
                 f"{self.path}: already holds a stream; name another folder, go on with "
                 f"{command('ciess-ray', 'stream', '--resume', self.path)}, or replace it with --overwrite."
             )
-        ours = (ROWS_FILE, JOURNAL_FILE, SEGMENTS_FOLDER, CURRENT)
+        ours = (STREAM_ROWS_FILE, JOURNAL_FILE, SEGMENTS_FOLDER, CURRENT_SEGMENT)
         others = [name for name in ours if os.path.lexists(self.path / name)]
         if others and not is_stream:
             raise ResultError(
@@ -97,7 +102,7 @@ class StreamFolder:
             stream: Its log.
         """
         shutil.rmtree(self.path / SEGMENTS_FOLDER, ignore_errors=True)
-        for name in (ROWS_FILE, JOURNAL_FILE, CURRENT):
+        for name in (STREAM_ROWS_FILE, JOURNAL_FILE, CURRENT_SEGMENT):
             (self.path / name).unlink(missing_ok=True)
         self.describe(key, config, stream)
 
@@ -132,7 +137,7 @@ class StreamFolder:
 
     def tidy(self) -> None:
         """Remove what killed processes have left half done."""
-        for pattern in (f".{CURRENT}.*", ".*.partial"):
+        for pattern in (f".{CURRENT_SEGMENT}.*", ".*.partial"):
             for left in self.path.glob(pattern):
                 left.unlink(missing_ok=True)
         for left in (self.path / SEGMENTS_FOLDER).glob("*/.*.partial"):
@@ -186,7 +191,7 @@ class StreamFolder:
         method: str,
         result: Mapping[str, Any],
         write_table: Callable[[Path], None] | None,
-        memory: Mapping[str, NDArray[Any]] | None = None,
+        arrays: Mapping[str, Mapping[str, NDArray[Any]]],
     ) -> None:
         """Leave what a method came to in a segment, all of it at once.
 
@@ -195,46 +200,56 @@ class StreamFolder:
             method: Its name.
             result: What it came to.
             write_table: Writes what serves the table into a folder; None where there is no table.
-            memory: What the method keeps for the next segment.
+            arrays: What is kept for the next segment, by file; of a file without arrays nothing is left.
         """
         path = self.method(number, method)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(path) as folder:
             if write_table is not None:
                 write_table(folder)
-            if memory:
-                arrays = {name: np.ascontiguousarray(value) for name, value in memory.items()}
-                write_whole(folder / MEMORY_FILE, safetensors_of(arrays, {"format": _MEMORY_FORMAT}))
+            for file, values in arrays.items():
+                whole = {name: np.ascontiguousarray(value) for name, value in values.items()}
+                if whole:
+                    write_whole(folder / file, safetensors_of(whole, {"format": _FORMATS[file]}))
             content = {"format": STREAM_RESULT_FORMAT, **result}
             write_whole(folder / RESULT_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
             write_manifest(folder, {file.name for file in folder.iterdir()})
 
-    def memory(self, number: int, method: str) -> dict[str, NDArray[Any]]:
-        """What a method keeps of a segment for the next, by name; empty where it keeps nothing.
+    def kept(self, file: str, number: int, method: str) -> dict[str, NDArray[Any]]:
+        """What is kept of a segment for the next in a file of arrays, by name; empty where nothing is.
+
+        Args:
+            file: ``MEMORY_FILE`` or ``LISTS_FILE``.
+            number: Of the segment; before the first nothing was kept.
+            method: Its name.
 
         Raises:
             ResultError: It is damaged.
         """
         folder = self.method(number, method)
-        manifest = Manifest.read(folder)
-        if not manifest.has(MEMORY_FILE):
+        manifest = Manifest.read(folder) if number >= 0 else None
+        if manifest is None or not manifest.has(file):
             return {}
-        manifest.verify(MEMORY_FILE)
+        manifest.verify(file)
         try:
-            with safetensors.safe_open(folder / MEMORY_FILE, framework="numpy") as opened:
-                if (opened.metadata() or {}).get("format") != _MEMORY_FORMAT:
-                    raise ValueError(f"not of the format {_MEMORY_FORMAT!r}")
+            with safetensors.safe_open(folder / file, framework="numpy") as opened:
+                if (opened.metadata() or {}).get("format") != _FORMATS[file]:
+                    raise ValueError(f"not of the format {_FORMATS[file]!r}")
                 return {name: opened.get_tensor(name) for name in opened.keys()}
         except Exception as error:  # Of safetensors or NumPy, by where the damage is.
             raise ResultError(
-                f"{folder / MEMORY_FILE}: damaged ({error}); remove {self.segment(number)}, and resume."
+                f"{folder / file}: damaged ({error}); remove {self.segment(number)}, and resume."
             ) from error
+
+    def memory(self, number: int, method: str) -> dict[str, NDArray[Any]]:
+        """What a method keeps of a segment for the next, see :meth:`kept`."""
+        return self.kept(MEMORY_FILE, number, method)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """A row a segment and method, of figures that are plain."""
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: pa.array([row.get(name) for row in rows]) for name in names}
-        write_parquet(self.path / ROWS_FILE, pa.table(columns))
+        write_parquet(self.path / STREAM_ROWS_FILE, pa.table(columns))
 
     def lines(self, event: str, **values: Any) -> list[dict[str, Any]]:
         """Lines of the journal that say so, in order."""
@@ -257,14 +272,14 @@ class StreamFolder:
     def point_to(self, number: int) -> None:
         """Have ``current`` lead to a segment, from one moment to the next."""
         target = self.segment(number).relative_to(self.path)
-        new = self.path / f".{CURRENT}.{uuid.uuid4().hex[:8]}"
+        new = self.path / f".{CURRENT_SEGMENT}.{uuid.uuid4().hex[:8]}"
         try:
             new.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):
-            write_whole(self.path / CURRENT, f"{target.as_posix()}\n")
+            write_whole(self.path / CURRENT_SEGMENT, f"{target.as_posix()}\n")
             return
         try:
-            os.replace(new, self.path / CURRENT)
+            os.replace(new, self.path / CURRENT_SEGMENT)
         except BaseException:
             with contextlib.suppress(OSError):
                 new.unlink()
@@ -285,7 +300,7 @@ def current_segment(path: Path) -> Path:
     Raises:
         ResultError: None is.
     """
-    current = path / CURRENT
+    current = path / CURRENT_SEGMENT
     if current.is_symlink() or not current.is_file():
         folder = current
     else:

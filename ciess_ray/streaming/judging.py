@@ -4,7 +4,7 @@ A cold row has a user or an item that training does not know. An unknown user ge
 segment, a known one the list that is there for them; an unknown item is in no list, and counts as missed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ Ranker = Callable[[csr_array, NDArray[np.integer], int], NDArray[np.int64]]
 
 #: Users whose scores are held at a time, and scores.
 _USERS_AT_ONCE, SCORES_AT_ONCE = 512, 8_000_000
+#: Of the lists that are set against the next segment's: a mean over so many users is known to 0.01.
+LIST_LENGTH, _LISTED_USERS = 20, 2_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,48 @@ def judge(
     pairs = np.ones(cold.num_rows, np.float32), (cold_row, cold.item)
     met = csr_array(pairs, shape=(len(cold_users), width))
     return Judgement(ranking_metrics(ranked, known), ranking_metrics(cold_ranked, met))
+
+
+def top_lists(rank: Ranker, seen: csr_array) -> dict[str, NDArray[np.int32]]:
+    """What users would be shown who are spread evenly over all, in order of arrival.
+
+    Args:
+        rank: Gives the lists.
+        seen: What is left out of them, shape (num_users, num_items).
+
+    Returns:
+        ``user``, shape (n,), n at most 2,000, and ``item``, their lists, shape (n, 20), -1 where fewer are
+        left.
+    """
+    num_users = seen.shape[0]
+    users = np.unique(np.linspace(0, num_users - 1, min(num_users, _LISTED_USERS)).astype(np.int32))
+    return {"user": users, "item": rank(seen, users, LIST_LENGTH).astype(np.int32)}
+
+
+def list_overlap(former: Mapping[str, NDArray[np.int32]], rank: Ranker, seen: csr_array) -> float | None:
+    """Of the lists of a segment, the share that is in the next one's: a mean over users.
+
+    Of what a user has had since nothing is asked: it is in no list any more.
+
+    Args:
+        former: The lists, as :func:`top_lists` gives them; empty where there are none.
+        rank: Gives the new ones.
+        seen: As in :func:`top_lists`.
+
+    Returns:
+        None where nothing is left of the lists.
+    """
+    if not former:
+        return None
+    users, items = former["user"], former["item"].astype(np.int64)
+    starts = np.arange(len(users))[:, None] * seen.shape[1]
+    had = seen[users].tocoo()
+    left = (items >= 0) & ~np.isin(starts + items, starts[had.row, 0] + had.col)
+    now = rank(seen, users, LIST_LENGTH)
+    stays = left & np.isin(starts + items, (starts + now)[now >= 0])
+    num_left = left.sum(axis=1)
+    shares = stays.sum(axis=1)[num_left > 0] / num_left[num_left > 0]
+    return float(shares.mean()) if len(shares) else None
 
 
 def best_by(

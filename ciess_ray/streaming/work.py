@@ -19,8 +19,8 @@ from ciess_ray.packed.table import PackedTable
 from ciess_ray.result import ResultFolder
 from ciess_ray.serving.files import TABLE_FILE, ScorerFile
 from ciess_ray.streaming.config import METHOD_NAMES, StreamConfig
-from ciess_ray.streaming.folder import StreamFolder
-from ciess_ray.streaming.judging import Ranker, judge
+from ciess_ray.streaming.folder import LISTS_FILE, MEMORY_FILE, StreamFolder
+from ciess_ray.streaming.judging import LIST_LENGTH, Ranker, judge, list_overlap, top_lists
 from ciess_ray.streaming.methods import METHODS, Problem, SegmentBefore
 from ciess_ray.streaming.recommender import PackedRecommender, SegmentTraining
 from ciess_ray.streaming.segment import SegmentData, SegmentTest, reveal_test, segment_data
@@ -146,8 +146,8 @@ class SegmentWork:
         size = min(_SIZE_BESIDE_SHARED, recommender.max_embedding_size // recommender.min_embedding_size)
         return coldest_that_share(*self.data.popularity(_DECAY_OF_SHARING), max(room // size, 2))
 
-    def figures(self, rank: Ranker) -> dict[str, Any]:
-        """Rows of the segment, and how good lists are on validation and on test."""
+    def figures(self, method: str, rank: Ranker) -> dict[str, Any]:
+        """Rows of the segment, how good lists are on validation and on test, and what stayed of the last."""
         data, test, popular = self.data, self.test, self.popular
         interactions, segment = data.interactions, self.stream.segments[self.number]
         validation = judge(rank, interactions.validation, interactions.train, data.cold_validation, popular)
@@ -159,6 +159,9 @@ class SegmentWork:
             "cold_share": test.cold_share,
             **validation.summary("validation"),
             **tested.summary("test"),
+            f"list_overlap@{LIST_LENGTH}": list_overlap(
+                self.folder.kept(LISTS_FILE, self.number - 1, method), rank, interactions.train
+            ),
         }
 
     def _told(self, method: str, chosen: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -172,10 +175,11 @@ class SegmentWork:
         with meter.phase(_CHOOSING):
             yardstick = YARDSTICKS[method](self.data, self.config.num_neighbours)
         with meter.phase(_TESTING):
-            figures = self.figures(yardstick.rank)
+            figures = self.figures(method, yardstick.rank)
+            lists = top_lists(yardstick.rank, self.data.interactions.train)
         figures |= {"num_bytes": yardstick.num_bytes, **yardstick.figures, **_costs(meter)}
         result = self._told(method, yardstick.chosen, figures)
-        self.folder.write(self.number, method, result, None)
+        self.folder.write(self.number, method, result, None, {LISTS_FILE: lists})
         return result
 
     def _counters(self, method: str) -> tuple[int, int]:
@@ -231,8 +235,7 @@ class SegmentWork:
         former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
         teaching = self._teaching(method, former)
         problem = self._problem(method, teaching, former)
-        if former is not None:
-            problem.memory.update(self.folder.memory(self.number - 1, method))
+        problem.memory.update(self.folder.memory(self.number - 1, method))
         tried = Tried(
             teaching,
             problem.recipe,
@@ -245,7 +248,8 @@ class SegmentWork:
             METHODS[method](problem, tried)
         best, training = tried.best
         with meter.phase(_TESTING):
-            figures = self.figures(_ranker(training))
+            figures = self.figures(method, _ranker(training))
+            lists = top_lists(_ranker(training), data.interactions.train)
         sizes = best.sizes
         figures |= {
             "cap_params": problem.cap_params,
@@ -268,7 +272,7 @@ class SegmentWork:
             method,
             result,
             lambda path: ResultFolder(path).write_table(training.recommender, tested, recommender.name),
-            problem.memory,
+            {LISTS_FILE: lists, MEMORY_FILE: problem.memory},
         )
         return result
 

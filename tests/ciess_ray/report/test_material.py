@@ -33,8 +33,9 @@ class TestRefusals:
         write_search(tmp_path / "runs" / "mine")
         with pytest.raises(
             ResultError,
-            match=r"runs: neither a search, a sweep nor a comparison: it holds no result\.json, no "
-            r"results\.json and no comparison\.json\. Searches lie in its folders mine: name these",
+            match=r"runs: neither a search, a sweep, a comparison nor a stream: it holds no result\.json, no "
+            r"results\.json, no comparison\.json and no stream\.json\. "
+            r"Searches lie in its folders mine: name these",
         ):
             make(tmp_path / "runs")
         assert not (tmp_path / "out").exists()

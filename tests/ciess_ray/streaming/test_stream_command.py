@@ -389,8 +389,11 @@ def test_the_command(log, tmp_path, run_cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [log, "segments.rows=60", "methods=[popular ever, item cosine]", "budget=150 params"]
     arguments.append("tracking.mlflow=false")
+    # For the seconds that figures take.
+    monkeypatch.setattr("ciess_ray.report.page.draw_stream", lambda material: [])
     status, said, complained = run_cli("stream", *arguments, "--output", "out")
     assert (status, complained) == (0, "") and "segment 1 of" in said and "results: out" in said
+    assert "item cosine" in (tmp_path / "out" / "report.html").read_text()
     assert any(line.split()[:2] == ["item", "cosine"] for line in said.splitlines())
     status, again, _ = run_cli("stream", "--resume", "out")
     assert status == 0 and "found" in again
