@@ -9,6 +9,9 @@ FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 #: What rows say of all that serves a table; see :mod:`ciess_ray.serving.served_bytes`.
 SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "ids_bytes")
 
+#: What a search, or a method of a segment of a stream, came to, and its packed table.
+RESULT_FILE, TABLE_FILE = "result.json", "table.safetensors"
+
 #: By method, how the columns of a sweep's rows begin.
 SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}
 

@@ -31,6 +31,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray import names
 from ciess_ray.candidate import Candidate, candidate_table
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, write_manifest
@@ -57,7 +58,7 @@ from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
 
-RESULT_FILE = "result.json"
+RESULT_FILE = names.RESULT_FILE
 CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FORMAT = "ciess-ray result 1"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, a packed export or a stream.")],
     user: Annotated[
         list[str] | None, typer.Option(help="Id of a user, as the data has it; may be given again.")
     ] = None,
@@ -54,6 +54,12 @@ def recommend(
 
       ciess-ray recommend runs/quickstart --item 50 --item 296
 
+    From a stream's latest segment, by the table that validation likes best, or by another:
+
+      ciess-ray recommend runs/stream-quickstart --user 17
+
+      ciess-ray recommend runs/stream-quickstart/current/split --user 17
+
     To users of whom some may have come since:
 
       ciess-ray recommend runs/quickstart --user 17 --user 9999 --unknown popular
@@ -66,7 +72,7 @@ def recommend(
     from ciess_ray.serving.recommender import UNKNOWN, ServedRecommender
 
     given = cast("Unknown", check_name("--unknown", unknown, UNKNOWN))
-    served = ServedRecommender.open(folder)
+    served = ServedRecommender.open(_table_folder(folder))
     if user:
         best = served.recommend(user, num_items, include_seen=include_seen, unknown=given)
     else:
@@ -93,7 +99,7 @@ def recommend(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, a packed export or a stream.")],
     destination: Annotated[Path, typer.Argument(help="Folder or file to write.")],
     format: Annotated[str, typer.Option(help="packed, parquet, torchrec or onnx.")] = "packed",
     dtype: Annotated[
@@ -127,7 +133,12 @@ def export(
     from ciess_ray.serving.export import export as write
 
     written = write(
-        folder, destination, format=format, dtype=dtype, propagated=propagated, overwrite=overwrite
+        _table_folder(folder),
+        destination,
+        format=format,
+        dtype=dtype,
+        propagated=propagated,
+        overwrite=overwrite,
     )
     console.show(_forms(written))
     for note in written.notes:
@@ -136,12 +147,13 @@ def export(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, or of a packed export.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished search, a packed export or a stream.")],
 ) -> None:
     """Read a packed table to its end, and see that it and what belongs to it are whole."""
     from ciess_ray.files.manifest import Manifest
     from ciess_ray.serving.recommender import ServedRecommender
 
+    folder = _table_folder(folder)
     served = ServedRecommender.open(folder)
     table = served.table
     table.verify()
@@ -215,6 +227,19 @@ def send(location: str, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
         f"{storage.shown}: there is none of {RESULT_FILE}, {SWEEP_FILE}, {PLAN_FILE} and {STREAM_FILE} in "
         "it; name the folder of a search, a sweep, a comparison or a stream."
     )
+
+
+def _table_folder(folder: Path) -> Path:
+    """Where the table lies: of a stream the best on validation of its latest segment serves."""
+    from ciess_ray.serving.stream_tables import tables_of
+
+    tables = tables_of(folder)
+    if tables is None:
+        return folder
+    best, *others = tables
+    there = f"; there are {', '.join(other.name for other in others)} beside it" if others else ""
+    errors.say(f"{best}: the best table of segment {best.parent.name} on validation{there}.")
+    return best
 
 
 def _forms(written: "Exported") -> TextTable:

@@ -16,14 +16,16 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from ciess_ray import names
 from ciess_ray.files.formats import read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
+from ciess_ray.serving.stream_tables import tables_of
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
-TABLE_FILE = "table.safetensors"
+TABLE_FILE = names.TABLE_FILE
 SCORER_FILE = "scorer.safetensors"
 INTERACTIONS_FILE = "interactions.npz"
 #: Held-out interactions, by which an export says what it costs; users have seen these too.
@@ -131,12 +133,19 @@ class TableFolder:
         """Read the folder of a finished search, or one that ``ciess-ray export`` made.
 
         Raises:
-            ResultError: A file is missing, damaged or of another search.
+            ResultError: A file is missing, damaged or of another search, or it is a stream, of whose tables
+                one has to be named.
         """
         if not path.is_dir():
             raise ResultError(
                 f"{path}: {'is no' if path.exists() else 'no such'} folder; name that of a finished search, "
                 "or of a packed export."
+            )
+        of_stream = tables_of(path)
+        if of_stream is not None:
+            raise ResultError(
+                f"{path}: of a stream, which has a table for each segment and method; name one of "
+                f"{', '.join(map(str, of_stream))}; the first is the best on validation."
             )
         manifest = Manifest.read(path)
         table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)

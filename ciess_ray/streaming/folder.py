@@ -291,25 +291,6 @@ def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: result[name] for name in ("segment", "method", "chosen")}, **result["figures"]}
 
 
-def current_segment(path: Path) -> Path:
-    """The folder of the latest segment of a stream that is finished.
-
-    Args:
-        path: The folder of the stream.
-
-    Raises:
-        ResultError: None is.
-    """
-    current = path / CURRENT_SEGMENT
-    if current.is_symlink() or not current.is_file():
-        folder = current
-    else:
-        folder = path / current.read_text(encoding="utf-8").strip()
-    if not folder.is_dir():
-        raise ResultError(f"{path}: no segment of a stream is finished here.")
-    return folder.resolve()
-
-
 def fingerprint(stream: Stream, num_rows: int) -> str:
     """SHA-256 of a stream's first rows and their ids in hex.
 

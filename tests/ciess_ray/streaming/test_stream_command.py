@@ -15,9 +15,10 @@ from stream_log import CAP, NUM_ROWS, write_log
 from ciess_ray.files.formats import read_json_lines
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving import ServedRecommender
+from ciess_ray.serving.stream_tables import current_segment
 from ciess_ray.streaming.config import DEFAULT_METHODS, TABLE_METHODS
 from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
-from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder, current_segment
+from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder
 from ciess_ray.streaming.live import StreamView
 from ciess_ray.streaming.methods import METHODS
 from ciess_ray.terminal import Terminal

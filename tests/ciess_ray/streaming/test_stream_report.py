@@ -11,6 +11,7 @@ from report_page import Page, name_of
 from scipy.sparse import csr_array
 
 from ciess_ray.report import write_report
+from ciess_ray.serving import ServedRecommender
 from ciess_ray.streaming.driver import run_stream
 from ciess_ray.streaming.folder import LISTS_FILE, StreamFolder
 from ciess_ray.streaming.judging import best_by, list_overlap, top_lists
@@ -173,3 +174,32 @@ def test_what_is_no_page_of_a_stream_is_said(done, tmp_path, monkeypatch):
     with pytest.raises(ResultError, match="no segment of this stream is finished yet"):
         write_report([copy], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_commands_find_the_table_of_a_stream_that_validation_likes_best(done, run_cli, tmp_path):
+    folder, rows, _, _ = done
+    quality = {row["method"]: row["validation/quality"] for row in rows[-3:-1]}
+    best = max(quality, key=quality.get).replace(" ", "-")
+    (other,) = {"equal-sizes", "last-sizes"} - {best}
+    latest = f"{rows[-1]['segment']:03}"
+    answers = []
+    for place in (folder, folder / "current", folder / "segments" / latest, folder / "current" / best):
+        status, said, told = run_cli("recommend", place, "--user", "u000", "-k", "3")
+        assert status == 0
+        is_named = place.name == best
+        assert (
+            is_named or f"{best}: the best table of segment {latest} on validation; there are {other}" in told
+        )
+        answers.append(said)
+    assert len(set(answers)) == 1
+    assert run_cli("verify", folder)[0] == 0
+    status, _, _ = run_cli("export", folder, tmp_path / "out.parquet", "--format", "parquet")
+    assert status == 0 and (tmp_path / "out.parquet").exists()
+    # Without a terminal nothing is chosen for anybody.
+    with pytest.raises(ResultError, match=f"of a stream, .* name one of .*{best}, .*{other}; the first is"):
+        ServedRecommender.open(folder)
+    with pytest.raises(ResultError, match="popular-ever: of a stream"):
+        ServedRecommender.open(folder / "current" / "popular-ever")
+    (tmp_path / "stream.json").write_text("{}")
+    with pytest.raises(ResultError, match="no segment of a stream is finished here"):
+        ServedRecommender.open(tmp_path)
