@@ -60,14 +60,9 @@ def table_policy(problem: Problem, judge: Judge) -> None:
     known = [_named(policy) for policy in problem.memory.get(_POLICIES, ())]
     policy_rng, supernet_rng = problem.new_rng().spawn(2)
     decay = best_decay(problem.data)
-    former = _former_supernet(problem)
-    supernet = _trained_supernet(problem, decay, former, supernet_rng)
-    benches = [_Bench(problem, supernet, decay)]
-    if former is not None and problem.former is not None:
-        before = replace(problem, data=hindsight(problem.data), cap_params=problem.former.num_params)
-        benches.append(_Bench(before, _supernet(before, supernet_rng, former), decay))
+    benches = benches_of(problem, decay, supernet_rng)
 
-    first = [*_hand_made(), *known]
+    first = [*hand_made_policies(), *known]
     search = WarmUp(NUM_STEPS + len(first), int(policy_rng.integers(2**32)), first)
     policies: list[Policy] = []
     candidates: list[Candidate] = []
@@ -89,7 +84,7 @@ def table_policy(problem: Problem, judge: Judge) -> None:
     problem.memory[_POLICIES] = np.array([_numbers(one) for one in (kept, *(policies[c.step] for c in best))])
 
 
-class _Bench:
+class Bench:
     """A supernet and the rows by which it judges policies.
 
     Attributes:
@@ -120,6 +115,28 @@ class _Bench:
         interactions = self._problem.data.interactions
         self._supernet.table.mask_to(self.sizes(policy))
         return self._scale * evaluate(self._supernet, interactions.train, interactions.validation).quality
+
+
+def benches_of(problem: Problem, decay: float, rng: np.random.Generator) -> list[Bench]:
+    """This segment's, and the last one's where there was one.
+
+    Args:
+        problem: Its memory is that of the last segment, and then of this one.
+        decay: Of popularity.
+        rng: Draws a supernet's initial values, its sizes and its batches.
+    """
+    former = _former_supernet(problem)
+    benches = [Bench(problem, _trained_supernet(problem, decay, former, rng), decay)]
+    if former is not None and problem.former is not None:
+        sizes = problem.former
+        before = replace(
+            problem,
+            data=hindsight(problem.data),
+            cap_params=sizes.num_params,
+            is_shared=sizes.is_shared,
+        )
+        benches.append(Bench(before, _supernet(before, rng, former), decay))
+    return benches
 
 
 def _supernet(
@@ -177,7 +194,7 @@ def _full(problem: Problem) -> EmbeddingSizes:
     )
 
 
-def _hand_made() -> list[Policy]:
+def hand_made_policies() -> list[Policy]:
     """Plain splits, and splits whose items' sizes are proportional to a power of the rank of popularity."""
     return [
         *(_split(ratio) for ratio in _RATIOS),

@@ -15,6 +15,7 @@ from envs.data import log_from_frame
 from envs.data.stream import cut_stream
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.sizes.sharing import coldest_that_share
 
 SEGMENT = 80
 #: So little that what a table has learnt is not forgotten.
@@ -39,13 +40,15 @@ def stream(frame):
     return cut_stream(log_from_frame(frame), rows=SEGMENT)
 
 
-def decide(stream, number, best=-1, former=None, memory=None):
+def decide(stream, number, best=-1, former=None, memory=None, mean_size=3.0):
     """What is proposed in a segment, of which a judge likes one best, and the problem after it."""
     data = segment_data(stream, number)
     interactions = data.interactions
+    cap_params = int(mean_size * interactions.num_entities)
+    is_shared = coldest_that_share(*data.popularity(0.5), cap_params // 2) if mean_size < 1 else None
     problem = Problem(
         data,
-        3 * interactions.num_entities,
+        cap_params,
         1,
         8,
         1,
@@ -53,6 +56,7 @@ def decide(stream, number, best=-1, former=None, memory=None):
         lambda: np.random.default_rng([0, number]),
         Recipe(interactions.train, SETTINGS, "mf"),
         dict(memory or {}),
+        is_shared=is_shared,
     )
     told = []
 
@@ -100,7 +104,7 @@ def test_what_has_come_since_the_last_segment_counts_by_its_users(stream, first,
     told, problem = first
     benches = []
 
-    class Spy(policy_search._Bench):
+    class Spy(policy_search.Bench):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             benches.append(self)
@@ -112,7 +116,7 @@ def test_what_has_come_since_the_last_segment_counts_by_its_users(stream, first,
             is_plain = policy["user"][2] == policy["item"][2] == 0
             return self.weight * float(is_plain == (self is benches[0]))
 
-    monkeypatch.setattr(policy_search, "_Bench", Spy)
+    monkeypatch.setattr(policy_search, "Bench", Spy)
     again, _ = decide(stream, 1, former=told[-1].sizes, memory=problem.memory)
     now, since = benches
     assert since.weight > now.weight > 0
@@ -141,6 +145,14 @@ def test_a_search_draws_the_same_and_uses_the_budget(stream, first):
     assert all(one.sizes.num_params == problem.cap_params for one in told)
     for name, value in problem.memory.items():
         np.testing.assert_array_equal(same.memory[name], value)
+
+
+def test_where_the_coldest_share_a_row_the_others_have_the_budget(stream):
+    told, problem = decide(stream, 0, mean_size=0.7)
+    _, later = decide(stream, 1, former=told[-1].sizes, memory=problem.memory, mean_size=0.6)
+    for now in (problem, later):
+        assert now.is_shared.any() and len(now.memory["policies"]) == 9
+    assert {one.sizes.num_params for one in told} == {problem.cap_params}
 
 
 def test_without_a_memory_it_begins_anew(stream):
