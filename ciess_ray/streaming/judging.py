@@ -1,7 +1,8 @@
 """How good the lists of a segment are: those of known users on known items, and what cold rows get.
 
-A cold row has a user or an item that training does not know. An unknown user gets what is popular in the
-segment, a known one the list that is there for them; an unknown item is in no list, and counts as missed.
+A cold row has a user or an item that training does not know. An unknown user gets what has most
+interactions in training, as serving has it, a known one the list that is there for them; an unknown item is
+in no list, and counts as missed.
 """
 
 from collections.abc import Callable, Mapping

@@ -100,14 +100,16 @@ def best_decay(data: SegmentData) -> float:
 
 
 def popular_items(data: SegmentData, depth: int) -> NDArray[np.int64]:
-    """What somebody gets of whom nothing is known: this segment's most popular items, best first.
+    """What somebody gets of whom nothing is known: the most popular items of all training rows, best first.
+
+    It is the list that ``ciess-ray recommend --unknown popular`` gives from the segment's folder.
 
     Returns:
         Shape (depth,), -1 where there are fewer.
     """
-    places = places_by_popularity(data.popularity()[1])
+    popularity = data.interactions.item_popularity
     items = np.full(depth, -1, np.int64)
-    best = np.argsort(-places)[:depth]
+    best = np.lexsort((np.arange(len(popularity)), -popularity))[:depth]
     items[: len(best)] = best
     return items
 

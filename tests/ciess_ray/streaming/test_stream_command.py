@@ -21,6 +21,8 @@ from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
 from ciess_ray.streaming.folder import MEMORY_FILE, StreamFolder
 from ciess_ray.streaming.live import StreamView
 from ciess_ray.streaming.methods import METHODS
+from ciess_ray.streaming.segment import segment_data
+from ciess_ray.streaming.yardsticks import popular_items
 from ciess_ray.terminal import Terminal
 from envs.errors import BudgetError, ConfigError, DataError, ResultError
 
@@ -106,6 +108,9 @@ def test_everybody_of_the_next_segment_gets_a_list(done):
         lists = served.recommend(stream.user_ids[np.unique(user)], 5, unknown="popular")
         assert (lists.items[:, 0] >= 0).all() and np.isfinite(lists.scores[:, 0]).all()
         np.testing.assert_array_equal(lists.is_popular, np.unique(user) >= num_users)
+        # What cold rows are judged by is what is served.
+        judged = popular_items(segment_data(stream, number), 5)
+        assert (lists.items[lists.is_popular] == judged).all() and lists.is_popular.any()
         for one in np.unique(user[user >= num_users]):
             had = np.unique(item[user == one])
             of_items = served.recommend_to_new([stream.item_ids[had]], 5, unknown="popular")
