@@ -17,12 +17,17 @@ from envs.recommenders.training import TrainingSettings
 
 #: SCALL's, which want Ray, and minutes; a stream has them if it is told to.
 SCALL_METHODS = ("scall", "scall reference")
+#: Beyond the budget, and what tables within it are held against; likewise.
+FULL_SIZE = "full size"
 #: Names of ``ciess_ray.streaming.methods.METHODS``, which takes seconds to import, in the order of tables.
-TABLE_METHODS = ("equal sizes", "last sizes", "split", "rank power", "table policy", *SCALL_METHODS)
+TABLE_METHODS = (
+    *("equal sizes", "last sizes", "split", "rank power", "table policy"),
+    *(*SCALL_METHODS, FULL_SIZE),
+)
 #: The same of ``ciess_ray.streaming.yardsticks.YARDSTICKS``, which have no table.
 YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
 METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)
-DEFAULT_METHODS = tuple(name for name in METHOD_NAMES if name not in SCALL_METHODS)
+DEFAULT_METHODS = tuple(name for name in METHOD_NAMES if name not in (*SCALL_METHODS, FULL_SIZE))
 #: What becomes of a budget that has no room for everybody.
 Overflow = Literal["refuse", "share"]
 #: Decays by 0.9 within a training, after which the learning rate is a tenth of the first.
@@ -62,7 +67,7 @@ class StreamTraining(Section):
     loss: Annotated[str, one_of("training.loss", LOSSES)] = Field("bpr", description=" or ".join(LOSSES))
     batches: int = Field(400, ge=1, description="batches of a training from scratch, as of the first segment")
     warm_batches: int | None = Field(
-        150,
+        170,
         ge=1,
         description="batches of a later segment, which begins with the last one's table at its new sizes; "
         "null: every segment begins from scratch",
@@ -118,7 +123,8 @@ class StreamConfig(Section):
     methods: tuple[str, ...] = Field(
         DEFAULT_METHODS,
         min_length=1,
-        description=f"{', '.join(DEFAULT_METHODS)}, or {' or '.join(SCALL_METHODS)}, which take minutes",
+        description=f"{', '.join(DEFAULT_METHODS)}, or {' or '.join(SCALL_METHODS)}, which take minutes, or "
+        f"{FULL_SIZE}, beyond the budget",
     )
     num_neighbours: int = Field(10, ge=1, description="what item cosine keeps of each item's neighbours")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="every draw comes from it")

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ciess_ray.streaming.methods.by_hand import equal_sizes, last_sizes, rank_power, split
+from ciess_ray.streaming.config import FULL_SIZE
+from ciess_ray.streaming.methods.by_hand import equal_sizes, full_size, last_sizes, rank_power, split
 from ciess_ray.streaming.methods.by_scall import scall, scall_reference
 from ciess_ray.streaming.methods.policy_search import table_policy
 from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal, SegmentBefore
@@ -16,6 +17,7 @@ METHODS: dict[str, Callable[[Problem, Judge], None]] = {
     "table policy": table_policy,
     "scall": scall,
     "scall reference": scall_reference,
+    FULL_SIZE: full_size,
 }
 
 __all__ = ["METHODS", "Judge", "Problem", "Proposal", "SegmentBefore"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
 from ciess_ray.streaming.yardsticks import best_decay, half_life
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How many times as large as items users are, on average. Neighbours differ by less than validation can tell,
 #: so that following its gains from 1 on ends too early.
@@ -21,6 +22,14 @@ _ITEM_POWERS, _USER_POWERS = (0.0, 1.0, 3.0), (0.0, 1.0)
 def equal_sizes(problem: Problem, judge: Judge) -> None:
     """The same size for everyone; a cap that does not divide evenly gives two neighbouring sizes."""
     judge([Proposal("", problem.shape(1.0))])
+
+
+def full_size(problem: Problem, judge: Judge) -> None:
+    """d_max for everyone, whatever the budget: what the sizes of the other methods are held against."""
+    interactions = problem.data.interactions
+    bounds = problem.max_embedding_size, problem.min_embedding_size
+    counts = interactions.num_users, interactions.num_items
+    judge([Proposal("", EmbeddingSizes.full(*counts, *bounds, problem.num_tables))])
 
 
 def last_sizes(problem: Problem, judge: Judge) -> None:

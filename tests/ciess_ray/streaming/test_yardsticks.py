@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from ciess_ray.streaming.config import SCALL_METHODS, TABLE_METHODS, YARDSTICK_NAMES
+from ciess_ray.streaming.config import FULL_SIZE, SCALL_METHODS, TABLE_METHODS, YARDSTICK_NAMES
 from ciess_ray.streaming.judging import best_by, judge
 from ciess_ray.streaming.methods import METHODS, Problem
 from ciess_ray.streaming.segment import ColdRows, segment_data
@@ -150,7 +150,9 @@ def test_cold_rows_get_what_is_popular_and_miss_what_is_unknown():
 
 
 @pytest.mark.parametrize("num_tables", [1, 2])
-@pytest.mark.parametrize("method", [name for name in TABLE_METHODS if name not in SCALL_METHODS])
+@pytest.mark.parametrize(
+    "method", [name for name in TABLE_METHODS if name not in (*SCALL_METHODS, FULL_SIZE)]
+)
 def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method, num_tables):
     data = segment_data(fashion, 2)
     num_rows = data.interactions.num_entities
@@ -166,6 +168,18 @@ def test_whatever_is_proposed_uses_the_budget_to_the_last_number(fashion, method
         METHODS[method](problem, qualities)
         assert proposed and {sizes.num_params for sizes in proposed} == {cap * num_tables}
         proposed.clear()
+
+
+def test_full_size_has_no_regard_for_the_budget(fashion):
+    data, proposed = segment_data(fashion, 2), []
+
+    def qualities(proposals):
+        proposed.extend(proposals)
+        return [0.0] * len(proposals)
+
+    METHODS[FULL_SIZE](problem_of(data, data.interactions.num_entities * 2, 9, 2), qualities)
+    (proposal,) = proposed
+    assert proposal.sizes.num_params == data.interactions.num_entities * 2 * 9
 
 
 def test_a_power_of_rank_gives_the_popular_the_larger_sizes(fashion):
