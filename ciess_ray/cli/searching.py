@@ -124,7 +124,7 @@ def sweep(
         str | None, typer.Option(help="Folder or URI of a sweep to go on with; takes the place of CONFIG.")
     ] = None,
 ) -> None:
-    """Run many searches that differ in some fields, side by side, and compare them.
+    """Run many searches, or streams, that differ in some fields, side by side, and compare them.
 
     [bold]Examples[/bold]
 
@@ -140,10 +140,12 @@ def sweep(
     differ ([bold]space[/bold]); [bold]ciess-ray fields --sweep[/bold] lists what else it may say.
 
     The folder gets results.parquet (a row a trial), results.json (means over seeds), pareto.png, and a folder
-    for each trial with its result. A sweep that was killed or interrupted goes on with [bold]--resume[/bold]:
-    finished trials are kept, those under way go on from their last checkpoint, failed ones are tried again;
-    with [bold]dataset.path=FILE[/bold] where its data have moved. Its state and checkpoints are pickles:
-    resume no sweep of somebody whom you would not let run code on your machine.
+    for each trial with its result; of streams, which a base with [bold]segments[/bold] means, streams.parquet
+    (a row a stream, segment and method) in place of the latter two. A sweep that was killed or interrupted
+    goes on with [bold]--resume[/bold]: finished trials are kept, those under way go on from their last
+    checkpoint, or what is done of a stream, failed ones are tried again; with [bold]dataset.path=FILE[/bold]
+    where its data have moved. Its state and checkpoints are pickles: resume no sweep of somebody whom you
+    would not let run code on your machine.
     """
     options = [] if output is None else [f"output={as_yaml(output)}"]
     changes = changed_fields("sweep", config, overrides, options, resume, is_refused=overwrite or dry_run)
@@ -166,7 +168,7 @@ def sweep(
             results = sweeps.sweep(plan, overwrite=overwrite, on_change=view)
     console.show(results.to_rich())
     console.say(RANKING_NOTE)
-    console.say("means over n seeds; *: none of its recommender is as small and as good on validation")
+    console.say(results.note)
     say_end(
         "sweep",
         [(outcome.name, outcome.status, outcome.error) for outcome in results.outcomes],
@@ -174,6 +176,7 @@ def sweep(
         results.location,
         problems=results.problems,
         is_complete=results.is_complete,
+        has_report=results.has_report,
     )
 
 
@@ -277,6 +280,7 @@ def say_end(
     problems: Iterable[str],
     hints: Iterable[str] = (),
     is_complete: bool,
+    has_report: bool = True,
 ) -> None:
     """What became of a sweep or a comparison; where a part of it is missing the command fails.
 
@@ -288,6 +292,7 @@ def say_end(
         problems: What MLflow did not take.
         hints: What is to be read with it.
         is_complete: Whether every part is there.
+        has_report: Whether 'ciess-ray report' reads such a folder.
     """
     listed = list(parts)
     statuses = [status for _, status, _ in listed]
@@ -301,7 +306,7 @@ def say_end(
     for problem in problems:
         console.say(problem, "not recorded:", "yellow")
     console.say(f"results: {location}")
-    if "://" not in location:
+    if has_report and "://" not in location:
         console.say(f"look at them: {command('ciess-ray', 'report', location)}")
     if not is_complete:
         console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")

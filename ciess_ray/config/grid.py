@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ciess_ray.config.keys import digest
-from ciess_ray.config.run import RunConfig, TrackingConfig
+from ciess_ray.config.run import TrackingConfig
 from ciess_ray.config.section import Place, Section, refuse_equal_budgets, refuse_twice
 from ciess_ray.config.yaml_file import (
     check_values,
@@ -46,8 +46,8 @@ class ManyRuns(Section):
     """What runs share that differ in some fields."""
 
     base: Place | dict[str, Any] = Field(
-        description="configuration of a search that all of them share: a YAML file, relative to this one, or "
-        "its fields"
+        description="configuration of a search, or for a sweep of a stream, that all of them share: a YAML "
+        "file, relative to this one, or its fields"
     )
     set: dict[str, Any] = Field(
         default_factory=dict, description="fields that all of them have instead, by dotted name"
@@ -91,12 +91,12 @@ class Trial:
     Attributes:
         name: Its folder and what people call it.
         fields: What it has that others have not, by dotted name.
-        config: The whole configuration.
+        config: The whole configuration: a search's, or what the plan reads in its place.
     """
 
     name: str
     fields: dict[str, Any]
-    config: RunConfig
+    config: Any
 
 
 class Grid:
@@ -145,7 +145,7 @@ class Grid:
         for number, fields in enumerate(definitions):
             # Before its name, which takes fields to be well-formed.
             run = self.parse(fields)
-            if len(run.memory_budgets) > 1:
+            if isinstance(run.budget, tuple) and len(run.budget) > 1:
                 raise ConfigError(
                     f"{source}: budget={run.budget}: a trial has one; name each under space.budget."
                 )
@@ -193,14 +193,18 @@ class Grid:
             values["tracking"]["uri"] = f"{_SQLITE}{Path(file).absolute()}"
         return values | {"base": self.base_values}
 
-    def parse(self, fields: Mapping[str, Any]) -> RunConfig:
+    def read(self, values: Mapping[str, Any], source: str) -> Any:
+        """The configuration that the plain values of a point are."""
+        return parse_config(values, source)
+
+    def parse(self, fields: Mapping[str, Any]) -> Any:
         """The configuration of the point that differs in these fields."""
         values = copy.deepcopy(self.base_values)
         for name, value in fields.items():
             put_field(values, name, value)
         differs = ", ".join(f"{name}={value}" for name, value in fields.items())
         source = f"{self.source}: the trial of {differs}" if differs else self.source
-        return parse_config(values, source)
+        return self.read(values, source)
 
 
 def absolute_paths(values: Any, name: str = "") -> Any:

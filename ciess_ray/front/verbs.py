@@ -17,6 +17,7 @@ from envs.errors import ResultError
 if TYPE_CHECKING:
     from ciess_ray.comparisons.results import ComparisonResults
     from ciess_ray.sweeps.results import SweepResults
+    from ciess_ray.sweeps.streams import StreamSweepResults
 
 #: None: where somebody watches; True, False: always, never; a function is called with each piece of news.
 Progress: TypeAlias = bool | Callable[[Any], None] | None
@@ -116,7 +117,7 @@ def sweep(
     overwrite: bool = False,
     progress: Progress = None,
     **fields: Any,
-) -> "SweepResults":
+) -> "SweepResults | StreamSweepResults":
     """Run many searches that differ in some fields, side by side, and compare them.
 
     Ray, files and MLflow are treated as by :func:`ciess_ray.search`.
@@ -136,7 +137,7 @@ def sweep(
             --sweep`` lists.
 
     Returns:
-        The results: :meth:`SweepResults.table` has means over seeds.
+        The results: :meth:`SweepResults.table` has means over seeds, that of streams every segment.
 
     Raises:
         CiessError: Before any search starts: data, a budget, a field or the output are wrong.

@@ -150,8 +150,9 @@ class RunsView(LiveView):
             budgets.add_row(budget, f"{best.quality:.4f}", _name(best))
         running = TextTable("running", "phase", "step", "quality")
         for run in [run for run in runs if run.status == "running"][:_MAX_RUNNING]:
-            search = run.config.search
-            step = f"{run.step}/{search.num_steps + search.num_greedy_steps}"
+            # A stream has none.
+            search = getattr(run.config, "search", None)
+            step = f"{run.step}/{search.num_steps + search.num_greedy_steps}" if search else str(run.step)
             running.add_row(_name(run), run.phase, step, "" if run.quality is None else f"{run.quality:.4f}")
         for table, name in ((budgets, 2), (running, 0)):
             table.header_style, table.columns[name].no_wrap = "dim", True

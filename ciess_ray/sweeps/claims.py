@@ -8,6 +8,7 @@ from typing import Any
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import Claim, claim_of, cluster_nodes, num_at_once, told_nodes
+from ciess_ray.streaming.config import StreamConfig
 from ciess_ray.sweeps.config import SweepPlan, TrialResources
 from envs.errors import ConfigError
 
@@ -18,7 +19,7 @@ _WAITING_CPUS = 0.01
 _POLL_S = 2.0
 
 
-def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: float) -> Claims:
+def claims_of(config: RunConfig | StreamConfig, resources: TrialResources, num_gpus_there: float) -> Claims:
     """What a trial claims: a bundle for its own process, then one for each process that it starts.
 
     Trainings come after the env runners, in their bundles; the last one holds a training in any case.
@@ -28,10 +29,12 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
         resources: The sweep's.
         num_gpus_there: GPUs of the cluster.
     """
-    asked, num_runners = config.resources, config.search.num_env_runners
     device = config.recommender.device
     # A GPU that is asked for by name is waited for, or missed.
     share = 0.5 if device == "cuda" or (device == "auto" and num_gpus_there) else 0.0
+    if isinstance(config, StreamConfig):
+        return _claims_of_stream(config, resources, share)
+    asked, num_runners = config.resources, config.search.num_env_runners
     runner_gpus = _given(asked.num_gpus_per_env_runner, share / max(num_runners, 1))
     training_gpus = _given(asked.num_gpus_per_training, share)
     training_cpus = asked.num_cpus_per_training
@@ -49,10 +52,28 @@ def claims_of(config: RunConfig, resources: TrialResources, num_gpus_there: floa
     return claims
 
 
-def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
+def _claims_of_stream(config: StreamConfig, resources: TrialResources, gpu_share: float) -> Claims:
+    """Of its own process, which without tasks trains too, and of each task at once."""
+    asked = config.resources
+    training = claim_of(
+        asked.num_cpus_per_training,
+        _given(asked.num_gpus_per_training, gpu_share / max(asked.num_workers, 1)),
+    )
+    driver = claim_of(
+        _given(resources.num_cpus_per_driver, asked.num_cpus_per_training),
+        _given(resources.num_gpus_per_driver, gpu_share),
+    )
+    return [driver, *[training] * asked.num_workers]
+
+
+def within_claims(config: RunConfig | StreamConfig, claims: Claims) -> dict[str, Any]:
     """Plain values of a trial whose processes ask for no more than the trial has claimed."""
     values = config.model_dump(mode="json")
+    if isinstance(config, StreamConfig) and not config.resources.num_workers:
+        return values
     values["resources"]["num_gpus_per_training"] = claims[-1].get("GPU", 0.0)
+    if isinstance(config, StreamConfig):
+        return values
     if config.search.num_env_runners:
         values["resources"]["num_gpus_per_env_runner"] = claims[1].get("GPU", 0.0)
     else:
@@ -60,8 +81,10 @@ def within_claims(config: RunConfig, claims: Claims) -> dict[str, Any]:
     return values
 
 
-def num_threads(config: RunConfig, claims: Claims) -> int:
+def num_threads(config: RunConfig | StreamConfig, claims: Claims) -> int:
     """Threads of a trial's own process, which without env runners works while nothing else of it does."""
+    if isinstance(config, StreamConfig):
+        return max(round(claims[0]["CPU"]), 1)
     return max(round(claims[0]["CPU"] if config.search.num_env_runners else total_cpus(claims)), 1)
 
 
@@ -105,7 +128,10 @@ def told_claims(claims: Claims) -> str:
 
 def _refusal(plan: SweepPlan, trial: Trial, claims: Claims, nodes: Sequence[Claim]) -> str:
     what, remedy = "its own process and its trainings", "lower resources.num_cpus_per_training"
-    num_runners = trial.config.search.num_env_runners
+    is_stream = isinstance(trial.config, StreamConfig)
+    num_runners = 0 if is_stream else trial.config.search.num_env_runners
+    if is_stream and len(claims) > 1:
+        remedy = "lower resources.num_workers or resources.num_cpus_per_training"
     if num_runners:
         what = f"its own process and {len(claims) - 1} more"
         driver, runner, *training = claims[0], claims[1], *claims[num_runners + 1 :]

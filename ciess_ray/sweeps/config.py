@@ -5,8 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.grid import Grid, ManyRuns, dimension_of
 from ciess_ray.config.section import CpuClaim, GpuClaim, Location, Section
+from ciess_ray.config.yaml_file import check_values
+from ciess_ray.streaming.config import StreamConfig
 from envs.errors import ConfigError
 
 
@@ -43,7 +46,7 @@ class TrialResources(Section):
 
 
 class SweepConfig(ManyRuns):
-    """One sweep: many searches that differ in some fields."""
+    """One sweep: many searches, or streams, that differ in some fields."""
 
     num_samples: int = Field(1, ge=1, description="draws for each point of the grid")
     seed: int = Field(0, ge=0, description="of what is drawn")
@@ -81,7 +84,7 @@ class SweepConfig(ManyRuns):
 
 
 class SweepPlan(Grid):
-    """A sweep that has been checked, trial by trial.
+    """A sweep that has been checked, trial by trial; of streams where its base has segments.
 
     Args:
         config: The sweep.
@@ -96,4 +99,25 @@ class SweepPlan(Grid):
     config: SweepConfig
 
     def __init__(self, config: SweepConfig, base_values: Mapping[str, Any], source: str) -> None:
+        self.is_of_streams = "segments" in base_values
+        if self.is_of_streams:
+            self._check_streams(config, source)
         super().__init__(config, base_values, source, num_samples=config.num_samples, seed=config.seed)
+
+    def read(self, values: Mapping[str, Any], source: str) -> Any:
+        """The configuration of a search, or of a stream."""
+        return (
+            check_values(StreamConfig, values, source) if self.is_of_streams else super().read(values, source)
+        )
+
+    def _check_streams(self, config: SweepConfig, source: str) -> None:
+        if config.searcher != "random" or config.scheduler.name != "fifo":
+            raise ConfigError(
+                f"{source}: streams are followed to their end, and none is stopped for another: take "
+                "searcher=random and scheduler.name=fifo."
+            )
+        if "://" in str(config.output):
+            raise ConfigError(
+                f"{source}: output={without_secrets(config.output)}: streams are gone on with in their "
+                "folders; name one on a disk that all nodes share."
+            )

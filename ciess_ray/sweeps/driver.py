@@ -39,6 +39,13 @@ from ciess_ray.sweeps.monitor import Relay, SweepMonitor
 from ciess_ray.sweeps.results import RESULT_FILES, SweepResults
 from ciess_ray.sweeps.schedulers import build_scheduler, build_searcher, build_space
 from ciess_ray.sweeps.storage import Storage
+from ciess_ray.sweeps.streams import (
+    STREAMS_FILE,
+    StreamSweepMonitor,
+    StreamSweepResults,
+    read_logs,
+    run_stream_trial,
+)
 from ciess_ray.sweeps.trial import (
     SWEEP_FORMAT,
     TRIAL_FILE,
@@ -78,7 +85,9 @@ _TUNE_SETTINGS = {
 }
 
 
-def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None = None) -> SweepResults:
+def sweep(
+    plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None = None
+) -> SweepResults | StreamSweepResults:
     """Run every trial of a plan.
 
     Args:
@@ -96,7 +105,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
             f"{storage.shown}: holds a sweep; name another output, replace it with --overwrite, or go on "
             f"with it: {command('ciess-ray', 'sweep', '--resume', without_secrets(plan.config.output))}"
         )
-    data = read_data(plan.trials, plan.source)
+    data = _read(plan)
     state = {
         "format": SWEEP_FORMAT,
         "checkpoints": CHECKPOINT_FORMAT,
@@ -110,7 +119,7 @@ def sweep(plan: SweepPlan, *, overwrite: bool = False, on_change: Watcher | None
 
 def resume_sweep(
     location: str, *, overrides: Sequence[str] = (), on_change: Watcher | None = None
-) -> SweepResults:
+) -> SweepResults | StreamSweepResults:
     """Go on with a sweep whose driver was killed or interrupted, or some of whose trials failed.
 
     Trials that are finished are kept, those that had started go on from their last checkpoint, failed ones
@@ -136,7 +145,7 @@ def resume_sweep(
             "report' and 'ciess-ray track' read what is finished."
         )
     check_places((trial.config for trial in plan.trials), "sweep", storage.shown)
-    data = read_data(plan.trials, plan.source)
+    data = _read(plan)
     fingerprints = fingerprints_of(data)
     if list(fingerprints.values()) != list(state["fingerprints"].values()):
         raise ResultError(
@@ -154,7 +163,7 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
     Raises:
         CiessError: As :func:`sweep`.
     """
-    read_data(plan.trials, plan.source)
+    _read(plan)
     _tune_config(plan)
     with ray_session():
         claims = check_claims(plan)
@@ -192,13 +201,26 @@ def send_sweep(storage: Storage, overrides: Sequence[str]) -> tuple[str, list[st
     statuses = dict(zip(*table.to_pydict().values(), strict=True))
     with sole_driver(storage), TemporaryDirectory(prefix="ciess-ray-") as work:
         store = MlflowStore(plan.config.tracking, storage.shown)
-        with SweepMonitor(plan, storage, state, store, Path(work)) as monitor:
+        with _monitor_of(plan)(plan, storage, state, store, Path(work)) as monitor:
             monitor.recall(statuses)
             monitor.finish_all()
     return store.uri, monitor.problems
 
 
-def fingerprints_of(data: Mapping[str, Interactions]) -> dict[str, str]:
+def _read(plan: SweepPlan) -> Mapping[str, Any]:
+    """The data of all trials, each with its fingerprint.
+
+    Raises:
+        CiessError: Some cannot be read, or a budget not be met.
+    """
+    return (read_logs if plan.is_of_streams else read_data)(plan.trials, plan.source)
+
+
+def _monitor_of(plan: SweepPlan) -> type[SweepMonitor]:
+    return StreamSweepMonitor if plan.is_of_streams else SweepMonitor
+
+
+def fingerprints_of(data: Mapping[str, Any]) -> dict[str, str]:
     """Of the interactions, by the data set's fields."""
     return {key: interactions.fingerprint for key, interactions in data.items()}
 
@@ -209,7 +231,11 @@ def _remove_former(storage: Storage) -> None:
         return
     for name in storage.names():
         is_trial = storage.has(f"{name}/{TRIAL_FILE}")
-        if is_trial or name.startswith(_TUNE_FILES) or name in (*RESULT_FILES, SWEEP_FILE, CACHE_FOLDER):
+        if (
+            is_trial
+            or name.startswith(_TUNE_FILES)
+            or name in (*RESULT_FILES, STREAMS_FILE, SWEEP_FILE, CACHE_FOLDER)
+        ):
             storage.remove(name)
 
 
@@ -223,13 +249,13 @@ def sole_driver(storage: Storage) -> contextlib.AbstractContextManager[None]:
 
 def _run(
     plan: SweepPlan,
-    data: Mapping[str, Interactions],
+    data: Mapping[str, Any],
     storage: Storage,
     state: dict[str, Any],
     on_change: Watcher | None,
     *,
     is_resumed: bool,
-) -> SweepResults:
+) -> SweepResults | StreamSweepResults:
     started, work = time.monotonic(), work_folder(state["id"])
     tune_config = _tune_config(plan)
     for name, value in _TUNE_SETTINGS.items():
@@ -243,14 +269,17 @@ def _run(
         claims = [bundles for bundles, _ in check_claims(plan)]
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         store = MlflowStore(plan.config.tracking, storage.shown) if plan.config.tracking.mlflow else None
-        monitor = stack.enter_context(SweepMonitor(plan, storage, state, store, work, on_change))
+        monitor = stack.enter_context(_monitor_of(plan)(plan, storage, state, store, work, on_change))
         if not is_resumed:
             _remove_former(storage)
         storage.write(SWEEP_FILE, json.dumps(state, indent=2).encode() + b"\n")
         Relay.monitor = monitor
-        shared = prepare_shared(plan, data, storage, work, monitor.prepare)
+        if plan.is_of_streams:
+            shared, run = {}, run_stream_trial
+        else:
+            shared, run = prepare_shared(plan, data, storage, work, monitor.prepare), run_trial
         trainable = tune.with_resources(
-            tune.with_parameters(run_trial, location=storage.location, sweep=state["id"], shared=shared),
+            tune.with_parameters(run, location=storage.location, sweep=state["id"], shared=shared),
             lambda config: tune.PlacementGroupFactory(definition_of(config)["claims"]),
         )
         space = build_space(plan.config, plan.trials, claims)
@@ -263,7 +292,9 @@ def _run(
             if trial.status == "pending" and result.metrics:
                 # While another driver was there.
                 trial.status = "stopped"
-        results = SweepResults(storage.shown, list(monitor.state.runs.values()), time.monotonic() - started)
+        outcomes, seconds = list(monitor.state.runs.values()), time.monotonic() - started
+        kind = StreamSweepResults if plan.is_of_streams else SweepResults
+        results = kind(storage.shown, outcomes, seconds)
         results.write(storage)
         monitor.finish_all()
     results.problems += monitor.problems

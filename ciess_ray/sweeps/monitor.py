@@ -44,6 +44,9 @@ class SweepMonitor(Monitor):
         on_change: Called with every piece of news.
     """
 
+    #: What compares the trials.
+    result_files: ClassVar[tuple[str, ...]] = RESULT_FILES
+
     def __init__(
         self,
         plan: SweepPlan,
@@ -100,10 +103,14 @@ class SweepMonitor(Monitor):
         trial.num_failures += 1
         trial.error = error
 
+    def summary_of(self, name: str) -> dict[str, Any] | None:
+        """What a trial that is finished says of its result; None for one that is not."""
+        return read_summary_of(self._storage, name)
+
     def finish(self, name: str) -> None:
         """A trial has its result."""
         trial = self.state.runs[name]
-        trial.summary = read_summary_of(self._storage, name)
+        trial.summary = self.summary_of(name)
         assert trial.summary is not None
         trial.step, trial.quality = trial.summary["num_steps"], trial.row(SEARCH)["validation"]["quality"]
         run = self._record(trial)
@@ -130,7 +137,7 @@ class SweepMonitor(Monitor):
             if fields is None:
                 continue
             trial = self.know(name, json.loads(fields))
-            if read_summary_of(self._storage, name) is not None:
+            if self.summary_of(name) is not None:
                 self.finish(name)
             elif statuses.get(name) in ("stopped", "failed"):
                 self._record(trial)
@@ -138,12 +145,16 @@ class SweepMonitor(Monitor):
 
     def finish_all(self) -> None:
         """What compares the trials is there."""
-        self.files = [self._local(name) for name in RESULT_FILES]
+        self.files = [self._local(name) for name in self.result_files]
 
     def _record(self, trial: RunState) -> MlflowRun | None:
-        fingerprint = self._fingerprints.get(dataset_key(trial.config), "")
+        fingerprint = self._fingerprints.get(self._data_key(trial), "")
         fields = {f"trial.{name}": str(value) for name, value in trial.fields.items()}
         return self.record(trial.name, tags={"dataset.fingerprint": fingerprint} | fields)
+
+    def _data_key(self, trial: RunState) -> str:
+        """By which the fingerprint of a trial's data is found."""
+        return dataset_key(trial.config)
 
     def _local(self, name: str) -> Path:
         """A file or folder of the storage on this machine."""

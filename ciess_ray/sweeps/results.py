@@ -85,6 +85,10 @@ class SweepResults:
     problems: list[str] = field(default_factory=list)
     keeper: object | None = field(default=None, repr=False)
 
+    #: What is to be read with the table.
+    note = "means over n seeds; *: none of its recommender is as small and as good on validation"
+    has_report = True
+
     @property
     def is_complete(self) -> bool:
         """Whether every trial came to its end."""

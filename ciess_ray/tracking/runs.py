@@ -42,7 +42,7 @@ class RunState:
     Attributes:
         name: Its own, and its folder's or its file's.
         fields: What it has that others have not, by dotted name.
-        config: The whole configuration.
+        config: The whole configuration, of a search or a stream.
         budget: Its budget, as asked for; unless something else is given, that of its configuration.
         status: ``stopped`` by a scheduler, before its end; ``pending`` too where all was broken off.
         summary: Of a trial that is finished, its ``result.json``.
@@ -58,7 +58,7 @@ class RunState:
 
     name: str
     fields: dict[str, Any]
-    config: RunConfig
+    config: Any
     budget: str = ""
     status: Ended | Literal["pending", "running"] = "pending"
     summary: dict[str, Any] | None = None

@@ -120,7 +120,9 @@ class StreamTracker:
         status: End = "FINISHED" if self.is_complete else "KILLED"
         if kind is not None and not issubclass(kind, KeyboardInterrupt):
             status = "FAILED"
-        self._parent.log_metrics(_means(self._rows), max((row["segment"] for row in self._rows), default=0))
+        self._parent.log_metrics(
+            mean_metrics(self._rows), max((row["segment"] for row in self._rows), default=0)
+        )
         files = (file for file in sorted(self._folder.glob("stream.*")) if file.is_file())
         self._parent.log_files(dict.fromkeys(files))
         self._parent.end(status)
@@ -137,7 +139,7 @@ class StreamTracker:
         self._unconfirmed.clear()
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def mean_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of every method over the segments after the first, in which no table begins with another."""
     means: dict[str, float] = {}
     for method in dict.fromkeys(row["method"] for row in rows):

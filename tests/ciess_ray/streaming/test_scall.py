@@ -76,9 +76,11 @@ def test_it_learns_on_the_segment_before_and_goes_on_from_segment_to_segment(don
     for row in later:
         memory = folder.memory(row["segment"], "scall")
         assert memory["num_steps"] == len(memory["replay/reward"]) == MAX_STEPS * row["segment"]
-        # What the policy stands before is the segment that its greedy table is of.
-        num_entities = row["num_users"] + row["num_items"]
-        assert memory["obs"][513] == pytest.approx(row["num_users"] / num_entities)
+        # It was tried on the segment before, and stands at the one that its greedy table is of.
+        for obs, known in ((memory["replay/obs"][-1], row["segment"] - 1), (memory["obs"], row["segment"])):
+            of_segment = next(row for row in rows if row["segment"] == known)
+            num_users, num_items = of_segment["num_users"], of_segment["num_items"]
+            assert obs[513] == pytest.approx(num_users / (num_users + num_items))
 
 
 def test_a_stream_that_was_killed_goes_on_to_the_same_tables(done, tmp_path):
