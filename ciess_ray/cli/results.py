@@ -268,10 +268,14 @@ def say_result(result: "SearchResult") -> None:
     console.say(f"look at it: {command('ciess-ray', 'report', result.path)}")
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
-        # A server has the page itself.
-        uri = tracking["uri"]
-        at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
-        console.say(f"compare runs: {at}")
+        say_store(tracking["uri"])
+
+
+def say_store(uri: str) -> None:
+    """Where runs are that MLflow has recorded, in a store without its secret."""
+    # A server has the page itself.
+    at = uri if uri.startswith("http") else command("mlflow", "ui", "--backend-store-uri", uri)
+    console.say(f"compare runs: {at}")
 
 
 def _comparison(summary: dict[str, Any]) -> TextTable:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ciess_ray.cli.results import say_store
 from ciess_ray.cli.searching import changed_fields
+from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import REPORT_FILE
@@ -74,8 +76,11 @@ def stream(
     console.show(stream_table(rows))
     console.say(RANKING_NOTE)
     console.say(_TERMS)
+
     from ciess_ray.report import write_report
 
     folder = configured.output if configured is not None else Path(resume or "")
     page = write_report([folder], folder / REPORT_FILE, overwrite=True).page
     console.say(f"results: {folder}, on a page: {page}")
+    if configured is not None and configured.tracking.mlflow:
+        say_store(without_secrets(configured.tracking.uri))

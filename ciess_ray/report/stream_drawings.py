@@ -103,9 +103,9 @@ def _memory(material: StreamMaterial) -> Iterator[Drawing]:
     yield Drawing(
         "memory",
         "memory-size",
-        "What the budget leaves for a user or an item while there are more and more of them.",
-        f"A line of the mean embedding size by segment. In the last one: {_told({name: sizes}, '{:.1f}')}.",
-        draw_segments([Panel("mean embedding size of a row", {name: sizes}, "size")], names),
+        f"What the budget leaves for a user or an item while there are more and more of them.{CUT}",
+        f"A line of parameters a user or item by segment. In the last one: {_told({name: sizes}, '{:.1f}')}.",
+        draw_segments([Panel("parameters a user or item", {name: sizes})], names),
     )
 
 

@@ -121,8 +121,8 @@ def _memory_table(material: StreamMaterial) -> Table:
         rows.append(row)
     return make_table(
         "memory",
-        "What a segment brings, what the budget allows in it, and what the largest table takes; the mean "
-        "size is that of a row.",
+        "What a segment brings, what the budget allows in it, and what the largest table takes, in all and "
+        "for each user or item.",
         rows,
         (
             ("segment", "segment", str),
@@ -133,7 +133,7 @@ def _memory_table(material: StreamMaterial) -> Table:
             ("at most, parameters", "cap", WHOLE),
             ("parameters", "params", WHOLE),
             ("used", "used", _share),
-            ("mean size", "size", TENTHS),
+            ("for each", "size", TENTHS),
             ("bytes", "bytes", WHOLE),
             ("budget", "met", None),
         ),
