@@ -12,7 +12,8 @@ from ciess_ray.front.settings import Ratings, settings_of
 from ciess_ray.front.verbs import Progress, shown
 from ciess_ray.names import STREAM_ROWS_FILE
 from ciess_ray.serving.recommender import ServedRecommender
-from envs.errors import ResultError, check_name
+from ciess_ray.serving.stream_tables import tables_of
+from envs.errors import check_name
 
 #: Of a method's segments: what is a mean over those after the first, what the last one has, what all took.
 _MEANS = (
@@ -67,22 +68,12 @@ class StreamResults:
             method: Its name; None for the one that validation likes best in that segment.
 
         Raises:
-            ResultError: No method has a table, or its files are missing or damaged.
+            ResultError: No method has a table, or its files, or the stream's, are missing or damaged.
             UnknownNameError: There is no such method with a table.
         """
-        # PyTorch takes seconds to import.
-        from ciess_ray.streaming.folder import StreamFolder
-
-        latest = int(self.rows["segment"].max())
-        rows = self.rows[self.rows["segment"] == latest]
-        tables = rows[rows["num_params"].notna()] if "num_params" in rows else rows[:0]
-        if tables.empty:
-            raise ResultError(f"{self.path}: none of its methods has a table; add one to methods.")
-        if method is None:
-            qualities = tables["validation/quality"].astype(float).fillna(-1.0)
-            method = str(tables["method"].iloc[int(qualities.to_numpy().argmax())])
-        check_name("method with a table", method, tables["method"])
-        return ServedRecommender.open(StreamFolder(self.path).method(latest, method))
+        folders = {folder.name.replace("-", " "): folder for folder in tables_of(self.path) or ()}
+        name = next(iter(folders)) if method is None else method
+        return ServedRecommender.open(folders[check_name("method with a table", name, folders)])
 
 
 def stream(

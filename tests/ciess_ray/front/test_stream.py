@@ -1,5 +1,8 @@
 """``ciess_ray.stream``: what it asks for and what it gives. Its example trains tables."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,7 +82,7 @@ def test_mistakes_are_told_before_anything_is_made(log, empty_folder):
         ciess_ray.stream(log, user="customer", item="sku", segments={"rows": 40})
 
 
-def test_the_table_has_means_and_the_best_table_serves(tmp_path, monkeypatch):
+def test_the_table_has_means():
     rows = pd.DataFrame(
         {
             "segment": [0, 0, 0, 1, 1, 1, 2, 2, 2],
@@ -90,16 +93,27 @@ def test_the_table_has_means_and_the_best_table_serves(tmp_path, monkeypatch):
             "cpu_s": [1.0] * 9,
         }
     )
-    results = StreamResults(tmp_path, rows)
-    table = results.table()
+    table = StreamResults(Path(), rows).table()
     assert table.index.tolist() == ["split", "last sizes", "item cosine"]
     np.testing.assert_allclose(table["test/ndcg@20"], [0.2, 0.2, 0.3])
     np.testing.assert_array_equal(table["num_params"], [3, 4, np.nan])
     assert table["cpu_s"].tolist() == [3.0] * 3
+
+
+def test_the_latest_table_that_validation_likes_best_serves(tmp_path, monkeypatch):
+    results = StreamResults(tmp_path, pd.DataFrame())
+    for segment in ("000", "001"):
+        for method, quality in (("split", 0.1), ("last-sizes", 0.2), ("equal-sizes", None)):
+            folder = tmp_path / "segments" / segment / method
+            folder.mkdir(parents=True)
+            (folder / "table.safetensors").touch()
+            told = {"format": "ciess-ray stream result 1", "figures": {"validation/quality": quality}}
+            (folder / "result.json").write_text(json.dumps(told))
+    (tmp_path / "stream.json").touch()
+    (tmp_path / "current").symlink_to("segments/001")
     monkeypatch.setattr("ciess_ray.serving.recommender.ServedRecommender.open", lambda path: path)
-    assert results.recommender() == tmp_path / "segments" / "002" / "last-sizes"
-    assert results.recommender("split") == tmp_path / "segments" / "002" / "split"
+    latest = (tmp_path / "segments" / "001").resolve()
+    assert results.recommender() == latest / "last-sizes"
+    assert results.recommender("equal sizes") == latest / "equal-sizes"
     with pytest.raises(UnknownNameError, match="method with a table"):
         results.recommender("item cosine")
-    with pytest.raises(ResultError, match="none of its methods has a table"):
-        StreamResults(tmp_path, rows[rows["method"] == "item cosine"]).recommender()
