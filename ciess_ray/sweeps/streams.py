@@ -91,10 +91,11 @@ def read_logs(trials: Sequence[Trial], source: str) -> dict[str, Log]:
     seen: set[str] = set()
     for trial in trials:
         config: StreamConfig = trial.config
-        others = config.model_dump_json(include={"dataset", "segments", "budget", "recommender"})
-        if others in seen:
+        # What is read, cut and checked depends on nothing else.
+        what = config.model_dump_json(include={"dataset", "segments", "budget", "overflow", "recommender"})
+        if what in seen:
             continue
-        seen.add(others)
+        seen.add(what)
         with within(f"{source}: the trial {trial.name}"):
             stream = read_stream(config)
         logs.setdefault(log_key(config), Log(fingerprint(stream, stream.num_rows)))
