@@ -16,7 +16,7 @@ import typer
 from ciess_ray.cli.data import data_app, init
 from ciess_ray.cli.results import export, recommend, track, verify
 from ciess_ray.cli.searching import compare, search, sweep
-from ciess_ray.cli.streaming import stream
+from ciess_ray.cli.streaming import append, stream
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.names import REPORT_FILE
@@ -117,7 +117,20 @@ def fields(
 
 
 # What a command says of itself is its help, broken anew into lines.
-for _command in (init, search, sweep, compare, stream, report, recommend, export, verify, track, fields):
+for _command in (
+    init,
+    search,
+    sweep,
+    compare,
+    stream,
+    append,
+    report,
+    recommend,
+    export,
+    verify,
+    track,
+    fields,
+):
     app.command(help=paragraphs(inspect.getdoc(_command) or ""))(_command)
 
 

@@ -1,4 +1,4 @@
-"""The command that follows a log as it goes on: ``stream``."""
+"""The commands that follow a log as it goes on: ``stream``, and in between ``append``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -84,3 +84,35 @@ def stream(
     console.say(f"results: {folder}, on a page: {page}")
     if configured is not None and configured.tracking.mlflow:
         say_store(without_secrets(configured.tracking.uri))
+
+
+def append(
+    folder: Annotated[Path, typer.Argument(help="Of a stream, whose log may have gone on.")],
+    method: Annotated[str, typer.Argument(help="Whose table, e.g. split.")],
+    destination: Annotated[Path, typer.Argument(help="A new folder, which recommends.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Where the log has moved.", metavar="[dataset.path=FILE]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier table there.")] = False,
+) -> None:
+    """Give those who came since a stream's table was trained a row, as far as its budget has room.
+
+    It is the mean of the rows of those whom each has met, cut to the least size, until the next segment is
+    trained. LightGCN, which this is for, fills it from its neighbours in the interactions that have come.
+    [bold]reserve[/bold] of the stream keeps some of the budget free for them:
+
+      ciess-ray stream configs/stream-quickstart.yaml reserve=0.02
+
+      ciess-ray append runs/stream-quickstart split runs/served
+
+      ciess-ray recommend runs/served --user 42
+    """
+    # PyTorch takes seconds to import.
+    from ciess_ray.streaming.newcomers import append_newcomers
+
+    done = append_newcomers(folder, method, destination, overrides or (), overwrite=overwrite)
+    console.say(
+        f"{destination}: {done.num_users:,} new users and {done.num_items:,} new items have a row; "
+        f"{done.num_left:,} have none, for want of room or of anybody known whom they have met; "
+        f"{done.num_params:,} parameters, {done.num_bytes:,} bytes"
+    )

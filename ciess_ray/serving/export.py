@@ -38,7 +38,7 @@ from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import evaluate
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
-_PACKED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE)
+PACKED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE)
 _TORCHREC_FORMAT = "ciess-ray torchrec tables 1"
 #: TorchRec's kernels want rows of a multiple of four.
 _SMALLEST_BUCKET = 4
@@ -134,7 +134,7 @@ def export(
     if destination.resolve() == folder.resolve():
         raise ConfigError(f"{destination}: is what is exported; name another place.")
     form = FORMATS[format]
-    _check_destination(destination, bool(form.files), overwrite)
+    check_destination(destination, bool(form.files), overwrite)
     source = TableFolder.read(folder)
     with within(folder / TABLE_FILE):
         source.table.verify()
@@ -157,8 +157,18 @@ def export(
     return Exported(destination, before, after, notes)
 
 
-def _check_destination(destination: Path, is_folder: bool, overwrite: bool) -> None:
-    """Refuse a place where anything is but an earlier export that may be replaced."""
+def check_destination(destination: Path, is_folder: bool, overwrite: bool) -> None:
+    """Refuse a place where anything is but an earlier export that may be replaced.
+
+    Args:
+        destination: Where something is to be written.
+        is_folder: Whether that is a folder.
+        overwrite: Whether an earlier export may be replaced.
+
+    Raises:
+        ConfigError: It is a file in place of a folder, or a folder in place of a file.
+        ResultError: Something is there.
+    """
     if not destination.exists():
         return
     if destination.is_dir() != is_folder:
@@ -166,7 +176,7 @@ def _check_destination(destination: Path, is_folder: bool, overwrite: bool) -> N
             f"{destination}: is {'a file; name a folder' if is_folder else 'a folder; name a file'}."
         )
     held = {file.name for file in destination.iterdir()} if is_folder else {destination.name}
-    others = held - {*_PACKED_FILES, *TORCHREC_FILES}
+    others = held - {*PACKED_FILES, *TORCHREC_FILES}
     if is_folder and others:
         raise ResultError(
             f"{destination}: holds files that no export wrote, e.g. {min(others)}; name another place."
@@ -222,7 +232,7 @@ def _write_packed(made: TableFolder, new: Path) -> None:
         copy_whole(made.path / name, new / name)
     made.scorer.write(new)
     made.table.save(new / TABLE_FILE)
-    write_manifest(new, _PACKED_FILES)
+    write_manifest(new, PACKED_FILES)
 
 
 def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
@@ -348,7 +358,7 @@ def _write_onnx(source: TableFolder, stream: IO[bytes]) -> None:
 
 
 FORMATS = {
-    "packed": Format(_write_packed, _PACKED_FILES, _PACKED_FILES),
+    "packed": Format(_write_packed, PACKED_FILES, PACKED_FILES),
     "parquet": Format(
         _write_parquet,
         (),

@@ -28,6 +28,8 @@ TABLE_METHODS = (
 YARDSTICK_NAMES = ("popular in this segment", "popular ever", "popular of late", "item cosine")
 METHOD_NAMES = (*TABLE_METHODS, *YARDSTICK_NAMES)
 DEFAULT_METHODS = tuple(name for name in METHOD_NAMES if name not in (*SCALL_METHODS, FULL_SIZE))
+#: The recommender whose newcomers get a row between segments, see ``ciess_ray.streaming.newcomers``.
+APPENDABLE = "lightgcn"
 #: What becomes of a budget that has no room for everybody.
 Overflow = Literal["refuse", "share"]
 #: Decays by 0.9 within a training, after which the learning rate is a tenth of the first.
@@ -120,6 +122,13 @@ class StreamConfig(Section):
         description="where the budget has no room for d_min of each user and item: refuse it before anything "
         "is trained, or let the coldest users share one row, and the coldest items",
     )
+    reserve: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the budget, e.g. 0.02, that tables of LightGCN leave free for those who come "
+        "between segments, whom ciess-ray append gives a row",
+    )
     methods: tuple[str, ...] = Field(
         DEFAULT_METHODS,
         min_length=1,
@@ -156,6 +165,15 @@ class StreamConfig(Section):
         if len(recommender.weights_of_l2) > 1:
             raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
         return recommender
+
+    @model_validator(mode="after")
+    def _check_reserve(self) -> "StreamConfig":
+        if self.reserve and self.recommender.name != APPENDABLE:
+            raise ConfigError(
+                f"reserve: is for {APPENDABLE}, whose graph fills the rows of those who come; of "
+                f"{self.recommender.name} it would be left unused."
+            )
+        return self
 
     @property
     def memory_budget(self) -> MemoryBudget:

@@ -82,6 +82,7 @@ def cap_params(config: StreamConfig, stream: Stream, number: int) -> int:
         recommender.min_embedding_size,
         recommender.max_embedding_size,
         recommender.num_tables,
+        reserve=config.reserve,
         may_share=config.overflow == "share",
     )
 

@@ -57,6 +57,7 @@ WORK = {
     "ciess_ray.sweeps.driver": ("sweep", "resume_sweep", "check"),
     "ciess_ray.comparisons.driver": ("compare", "read_plan"),
     "ciess_ray.streaming.driver": ("run_stream", "resume_stream"),
+    "ciess_ray.streaming.newcomers": ("append_newcomers",),
     "ciess_ray.report": ("write_report",),
 }
 #: What the searches of Python are cut to.
