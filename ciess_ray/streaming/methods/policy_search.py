@@ -34,6 +34,8 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 NUM_STEPS, NUM_ELITES = 60, 8
 #: Batches of the supernet for each one of a table: with half as many as a table has it ranks them worse.
 BATCHES = 2
+#: Of a table's learning rate, which is too high where every batch is of other sizes.
+RATE = 0.25
 #: Tables that are trained, beside the one that follows the policy of last time.
 NUM_FINALISTS = 4
 #: The first search begins with these ratios of the mean sizes of users and items, plain and with items' sizes
@@ -174,9 +176,13 @@ def _trained_supernet(
     low, high = (min(1.0, kept_ratio * share) for share in _KEPT)
     bounds = problem.min_embedding_size, problem.max_embedding_size
     draw_sizes = allocation_sampler(*popularity, (low, high), *bounds, problem.num_tables)
-    settings = recipe.settings
-    stretched = {name: BATCHES * getattr(settings, name) for name in ("max_batches", "decay_every")}
-    settings = settings.model_copy(update=stretched)
+    settings = recipe.settings.model_copy(
+        update={
+            "max_batches": BATCHES * recipe.settings.max_batches,
+            "decay_every": BATCHES * recipe.settings.decay_every,
+            "learning_rate": RATE * recipe.settings.learning_rate,
+        }
+    )
     Trainer(supernet, recipe.train, settings, rng, recipe.loss, draw_sizes).train(settings.max_batches)
     supernet.table.mask_to(full)
     packed = PackedRecommender.of(supernet, recipe.name)
