@@ -15,7 +15,14 @@ from pydantic import BaseModel, Field
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.files.formats import read_json
 from ciess_ray.metric_keys import NUM_DECILES
-from ciess_ray.names import EQUAL_SIZES, SEGMENTS_FOLDER, STREAM_FILE, STREAM_FORMAT, STREAM_ROWS_FILE
+from ciess_ray.names import (
+    EQUAL_SIZES,
+    FULL_SIZE,
+    SEGMENTS_FOLDER,
+    STREAM_FILE,
+    STREAM_FORMAT,
+    STREAM_ROWS_FILE,
+)
 from ciess_ray.plain_text import command
 from ciess_ray.report.material import at, check, read_entities, read_rows
 from ciess_ray.report.measurements import LARGEST, Row, is_number, whole_percent
@@ -81,8 +88,8 @@ class StreamMaterial:
         segments: Rows, users and items of each that is finished.
         num_segments: Those of the log, which need not be finished yet.
         rows: What every method came to in every segment, by segment and then by method.
-        entities: Of every method with a table, its users and items in the last finished segment in order of
-            arrival, by kind: ``id``, ``embedding_size`` and ``popularity``.
+        entities: Of every method with a table within the budget, its users and items in the last finished
+            segment in order of arrival, by kind: ``id``, ``embedding_size`` and ``popularity``.
     """
 
     name: str
@@ -100,8 +107,9 @@ class StreamMaterial:
 
     @property
     def tables(self) -> list[str]:
-        """The methods that have a table."""
-        return [method for method in self.methods if self.of_method(method)[-1].get("num_params") is not None]
+        """The methods that have a table within the budget, which full size is not."""
+        has_table = [self.of_method(method)[-1].get("num_params") is not None for method in self.methods]
+        return [m for m, has in zip(self.methods, has_table, strict=True) if has and m != FULL_SIZE]
 
     def of_method(self, method: str) -> list[Row]:
         """Its rows, in order of segments."""
@@ -183,7 +191,7 @@ def read_stream(folder: Path) -> StreamMaterial:
     latest = folder / SEGMENTS_FOLDER / f"{numbers[-1]:03}"
     entities = {
         method: read_entities(latest / method.replace(" ", "-") / SIZES_FILE)
-        for method in dict.fromkeys(row["method"] for row in rows)
+        for method in dict.fromkeys(row["method"] for row in rows if row["method"] != FULL_SIZE)
     }
     return StreamMaterial(
         folder.resolve().name,

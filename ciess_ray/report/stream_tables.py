@@ -98,7 +98,7 @@ def _memory_table(material: StreamMaterial) -> Table:
     for number, segment in enumerate(material.segments):
         here = [row for row in material.rows if row["segment"] == number]
         tables = [
-            row for row in here if is_number(row.get("num_params")) and is_number(row.get("cap_params"))
+            row for row in here if row["method"] in material.tables and is_number(row.get("cap_params"))
         ]
         row: Row = {
             "segment": number,

@@ -5,6 +5,7 @@ from pathlib import Path
 from ciess_ray.files.formats import read_json
 from ciess_ray.names import (
     CURRENT_SEGMENT,
+    FULL_SIZE,
     RESULT_FILE,
     SEGMENTS_FOLDER,
     STREAM_FILE,
@@ -36,6 +37,8 @@ def current_segment(path: Path) -> Path:
 def tables_of(path: Path) -> list[Path] | None:
     """The folders of the tables of a stream's latest segment, or of a segment; the best on validation first.
 
+    What is beyond the budget comes last, however good it is.
+
     Args:
         path: Of a stream, of a segment, or of a method in it.
 
@@ -63,7 +66,8 @@ def tables_of(path: Path) -> list[Path] | None:
         raise ResultError(
             f"{path}: of this stream no method has a table that could serve; add one to methods."
         )
-    return sorted(qualities, key=lambda folder: -qualities[folder])
+    beyond = FULL_SIZE.replace(" ", "-")
+    return sorted(qualities, key=lambda folder: (folder.name == beyond, -qualities[folder]))
 
 
 def _is_segment(place: Path) -> bool:

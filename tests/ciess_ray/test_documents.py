@@ -124,7 +124,7 @@ def folder(tmp_path, monkeypatch, result):
     for name in ("configs", "cluster"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copytree(result, tmp_path / "runs" / "quickstart")
-    for name in ("small", "quickstart-sweep", "quickstart-comparison"):
+    for name in ("small", "quickstart-sweep", "quickstart-comparison", "stream-sweep"):
         (tmp_path / "runs" / name).mkdir()
     stream = tmp_path / "runs" / "stream-quickstart"
     shutil.copytree(result, stream / "current" / "split")

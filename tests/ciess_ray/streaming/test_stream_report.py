@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_page import Page, name_of
@@ -12,6 +13,7 @@ from scipy.sparse import csr_array
 
 from ciess_ray.report import write_report
 from ciess_ray.serving import ServedRecommender
+from ciess_ray.serving.stream_tables import current_segment, tables_of
 from ciess_ray.streaming.driver import run_stream
 from ciess_ray.streaming.folder import LISTS_FILE, StreamFolder
 from ciess_ray.streaming.judging import best_by, list_overlap, top_lists
@@ -203,3 +205,26 @@ def test_commands_find_the_table_of_a_stream_that_validation_likes_best(done, ru
     (tmp_path / "stream.json").write_text("{}")
     with pytest.raises(ResultError, match="no segment of a stream is finished here"):
         ServedRecommender.open(tmp_path)
+
+
+def test_what_is_beyond_the_budget_is_shown_and_is_not_chosen(done, tmp_path, monkeypatch):
+    monkeypatch.setattr("ciess_ray.report.page.draw_stream", lambda material: [])
+    copy = tmp_path / "copy"
+    shutil.copytree(done[0], copy, symlinks=True)
+    latest = current_segment(copy)
+    rows = pq.read_table(copy / "stream.parquet").to_pylist()
+    for row in rows:
+        if row["method"] == "last sizes":
+            row |= {"method": "full size", "num_params": 9_999, "validation/quality": 1.0}
+    pq.write_table(pa.Table.from_pylist(rows), copy / "stream.parquet")
+    (latest / "last-sizes").rename(latest / "full-size")
+    result = json.loads((latest / "full-size" / "result.json").read_text())
+    result["figures"]["validation/quality"] = 1.0
+    (latest / "full-size" / "result.json").write_text(json.dumps(result))
+    assert [table.name for table in tables_of(copy)] == ["equal-sizes", "full-size"]
+    report = write_report([copy], tmp_path / "report.html")
+    page = Page(report.page)
+    assert "equal sizes was the best table on validation" in report.headline
+    assert {row["method"] for row in page.rows("means")} == {"equal sizes", "full size", "popular ever"}
+    assert {row["budget"] for row in page.rows("memory")} == {"kept"}
+    assert {row["method"] for row in page.rows("ages")} == {"equal sizes"}
