@@ -13,7 +13,7 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.sizes.sharing import coldest_that_share
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=12),
     st.lists(st.integers(0, 5), min_size=1, max_size=12),
@@ -46,7 +46,7 @@ def test_of_equals_the_earlier_arrival_shares():
         coldest_that_share(np.ones(1), np.ones(1), 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     st.integers(1, 3),
     st.integers(1, 2),
