@@ -226,6 +226,12 @@ def read_material(folders: Sequence[Path]) -> Material:
             elif trials:
                 cells += search_cells([(trial.label, trial.summary) for trial in trials])
             else:
+                streams = sorted(folder.glob(f"*/{TRIAL_RESULT_FOLDER}/{STREAM_FILE}"))
+                if streams:
+                    raise ResultError(
+                        f"{folder}: its trials are streams, of which a report shows one; name its "
+                        f"folder, e.g. {streams[0].parent}."
+                    )
                 raise ResultError(f"{folder}: no trial of this sweep is finished yet.")
         else:
             comparisons.append(read_json(folder / COMPARISON_FILE, COMPARISON_FORMAT))

@@ -56,7 +56,9 @@ def plain(rows):
     ]
 
 
-def test_streams_are_gone_on_with_and_one_that_fails_stops_no_other(make, base, tmp_path, ray_cluster):
+def test_streams_are_gone_on_with_and_one_that_fails_stops_no_other(
+    make, base, tmp_path, ray_cluster, run_cli
+):
     plan, folder = make(), tmp_path / "sweep"
     # As a disk may leave what was begun.
     damaged = folder / plan.trials[1].name / "result" / "stream.json"
@@ -69,6 +71,8 @@ def test_streams_are_gone_on_with_and_one_that_fails_stops_no_other(make, base, 
     damaged.unlink()
     results = resume_sweep(str(folder))
     assert results.is_complete
+    status, _, complained = run_cli("report", folder)
+    assert status == 2 and "its trials are streams" in complained
     rows = pq.read_table(folder / STREAMS_FILE).to_pylist()
     for seed in (0, 1):
         alone = StreamConfig(**base, seed=seed, output=tmp_path / str(seed), tracking={"mlflow": False})
