@@ -1,7 +1,7 @@
 r"""A stream that is killed at ten moments and goes on, against one that is left alone.
 
-    OMP_NUM_THREADS=1 python benchmarks/stream_kills.py configs/stream-quickstart.yaml training.batches=10 \
-        training.warm_batches=5
+    OMP_NUM_THREADS=1 python benchmarks/stream_kills.py configs/stream-quickstart.yaml \
+        segments.new_entities=3400 training.batches=10 training.warm_batches=5
 
 ``ciess-ray stream`` runs as a process of its own, twice. One of them gets SIGKILL again and again, each time
 somewhere in a later part of the work, and goes on with ``--resume``. In the end every file of both folders is
@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from provenance import provenance
 
 COMMAND = Path(sys.executable).with_name("ciess-ray")
-#: Hold nothing but checksums of files with times, a lock, and the name of the folder.
-LEFT_OUT = ("manifest.json", ".lock", "stream.json")
+#: Checksums of files with times, a lock, the name of the folder, and pages and drawings of seconds.
+LEFT_OUT = ("manifest.json", ".lock", "stream.json", "report.html", "*-seconds-*.png")
 POLL_S = 0.01
 
 
@@ -50,7 +50,7 @@ def content_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir() or path.name in LEFT_OUT or name.startswith("current"):
+        if path.is_dir() or any(map(path.match, LEFT_OUT)) or name.startswith("current"):
             continue
         if path.name == "result.json":
             result = json.loads(path.read_bytes())
@@ -89,13 +89,13 @@ def kill_and_go_on(
         is_begun = (folder / "stream.json").exists()
         process, began = start("--resume", folder) if is_begun else start(*begin), time.monotonic()
         # Whoever is killed while it is still importing shows nothing.
-        first = max(total * len(kills) // num_kills, num_finished(folder) + 1 if kills else 0)
+        first = max(total * len(kills) // (num_kills + 1), num_finished(folder) + 1 if kills else 0)
         while process.poll() is None and not (
             (folder / "stream.json").exists() and num_finished(folder) >= first
         ):
             time.sleep(POLL_S)
         # Anywhere in what it does next.
-        time.sleep(rng.random() * 2 * seconds / total)
+        time.sleep(rng.random() * seconds / total)
         if process.poll() is not None:
             sys.exit(f"it was through before it could be killed {num_kills} times; ask for fewer (--kills)")
         os.killpg(process.pid, signal.SIGKILL)
