@@ -37,7 +37,7 @@ from ciess_ray.sweeps.claims import check_claims, told_claims
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.monitor import Relay, SweepMonitor
 from ciess_ray.sweeps.results import RESULT_FILES, SweepResults
-from ciess_ray.sweeps.schedulers import build_scheduler, build_searcher, build_space
+from ciess_ray.sweeps.schedulers import build_space, build_tune_config
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.streams import (
     STREAMS_FILE,
@@ -164,7 +164,7 @@ def check(plan: SweepPlan) -> list[tuple[Trial, str, int]]:
         CiessError: As :func:`sweep`.
     """
     _read(plan)
-    _tune_config(plan)
+    build_tune_config(plan, _name_of)
     with ray_session():
         claims = check_claims(plan)
     limit = plan.config.resources.max_concurrent_trials or len(plan.trials)
@@ -257,7 +257,7 @@ def _run(
     is_resumed: bool,
 ) -> SweepResults | StreamSweepResults:
     started, work = time.monotonic(), work_folder(state["id"])
-    tune_config = _tune_config(plan)
+    tune_config = build_tune_config(plan, _name_of)
     for name, value in _TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
     # It tells at length of a trial that broke off, which the watcher is told in a line.
@@ -352,24 +352,6 @@ def prepare_shared(
     return tasks
 
 
-def _tune_config(plan: SweepPlan) -> tune.TuneConfig:
-    """How Tune is to run the trials.
-
-    Raises:
-        ConfigError: Nothing could be stopped, or the searcher is not installed.
-    """
-    return tune.TuneConfig(
-        search_alg=build_searcher(plan.config),
-        scheduler=build_scheduler(plan.config, plan.trials),
-        num_samples=plan.config.num_samples if plan.config.searcher != "random" else 1,
-        max_concurrent_trials=plan.config.resources.max_concurrent_trials,
-        trial_name_creator=_name_of,
-        trial_dirname_creator=_name_of,
-        # A new process takes seconds to import what a trial needs.
-        reuse_actors=True,
-    )
-
-
 def _tuner(
     plan: SweepPlan,
     storage: Storage,
@@ -405,6 +387,7 @@ def _tuner(
     )
 
 
+# Here, because the state of sweeps that are under way names it so.
 def _name_of(trial: Any) -> str:
     """Of a trial and of its folder: the plan's, or for a searcher's trials Tune's."""
     return str(definition_of(trial.config).get("name", trial.trial_id))

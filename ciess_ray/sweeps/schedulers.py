@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from ciess_ray.config.grid import Trial
 from ciess_ray.sweeps.claims import Claims, total_cpus
-from ciess_ray.sweeps.config import SweepConfig
+from ciess_ray.sweeps.config import SweepConfig, SweepPlan
 from ciess_ray.sweeps.trial import OBJECTIVE, STEP, definition_of
 from envs.errors import ConfigError
 
@@ -86,6 +86,28 @@ def build_searcher(config: SweepConfig) -> Searcher | None:
             "searcher=optuna: Optuna is not installed; pip install 'ciess-ray[optuna]', or take "
             "searcher=random."
         ) from error
+
+
+def build_tune_config(plan: SweepPlan, name_of: Callable[[Any], str]) -> tune.TuneConfig:
+    """How Tune is to run the trials.
+
+    Args:
+        plan: The sweep.
+        name_of: Names a trial and its folder.
+
+    Raises:
+        ConfigError: Nothing could be stopped, or the searcher is not installed.
+    """
+    return tune.TuneConfig(
+        search_alg=build_searcher(plan.config),
+        scheduler=build_scheduler(plan.config, plan.trials),
+        num_samples=plan.config.num_samples if plan.config.searcher != "random" else 1,
+        max_concurrent_trials=plan.config.resources.max_concurrent_trials,
+        trial_name_creator=name_of,
+        trial_dirname_creator=name_of,
+        # A new process takes seconds to import what a trial needs.
+        reuse_actors=True,
+    )
 
 
 def build_space(config: SweepConfig, trials: Sequence[Trial], claims: Sequence[Claims]) -> dict[str, Any]:
