@@ -65,7 +65,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plan_of(arguments: argparse.Namespace) -> SweepPlan:
-    """A trial a seed of all methods that take seconds, and of each that takes minutes, these first."""
+    """A trial a seed of all methods that take seconds, and then of each that takes minutes."""
     quick = [name for name in arguments.methods if name in DEFAULT_METHODS]
     slow = [[name] for name in arguments.methods if name not in DEFAULT_METHODS]
     base = {
@@ -80,7 +80,7 @@ def plan_of(arguments: argparse.Namespace) -> SweepPlan:
     }
     values = {
         "base": base,
-        "space": {"methods": [*slow, *([quick] if quick else [])], "seed": arguments.seeds},
+        "space": {"methods": [*([quick] if quick else []), *slow], "seed": arguments.seeds},
         "output": str(arguments.folder),
         "tracking": {"mlflow": False},
     }
