@@ -7,7 +7,7 @@ are trained, so that tables are compared and not luck.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,6 @@ from envs.data import Interactions
 from envs.recommenders import resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import Recipe, TrainingSettings
-from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, state_of
 
 _TASK = "task"
@@ -60,10 +59,12 @@ class Teaching:
         )
 
     def judge(
-        self, recipe: Recipe, interactions: Interactions, sizes: EmbeddingSizes
+        self, recipe: Recipe, interactions: Interactions, proposal: Proposal
     ) -> tuple[float, SegmentTraining]:
         """Train a table, and say how good it is on validation."""
-        training = train_segment(recipe, sizes, self.new_rng(), self.former)
+        rate = {"learning_rate": proposal.rate * recipe.settings.learning_rate}
+        recipe = replace(recipe, settings=recipe.settings.model_copy(update=rate))
+        training = train_segment(recipe, proposal.sizes, self.new_rng(), self.former)
         metrics = evaluate(training.recommender, interactions.train, interactions.validation)
         return metrics.quality, training
 
@@ -135,7 +136,7 @@ class Tried:
     def _in_turn(self, proposals: Sequence[Proposal]) -> Iterator[_Judged]:
         for proposal in proposals:
             self._say(proposal.name)
-            quality, training = self._teaching.judge(self._recipe, self._interactions, proposal.sizes)
+            quality, training = self._teaching.judge(self._recipe, self._interactions, proposal)
             yield quality, partial(_given, training), 0.0
 
     def _side_by_side(self, proposals: Sequence[Proposal]) -> list[_Judged]:
@@ -155,7 +156,7 @@ class Tried:
                 position, proposal = waiting.pop()
                 self._say(proposal.name)
                 figures, state = task.remote(
-                    self._shared, self._put, proposal.sizes, max(1, round(resources.num_cpus_per_training))
+                    self._shared, self._put, proposal, max(1, round(resources.num_cpus_per_training))
                 )
                 running[figures] = position, state
 
@@ -181,12 +182,12 @@ def _given(training: SegmentTraining) -> SegmentTraining:
 
 @ray.remote(max_retries=3, num_returns=2)
 def _judge(
-    teaching: Teaching, interactions: Interactions, sizes: EmbeddingSizes, num_threads: int
+    teaching: Teaching, interactions: Interactions, proposal: Proposal, num_threads: int
 ) -> tuple[tuple[float, float, tuple[float, float]], State]:
     """Quality, CPU seconds in all and CPU and other seconds of the training; its parameters."""
     torch.set_num_threads(num_threads)
     meter = Meter()
     with meter.phase(_TASK):
-        quality, training = teaching.judge(teaching.recipe(interactions), interactions, sizes)
+        quality, training = teaching.judge(teaching.recipe(interactions), interactions, proposal)
     costs = meter.cpu_s[_TASK], (training.cpu_s, training.wall_s)
     return (quality, *costs), state_of(training.recommender)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
+from ciess_ray.streaming.methods.problem import WIDE_RATE, Judge, Problem, Proposal
 from ciess_ray.streaming.yardsticks import best_decay, half_life
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -29,7 +29,7 @@ def full_size(problem: Problem, judge: Judge) -> None:
     interactions = problem.data.interactions
     bounds = problem.max_embedding_size, problem.min_embedding_size
     counts = interactions.num_users, interactions.num_items
-    judge([Proposal("", EmbeddingSizes.full(*counts, *bounds, problem.num_tables))])
+    judge([Proposal("", EmbeddingSizes.full(*counts, *bounds, problem.num_tables), WIDE_RATE)])
 
 
 def last_sizes(problem: Problem, judge: Judge) -> None:

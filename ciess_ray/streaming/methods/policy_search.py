@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.candidate import Candidate
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.streaming.methods.problem import Judge, Problem, Proposal
+from ciess_ray.streaming.methods.problem import WIDE_RATE, Judge, Problem, Proposal
 from ciess_ray.streaming.recommender import PackedRecommender, carry_over
 from ciess_ray.streaming.segment import hindsight
 from ciess_ray.streaming.yardsticks import best_decay, half_life
@@ -34,8 +34,6 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 NUM_STEPS, NUM_ELITES = 60, 8
 #: Batches of the supernet for each one of a table: with half as many as a table has it ranks them worse.
 BATCHES = 2
-#: Of a table's learning rate, which is too high where every batch is of other sizes.
-RATE = 0.25
 #: Tables that are trained, beside the one that follows the policy of last time.
 NUM_FINALISTS = 4
 #: The first search begins with these ratios of the mean sizes of users and items, plain and with items' sizes
@@ -180,7 +178,7 @@ def _trained_supernet(
         update={
             "max_batches": BATCHES * recipe.settings.max_batches,
             "decay_every": BATCHES * recipe.settings.decay_every,
-            "learning_rate": RATE * recipe.settings.learning_rate,
+            "learning_rate": WIDE_RATE * recipe.settings.learning_rate,
         }
     )
     Trainer(supernet, recipe.train, settings, rng, recipe.loss, draw_sizes).train(settings.max_batches)

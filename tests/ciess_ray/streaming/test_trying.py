@@ -1,6 +1,7 @@
 """What a method tries is trained once, here or by tasks of Ray, and the best is kept."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from envs.recommenders.training import TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
-def trying(interactions, new_rng, put=None):
+def trying(interactions, new_rng, put=None, times=1.0):
     """What a method tries, by two tasks at once where the interactions are put into Ray's object store."""
     teaching = Teaching(
-        TrainingSettings(batch_size=64, max_batches=3),
+        TrainingSettings(batch_size=64, max_batches=3, learning_rate=0.01 * times),
         RecommenderConfig(max_embedding_size=8, device="cpu"),
         None,
         new_rng,
@@ -36,8 +37,8 @@ def proposals(interactions, *sizes):
 def test_a_table_is_trained_once_and_the_first_of_equals_is_kept(make_interactions, monkeypatch):
     interactions, trained = make_interactions(), []
 
-    def judge(_, recipe, interactions, sizes):
-        trained.append(sizes.max_embedding_size)
+    def judge(_, recipe, interactions, proposal):
+        trained.append(proposal.sizes.max_embedding_size)
         return {1: 0.2, 2: 0.5, 3: 0.5, 4: 0.1}[trained[-1]], f"training {trained[-1]}"
 
     tried = trying(interactions, None)
@@ -47,6 +48,17 @@ def test_a_table_is_trained_once_and_the_first_of_equals_is_kept(make_interactio
     assert trained == [1, 2, 3, 4] and tried.num_trainings == 4
     best, training = tried.best
     assert (best.name, training) == ("size 2", "training 2")
+
+
+def test_a_table_is_trained_from_the_rate_that_it_wants(make_interactions):
+    interactions = make_interactions()
+    (proposal,) = proposals(interactions, 4)
+    tables = []
+    for rate, times in ((1.0, 1.0), (0.25, 1.0), (1.0, 0.25)):
+        tried = trying(interactions, lambda: np.random.default_rng(0), times=times)
+        tried([replace(proposal, rate=rate)])
+        tables.append(tried.best[1].packed.table.values.tobytes())
+    assert tables[0] != tables[1] == tables[2]
 
 
 def test_a_task_whose_process_dies_is_tried_again_and_comes_to_the_same(

@@ -179,7 +179,7 @@ def test_full_size_has_no_regard_for_the_budget(fashion):
 
     METHODS[FULL_SIZE](problem_of(data, data.interactions.num_entities * 2, 9, 2), qualities)
     (proposal,) = proposed
-    assert proposal.sizes.num_params == data.interactions.num_entities * 2 * 9
+    assert proposal.sizes.num_params == data.interactions.num_entities * 2 * 9 and proposal.rate < 1
 
 
 def test_a_power_of_rank_gives_the_popular_the_larger_sizes(fashion):
