@@ -49,7 +49,7 @@ def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
 before = resident()
 table = PackedTable.open(Path(sys.argv[1]))
-table.starts
+table.layout.starts
 opened = resident()
 table.rows(np.random.default_rng(0).integers(0, table.num_rows, 1000))
 looked = resident()

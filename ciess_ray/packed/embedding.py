@@ -47,7 +47,7 @@ class PackedEmbedding(nn.Module):
         if self.width < 1:
             raise ValueError(f"a width of {self.width}: ask for at least one column")
         dtype, self.bits = _TYPES[table.dtype]
-        self.num_tables, self.block_bits = table.num_tables, table.block_bits
+        self.num_tables, self.block_bits = table.num_tables, table.layout.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
         #: Numbers that are copied of a row.
         self.num_copied = self.width if table.first_columns is None else table.largest_size
@@ -57,14 +57,14 @@ class PackedEmbedding(nn.Module):
             values = torch.cat([values, values.new_zeros(self.num_copied)])
         # PyTorch indexes with no unsigned numbers of more than 8 bits.
         sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
-        block_starts, in_block = table.starts
+        block_starts, in_block = table.layout.starts
         self.values = nn.Buffer(values, persistent=False)
         self.row_sizes = nn.Buffer(_tensor(sizes), persistent=False)
         self.block_starts = nn.Buffer(torch.from_numpy(block_starts + _BIAS), persistent=False)
         biased = (in_block.astype(np.int32) - _BIAS).astype(np.int16)
         self.in_block = nn.Buffer(torch.from_numpy(biased), persistent=False)
         self.num_users, self.min_embedding_size = table.num_users, table.min_embedding_size
-        shared = table.shared_rows
+        shared = table.layout.shared_rows
         self.shared_rows = None if shared is None else nn.Buffer(_tensor(shared), persistent=False)
         self.scales = None if table.scales is None else nn.Buffer(_tensor(table.scales), persistent=False)
         num_prefixes = self.num_copied + 1 if self.num_copied <= _MAX_PREFIX else 0

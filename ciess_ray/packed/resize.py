@@ -37,6 +37,19 @@ class Resized:
     num_moved: int
 
 
+def unshared(table: PackedTable) -> PackedTable:
+    """The same table with a row for everybody: those that share one have each a copy of it."""
+    layout = table.layout
+    if layout.shared_rows is None:
+        return table
+    rows, sizes = layout.shown(np.arange(table.num_rows))
+    starts, lengths = np.cumsum(layout.lengths) - layout.lengths, sizes * table.num_tables
+    first = np.cumsum(lengths) - lengths
+    values = table.values[np.repeat(starts[rows] - first, lengths) + np.arange(int(lengths.sum()))]
+    scales = None if table.scales is None else table.scales[rows]
+    return replace(table, values=values, row_sizes=sizes.astype(table.row_sizes.dtype), scales=scales)
+
+
 def resize(
     table: PackedTable, sizes: EmbeddingSizes, rng: np.random.Generator, *, std: float = 0.01
 ) -> Resized:
@@ -70,7 +83,7 @@ def resize(
         raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
     if table.first_columns is not None or sizes.first_columns is not None:
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
-    resized = _resized(table.unshared(), replace(sizes, is_shared=None), rng, std)
+    resized = _resized(unshared(table), replace(sizes, is_shared=None), rng, std)
     if sizes.is_shared is None:
         return resized
     return replace(resized, table=_shared(resized.table, sizes, table))
@@ -140,7 +153,7 @@ def _shared(table: PackedTable, sizes: EmbeddingSizes, former: PackedTable) -> P
         if not len(joined):
             continue
         row, known = first + int(joined[0]), first + joined[joined < num_known]
-        before = -1 if former.shared_rows is None else int(former.shared_rows[kind])
+        before = -1 if former.layout.shared_rows is None else int(former.layout.shared_rows[kind])
         if before >= 0:
             source = before - former_first + first
             values[places(row)] = table.values[places(source)]

@@ -8,13 +8,12 @@ header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: Num
 A row of size 0 has no numbers of its own: all such users show one row of d_min numbers, whose values stand
 where the first of them is, and all such items another.
 
-A table is opened, not read: its values stay on the disk until rows of them are asked for. Where each row
-begins is derived from the sizes: a block's first value in 8 bytes, a row's distance from it in 2.
+A table is opened, not read: its values stay on the disk until rows of them are asked for.
 """
 
 import json
 import mmap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -36,13 +35,13 @@ from ciess_ray.packed.file import (
     header_of,
     windows,
 )
+from ciess_ray.packed.layout import RowLayout
 from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
-_MAX_BLOCK_BITS = 8
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
 #: Values that are looked at in one go.
@@ -95,11 +94,9 @@ class PackedTable:
                 f"sizes between {least} and {most} lie outside "
                 f"[{self.min_embedding_size}, {self.max_embedding_size}]"
             )
-        num_params = self.num_tables * int(self.row_sizes.sum(dtype=np.int64))
-        if self.shared_rows is not None:
-            num_params += self.num_tables * self.min_embedding_size * int((self.shared_rows >= 0).sum())
-            if self.first_columns is not None:
-                raise ResultError("rows that are shared begin at the first column")
+        if self.layout.shared_rows is not None and self.first_columns is not None:
+            raise ResultError("rows that are shared begin at the first column")
+        num_params = self.layout.num_params
         if self.values.shape != (num_params,):
             raise ResultError(
                 f"sizes of {num_params} parameters in all cannot hold values of shape {self.values.shape}"
@@ -197,13 +194,12 @@ class PackedTable:
                 for name, part in header.items()
             }
             numbers = {name: int(np.int32(metadata[name])) for name in _NUMBERS}
+            dtypes = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
             table = cls(
                 arrays["values"],
                 arrays["sizes"],
                 **numbers,
-                dtype={stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}[
-                    header["values"]["dtype"]
-                ],
+                dtype=dtypes[header["values"]["dtype"]],
                 scales=arrays.get("scales"),
                 recommender=metadata.get("recommender"),
                 first_columns=arrays.get("first_columns"),
@@ -234,19 +230,13 @@ class PackedTable:
     @property
     def format(self) -> str:
         """What the file calls itself."""
-        return FORMAT if self.shared_rows is None else SHARED_FORMAT
+        return FORMAT if self.layout.shared_rows is None else SHARED_FORMAT
 
     @cached_property
-    def shared_rows(self) -> NDArray[np.int64] | None:
-        """The row at which that of users who share one stands, and that of items, shape (2,).
-
-        -1 where none of a kind shares; None where no row does.
-        """
-        is_shared = self.row_sizes == 0
-        if not is_shared.any():
-            return None
-        kinds = np.split(np.flatnonzero(is_shared), [np.count_nonzero(is_shared[: self.num_users])])
-        return np.array([rows[0] if len(rows) else -1 for rows in kinds])
+    def layout(self) -> RowLayout:
+        """Where the values of each row stand."""
+        bounds = self.min_embedding_size, self.max_embedding_size
+        return RowLayout(self.row_sizes, self.num_users, *bounds, self.num_tables)
 
     @cached_property
     def largest_size(self) -> int:
@@ -266,31 +256,13 @@ class PackedTable:
         row_sizes = np.maximum(self.row_sizes.astype(np.int32), self.min_embedding_size)
         bounds = self.min_embedding_size, self.max_embedding_size
         user, item = np.split(row_sizes, [self.num_users])
-        is_shared = None if self.shared_rows is None else self.row_sizes == 0
+        is_shared = None if self.layout.shared_rows is None else self.row_sizes == 0
         return EmbeddingSizes(user, item, *bounds, self.num_tables, self.first_columns, is_shared)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the file, to the last."""
         return len(self._header()) + sum(array.nbytes for *_, array in self._parts())
-
-    @cached_property
-    def block_bits(self) -> int:
-        """Rows r with one r >> block_bits are a block, in which 16 bits tell where a row begins."""
-        largest_row = self.max_embedding_size * self.num_tables
-        return min(max(2**16 // largest_row, 1).bit_length() - 1, _MAX_BLOCK_BITS)
-
-    @cached_property
-    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-        """Where a row's values begin: its block's first value, and its own distance from that.
-
-        Shapes (number of blocks,) and (num_rows,).
-        """
-        num_values = self._values_a_row()
-        starts = np.cumsum(num_values) - num_values
-        block_starts = starts[:: 1 << self.block_bits].copy()
-        starts -= np.repeat(block_starts, 1 << self.block_bits)[: self.num_rows]
-        return block_starts, starts.astype(np.uint16)
 
     def rows(self, rows: NDArray[np.integer], width: int | None = None) -> NDArray[np.float32]:
         """Rows of the masked table, zeros where they keep nothing.
@@ -339,9 +311,9 @@ class PackedTable:
         rows = rows.astype(np.int64, copy=False)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.num_rows):
             raise IndexError(f"rows between {rows.min()} and {rows.max()} of a table of {self.num_rows} rows")
-        block_starts, in_block = self.starts
-        rows, sizes = self._shown(rows)
-        starts = block_starts[rows >> self.block_bits] + in_block[rows]
+        block_starts, in_block = self.layout.starts
+        rows, sizes = self.layout.shown(rows)
+        starts = block_starts[rows >> self.layout.block_bits] + in_block[rows]
         starts = (starts[:, None] + np.arange(self.num_tables) * sizes[:, None]).ravel()
         stored = windows(self.values, starts, width)
         # Bits are cleared, not numbers multiplied: what lies beyond a row may be NaN.
@@ -372,20 +344,8 @@ class PackedTable:
         self.verify()
         values = decode(self.values, self.dtype)
         if self.scales is not None:
-            values *= np.repeat(self.scales.astype(np.float32), self._values_a_row())
+            values *= np.repeat(self.scales.astype(np.float32), self.layout.lengths)
         return values
-
-    def unshared(self) -> "PackedTable":
-        """The same table with a row for everybody: those that share one have each a copy of it."""
-        if self.shared_rows is None:
-            return self
-        rows, sizes = self._shown(np.arange(self.num_rows))
-        num_values = self._values_a_row()
-        starts, lengths = np.cumsum(num_values) - num_values, sizes * self.num_tables
-        first = np.cumsum(lengths) - lengths
-        values = self.values[np.repeat(starts[rows] - first, lengths) + np.arange(int(lengths.sum()))]
-        scales = None if self.scales is None else self.scales[rows]
-        return replace(self, values=values, row_sizes=sizes.astype(self.row_sizes.dtype), scales=scales)
 
     def astype(self, dtype: str) -> "PackedTable":
         """The same table in another type of value.
@@ -438,18 +398,3 @@ class PackedTable:
         if self.recommender is not None and len(json.dumps(self.recommender)) <= _MAX_NAME:
             metadata["recommender"] = self.recommender
         return header_of(self._parts(), metadata)
-
-    def _values_a_row(self) -> NDArray[np.int64]:
-        num_values = self.row_sizes.astype(np.int64) * self.num_tables
-        if self.shared_rows is not None:
-            held = self.shared_rows[self.shared_rows >= 0]
-            num_values[held] = self.min_embedding_size * self.num_tables
-        return num_values
-
-    def _shown(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """The rows at which the numbers of rows stand, and how many each has in a table."""
-        sizes = self.row_sizes[rows].astype(np.int64)
-        if self.shared_rows is not None:
-            rows = np.where(sizes == 0, self.shared_rows[(rows >= self.num_users).astype(np.int64)], rows)
-            sizes = np.maximum(sizes, self.min_embedding_size)
-        return rows, sizes

@@ -20,6 +20,7 @@ from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
 from ciess_ray.packed.embedding import unpack_recommender
 from ciess_ray.packed.file import VALUE_TYPES
+from ciess_ray.packed.resize import unshared
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -142,7 +143,7 @@ def export(
     made = _propagated(source) if propagated else source
     if format != "packed":
         # No other form has rows that are shared.
-        made = replace(made, table=made.table.unshared())
+        made = replace(made, table=unshared(made.table))
     if dtype != made.table.dtype:
         made = replace(made, table=made.table.astype(dtype))
     with (whole_folder if form.files else whole_file)(destination) as new:

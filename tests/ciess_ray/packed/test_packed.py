@@ -13,6 +13,7 @@ from table_bytes import bytes_of
 
 from ciess_ray.packed.embedding import PackedEmbedding, pack_recommender, unpack_recommender
 from ciess_ray.packed.file import FORMAT, VALUE_TYPES
+from ciess_ray.packed.resize import unshared
 from ciess_ray.packed.table import PackedTable
 from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
@@ -82,8 +83,8 @@ def test_packing_and_unpacking_is_the_identity_and_keeps_to_the_bytes(tmp_path_f
     np.testing.assert_array_equal(loaded.sizes.user, sizes.user)
     np.testing.assert_array_equal(loaded.sizes.item, sizes.item)
     np.testing.assert_array_equal(loaded.sizes.mask(), sizes.mask())
-    np.testing.assert_array_equal(loaded.unshared().unpack(), loaded.unpack())
-    assert loaded.unshared().shared_rows is None
+    np.testing.assert_array_equal(unshared(loaded).unpack(), loaded.unpack())
+    assert unshared(loaded).layout.shared_rows is None
     assert (loaded.format == FORMAT) == (sizes.is_shared is None)
     assert (loaded.dtype, loaded.recommender) == (dtype, "mf")
     for name in ("min_embedding_size", "max_embedding_size", "num_tables"):
@@ -109,8 +110,8 @@ def test_the_starts_of_many_blocks_are_sums_of_the_sizes():
         row_sizes[-1] = d_max
         sizes = EmbeddingSizes(row_sizes[:1000], row_sizes[1000:], 1, d_max, num_tables)
         packed = PackedTable.of(np.zeros(sizes.num_params, np.float32), sizes)
-        block_starts, in_block = packed.starts
-        starts = block_starts[np.arange(3_000) >> packed.block_bits] + in_block
+        block_starts, in_block = packed.layout.starts
+        starts = block_starts[np.arange(3_000) >> packed.layout.block_bits] + in_block
         assert starts.tolist() == (np.cumsum(num_tables * row_sizes) - num_tables * row_sizes).tolist()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ciess_ray.packed.file import VALUE_TYPES
-from ciess_ray.packed.resize import resize
+from ciess_ray.packed.resize import resize, unshared
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -150,7 +150,7 @@ def test_rows_that_come_to_share_one_or_leave_it(dtype, num_tables):
     newcomers = shared([3, 2, 4, 2, 2], [5, 3], [False] * 3 + [True] * 2 + [False] * 2, num_tables)
     drawn = resize(own, newcomers, rng).table.rows(np.array([3, 4]), 2)
     assert np.array_equal(drawn[0], drawn[1]) and 0 < np.abs(drawn).max() < 0.06
-    assert is_same(resize(joined, joined.unshared().sizes, rng).table, joined.unshared())
+    assert is_same(resize(joined, unshared(joined).sizes, rng).table, unshared(joined))
 
 
 def test_what_cannot_be_resized_is_refused():

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray.files.manifest import MANIFEST_FILE
-from ciess_ray.packed.resize import resize
+from ciess_ray.packed.resize import resize, unshared
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.export import FORMATS, export
 from ciess_ray.serving.files import (
@@ -152,7 +152,7 @@ def test_rows_that_share_one_are_written_out_where_a_form_has_none(folder, tmp_p
     user, item = np.split(np.where(is_shared, own.min_embedding_size, sizes), [NUM_USERS])
     sizes = dataclasses.replace(own, user=user, item=item, is_shared=is_shared)
     shared = resize(PackedTable.open(folder / TABLE_FILE), sizes, np.random.default_rng(0)).table
-    for name, table in (("shared", shared), ("own", shared.unshared())):
+    for name, table in (("shared", shared), ("own", unshared(shared))):
         shutil.copytree(folder, tmp_path / name)
         (tmp_path / name / MANIFEST_FILE).unlink()
         table.save(tmp_path / name / TABLE_FILE)
