@@ -148,12 +148,17 @@ def stream(
         settings.values["budget"] = budget
     config = check_values(StreamConfig, settings.values, settings.source)
 
-    from ciess_ray.streaming.driver import run_stream
+    from ciess_ray.streaming.driver import cut_log, run_stream
     from ciess_ray.streaming.folder import StreamFolder
     from ciess_ray.streaming.live import StreamView
 
-    StreamFolder(config.output).check(overwrite=overwrite)
-    settings.keep_ratings(overwrite=overwrite)
+    folder = StreamFolder(config.output)
+    folder.check(overwrite=overwrite)
+    if settings.log is not None:
+        # Those that a stream in the folder goes on with give way to what can be followed alone.
+        cut_log(config, settings.log)
+        with folder.held():
+            settings.keep_ratings(overwrite=overwrite)
     with shown(progress, StreamView) as watcher:
         run_stream(config, overwrite=overwrite, on_progress=watcher)
     rows = read_parquet(config.output / STREAM_ROWS_FILE).to_pandas()

@@ -16,6 +16,7 @@ from ciess_ray.streaming.folder import StreamFolder, fingerprint, row_of
 from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
 from ciess_ray.tracking.mlflow_store import tell_problems
 from ciess_ray.tracking.streams import StreamTracker
+from envs.data import InteractionLog
 from envs.data.stream import Stream, cut_stream
 from envs.errors import BudgetError, ResultError, within
 
@@ -43,10 +44,13 @@ def run_stream(
     folder = StreamFolder(config.output)
     folder.check(overwrite=overwrite)
     stream, key = read_stream(config), uuid.uuid4().hex[:12]
-    # What a former stream in the folder has recorded is not this one's.
-    with _session(config), folder.held(), _tracker(config, folder, key, is_anew=True) as tracker:
-        folder.begin(key, config.model_dump(mode="json"), stream)
-        rows = _follow(config, folder, stream, tracker, on_progress)
+    with _session(config), folder.held():
+        # Another process may have come to its end as this one read the log.
+        folder.check(overwrite=overwrite)
+        # What a former stream in the folder has recorded is not this one's.
+        with _tracker(config, folder, key, is_anew=True) as tracker:
+            folder.begin(key, config.model_dump(mode="json"), stream)
+            rows = _follow(config, folder, stream, tracker, on_progress)
     tell_problems(tracker.problems)
     return rows
 
@@ -84,6 +88,8 @@ def resume_stream(
             "has followed so far; bring those back, or begin a stream of its own in another folder."
         )
     with _session(config), folder.held():
+        if folder.read() != state:
+            raise ResultError(f"{path}: another process has just gone on with this stream; do so once more.")
         folder.tidy()
         if stream.num_rows > state["num_rows"]:
             folder.describe(state["id"], config.model_dump(mode="json"), stream)
@@ -131,7 +137,11 @@ def read_stream(config: StreamConfig) -> Stream:
         BudgetError: A segment has more users and items than the budget has room for, and they may not share.
     """
     # Of a pair that comes again the last row would move what came before whenever the log goes on.
-    log = read_log(config.dataset, keep="first")
+    return cut_log(config, read_log(config.dataset, keep="first"))
+
+
+def cut_log(config: StreamConfig, log: InteractionLog) -> Stream:
+    """The same of a log that has been read; raises as :func:`read_stream`."""
     stream = cut_stream(log, **dict(config.segments))
     # Rows are never taken away: what the last one needs is enough for all.
     last = len(stream.segments) - 1

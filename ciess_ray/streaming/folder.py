@@ -29,10 +29,11 @@ import safetensors
 from numpy.typing import NDArray
 
 from ciess_ray.files.formats import read_json, read_json_lines, write_parquet
-from ciess_ray.files.manifest import Manifest, write_manifest
+from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import check_writable, sole_writer, whole_folder, write_whole
 from ciess_ray.names import (
     CURRENT_SEGMENT,
+    REPORT_FILE,
     SEGMENTS_FOLDER,
     STREAM_FILE,
     STREAM_FORMAT,
@@ -77,7 +78,7 @@ class StreamFolder:
                 f"{self.path}: already holds a stream; name another folder, go on with "
                 f"{command('ciess-ray', 'stream', '--resume', self.path)}, or replace it with --overwrite."
             )
-        ours = (STREAM_ROWS_FILE, JOURNAL_FILE, SEGMENTS_FOLDER, CURRENT_SEGMENT)
+        ours = (STREAM_ROWS_FILE, JOURNAL_FILE, SEGMENTS_FOLDER, CURRENT_SEGMENT, REPORT_FILE)
         others = [name for name in ours if os.path.lexists(self.path / name)]
         if others and not is_stream:
             raise ResultError(
@@ -101,8 +102,13 @@ class StreamFolder:
             config: Plain values of its configuration.
             stream: Its log.
         """
-        shutil.rmtree(self.path / SEGMENTS_FOLDER, ignore_errors=True)
-        for name in (STREAM_ROWS_FILE, JOURNAL_FILE, CURRENT_SEGMENT):
+        # What stays would be taken for this one's; the folder of segments may be a link to another disk.
+        for former in (self.path / SEGMENTS_FOLDER).glob("*"):
+            if former.is_dir() and not former.is_symlink():
+                shutil.rmtree(former)
+            else:
+                former.unlink()
+        for name in (STREAM_ROWS_FILE, JOURNAL_FILE, CURRENT_SEGMENT, REPORT_FILE):
             (self.path / name).unlink(missing_ok=True)
         self.describe(key, config, stream)
 
@@ -139,7 +145,9 @@ class StreamFolder:
         """Remove what killed processes have left half done."""
         for pattern in (f".{CURRENT_SEGMENT}.*", ".*.partial"):
             for left in self.path.glob(pattern):
-                left.unlink(missing_ok=True)
+                # A folder is of an export into this one.
+                if left.is_symlink() or not left.is_dir():
+                    left.unlink(missing_ok=True)
         for left in (self.path / SEGMENTS_FOLDER).glob("*/.*.partial"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -158,8 +166,11 @@ class StreamFolder:
             ResultError: It is damaged.
         """
         file = self.method(number, method) / RESULT_FILE
-        result = read_json(file, STREAM_RESULT_FORMAT) if file.exists() else None
-        return result if result is not None and result.get("rows") == vars(segment) else None
+        if not file.exists():
+            return None
+        self.verify(number, method, RESULT_FILE)
+        result = read_json(file, STREAM_RESULT_FORMAT)
+        return result if result.get("rows") == vars(segment) else None
 
     def finished(
         self, state: Mapping[str, Any], methods: Sequence[str]
@@ -227,10 +238,9 @@ class StreamFolder:
             ResultError: It is damaged.
         """
         folder = self.method(number, method)
-        manifest = Manifest.read(folder) if number >= 0 else None
-        if manifest is None or not manifest.has(file):
+        if number < 0 or not self.verify(number, method).has(file):
             return {}
-        manifest.verify(file)
+        self.verify(number, method, file)
         try:
             with safetensors.safe_open(folder / file, framework="numpy") as opened:
                 if (opened.metadata() or {}).get("format") != _FORMATS[file]:
@@ -240,6 +250,26 @@ class StreamFolder:
             raise ResultError(
                 f"{folder / file}: damaged ({error}); remove {self.segment(number)}, and resume."
             ) from error
+
+    def verify(self, number: int, method: str, *files: str) -> Manifest:
+        """See that files of what a method has of a segment are as they were written.
+
+        Returns:
+            What is written down of all of them.
+
+        Raises:
+            ResultError: One is not, or nothing is written down.
+        """
+        folder = self.method(number, method)
+        try:
+            manifest = Manifest.read(folder)
+            if manifest.digests is None:
+                raise ResultError(f"{folder}: damaged: there is no {MANIFEST_FILE} in it.")
+            if files:
+                manifest.verify(*files)
+        except ResultError as error:
+            raise ResultError(f"{error} In a stream: remove {folder}, and resume.") from error
+        return manifest
 
     def memory(self, number: int, method: str) -> dict[str, NDArray[Any]]:
         """What a method keeps of a segment for the next, see :meth:`kept`."""

@@ -7,7 +7,6 @@ and the method alone, so that a stream that goes on after a kill comes to what i
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy.sparse import csr_array
 
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.result import ResultFolder
-from ciess_ray.serving.files import TABLE_FILE, ScorerFile
+from ciess_ray.serving.files import SCORER_FILE, TABLE_FILE, ScorerFile
 from ciess_ray.streaming.config import METHOD_NAMES, StreamConfig
 from ciess_ray.streaming.folder import LISTS_FILE, MEMORY_FILE, StreamFolder
 from ciess_ray.streaming.judging import LIST_LENGTH, Ranker, judge, list_overlap, top_lists
@@ -233,7 +232,7 @@ class SegmentWork:
     def _table(self, method: str) -> dict[str, Any]:
         config, data = self.config, self.data
         recommender, meter = config.recommender, Meter()
-        former = None if self.number == 0 else _packed(self.folder.method(self.number - 1, method))
+        former = None if self.number == 0 else _packed(self.folder, self.number - 1, method)
         teaching = self._teaching(method, former)
         problem = self._problem(method, teaching, former)
         problem.memory.update(self.folder.memory(self.number - 1, method))
@@ -282,9 +281,11 @@ def _ranker(training: SegmentTraining) -> Ranker:
     return lambda seen, users, depth: rank_items(training.recommender, seen, users, depth)
 
 
-def _packed(folder: Path) -> PackedRecommender:
-    """What the last segment left of a method."""
-    return PackedRecommender(PackedTable.open(folder / TABLE_FILE), ScorerFile.read(folder).state)
+def _packed(folder: StreamFolder, number: int, method: str) -> PackedRecommender:
+    """What a segment has left of a method."""
+    folder.verify(number, method, TABLE_FILE, SCORER_FILE)
+    place = folder.method(number, method)
+    return PackedRecommender(PackedTable.open(place / TABLE_FILE), ScorerFile.read(place).state)
 
 
 def _costs(meter: Meter, elsewhere_s: float = 0.0) -> dict[str, float]:

@@ -17,9 +17,11 @@ from envs.errors import ConfigError, DataError
 Period = Literal["day", "week", "month", "quarter", "year"]
 _PERIODS = {"day": "D", "month": "M", "year": "Y"}
 #: Times at least so large are in milliseconds, microseconds and nanoseconds since 1970, not in seconds.
-_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (-np.inf, "s"))
+_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (0.0, "s"))
 #: Shares of a segment's rows, in order of time, before validation begins and before test begins.
 VALIDATION_BEGINS, TEST_BEGINS = 0.7, 0.8
+#: Rows of a last segment: 4 and 5 have three parts too, but 6 have not, and one that has begun has to stay.
+_LEAST_AT_END = 7
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def cut_stream(
         times = _times(timestamp, log.source)
         periods = _periods(times, period)
         cuts = np.flatnonzero(periods[1:] != periods[:-1]) + 1
-    if len(cuts) and not _has_parts(log.num_rows - cuts[-1]):
+    if len(cuts) and log.num_rows - cuts[-1] < _LEAST_AT_END:
         cuts = cuts[:-1]
     if len(cuts) == 0:
         (name, value), *_ = chosen.items()
@@ -222,7 +224,7 @@ def _times(timestamp: NDArray[np.int64] | NDArray[np.float64], source: str) -> N
             "nanoseconds since 1970, which a period of the calendar needs; convert them, or have segments "
             "end by rows."
         )
-    unit = next(name for least, name in _UNITS if timestamp[-1] >= least)
+    unit = next(name for least, name in _UNITS if largest >= least)
     return timestamp.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
 
 

@@ -67,7 +67,9 @@ def table_policy(problem: Problem, judge: Judge) -> None:
     policies: list[Policy] = []
     candidates: list[Candidate] = []
     while dealt := search.deal([0]):
-        quality = sum(bench.quality(dealt[0]) for bench in benches) / sum(bench.weight for bench in benches)
+        # Where validation has nobody, all are alike.
+        num_users = max(sum(bench.weight for bench in benches), 1)
+        quality = sum(bench.quality(dealt[0]) for bench in benches) / num_users
         search.settle(dealt, {0: quality})
         sizes = benches[0].sizes(dealt[0])
         candidates.append(Candidate(len(policies), sizes, sizes, quality))

@@ -9,7 +9,7 @@ import pytest
 
 import ciess_ray
 from ciess_ray.front.stream import StreamResults
-from envs.errors import ConfigError, DataError, ResultError, UnknownNameError
+from envs.errors import BudgetError, ConfigError, DataError, ResultError, UnknownNameError
 
 NAMES = {"user": "customer", "item": "sku", "timestamp": "date"}
 FIELDS = {"methods": ["popular ever", "popular of late"], "recommender": {"max_embedding_size": 8}}
@@ -80,6 +80,16 @@ def test_mistakes_are_told_before_anything_is_made(log, empty_folder):
     assert list(empty_folder.iterdir()) == []
     with pytest.raises(DataError, match="ratings: it has no times, which a stream needs"):
         ciess_ray.stream(log, user="customer", item="sku", segments={"rows": 40})
+
+
+def test_ratings_that_cannot_be_followed_replace_none(log, empty_folder):
+    ciess_ray.stream(log, "50%", **NAMES, **FIELDS, output="out", segments={"rows": 40})
+    before = (empty_folder / "out" / "ratings.parquet").read_bytes()
+    with pytest.raises(BudgetError, match="the least that works"):
+        ciess_ray.stream(
+            log[:100], "5 params", **NAMES, **FIELDS, output="out", segments={"rows": 40}, overwrite=True
+        )
+    assert (empty_folder / "out" / "ratings.parquet").read_bytes() == before
 
 
 def test_the_table_has_means():

@@ -89,13 +89,15 @@ def test_months_without_rows_are_left_out_and_units_are_seen():
     day = 86_400
     seconds = np.concatenate([np.arange(10), 100 * day + np.arange(10)]) + 1_000 * day
     for factor in (1, 1_000, 10**6, 10**9):
-        log = make_log(np.arange(20), np.arange(20), seconds * factor)
-        assert [segment.num_rows for segment in cut_stream(log, period="month").segments] == [10, 10]
+        # Before 1970 too.
+        for times in (seconds * factor, (seconds - 5_000 * day) * factor):
+            log = make_log(np.arange(20), np.arange(20), times)
+            assert [segment.num_rows for segment in cut_stream(log, period="month").segments] == [10, 10]
 
 
 def test_a_month_that_has_just_begun_belongs_to_the_one_before():
     day, num_days = 86_400, [31, 28, 31]
-    for more, last in ((3, 34), (6, 37), (7, 7)):
+    for more, last in ((3, 34), (5, 36), (6, 37), (7, 7), (8, 8)):
         times = day * np.arange(sum(num_days) + more)
         log = make_log(np.arange(len(times)), np.arange(len(times)), times)
         lengths = [segment.num_rows for segment in cut_stream(log, period="month").segments]
