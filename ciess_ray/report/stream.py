@@ -107,9 +107,8 @@ class StreamMaterial:
 
     @property
     def tables(self) -> list[str]:
-        """The methods that have a table within the budget, which full size is not."""
-        has_table = [self.of_method(method)[-1].get("num_params") is not None for method in self.methods]
-        return [m for m, has in zip(self.methods, has_table, strict=True) if has and m != FULL_SIZE]
+        """The methods whose table is within the budget, which full size is not."""
+        return [method for method in self.methods if all(map(_is_within, self.of_method(method)))]
 
     def of_method(self, method: str) -> list[Row]:
         """Its rows, in order of segments."""
@@ -202,6 +201,12 @@ def read_stream(folder: Path) -> StreamMaterial:
         rows,
         {method: of_method for method, of_method in entities.items() if of_method},
     )
+
+
+def _is_within(row: Row) -> bool:
+    """Whether it is of a table within its budget."""
+    num_params, cap_params = row.get("num_params"), row.get("cap_params")
+    return num_params is not None and (cap_params is None or num_params <= cap_params)
 
 
 def places(material: StreamMaterial) -> list[str]:

@@ -1,11 +1,11 @@
 """Which table of a stream serves: there is one for each segment and method."""
 
+import math
 from pathlib import Path
 
 from ciess_ray.files.formats import read_json
 from ciess_ray.names import (
     CURRENT_SEGMENT,
-    FULL_SIZE,
     RESULT_FILE,
     SEGMENTS_FOLDER,
     STREAM_FILE,
@@ -57,17 +57,17 @@ def tables_of(path: Path) -> list[Path] | None:
         segment = place.parent
     else:
         return None
-    qualities = {}
+    places = {}
     for file in sorted(segment.glob(f"*/{TABLE_FILE}")):
-        result = read_json(file.parent / RESULT_FILE, STREAM_RESULT_FORMAT)
-        quality = result.get("figures", {}).get("validation/quality")
-        qualities[file.parent] = -1.0 if quality is None else float(quality)
-    if not qualities:
+        figures = read_json(file.parent / RESULT_FILE, STREAM_RESULT_FORMAT).get("figures", {})
+        quality = figures.get("validation/quality")
+        is_beyond = figures.get("num_params", 0) > figures.get("cap_params", math.inf)
+        places[file.parent] = is_beyond, 1.0 if quality is None else -float(quality)
+    if not places:
         raise ResultError(
             f"{path}: of this stream no method has a table that could serve; add one to methods."
         )
-    beyond = FULL_SIZE.replace(" ", "-")
-    return sorted(qualities, key=lambda folder: (folder.name == beyond, -qualities[folder]))
+    return sorted(places, key=places.__getitem__)
 
 
 def _is_segment(place: Path) -> bool:

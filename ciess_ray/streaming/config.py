@@ -9,16 +9,15 @@ from pydantic import Field, field_validator, model_validator
 from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig, TrackingConfig
 from ciess_ray.config.section import CpuClaim, GpuClaim, Place, Section, one_of, refuse_twice
 from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
+from ciess_ray.names import FULL_SIZE
 from envs.budget import MemoryBudget
 from envs.data.stream import Period
 from envs.errors import ConfigError, check_name, within
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings
 
-#: SCALL's, which want Ray, and minutes; a stream has them if it is told to.
+#: SCALL's, which want Ray, and minutes; like full size, a stream has them if it is told to.
 SCALL_METHODS = ("scall", "scall reference")
-#: Beyond the budget, and what tables within it are held against; likewise.
-FULL_SIZE = "full size"
 #: Names of ``ciess_ray.streaming.methods.METHODS``, which takes seconds to import, in the order of tables.
 TABLE_METHODS = (
     *("equal sizes", "last sizes", "split", "rank power", "table policy"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ciess_ray.streaming.config import FULL_SIZE
+from ciess_ray.names import FULL_SIZE
 from ciess_ray.streaming.methods.by_hand import equal_sizes, full_size, last_sizes, rank_power, split
 from ciess_ray.streaming.methods.by_scall import scall, scall_reference
 from ciess_ray.streaming.methods.policy_search import table_policy
