@@ -164,12 +164,15 @@ def _follow(
 ) -> list[dict[str, Any]]:
     """Do whatever the folder does not hold yet."""
     rows: list[dict[str, Any]] = []
+    # What serves, and its table of rows, stay until there is more.
+    latest = min(folder.latest(), len(stream.segments) - 1)
     for number, segment in enumerate(stream.segments):
         work = SegmentWork(config, folder, stream, number, on_progress or _nobody)
         of_segment = [row_of(work.result(method)) for method in config.methods]
         rows += of_segment
-        folder.write_rows(rows)
-        folder.point_to(number)
+        if number >= latest:
+            folder.write_rows(rows)
+            folder.point_to(number)
         folder.log("segment finished", segment=number, end=segment.end)
         tracker.segment(number, segment.end, of_segment, folder.segment(number))
     tracker.is_complete = True

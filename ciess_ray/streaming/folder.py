@@ -43,6 +43,7 @@ from ciess_ray.names import (
 from ciess_ray.plain_text import command
 from ciess_ray.result import RESULT_FILE, versions
 from ciess_ray.serving.files import safetensors_of
+from ciess_ray.serving.stream_tables import current_segment
 from envs.data.stream import Segment, Stream
 from envs.errors import ResultError
 
@@ -298,6 +299,13 @@ class StreamFolder:
         with file.open("a", encoding="utf-8") as journal:
             text = json.dumps(line | {"time": datetime.now(UTC).isoformat(timespec="seconds")})
             journal.write(("\n" if is_torn else "") + text + "\n")
+
+    def latest(self) -> int:
+        """The segment that ``current`` leads to; -1 where it leads to none."""
+        try:
+            return int(current_segment(self.path).name)
+        except (ResultError, ValueError):
+            return -1
 
     def point_to(self, number: int) -> None:
         """Have ``current`` lead to a segment, from one moment to the next."""

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from stream_log import CAP
 
+from ciess_ray.serving.stream_tables import current_segment
 from ciess_ray.streaming import driver
 from ciess_ray.streaming.driver import resume_stream, run_stream
 from ciess_ray.streaming.folder import StreamFolder
@@ -117,3 +119,15 @@ def test_where_validation_has_nobody_every_method_decides(make, tmp_path):
     )
     rows = run_stream(config)
     assert [row["validation/num_users"] for row in rows] == [0, 0]
+
+
+def test_what_serves_stays_while_a_stream_goes_on(left):
+    resume_stream(left)
+    seen = []
+
+    def watch(news):
+        if news.is_found:
+            seen.append((current_segment(left).name, pq.read_table(left / "stream.parquet").num_rows))
+
+    resume_stream(left, on_progress=watch)
+    assert seen == [("002", 3)] * 3
