@@ -63,6 +63,8 @@ class StreamFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Lines of the journal without their times, and the bytes in which they were read.
+        self._told, self._num_told = set[str](), 0
 
     def check(self, *, overwrite: bool) -> None:
         """Refuse a folder that a new stream would overwrite, before any work is done.
@@ -284,21 +286,30 @@ class StreamFolder:
 
     def lines(self, event: str, **values: Any) -> list[dict[str, Any]]:
         """Lines of the journal that say so, in order."""
+        line = {"event": event, **values}
+        return [before for before in self._journal() if line.items() <= before.items()]
+
+    def _journal(self) -> list[dict[str, Any]]:
         file = self.path / JOURNAL_FILE
         told = read_json_lines(file) if file.exists() else []
-        line = {"event": event, **values}
-        return [before for before in told if isinstance(before, dict) and line.items() <= before.items()]
+        return [line for line in told if isinstance(line, dict)]
 
     def log(self, event: str, **values: Any) -> None:
         """Add a line to the journal, unless the same was told before."""
-        if self.lines(event, **values):
-            return
         file, line = self.path / JOURNAL_FILE, {"event": event, **values}
-        # The line of a killed process may be torn.
-        is_torn = file.exists() and not file.read_bytes().endswith(b"\n")
-        with file.open("a", encoding="utf-8") as journal:
+        num_bytes = file.stat().st_size if file.exists() else 0
+        # A stream of days asks thousands of times: it is read again if somebody else has written it.
+        if num_bytes != self._num_told:
+            self._told = {_untimed(before) for before in self._journal()}
+        if _untimed(line) not in self._told:
             text = json.dumps(line | {"time": datetime.now(UTC).isoformat(timespec="seconds")})
-            journal.write(("\n" if is_torn else "") + text + "\n")
+            # The line of a killed process may be torn.
+            is_torn = num_bytes > 0 and num_bytes != self._num_told and not file.read_bytes().endswith(b"\n")
+            with file.open("a", encoding="utf-8") as journal:
+                journal.write(("\n" if is_torn else "") + text + "\n")
+            self._told.add(_untimed(line))
+            num_bytes = file.stat().st_size
+        self._num_told = num_bytes
 
     def latest(self) -> int:
         """The segment that ``current`` leads to; -1 where it leads to none."""
@@ -322,6 +333,11 @@ class StreamFolder:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
+
+
+def _untimed(line: Mapping[str, Any]) -> str:
+    """A line of the journal without its time; equal ones are equal."""
+    return json.dumps({name: value for name, value in line.items() if name != "time"}, sort_keys=True)
 
 
 def row_of(result: Mapping[str, Any]) -> dict[str, Any]:

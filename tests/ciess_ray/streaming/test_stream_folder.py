@@ -10,6 +10,7 @@ from stream_log import CAP
 
 from ciess_ray.serving.stream_tables import current_segment
 from ciess_ray.streaming import driver
+from ciess_ray.streaming import folder as folder_module
 from ciess_ray.streaming.driver import resume_stream, run_stream
 from ciess_ray.streaming.folder import StreamFolder
 from envs.errors import ResultError
@@ -131,3 +132,18 @@ def test_what_serves_stays_while_a_stream_goes_on(left):
 
     resume_stream(left, on_progress=watch)
     assert seen == [("002", 3)] * 3
+
+
+def test_the_journal_is_read_once_and_again_if_somebody_else_has_written_it(tmp_path, monkeypatch):
+    reads = []
+    read = folder_module.read_json_lines
+    monkeypatch.setattr(folder_module, "read_json_lines", lambda file: reads.append(file) or read(file))
+    StreamFolder(tmp_path).log("method finished", segment=0, method="split")
+    folder = StreamFolder(tmp_path)
+    for _ in range(2):
+        for segment in range(3):
+            folder.log("method finished", segment=segment, method="split")
+    assert len(reads) == 1 and len(read(tmp_path / "journal.jsonl")) == 3
+    (tmp_path / "journal.jsonl").write_text('{"event": "method fin')
+    folder.log("method finished", segment=0, method="split")
+    assert len(reads) == 2 and [line["segment"] for line in read(tmp_path / "journal.jsonl")] == [0]
