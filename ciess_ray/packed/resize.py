@@ -14,7 +14,7 @@ from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Rows that are copied in one go.
-_ROWS_AT_ONCE = 2**14
+_ROWS_AT_ONCE = 2**12
 _MOST_INT8 = 127
 
 
@@ -83,7 +83,8 @@ def resize(
         raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
     if table.first_columns is not None or sizes.first_columns is not None:
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
-    resized = _resized(unshared(table), replace(sizes, is_shared=None), rng, std)
+    everybody = sizes if sizes.is_shared is None else replace(sizes, is_shared=None)
+    resized = _resized(unshared(table), everybody, rng, std)
     if sizes.is_shared is None:
         return resized
     return replace(resized, table=_shared(resized.table, sizes, table))
