@@ -21,7 +21,7 @@ from ciess_ray.files.formats import read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.serving.stream_tables import tables_of
+from ciess_ray.serving.stream_tables import tables_below, tables_of
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -148,6 +148,10 @@ class TableFolder:
                 f"{', '.join(map(str, of_stream))}; the first is the best on validation."
             )
         manifest = Manifest.read(path)
+        below = [] if (path / TABLE_FILE).exists() else tables_below(path)
+        if below:
+            others = f", or one of {len(below) - 1:,} others" if below[1:] else ""
+            raise ResultError(f"{path}: there is no table in it; name {below[0]}{others}.")
         table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
         shape = table.num_users, table.num_rows - table.num_users
         fault = None if ":" in scorer.recommender else scorer.fault(table)

@@ -17,7 +17,7 @@ from ciess_ray.serving.stream_tables import current_segment, tables_of
 from ciess_ray.streaming.driver import run_stream
 from ciess_ray.streaming.folder import LISTS_FILE, StreamFolder
 from ciess_ray.streaming.judging import best_by, list_overlap, top_lists
-from envs.errors import ResultError
+from envs.errors import CiessError, ResultError
 
 METHODS = ["equal sizes", "last sizes", "popular ever"]
 
@@ -200,11 +200,39 @@ def test_commands_find_the_table_of_a_stream_that_validation_likes_best(done, ru
     # Without a terminal nothing is chosen for anybody.
     with pytest.raises(ResultError, match=f"of a stream, .* name one of .*{best}, .*{other}; the first is"):
         ServedRecommender.open(folder)
-    with pytest.raises(ResultError, match="popular-ever: of a stream"):
-        ServedRecommender.open(folder / "current" / "popular-ever")
     (tmp_path / "stream.json").write_text("{}")
     with pytest.raises(ResultError, match="no segment of a stream is finished here"):
         ServedRecommender.open(tmp_path)
+
+
+def test_whoever_names_a_table_of_a_stream_gets_no_other_one(done, run_cli, tmp_path):
+    folder = done[0]
+    for place, says in (
+        (
+            "current/equal sizes",
+            "current: unknown folder of a table 'equal sizes'. Did you mean 'equal-sizes'?",
+        ),
+        (
+            "segments/000/last-size",
+            "segments/000: unknown folder of a table 'last-size'. Did you mean 'last-s",
+        ),
+        ("current/popular-ever", "popular-ever: there is no table of it; these have one: "),
+        ("segments/0", "segments/0: no such segment of this stream; its latest is 002."),
+        ("segments/009/equal-sizes", "segments/009: no such segment of this stream; its"),
+    ):
+        for rest in (["recommend", folder / place, "--user", "u000"], ["verify", folder / place]):
+            status, said, told = run_cli(*rest)
+            assert (status, said) == (2, "") and says in told
+        status, _, told = run_cli("export", folder / place, tmp_path / "out", "--dtype", "int8")
+        assert status == 2 and says in told and not (tmp_path / "out").exists()
+        with pytest.raises(CiessError):
+            ServedRecommender.open(folder / place)
+    # A trial of a sweep, and a sweep.
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "result").symlink_to(folder)
+    for place in (tmp_path / "trial", tmp_path):
+        status, _, told = run_cli("recommend", place, "--user", "u000")
+        assert status == 2 and f"{place}: there is no table in it; name {tmp_path / 'trial/result'}" in told
 
 
 def test_what_is_beyond_the_budget_is_shown_and_is_not_chosen(done, tmp_path, monkeypatch):
