@@ -126,10 +126,11 @@ def folder(tmp_path, monkeypatch, result):
     shutil.copytree(result, tmp_path / "runs" / "quickstart")
     for name in ("small", "quickstart-sweep", "quickstart-comparison", "stream-sweep"):
         (tmp_path / "runs" / name).mkdir()
-    stream = tmp_path / "runs" / "stream-quickstart"
-    shutil.copytree(result, stream / "current" / "split")
-    (stream / "stream.json").write_text("{}")
-    (stream / "current" / "split" / "result.json").write_text('{"format": "ciess-ray stream result 1"}')
+    for name in ("stream", "stream-quickstart"):
+        stream = tmp_path / "runs" / name
+        shutil.copytree(result, stream / "current" / "split")
+        (stream / "stream.json").write_text("{}")
+        (stream / "current" / "split" / "result.json").write_text('{"format": "ciess-ray stream result 1"}')
     rows = [
         f"c{number % 20},s{number**2 % 23},2024-{1 + number // 40:02}-{1 + number % 28:02}"
         for number in range(160)
