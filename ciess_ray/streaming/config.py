@@ -1,8 +1,9 @@
 """What a stream is told: the log, where its segments end, the budget, the recommender and the methods."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -192,3 +193,32 @@ def load_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfi
     """
     values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
     return check_values(StreamConfig, put_overrides(values, overrides), str(path))
+
+
+def recorded_config(
+    path: Path,
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    sections: Sequence[str] = ("dataset", "tracking"),
+) -> StreamConfig:
+    """What the folder of a stream says that it was told, its log where it lies now.
+
+    Args:
+        path: The folder.
+        values: Plain values, as the folder has them.
+        overrides: What is told anew: where the log lies, and where the stream is recorded.
+        sections: Of which these may be.
+
+    Raises:
+        ConfigError: One is of something else, or a field is wrong.
+    """
+    for override in overrides:
+        if override.partition(".")[0] not in sections:
+            recorded = ", and tracking.uri=URI where it is recorded" if "tracking" in sections else ""
+            raise ConfigError(
+                f"{override!r}: a stream stays as it was configured; give only dataset.path=FILE where its "
+                f"log has moved{recorded}."
+            )
+    # What the folder has said is compared with what it says later.
+    told = put_overrides(copy.deepcopy(dict(values)), overrides) | {"output": str(path)}
+    return check_values(StreamConfig, told, str(path))

@@ -2,16 +2,15 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import read_log
-from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.plain_text import command
 from ciess_ray.resources import check_training, ray_session
-from ciess_ray.streaming.config import SCALL_METHODS, StreamConfig
+from ciess_ray.streaming.config import SCALL_METHODS, StreamConfig, recorded_config
 from ciess_ray.streaming.folder import StreamFolder, fingerprint, row_of
 from ciess_ray.streaming.work import News, SegmentWork, Watcher, cap_params
 from ciess_ray.tracking.mlflow_store import tell_problems
@@ -70,11 +69,12 @@ def resume_stream(
         on_progress: Called with every piece of news.
 
     Raises:
+        ConfigError: An override is of another field.
         ResultError: There is no stream, or its log does not begin with the rows that it had.
     """
     folder = StreamFolder(path)
     state = folder.read()
-    config = _config(path, state, overrides)
+    config = recorded_config(path, state["config"], overrides)
     data = config.dataset.path
     if data is not None and not data.exists():
         raise ResultError(
@@ -116,7 +116,7 @@ def send_stream(path: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
     """
     folder = StreamFolder(path)
     state = folder.read()
-    config = _config(path, state, [*overrides, "tracking.mlflow=true"])
+    config = recorded_config(path, state["config"], [*overrides, "tracking.mlflow=true"])
     with folder.held():
         finished = folder.finished(state, config.methods)
         if not finished:
@@ -177,12 +177,6 @@ def _follow(
         tracker.segment(number, segment.end, of_segment, folder.segment(number))
     tracker.is_complete = True
     return rows
-
-
-def _config(path: Path, state: Mapping[str, Any], overrides: Sequence[str]) -> StreamConfig:
-    """That of a stream's folder, with what is told over it."""
-    values = put_overrides(dict(state["config"]), overrides) | {"output": str(path)}
-    return check_values(StreamConfig, values, str(path))
 
 
 def _tracker(config: StreamConfig, folder: StreamFolder, key: str, *, is_anew: bool = False) -> StreamTracker:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray.config.data import read_log
-from ciess_ray.config.yaml_file import check_values, put_overrides
 from ciess_ray.files.manifest import Manifest, write_manifest
 from ciess_ray.files.whole import whole_folder
 from ciess_ray.packed.resize import resize
@@ -31,7 +30,7 @@ from ciess_ray.serving.files import (
     write_interactions,
 )
 from ciess_ray.serving.stream_tables import current_segment
-from ciess_ray.streaming.config import APPENDABLE, TABLE_METHODS, StreamConfig
+from ciess_ray.streaming.config import APPENDABLE, TABLE_METHODS, StreamConfig, recorded_config
 from ciess_ray.streaming.folder import StreamFolder, fingerprint
 from envs.data.stream import Stream, cut_stream
 from envs.errors import ResultError, check_name, within
@@ -79,14 +78,14 @@ def append_newcomers(
 
     Raises:
         CiessError: There is no such stream or table, its log does not begin with the rows that it had, the
-            recommender is not LightGCN, or the destination is taken.
+            recommender is not LightGCN, an override is of another field, or the destination is taken.
     """
     path, destination = Path(path), Path(destination)
     check_name("method with a table", method, TABLE_METHODS)
     check_destination(destination, True, overwrite)
     folder = StreamFolder(path)
     state = folder.read()
-    config = check_values(StreamConfig, put_overrides(dict(state["config"]), overrides), str(path))
+    config = recorded_config(path, state["config"], overrides, ["dataset"])
     number = int(current_segment(path).name)
     place = folder.method(number, method)
     if not (place / TABLE_FILE).exists():

@@ -97,6 +97,9 @@ def test_what_cannot_be_appended_is_refused(stream, make, tmp_path):
         append_newcomers(
             config.output, "split", tmp_path / "served", [f"dataset.path={tmp_path / 'other.parquet'}"]
         )
+    for field in ("budget=40kB", "reserve=0", "dataset={}", "tracking.uri=x"):
+        with pytest.raises(ConfigError, match=f"{field}.*stays as it was.*only dataset.path=FILE .* moved.$"):
+            append_newcomers(config.output, "split", tmp_path / "served", [field])
     with pytest.raises(ConfigError, match="reserve: is for lightgcn"):
         make(tmp_path / "out", reserve=0.1, recommender={"name": "ngcf"})
     scorer = ScorerFile.read(config.output / "current" / "split")

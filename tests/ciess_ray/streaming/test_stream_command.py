@@ -192,6 +192,16 @@ def test_a_stream_goes_on_as_its_log_does(make, log, tmp_path):
     assert once == at_once
 
 
+def test_a_stream_goes_on_where_its_log_lies_now(make, log, tmp_path):
+    pq.write_table(pq.read_table(log).slice(0, 130), tmp_path / "log.parquet")
+    dataset = {"path": str(tmp_path / "log.parquet")}
+    config = make(tmp_path / "stream", dataset=dataset, methods=["popular ever"])
+    before = run_stream(config)
+    (tmp_path / "log.parquet").unlink()
+    assert len(resume_stream(config.output, [f"dataset.path={log}"])) > len(before)
+    assert StreamFolder(config.output).read()["config"]["dataset"]["path"] == str(log)
+
+
 def test_a_torn_line_of_the_journal_takes_none_with_it(tmp_path):
     folder = StreamFolder(tmp_path)
     folder.log("method finished", segment=0, method="split")
@@ -358,6 +368,10 @@ def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
     write_log(tmp_path / "other.parquet", num_rows=NUM_ROWS - 20)
     with pytest.raises(ResultError, match="does not begin with the .* rows"):
         resume_stream(config.output, [f"dataset.path={tmp_path / 'other.parquet'}"])
+    with pytest.raises(
+        ConfigError, match="'budget=40kB': a stream stays as it was.*dataset.*tracking.uri=URI"
+    ):
+        resume_stream(config.output, ["budget=40kB"])
     with pytest.raises(ResultError, match="no stream: there is no stream.json"):
         resume_stream(tmp_path)
     (tmp_path / "stream.json").write_text('{"format": "ciess-ray stream 1", "config": {}}')
