@@ -4,8 +4,9 @@ r"""Every method of a stream on one log, within one budget, over seeds: the tabl
 
 Streams are the trials of a sweep, side by side, each method that takes minutes in one of its own; draws
 depend on the seed, the segment and the method, so that it is all the same. The command may be broken off, and
-goes on with the sweep in its folder. ``results/stream.csv`` has a row a seed, segment and method, and
-``results/stream.md`` means over the segments from the third on: the first two know too few users.
+goes on with the sweep in its folder; ``--finished`` writes what is there so far. ``results/stream.csv`` has a
+row a seed, segment and method, and ``results/stream.md`` means over the segments from the third on: the first
+two know too few users.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from ciess_ray.files.whole import write_whole
 from ciess_ray.names import SWEEP_FILE
 from ciess_ray.searches.live import RunsView
 from ciess_ray.statistics import Spread
-from ciess_ray.streaming.config import DEFAULT_METHODS, METHOD_NAMES
+from ciess_ray.streaming.config import DEFAULT_METHODS, METHOD_NAMES, SCALL_METHODS
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import resume_sweep, sweep
 from ciess_ray.sweeps.storage import Storage
+from ciess_ray.sweeps.streams import rows_of
 from ciess_ray.sweeps.trial import read_sweep
 from ciess_ray.terminal import console
 
@@ -67,7 +69,9 @@ Rows = Sequence[Mapping[str, Any]]
 def plan_of(arguments: argparse.Namespace) -> SweepPlan:
     """A trial a seed of all methods that take seconds, and then of each that takes minutes."""
     quick = [name for name in arguments.methods if name in DEFAULT_METHODS]
-    slow = [[name] for name in arguments.methods if name not in DEFAULT_METHODS]
+    # Of these, SCALL's take longest.
+    slow = [[name] for name in arguments.methods if name not in (*DEFAULT_METHODS, *SCALL_METHODS)]
+    slow += [[name] for name in arguments.methods if name in SCALL_METHODS]
     base = {
         "dataset": {"path": str(arguments.log.absolute())},
         "segments": {"new_entities": arguments.new_entities},
@@ -110,9 +114,24 @@ def followed(plan: SweepPlan) -> list[dict[str, Any]]:
     if not results.is_complete:
         failed = [f"{outcome.name}: {outcome.error}" for outcome in results.outcomes if outcome.error]
         raise SystemExit("\n".join(["not complete; the same command tries again:", *failed]))
+    return in_order(results.to_table().to_pylist())
+
+
+def finished(plan: SweepPlan) -> list[dict[str, Any]]:
+    """The rows of the streams that have come to their end in the folder."""
+    storage = Storage(plan.config.output)
+    rows = [
+        {"seed": trial.config.seed, **row}
+        for trial in plan.trials
+        for row in rows_of(storage, trial.name) or ()
+    ]
+    return in_order(rows)
+
+
+def in_order(rows: Rows) -> list[dict[str, Any]]:
+    """By seed, segment and method, as tables have them."""
     order = {name: place for place, name in enumerate(METHOD_NAMES)}
-    rows: list[dict[str, Any]] = results.to_table().to_pylist()
-    return sorted(rows, key=lambda row: (row["seed"], row["segment"], order[row["method"]]))
+    return sorted(map(dict, rows), key=lambda row: (row["seed"], row["segment"], order[row["method"]]))
 
 
 def write_rows(file: Path, rows: Rows) -> None:
@@ -145,29 +164,38 @@ def interval(values: Sequence[float]) -> str:
 def page_of(rows: Rows) -> str:
     """What people read: a row a method, means over segments and seeds."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    seeds = sorted({row["seed"] for row in rows})
     last = max(row["segment"] for row in rows)
     equal = by_seed(rows, EQUAL, NDCG)
-    heads = ["method", *(head for head, _ in SHOWN), "of equal sizes", "most bytes", "of the cap", "CPU s"]
+    heads = [
+        "method",
+        "seeds",
+        *(head for head, _ in SHOWN),
+        "of equal sizes",
+        "most bytes",
+        "of the cap",
+        "CPU s",
+    ]
     lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         ndcg = by_seed(rows, method, NDCG)
         ratios = [ndcg[seed] / equal[seed] for seed in ndcg if equal.get(seed)]
         used = [row["num_params"] / row["cap_params"] for row in own if row.get("cap_params")]
+        num_seeds = len({row["seed"] for row in own})
         cells = [
             method,
+            str(num_seeds),
             *(_spread(by_seed(rows, method, column).values()) for _, column in SHOWN),
             interval(ratios) if ratios else "",
             f"{max(row['num_bytes'] for row in own):,}",
             f"{min(used):.1%} to {max(used):.1%}" if used else "",
-            f"{sum(row['cpu_s'] for row in own) / len(seeds):.0f}",
+            f"{sum(row['cpu_s'] for row in own) / num_seeds:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     made = "\n".join(f"{name}: {text}  " for name, text in provenance().items())
     return f"""# Streams: every method in one budget
 
-Means over segments {FIRST_SEGMENT} to {last} (from 0), ± their standard deviation over {len(seeds)} seeds;
+Means over segments {FIRST_SEGMENT} to {last} (from 0), ± their standard deviation over seeds;
 known users on all known items, cold rows apart. Of equal sizes: N@20 as a share of that of equal sizes, seed
 by seed, with Student's 95 % interval over seeds. Bytes are those of the packed table, or of what gives the
 lists; of the cap: the least and the most that any segment uses. CPU seconds are of all segments of one seed.
@@ -196,8 +224,12 @@ def main() -> None:
     parser.add_argument("--l2", type=float, default=5e-4)
     parser.add_argument("--folder", type=Path, default=Path("runs/stream-table"), help="of the sweep")
     parser.add_argument("--output", type=Path, default=Path("results"), help="of stream.csv and stream.md")
+    parser.add_argument("--finished", action="store_true", help="write what is finished so far, no more")
     arguments = parser.parse_args()
-    rows = followed(plan_of(arguments))
+    plan = plan_of(arguments)
+    rows = finished(plan) if arguments.finished else followed(plan)
+    if not rows:
+        raise SystemExit(f"{arguments.folder}: no stream is finished there yet.")
     write_rows(arguments.output / "stream.csv", rows)
     write_whole(arguments.output / "stream.md", page := page_of(rows))
     print(page)
