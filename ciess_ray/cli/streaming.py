@@ -1,7 +1,7 @@
 """The commands that follow a log as it goes on: ``stream``, and in between ``append``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import REPORT_FILE
 from ciess_ray.terminal import console
+
+if TYPE_CHECKING:
+    from envs.data.stream import Stream
 
 _TERMS = """\
 means over the segments after the first, of users and items that were known when the segment was trained; \
@@ -66,13 +69,16 @@ def stream(
     configured = load_stream_config(Path(config or ""), changes) if resume is None else None
 
     from ciess_ray.streaming.driver import resume_stream, run_stream
-    from ciess_ray.streaming.live import StreamView, stream_table
+    from ciess_ray.streaming.live import StreamView, log_line, stream_table
+
+    def tell(stream: "Stream") -> None:
+        console.say(log_line(stream))
 
     with StreamView(console) as view:
         if resume is not None:
-            rows = resume_stream(resume, changes, on_progress=view)
+            rows = resume_stream(resume, changes, on_progress=view, on_read=tell)
         elif configured is not None:
-            rows = run_stream(configured, overwrite=overwrite, on_progress=view)
+            rows = run_stream(configured, overwrite=overwrite, on_progress=view, on_read=tell)
     console.show(stream_table(rows))
     console.say(RANKING_NOTE)
     console.say(_TERMS)

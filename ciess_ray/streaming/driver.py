@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ _RECORDED = "segment recorded"
 
 
 def run_stream(
-    config: StreamConfig, *, overwrite: bool = False, on_progress: Watcher | None = None
+    config: StreamConfig,
+    *,
+    overwrite: bool = False,
+    on_progress: Watcher | None = None,
+    on_read: Callable[[Stream], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Follow a log from its first segment to its last.
 
@@ -32,6 +36,7 @@ def run_stream(
         config: The stream.
         overwrite: Whether a stream in the output folder may be replaced.
         on_progress: Called with every piece of news.
+        on_read: Called with the stream once its log is read and cut, before any work.
 
     Returns:
         A row a segment and method, as in ``stream.parquet``.
@@ -43,6 +48,8 @@ def run_stream(
     folder = StreamFolder(config.output)
     folder.check(overwrite=overwrite)
     stream, key = read_stream(config), uuid.uuid4().hex[:12]
+    if on_read is not None:
+        on_read(stream)
     with _session(config), folder.held():
         # Another process may have come to its end as this one read the log.
         folder.check(overwrite=overwrite)
@@ -55,7 +62,11 @@ def run_stream(
 
 
 def resume_stream(
-    path: Path, overrides: Sequence[str] = (), *, on_progress: Watcher | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    on_progress: Watcher | None = None,
+    on_read: Callable[[Stream], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Go on with a stream: what a method has of a segment is kept, the rest computed.
 
@@ -67,6 +78,7 @@ def resume_stream(
         overrides: Where the log lies now, e.g. ``dataset.path=elsewhere.parquet``; where it is recorded, e.g.
             ``tracking.uri=...`` whose password no folder keeps.
         on_progress: Called with every piece of news.
+        on_read: As of :func:`run_stream`.
 
     Raises:
         ConfigError: An override is of another field.
@@ -87,6 +99,8 @@ def resume_stream(
             f"{path}: {stream.source} does not begin with the {state['num_rows']:,} rows that this stream "
             "has followed so far; bring those back, or begin a stream of its own in another folder."
         )
+    if on_read is not None:
+        on_read(stream)
     with _session(config), folder.held():
         if folder.read() != state:
             raise ResultError(f"{path}: another process has just gone on with this stream; do so once more.")
@@ -145,7 +159,7 @@ def cut_log(config: StreamConfig, log: InteractionLog) -> Stream:
     stream = cut_stream(log, **dict(config.segments))
     # Rows are never taken away: what the last one needs is enough for all.
     last = len(stream.segments) - 1
-    with within(f"budget, for segment {last}, the last"):
+    with within(f"budget, for segment {last:03}, the last"):
         try:
             cap_params(config, stream, last)
         except BudgetError as error:

@@ -11,6 +11,7 @@ from ciess_ray.plain_text import visible_line
 from ciess_ray.searches.live import LiveView, duration
 from ciess_ray.streaming.work import News
 from ciess_ray.terminal import Terminal, TextTable
+from envs.data.stream import Stream
 
 _NOTHING = "-"
 #: Of a row: heading, figure, how it is shown.
@@ -37,7 +38,7 @@ class StreamView(LiveView):
     def take(self, news: News, is_due: bool) -> list[str]:
         """A line a segment and method that is done; of what is under way now and then."""
         elapsed = duration(time.monotonic() - self._started)
-        where = f"segment {news.segment + 1} of {news.num_segments}  {news.method}"
+        where = f"segment {_place(news)}  {news.method}"
         if news.result is None:
             self._under_way = "  ".join(filter(None, [where, news.note, f"{elapsed} so far"]))
             return [self._under_way] if is_due else []
@@ -54,8 +55,20 @@ class StreamView(LiveView):
         table.columns[-1].justify = "left"
         for method, news in list(self._latest.items()):
             figures = (text for _, text in _shown((news.result or {})["figures"]))
-            table.add_row(method, f"{news.segment + 1}/{news.num_segments}", *figures, news.note)
+            table.add_row(method, _place(news), *figures, news.note)
         return Group(table, Text(visible_line(self._under_way), style="dim"))
+
+
+def log_line(stream: Stream) -> str:
+    """What a log has: its rows, those that are followed, and its segments."""
+    num_rows = stream.num_rows + stream.num_duplicates
+    first = (
+        f", of which {stream.num_rows:,} are the first of their user and item"
+        if stream.num_duplicates
+        else ""
+    )
+    last = len(stream.segments) - 1
+    return f"{stream.source}: {num_rows:,} rows{first}; {last + 1:,} segments, 000 to {last:03}"
 
 
 def stream_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
@@ -75,6 +88,11 @@ def stream_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
         figures["cpu_s"] = sum(row["cpu_s"] for row in of_method)
         table.add_row(method, *(text for _, text in _shown(figures)))
     return table
+
+
+def _place(news: News) -> str:
+    """Segments have the numbers of their folders."""
+    return f"{news.segment:03} of 000 to {news.num_segments - 1:03}"
 
 
 def _value(figures: Mapping[str, Any], name: str) -> float | None:

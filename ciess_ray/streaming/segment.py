@@ -109,7 +109,7 @@ def segment_data(stream: Stream, number: int) -> SegmentData:
         past.item_ids,
         num_unevaluated_users=0,
         num_duplicates=0,
-        source=f"{stream.source}, segment {number}",
+        source=f"{stream.source}, segment {number:03}",
     )
     return SegmentData(number, interactions, cold, past)
 

@@ -50,7 +50,7 @@ class News:
     """What a stream is at.
 
     Attributes:
-        segment: Its number.
+        segment: Its number, from 0.
         num_segments: How many there are.
         method: The method that is under way, or done.
         note: What it is at; of one that is done, what it chose.
@@ -101,7 +101,7 @@ class SegmentWork:
         is_found = result is not None
         if result is None:
             self.say(method)
-            with within(f"{self.stream.source}, segment {self.number}"):
+            with within(f"{self.stream.source}, segment {self.number:03}"):
                 result = self._yardstick(method) if method in YARDSTICKS else self._table(method)
         self.folder.log("method finished", segment=self.number, method=method, end=segment.end)
         self.say(method, result["chosen"], result, is_found=is_found)

@@ -141,7 +141,7 @@ def run_stream_trial(config: Mapping[str, Any], location: str, sweep: str, share
     stream = StreamConfig.model_validate(values)
     # Ray gives a process the threads of its own bundle, rounded down.
     torch.set_num_threads(num_threads(stream, claims))
-    report = _Reporter(stream)
+    report = Reporter(stream)
     if (stream.output / STREAM_FILE).exists():
         moved = [] if stream.dataset.path is None else [f"dataset.path={as_yaml(str(stream.dataset.path))}"]
         resume_stream(stream.output, moved, on_progress=report)
@@ -150,19 +150,28 @@ def run_stream_trial(config: Mapping[str, Any], location: str, sweep: str, share
     report.finish()
 
 
-class _Reporter:
-    """Tells Tune of every segment that is finished, and of the best method so far by its mean quality."""
+class Reporter:
+    """Tells Tune of every segment that is finished, and of the best method so far.
+
+    That is of the methods whose tables are within the budget the one with the best mean quality on validation
+    over the segments after the first.
+    """
 
     def __init__(self, config: StreamConfig) -> None:
         self._methods, self._qualities = config.methods, dict[str, list[float]]()
+        self._left_out = set[str]()
         self._segment, self._num_segments = 0, 0
 
     def __call__(self, news: News) -> None:
         """Called with each piece of news."""
         if news.result is None:
             return
-        quality = news.result["figures"]["validation/quality"]
-        if quality is not None:
+        figures = news.result["figures"]
+        quality = figures["validation/quality"]
+        # Yardsticks have no table, and no cap.
+        if figures.get("num_params", 1) > figures.get("cap_params", 0):
+            self._left_out.add(news.method)
+        elif news.segment > 0 and quality is not None:
             self._qualities.setdefault(news.method, []).append(quality)
         if news.method == self._methods[-1]:
             self._segment, self._num_segments = news.segment + 1, news.num_segments
@@ -173,9 +182,13 @@ class _Reporter:
         self._report(is_finished=True)
 
     def _report(self, *, is_finished: bool) -> None:
-        means = [sum(qualities) / len(qualities) for qualities in self._qualities.values()]
-        phase = f"{self._segment} of {self._num_segments} segments"
-        best = max(means, default=0.0)
+        means = {
+            method: sum(qualities) / len(qualities)
+            for method, qualities in self._qualities.items()
+            if method not in self._left_out
+        }
+        name, best = max(means.items(), key=lambda item: item[1], default=("", 0.0))
+        phase = f"{self._segment} of {self._num_segments} segments" + (f", best: {name}" if name else "")
         tune.report({OBJECTIVE: best, STEP: self._segment, PHASE: phase, ROWS: [], IS_FINISHED: is_finished})
 
 

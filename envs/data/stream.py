@@ -62,6 +62,7 @@ class Stream:
         item_ids: The same of items.
         segments: In order; each row is in one.
         source: Where the rows came from, for messages.
+        num_duplicates: Rows of the log that are left out, as their user and item had one.
     """
 
     user: NDArray[np.int32]
@@ -71,6 +72,7 @@ class Stream:
     item_ids: Ids
     segments: tuple[Segment, ...]
     source: str
+    num_duplicates: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -183,6 +185,7 @@ def cut_stream(
         log.item_ids[items],
         _segments(user, item, np.concatenate([[0], cuts, [log.num_rows]]), log.source),
         log.source,
+        log.num_duplicates,
     )
 
 
@@ -263,7 +266,7 @@ def _segments(
     if len(too_few):
         number = int(too_few[0])
         raise DataError(
-            f"{source}: segment {number} has {lengths[number]} rows, too few to train, to validate "
+            f"{source}: segment {number:03} has {lengths[number]} rows, too few to train, to validate "
             "and to test on; choose longer segments."
         )
     num_users = np.maximum.accumulate(user)[validation - 1] + 1

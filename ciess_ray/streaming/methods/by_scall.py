@@ -99,7 +99,7 @@ def _decide(problem: Problem, judge: Judge, sizing: _Sizing) -> None:
         if problem.memory:
             number = before.problem.data.number
             with within(
-                f"segment {number}: what SCALL keeps is damaged; remove its folder there, and resume"
+                f"segment {number:03}: what SCALL keeps is damaged; remove its folder there, and resume"
             ):
                 policy.set_state(problem.memory)
         if there is not None:

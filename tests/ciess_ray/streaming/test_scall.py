@@ -107,7 +107,7 @@ def test_what_it_keeps_is_checked_before_it_is_taken_up(done, tmp_path, monkeypa
     ):
         whole = kept[name]
         kept[name] = damage(whole)
-        with pytest.raises(ResultError, match=f"segment 1.*resume: {name}.*{says}"):
+        with pytest.raises(ResultError, match=f"segment 001.*resume: {name}.*{says}"):
             resume_stream(copy)
         kept[name] = whole
     kept["more"] = np.zeros(1)

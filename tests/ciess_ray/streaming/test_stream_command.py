@@ -268,7 +268,7 @@ def test_where_nobody_can_be_told_what_they_do_not_want_the_segment_is_named(mak
     dataset = {"path": str(tmp_path / "log.parquet")}
     config = make(tmp_path / "out", dataset=dataset, methods=["split"], segments={"rows": 20})
     with pytest.raises(
-        DataError, match="log.parquet, segment 0: every user .* no negative .* longer segments"
+        DataError, match="log.parquet, segment 000: every user .* no negative .* longer segments"
     ):
         run_stream(config)
 
@@ -297,7 +297,9 @@ def test_a_budget_too_small_for_the_last_segment_is_refused_with_the_least(make,
     _, rows, _ = done
     least = rows[-1]["num_users"] + rows[-1]["num_items"]
     assert rows[0]["num_users"] + rows[0]["num_items"] < least - 1
-    with pytest.raises(BudgetError, match=f"segment {rows[-1]['segment']}.* the least .* is {least} params"):
+    with pytest.raises(
+        BudgetError, match=f"segment {rows[-1]['segment']:03}.* the least .* is {least} params"
+    ):
         run_stream(make(tmp_path / "out", budget=f"{least - 1} params"))
     assert not (tmp_path / "out").exists()
 
@@ -403,20 +405,32 @@ def test_a_terminal_shows_a_row_a_method(done):
     page.print(view)
     shown = page.file.getvalue().splitlines()
     assert shown[0].split()[:4] == ["method", "segment", "R@20", "N@20"]
-    number = rows[-1]["segment"] + 1
-    assert [line for line in shown if f"{number}/{number}" in line] == shown[1 : 1 + len(DEFAULT_METHODS)]
+    number = f"{rows[-1]['segment']:03}"
+    assert [line for line in shown if f"{number} of 000 to {number}" in line] == shown[
+        1 : 1 + len(DEFAULT_METHODS)
+    ]
     last = next(row for row in rows[::-1] if row["method"] == "split")
     assert f"{last['num_bytes']:,}" in shown[3] and last["chosen"] in shown[3]
 
 
-def test_the_command(log, tmp_path, run_cli, monkeypatch):
+def test_the_command(tmp_path, run_cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    log, num_rows = tmp_path / "again.parquet", write_log(tmp_path / "log.parquet")
+    once = pq.read_table(tmp_path / "log.parquet")
+    pq.write_table(pa.concat_tables([once, once.slice(0, 5)]), log)
+    told = (
+        f"{log}: {num_rows + 5} rows, of which {num_rows} are the first of their user and item; 3 segments, "
+    )
     arguments = [log, "segments.rows=60", "methods=[popular ever, item cosine]", "budget=150 params"]
     arguments.append("tracking.mlflow=false")
     # For the seconds that figures take.
     monkeypatch.setattr("ciess_ray.report.page.draw_stream", lambda material: [])
     status, said, complained = run_cli("stream", *arguments, "--output", "out")
-    assert (status, complained) == (0, "") and "segment 1 of" in said and "results: out" in said
+    assert (
+        (status, complained) == (0, "")
+        and said.startswith(f"{told}000 to 002\nsegment 000 of")
+        and "results: out" in said
+    )
     assert "item cosine" in (tmp_path / "out" / "report.html").read_text()
     assert any(line.split()[:2] == ["item", "cosine"] for line in said.splitlines())
     status, again, _ = run_cli("stream", "--resume", "out")

@@ -8,9 +8,11 @@ from stream_log import CAP, write_log
 from ciess_ray.statistics import Spread
 from ciess_ray.streaming.config import StreamConfig
 from ciess_ray.streaming.driver import run_stream
+from ciess_ray.streaming.work import News
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import check, resume_sweep, sweep
-from ciess_ray.sweeps.streams import STREAMS_FILE
+from ciess_ray.sweeps.streams import STREAMS_FILE, Reporter
+from ciess_ray.sweeps.trial import OBJECTIVE, PHASE
 from envs.errors import CiessError
 
 METHODS = ["equal sizes", "popular ever"]
@@ -97,12 +99,38 @@ def test_streams_are_gone_on_with_and_one_that_fails_stops_no_other(
     assert equal[3] == str(Spread.of([np.mean(of_seed) for of_seed in later])) and equal[8] == "1.0000±0.0000"
 
 
+def test_the_quality_of_a_stream_is_that_of_tables_within_the_budget_after_the_first_segment(
+    base, monkeypatch
+):
+    told = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    within, beyond, none = {"num_params": 9, "cap_params": 9}, {"num_params": 10, "cap_params": 9}, {}
+    methods = {
+        "equal sizes": [(0.9, within), (0.1, within), (0.2, within)],
+        "split": [(0.1, within), (0.3, within), (0.2, within)],
+        "scall reference": [(0.1, within), (0.8, within), (0.8, beyond)],
+        "item cosine": [(0.9, none)] * 3,
+    }
+    report = Reporter(StreamConfig(**base | {"methods": list(methods)}))
+    for number in range(3):
+        for method, of_segments in methods.items():
+            quality, figures = of_segments[number]
+            result = {"figures": {"validation/quality": quality, **figures}}
+            report(News(number, 3, method, result=result))
+    assert [one[PHASE] for one in told] == [
+        "1 of 3 segments",
+        "2 of 3 segments, best: scall reference",
+        "3 of 3 segments, best: split",
+    ]
+    assert told[0][OBJECTIVE] == 0 and told[2][OBJECTIVE] == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"scheduler": {"name": "asha"}}, "streams are followed to their end"),
         ({"output": "s3://bucket/sweep"}, "name one on a disk that all nodes share"),
-        ({"space": {"budget": ["3 params"]}}, "the trial 0_budget-3-params.*segment 2, the last"),
+        ({"space": {"budget": ["3 params"]}}, "the trial 0_budget-3-params.*segment 002, the last"),
         ({"set": {"resources.num_workers": 9}}, r"claims 1 \+ 9 x 1 = 10 CPU.* lower resources.num_workers"),
         ({"set": {"search.num_episodes": 9}}, "search"),
     ],

@@ -104,7 +104,7 @@ def test_a_month_that_has_just_begun_belongs_to_the_one_before():
         assert lengths == [*num_days[: len(lengths) - 1], last]
     # Short ones before are no new beginnings.
     log = make_log(np.arange(20), np.arange(20), day * np.r_[0:10, 31, 59:68])
-    with pytest.raises(DataError, match="segment 1 has 1 rows, too few"):
+    with pytest.raises(DataError, match="segment 001 has 1 rows, too few"):
         cut_stream(log, period="month")
 
 
@@ -120,7 +120,7 @@ def test_rows_that_are_split_already_are_refused():
         (None, {"rows": 10}, DataError, "no times"),
         (np.zeros(40), {"rows": 10}, DataError, "one time"),
         (np.arange(40), {"rows": 40}, DataError, "rows 40 makes one segment of its 40 rows"),
-        (np.arange(40), {"rows": 3}, DataError, "segment 0 has 3 rows, too few"),
+        (np.arange(40), {"rows": 3}, DataError, "segment 000 has 3 rows, too few"),
         (np.arange(40), {"rows": 0}, ConfigError, "rows is 0"),
         (np.arange(40), {"rows": 10, "new_entities": 5}, ConfigError, "not by new_entities and rows"),
         (np.arange(40), {}, ConfigError, "not by none"),
