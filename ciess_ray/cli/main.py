@@ -4,9 +4,10 @@ import inspect
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -116,7 +117,11 @@ def fields(
     console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
 
 
-# What a command says of itself is its help, broken anew into lines.
+def _help_of(command: Callable[..., None]) -> str:
+    """What a command says of itself, broken anew into lines; but for bold, brackets are what they are."""
+    return re.sub(r"\[(?!/?bold\])", r"\\[", paragraphs(inspect.getdoc(command) or ""))
+
+
 for _command in (
     init,
     search,
@@ -131,7 +136,7 @@ for _command in (
     track,
     fields,
 ):
-    app.command(help=paragraphs(inspect.getdoc(_command) or ""))(_command)
+    app.command(help=_help_of(_command))(_command)
 
 
 class _Notes(logging.Handler):

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,15 +74,11 @@ def search(
     is extended with [bold]--more-episodes[/bold]. Checkpoints are pickles: resume no folder of somebody whom
     you would not let run code on your machine.
     """
-    names = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    given = {
-        "budget": budget or None,
-        "dataset.columns": {role: name for role, name in names.items() if name is not None} or None,
-        "output": output,
-        "seed": seed,
-        "recommender.device": device,
-    }
-    options = [f"{name}={as_yaml(value)}" for name, value in given.items() if value is not None]
+    options = options_of(
+        {"budget": budget or None}
+        | columns_of(user=user, item=item, rating=rating, timestamp=timestamp)
+        | {"output": output, "seed": seed, "recommender.device": device}
+    )
     changes = changed_fields(
         "search", config, overrides, options, resume, is_refused=overwrite, beside="--more-episodes, "
     )
@@ -311,6 +307,16 @@ def say_end(
     if not is_complete:
         console.say(f"try again: {command('ciess-ray', what, '--resume', location)}")
         raise typer.Exit(1)
+
+
+def columns_of(**names: str | None) -> dict[str, Any]:
+    """The field of the columns whose names options gave, by role; None where there are none."""
+    return {"dataset.columns": {role: name for role, name in names.items() if name is not None} or None}
+
+
+def options_of(fields: Mapping[str, Any]) -> list[str]:
+    """Fields that options named as overrides, without those that are None."""
+    return [f"{name}={as_yaml(value)}" for name, value in fields.items() if value is not None]
 
 
 def changed_fields(

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ciess_ray.cli.results import say_store
-from ciess_ray.cli.searching import changed_fields
+from ciess_ray.cli.searching import changed_fields, columns_of, options_of
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import REPORT_FILE
 from ciess_ray.terminal import console
@@ -30,6 +29,9 @@ def stream(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Fields to change.", metavar="[SECTION.FIELD=VALUE]...")
     ] = None,
+    user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
+    item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Name of the column of times.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the stream.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a stream in the folder.")] = False,
     resume: Annotated[
@@ -43,6 +45,8 @@ def stream(
       ciess-ray stream configs/stream-quickstart.yaml
 
       ciess-ray stream purchases.parquet segments.period=month budget=64MB
+
+      ciess-ray stream purchases.csv segments.rows=50000 --user customer --item sku --timestamp day
 
       ciess-ray stream configs/stream-quickstart.yaml "methods=[split, item cosine]"
 
@@ -61,10 +65,10 @@ def stream(
     killed or interrupted, or whose log has gone on, goes on with [bold]--resume[/bold], with
     [bold]dataset.path=FILE[/bold] where its log has moved.
     """
-    options = [] if output is None else [f"output={as_yaml(output)}"]
+    options = options_of(columns_of(user=user, item=item, timestamp=timestamp) | {"output": output})
     changes = changed_fields("stream", config, overrides, options, resume, is_refused=overwrite)
     # Each command imports what it needs: PyTorch takes seconds.
-    from ciess_ray.streaming.config import load_stream_config
+    from ciess_ray.streaming.config import load_stream_config, recorded_config
 
     configured = load_stream_config(Path(config or ""), changes) if resume is None else None
 
@@ -84,12 +88,14 @@ def stream(
     console.say(_TERMS)
 
     from ciess_ray.report import write_report
+    from ciess_ray.streaming.folder import StreamFolder
 
     folder = configured.output if configured is not None else Path(resume or "")
+    followed = configured or recorded_config(folder, StreamFolder(folder).read()["config"], changes)
     page = write_report([folder], folder / REPORT_FILE, overwrite=True).page
     console.say(f"results: {folder}, on a page: {page}")
-    if configured is not None and configured.tracking.mlflow:
-        say_store(without_secrets(configured.tracking.uri))
+    if followed.tracking.mlflow:
+        say_store(without_secrets(followed.tracking.uri))
 
 
 def append(
@@ -97,7 +103,11 @@ def append(
     method: Annotated[str, typer.Argument(help="Whose table, e.g. split.")],
     destination: Annotated[Path, typer.Argument(help="A new folder, which recommends.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Where the log has moved.", metavar="[dataset.path=FILE]")
+        list[str] | None,
+        typer.Argument(
+            help="Where the log has moved, or other fields of it, e.g. dataset.columns.",
+            metavar="[dataset.path=FILE]...",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier table there.")] = False,
 ) -> None:

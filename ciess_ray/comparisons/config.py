@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from ciess_ray.config.grid import Grid, ManyRuns, slug
 from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.section import Place, refuse_twice
+from ciess_ray.config.section import Names, Place, refuse_twice
 from ciess_ray.names import FULL_SIZE
 from envs.errors import ConfigError, unknown_name
 
@@ -45,7 +45,7 @@ class ComparisonConfig(ManyRuns):
         description="fields that differ, by dotted name, each with the list of its values: budget, "
         "recommender.name, dataset, seed, ...",
     )
-    methods: tuple[str, ...] = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
+    methods: Names = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
     output: Place = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"

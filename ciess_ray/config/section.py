@@ -85,6 +85,10 @@ def _check_gpus(amount: float) -> float:
     return amount
 
 
+#: A list of names; one alone is a list of it.
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+]
 #: Amounts that are claimed of a Ray cluster.
 CpuClaim = Annotated[float, Field(ge=_LEAST_CLAIM)]
 GpuClaim = Annotated[float, Field(ge=0), AfterValidator(_check_gpus)]

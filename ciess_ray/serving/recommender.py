@@ -76,6 +76,13 @@ class ServedRecommender:
     recommender: str
     item_popularity: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        users, items = len(self.user_ids), len(self.item_ids)
+        return (
+            f"{type(self).__name__}({self.recommender}, {users:,} users, {items:,} items, "
+            f"{self.table.num_params:,} parameters in {self.table.dtype})"
+        )
+
     @classmethod
     def open(cls, folder: str | Path) -> "ServedRecommender":
         """Open the folder of a finished search, or one that ``ciess-ray export`` made.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig, TrackingConfig
-from ciess_ray.config.section import CpuClaim, GpuClaim, Place, Section, one_of, refuse_twice
+from ciess_ray.config.section import CpuClaim, GpuClaim, Names, Place, Section, one_of, refuse_twice
 from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
 from ciess_ray.names import FULL_SIZE
 from envs.budget import MemoryBudget
@@ -129,7 +129,7 @@ class StreamConfig(Section):
         description="share of the budget, e.g. 0.02, that tables of LightGCN leave free for those who come "
         "between segments, whom ciess-ray append gives a row",
     )
-    methods: tuple[str, ...] = Field(
+    methods: Names = Field(
         DEFAULT_METHODS,
         min_length=1,
         description=f"{', '.join(DEFAULT_METHODS)}, or {' or '.join(SCALL_METHODS)}, which take minutes, or "
@@ -159,15 +159,10 @@ class StreamConfig(Section):
         refuse_twice("methods", methods)
         return tuple(methods)
 
-    @field_validator("recommender")
-    @classmethod
-    def _check_recommender(cls, recommender: RecommenderConfig) -> RecommenderConfig:
-        if len(recommender.weights_of_l2) > 1:
-            raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
-        return recommender
-
     @model_validator(mode="after")
-    def _check_reserve(self) -> "StreamConfig":
+    def _check_recommender(self) -> "StreamConfig":
+        if len(self.recommender.weights_of_l2) > 1:
+            raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
         if self.reserve and self.recommender.name != APPENDABLE:
             raise ConfigError(
                 f"reserve: is for {APPENDABLE}, whose graph fills the rows of those who come; of "
@@ -189,10 +184,20 @@ def load_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfi
         overrides: E.g. ``segments.period=month``; values are read as YAML.
 
     Raises:
-        ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
+        ConfigError: The file is missing or no YAML mapping, or that of a search; an override is unreadable,
+            or a field is wrong.
     """
     values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
-    return check_values(StreamConfig, put_overrides(values, overrides), str(path))
+    put_overrides(values, overrides)
+    if "segments" not in values:
+        of_search = (
+            "; a search's file goes to 'ciess-ray search'" if {"search", "agent"} & values.keys() else ""
+        )
+        raise ConfigError(
+            f"{path}: segments is missing, which says where a segment ends: give segments.period=month, "
+            f"segments.rows=N or segments.new_entities=N{of_search}."
+        )
+    return check_values(StreamConfig, values, str(path))
 
 
 def recorded_config(

@@ -78,8 +78,8 @@ def pick_columns(
             raise DataError(
                 f"{source}: there is no column {name!r} for the {role}; the columns are "
                 f"{', '.join(map(shown, names))}.{hint} Name the columns to read "
-                "(dataset.columns of a configuration, --user and --item on the command line, user= and "
-                f"item= in Python){remedy}"
+                "(dataset.columns of a configuration, --user and --item of a command that has them, user= "
+                f"and item= in Python){remedy}"
             )
         if names.count(name) > 1:
             raise DataError(

@@ -1,13 +1,18 @@
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
+from rich.markup import render
 
+from ciess_ray.cli.main import app
 from ciess_ray.config.yaml_file import field_table
+from ciess_ray.plain_text import paragraphs
 from envs.data import read_interactions, split_interactions
 
 
@@ -141,6 +146,13 @@ class TestHelp:
         prose = [line.strip() for line in lines if line and line[:1] == " " and "ciess-ray" not in line]
         short = [line for line, after in zip(prose, prose[1:], strict=False) if after and 0 < len(line) < 60]
         assert status == 0 and set(short) <= {"Examples"}
+
+    def test_what_is_in_brackets_is_shown(self, run):
+        status, out, _ = run("stream", "--help")
+        assert status == 0 and '"methods=[split, item cosine]"' in " ".join(out.split())
+        for command in app.registered_commands:
+            said = re.sub(r"\[/?bold\]", "", inspect.getdoc(command.callback))
+            assert render(command.help).plain == paragraphs(said)
 
     def test_fields_are_all_listed(self, run):
         status, out, _ = run("fields")

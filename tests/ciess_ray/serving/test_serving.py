@@ -47,6 +47,12 @@ def folder(made):
     return made[0]
 
 
+def test_it_is_shown_in_a_line(made):
+    served = ServedRecommender.open(made[0])
+    shown = f"({made[3]}, 60 users, 40 items, {served.table.num_params:,} parameters in float32)"
+    assert repr(served) == f"ServedRecommender{shown}"
+
+
 @pytest.fixture(scope="module")
 def trained(made):
     """The masked recommender, its name, and all that users had."""

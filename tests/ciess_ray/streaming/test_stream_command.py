@@ -389,11 +389,16 @@ def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
         ({"methods": ["splt"]}, "Did you mean 'split'"),
         ({"methods": ["split", "split"]}, "stands there twice"),
         ({"recommender": {"options": {"l2": [0.1, 0.2]}}}, "one weight of L2"),
+        ({"methods": "equal size"}, "Did you mean 'equal sizes'"),
     ],
 )
 def test_a_wrong_field_is_named(make, fields, says):
     with pytest.raises(ConfigError, match=says):
         make("out", **fields)
+
+
+def test_one_method_is_a_list_of_one(make):
+    assert make("out", methods="equal sizes").methods == ("equal sizes",)
 
 
 def test_a_terminal_shows_a_row_a_method(done):
@@ -425,18 +430,33 @@ def test_the_command(tmp_path, run_cli, monkeypatch):
     arguments.append("tracking.mlflow=false")
     # For the seconds that figures take.
     monkeypatch.setattr("ciess_ray.report.page.draw_stream", lambda material: [])
-    status, said, complained = run_cli("stream", *arguments, "--output", "out")
+    columns = {role: f"{role}_id" for role in ("user", "item")} | {"timestamp": "timestamp"}
+    options = [word for role, name in columns.items() for word in (f"--{role}", name)]
+    status, said, complained = run_cli("stream", *arguments, *options, "--output", "out")
     assert (
         (status, complained) == (0, "")
         and said.startswith(f"{told}000 to 002\nsegment 000 of")
         and "results: out" in said
     )
+    assert StreamFolder(tmp_path / "out").read()["config"]["dataset"]["columns"] == columns
     assert "item cosine" in (tmp_path / "out" / "report.html").read_text()
     assert any(line.split()[:2] == ["item", "cosine"] for line in said.splitlines())
     status, again, _ = run_cli("stream", "--resume", "out")
     assert status == 0 and "found" in again
     status, _, complained = run_cli("stream", *arguments, "--output", "out")
     assert status == 2 and "already holds a stream" in complained
+    status, _, complained = run_cli("stream", *arguments, "--user", "customer", "--item", "item_id")
+    assert (
+        status == 2
+        and "no column 'customer' for the user" in complained
+        and "--user and --item" in complained
+    )
+    search = tmp_path / "search.yaml"
+    search.write_text("recommender: {options: {l2: [0.1, 0.2]}}\nsearch: {num_episodes: 3}\n")
+    status, _, complained = run_cli("stream", search)
+    assert (
+        status == 2 and "search.yaml: segments is missing" in complained and "ciess-ray search" in complained
+    )
     status, listed, _ = run_cli("fields", "--stream")
     assert status == 0 and "segments.new_entities" in listed and "training.warm_batches" in listed
 

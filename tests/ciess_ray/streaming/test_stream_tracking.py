@@ -116,6 +116,10 @@ def test_what_a_server_did_not_take_is_told_and_sent_later(
     assert not client.list_artifacts(children["segment 000"].info.run_id)
     status, said, _ = run_cli("track", config.output)
     assert status == 0 and f"recorded: {config.output} in {tracking['uri']}" in said
+    # For the seconds that figures take.
+    monkeypatch.setattr("ciess_ray.report.page.draw_stream", lambda material: [])
+    status, said, _ = run_cli("stream", "--resume", config.output)
+    assert status == 0 and f"compare runs: mlflow ui --backend-store-uri {tracking['uri']}" in said
     client, parent, children = find_runs()
     assert len(children) == len(rows) and parent.info.status == "FINISHED"
     assert client.list_artifacts(children["segment 000"].info.run_id)
