@@ -2,9 +2,11 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.data import read_log
@@ -17,7 +19,7 @@ from ciess_ray.tracking.mlflow_store import tell_problems
 from ciess_ray.tracking.streams import StreamTracker
 from envs.data import InteractionLog
 from envs.data.stream import Stream, cut_stream
-from envs.errors import BudgetError, ResultError, within
+from envs.errors import BudgetError, DataError, ResultError, within
 
 #: What the journal calls a segment that MLflow has.
 _RECORDED = "segment recorded"
@@ -94,11 +96,7 @@ def resume_stream(
             f"{command('ciess-ray', 'stream', '--resume', path, 'dataset.path=FILE')}"
         )
     stream = read_stream(config)
-    if fingerprint(stream, state["num_rows"]) != state["log"]:
-        raise ResultError(
-            f"{path}: {stream.source} does not begin with the {state['num_rows']:,} rows that this stream "
-            "has followed so far; bring those back, or begin a stream of its own in another folder."
-        )
+    check_followed(path, config, state, stream)
     if on_read is not None:
         on_read(stream)
     with _session(config), folder.held():
@@ -167,6 +165,59 @@ def cut_log(config: StreamConfig, log: InteractionLog) -> Stream:
                 raise
             raise BudgetError(f"{error} Or let the coldest share a row: overflow=share.") from error
     return stream
+
+
+def check_followed(path: Path, config: StreamConfig, state: Mapping[str, Any], stream: Stream) -> None:
+    """See that a log begins with the rows that a stream has followed.
+
+    Args:
+        path: Of the stream.
+        config: Its configuration.
+        state: What its ``stream.json`` says.
+        stream: Its log as it is now.
+
+    Raises:
+        ResultError: It does not; with the first row that came late, or else the segment that differs first.
+    """
+    num_rows = state["num_rows"]
+    if fingerprint(stream, num_rows) == state["log"]:
+        return
+    begin = "or begin a stream of its own in another folder."
+    # What was added to the end of the file alone leaves the rows before as they were.
+    log = read_log(config.dataset, keep="first")
+    time = log.timestamp
+    assert time is not None
+    is_added_to = False
+    with contextlib.suppress(DataError):
+        former = cut_stream(log.select(np.arange(min(num_rows, log.num_rows))), **dict(config.segments))
+        is_added_to = fingerprint(former, num_rows) == state["log"]
+    if is_added_to:
+        late = num_rows + np.flatnonzero(time[num_rows:] < former.timestamp[-1])
+        user, item = log.user_ids[log.user[late[0]]], log.item_ids[log.item[late[0]]]
+        raise ResultError(
+            f"{path}: {log.source} has {len(late):,} new rows of an earlier time than the last one that this "
+            f"stream has followed, first that of user {user}, item {item} and time {time[late[0]]}; give "
+            f"rows that come late the time of their arrival, {begin}"
+        )
+    raise ResultError(
+        f"{path}: {stream.source} does not begin with the {num_rows:,} rows that this stream has followed so "
+        f"far{_first_difference(state, stream)}; bring back what is gone, give rows that came late the time "
+        f"of their arrival, {begin}"
+    )
+
+
+def _first_difference(state: Mapping[str, Any], stream: Stream) -> str:
+    """Which segment is the first that differs, and of which times it is now; empty where that is not told."""
+    # Those of earlier versions have none.
+    told = state.get("segment_logs", [])
+    with contextlib.suppress(KeyError, TypeError):  # Of a file that is damaged.
+        for number, (values, log) in enumerate(zip(state["segments"], told, strict=False)):
+            start, end = values["start"], values["end"]
+            if fingerprint(stream, end, start)[:16] != log:
+                times = stream.timestamp[start:end]
+                span = f"is of times {times[0]} to {times[-1]} now" if len(times) else "is gone"
+                return f": they differ first in segment {number:03}, which {span}"
+    return ""
 
 
 def _follow(

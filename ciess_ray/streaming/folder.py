@@ -125,6 +125,8 @@ class StreamFolder:
             "num_rows": stream.num_rows,
             "log": fingerprint(stream, stream.num_rows),
             "segments": [vars(segment) for segment in stream.segments],
+            # By which it is told where a log differs.
+            "segment_logs": [fingerprint(stream, part.end, part.start)[:16] for part in stream.segments],
         }
         write_whole(self.path / STREAM_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -345,15 +347,16 @@ def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: result[name] for name in ("segment", "method", "chosen")}, **result["figures"]}
 
 
-def fingerprint(stream: Stream, num_rows: int) -> str:
-    """SHA-256 of a stream's first rows and their ids in hex.
+def fingerprint(stream: Stream, num_rows: int, start: int = 0) -> str:
+    """SHA-256 in hex of a stream's rows from ``start`` to ``num_rows``, and of the ids that they bring.
 
     Ids are text here: numbers in a text file become text when one that is none arrives.
     """
     digest = hashlib.sha256()
     for array, kind in ((stream.user, "<i4"), (stream.item, "<i4"), (stream.timestamp, "<f8")):
-        digest.update(array[:num_rows].astype(kind).tobytes())
+        digest.update(array[start:num_rows].astype(kind).tobytes())
     for numbers, ids in ((stream.user, stream.user_ids), (stream.item, stream.item_ids)):
         num_known = int(numbers[:num_rows].max(initial=-1)) + 1
-        digest.update(json.dumps(list(map(str, ids[:num_known].tolist()))).encode())
+        num_before = int(numbers[:start].max(initial=-1)) + 1
+        digest.update(json.dumps(list(map(str, ids[num_before:num_known].tolist()))).encode())
     return digest.hexdigest()

@@ -31,7 +31,8 @@ from ciess_ray.serving.files import (
 )
 from ciess_ray.serving.stream_tables import current_segment
 from ciess_ray.streaming.config import APPENDABLE, TABLE_METHODS, StreamConfig, recorded_config
-from ciess_ray.streaming.folder import StreamFolder, fingerprint
+from ciess_ray.streaming.driver import check_followed
+from ciess_ray.streaming.folder import StreamFolder
 from envs.data.stream import Stream, cut_stream
 from envs.errors import ResultError, check_name, within
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -99,10 +100,7 @@ def append_newcomers(
         )
     # As the stream does: of a pair that comes again the first row counts.
     stream = cut_stream(read_log(config.dataset, keep="first"), **dict(config.segments))
-    if fingerprint(stream, state["num_rows"]) != state["log"]:
-        raise ResultError(
-            f"{path}: {stream.source} does not begin with the rows that this stream has followed."
-        )
+    check_followed(path, config, state, stream)
     with within(place / TABLE_FILE):
         served.table.verify()
     made = _appended(served, stream, config)

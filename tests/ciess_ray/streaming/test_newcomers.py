@@ -93,7 +93,7 @@ def test_what_cannot_be_appended_is_refused(stream, make, tmp_path):
     with pytest.raises(UnknownNameError, match="unknown method with a table 'popular ever'"):
         append_newcomers(config.output, "popular ever", tmp_path / "served")
     pq.write_table(log.slice(3), tmp_path / "other.parquet")
-    with pytest.raises(ResultError, match="does not begin with the rows that this stream has followed"):
+    with pytest.raises(ResultError, match="does not begin with the .* rows that this stream has followed"):
         append_newcomers(
             config.output, "split", tmp_path / "served", [f"dataset.path={tmp_path / 'other.parquet'}"]
         )

@@ -365,6 +365,21 @@ def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):
     assert {path.name for path in (copy / "segments" / "000").iterdir()} == {"popular-ever"}
 
 
+def test_rows_that_came_late_are_named(done, log, tmp_path):
+    config, _, _ = done
+    once, path = pq.read_table(log), tmp_path / "late.parquet"
+    late = pa.table({"user_id": ["new", "u000", "last"], "item_id": [0, 7, 7], "timestamp": [800, 5, 10**6]})
+    pq.write_table(pa.concat_tables([once, late]), path)
+    with pytest.raises(
+        ResultError, match="has 2 new rows of .* first that of user new, item 0 and time 800;"
+    ):
+        resume_stream(config.output, [f"dataset.path={path}"])
+    # In order of time nothing tells which is new.
+    pq.write_table(pa.concat_tables([once, late.slice(0, 1)]).sort_by("timestamp"), path)
+    with pytest.raises(ResultError, match="differ first in segment 001, which is of times 600 to 1180 now;"):
+        resume_stream(config.output, [f"dataset.path={path}"])
+
+
 def test_a_stream_does_not_go_on_with_another_log(done, tmp_path):
     config, _, _ = done
     write_log(tmp_path / "other.parquet", num_rows=NUM_ROWS - 20)
