@@ -37,6 +37,10 @@ def stream(
     resume: Annotated[
         Path | None, typer.Option(help="Folder of a stream to go on with; takes the place of CONFIG.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the segments and what the budget leaves a row; train nothing."),
+    ] = False,
 ) -> None:
     """Keep a table within its budget while users and items keep coming.
 
@@ -47,6 +51,8 @@ def stream(
       ciess-ray stream purchases.parquet segments.period=month budget=64MB
 
       ciess-ray stream purchases.csv segments.rows=50000 --user customer --item sku --timestamp day
+
+      ciess-ray stream purchases.parquet segments.period=week --dry-run
 
       ciess-ray stream configs/stream-quickstart.yaml "methods=[split, item cosine]"
 
@@ -66,18 +72,29 @@ def stream(
     [bold]dataset.path=FILE[/bold] where its log has moved.
     """
     options = options_of(columns_of(user=user, item=item, timestamp=timestamp) | {"output": output})
-    changes = changed_fields("stream", config, overrides, options, resume, is_refused=overwrite)
+    changes = changed_fields("stream", config, overrides, options, resume, is_refused=overwrite or dry_run)
     # Each command imports what it needs: PyTorch takes seconds.
     from ciess_ray.streaming.config import load_stream_config, recorded_config
 
     configured = load_stream_config(Path(config or ""), changes) if resume is None else None
 
-    from ciess_ray.streaming.driver import resume_stream, run_stream
+    from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
     from ciess_ray.streaming.live import StreamView, log_line, stream_table
+    from ciess_ray.streaming.preview import segments_table, warning_of
 
     def tell(stream: "Stream") -> None:
         console.say(log_line(stream))
 
+    if configured is not None and dry_run:
+        cut = read_stream(configured)
+        tell(cut)
+        console.show(segments_table(configured, cut))
+        console.say(
+            "new: since the segment before; cold: of the test rows, those of somebody or something new"
+        )
+        if warning := warning_of(cut):
+            console.say(warning)
+        return
     with StreamView(console) as view:
         if resume is not None:
             rows = resume_stream(resume, changes, on_progress=view, on_read=tell)

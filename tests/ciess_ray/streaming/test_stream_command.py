@@ -365,6 +365,25 @@ def test_a_stream_is_not_overwritten_without_a_word(make, done, tmp_path):
     assert {path.name for path in (copy / "segments" / "000").iterdir()} == {"popular-ever"}
 
 
+def test_a_dry_run_shows_the_segments_and_writes_nothing(log, done, tmp_path, run_cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, rows, _ = done
+    arguments = [log, "segments.rows=60", f"budget={CAP} params", "recommender.max_embedding_size=8"]
+    status, said, complained = run_cli("stream", *arguments, "--dry-run")
+    assert (status, complained) == (0, "") and not list(tmp_path.iterdir())
+    for row in rows:
+        if row["method"] != "equal sizes":
+            continue
+        cells = next(line for line in said.splitlines() if line.startswith(f"{row['segment']:03} ")).split()
+        assert cells[1:3] + cells[4:5] == [str(row[name]) for name in ("num_rows", "num_users", "num_items")]
+        assert cells[6:9] == [
+            str(row["test/num_users"]),
+            f"{row['cold_share']:.0%}",
+            str(row["cap_params"]),
+        ]
+    assert "3 of 3 segments are tested on fewer than 30 users" in said
+
+
 def test_rows_that_came_late_are_named(done, log, tmp_path):
     config, _, _ = done
     once, path = pq.read_table(log), tmp_path / "late.parquet"
