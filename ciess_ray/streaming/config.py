@@ -61,7 +61,7 @@ class StreamTraining(Section):
 
     batch_size: int = Field(8192, ge=1, description="triples a batch")
     learning_rate: float = Field(
-        0.3, gt=0, description="first learning rate of a training from scratch; for LightGCN and MF"
+        0.3, gt=0, description="first learning rate of a training from scratch; chosen with LightGCN"
     )
     warm_learning_rate: float = Field(
         0.5, gt=0, description="the same of a later segment, whose table has to leave where it is"

@@ -327,6 +327,7 @@ class StreamFolder:
         try:
             new.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError):
+            # There are no links here, or none for this user: a file with the name says the same.
             write_whole(self.path / CURRENT_SEGMENT, f"{target.as_posix()}\n")
             return
         try:
