@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ciess_ray.names import FULL_SIZE
 from ciess_ray.plain_text import percent
 from ciess_ray.report.measurements import Row, is_number
 from ciess_ray.report.stream import OVERLAP, QUALITY, StreamMaterial, age_rows, tenth_rows
@@ -97,9 +98,7 @@ def _memory_table(material: StreamMaterial) -> Table:
     rows: list[Row] = []
     for number, segment in enumerate(material.segments):
         here = [row for row in material.rows if row["segment"] == number]
-        tables = [
-            row for row in here if row["method"] in material.tables and is_number(row.get("cap_params"))
-        ]
+        tables = [row for row in here if row["method"] != FULL_SIZE and is_number(row.get("cap_params"))]
         row: Row = {
             "segment": number,
             "rows": segment["end"] - segment["start"],

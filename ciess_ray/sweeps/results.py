@@ -36,6 +36,19 @@ if TYPE_CHECKING:
 RESULT_FILES = (SWEEP_ROWS_FILE, SWEEP_SUMMARY_FILE, SWEEP_FIGURE_FILE)
 
 
+def trial_columns(outcome: RunState) -> dict[str, Any]:
+    """What a row of ``results.parquet`` begins with: which trial it is of, and what was told it."""
+    return {
+        "trial": outcome.name,
+        "status": outcome.status,
+        "dataset": outcome.dataset,
+        "recommender": outcome.config.recommender.name,
+        "budget": outcome.budget,
+        "seed": outcome.config.seed,
+        **{f"field/{name}": value for name, value in outcome.fields.items()},
+    }
+
+
 @dataclass(eq=False)
 class Group:
     """Finished trials that differ in the seed alone.
@@ -100,13 +113,7 @@ class SweepResults:
 
     def _row(self, outcome: RunState) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "trial": outcome.name,
-            "status": outcome.status,
-            "dataset": outcome.dataset,
-            "recommender": outcome.config.recommender.name,
-            "budget": outcome.budget,
-            "seed": outcome.config.seed,
-            **{f"field/{name}": value for name, value in outcome.fields.items()},
+            **trial_columns(outcome),
             "num_steps": outcome.step,
             "num_failures": outcome.num_failures,
             "quality_in_search": outcome.quality,

@@ -26,6 +26,7 @@ from ciess_ray.streaming.folder import StreamFolder, fingerprint
 from ciess_ray.streaming.work import News
 from ciess_ray.sweeps.claims import num_threads, within_claims
 from ciess_ray.sweeps.monitor import SweepMonitor
+from ciess_ray.sweeps.results import trial_columns
 from ciess_ray.sweeps.storage import Storage
 from ciess_ray.sweeps.trial import (
     IS_FINISHED,
@@ -277,13 +278,7 @@ class StreamSweepResults:
         """Leave ``streams.parquet``, and ``results.parquet`` with a row a trial, in the sweep's folder."""
         trials = [
             {
-                "trial": outcome.name,
-                "status": outcome.status,
-                "dataset": outcome.dataset,
-                "recommender": outcome.config.recommender.name,
-                "budget": outcome.budget,
-                "seed": outcome.config.seed,
-                **{f"field/{name}": value for name, value in outcome.fields.items()},
+                **trial_columns(outcome),
                 "num_segments": outcome.step,
                 "num_failures": outcome.num_failures,
                 "error": outcome.error,

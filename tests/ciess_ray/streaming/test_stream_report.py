@@ -256,3 +256,9 @@ def test_what_is_beyond_the_budget_is_shown_and_is_not_chosen(done, tmp_path, mo
     assert {row["method"] for row in page.rows("means")} == {"equal sizes", "full size", "popular ever"}
     assert {row["budget"] for row in page.rows("memory")} == {"kept"}
     assert {row["method"] for row in page.rows("ages")} == {"equal sizes"}
+    # A method that ought to keep to the budget, and does not.
+    for row in rows:
+        row["method"] = row["method"].replace("full size", "scall reference")
+    pq.write_table(pa.Table.from_pylist(rows), copy / "stream.parquet")
+    page = Page(write_report([copy], tmp_path / "reference.html").page)
+    assert {row["budget"] for row in page.rows("memory")} == {"exceeded"}
