@@ -52,7 +52,7 @@ def measure_search(file: Path, overrides: list[str], folder: Path) -> dict[str, 
     """The search of the configuration, with all that it needs, up to what it would train to convergence."""
     config = load_config(file, overrides)
     interactions = load_interactions(config)
-    caps_params = caps_params_of(config, interactions.num_entities)
+    caps_params = caps_params_of(config, interactions)
     with ray_session():
         reference = ray.put(interactions)
         full, supernet = (

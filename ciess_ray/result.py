@@ -50,6 +50,7 @@ from ciess_ray.serving.files import (
     entity_columns,
     read_ids,
     read_interactions_file,
+    shape_of,
     write_interactions,
 )
 from ciess_ray.serving.recommender import ServedRecommender
@@ -157,9 +158,11 @@ class ResultFolder:
         write_companions(self.path, recommender, interactions, name)
         write_interactions(self.path / TEST_FILE, interactions.test)
         sizes = recommender.sizes
-        popularity = np.concatenate([interactions.user_popularity, interactions.item_popularity])
+        # Of those who have a row.
+        num_users = len(sizes.user)
+        popularity = np.concatenate([interactions.user_popularity[:num_users], interactions.item_popularity])
         columns = {
-            **entity_columns(interactions.user_ids, interactions.item_ids),
+            **entity_columns(interactions.user_ids[:num_users], interactions.item_ids),
             "embedding_size": pa.array(np.concatenate([sizes.user, sizes.item])),
             "popularity": pa.array(popularity),
         }
@@ -283,8 +286,8 @@ class SearchResult:
                 f"{command('ciess-ray', 'search', '--resume', path)}"
             )
         table = PackedTable.open(path / TABLE_FILE)
-        shape = table.num_users, table.num_rows - table.num_users
-        return cls(path, summary, table, read_interactions_file(path / INTERACTIONS_FILE, shape))
+        train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
+        return cls(path, summary, table, train)
 
     def looser(self) -> list["SearchResult"]:
         """What the same search gave for looser budgets, tightest first.

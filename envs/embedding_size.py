@@ -40,7 +40,8 @@ class EmbeddingSizeEnv(TableEnv):
     ``Dict(user=Box(-1, 1, (num_users,)), item=Box(-1, 1, (num_items,)))``, float32: -1 is
     ``min_embedding_size``, +1 is ``max_embedding_size``. Sizes are rounded. Under a budget the executed
     sizes are the exact projection of the proposed ones onto the cap, which they use up: a table that
-    leaves memory unused ranks no better for it.
+    leaves memory unused ranks no better for it. Where a recommender has no rows of users, their box is
+    empty, in observations too.
 
     ## Observation Space
     ``Dict(user=Box(-1, 1, (num_users, 3)), item=Box(-1, 1, (num_items, 3)))``, float32:
@@ -73,8 +74,9 @@ class EmbeddingSizeEnv(TableEnv):
     - ``recommender``, ``recommender_options``: a name in ``envs.recommenders.RECOMMENDERS`` and its options.
     - ``training``: the recipe of one step and of the full-size fit.
     - ``step_mode``: how a step obtains its recommender, see :mod:`envs.step_modes`: ``fresh`` (the paper),
-      ``finetune``, ``supernet`` or ``finetuned_supernet``.
-    - ``pretrained``: what ``finetune`` (the full-size recommender) or the others (a supernet) start from.
+      ``finetune``, ``supernet``, ``finetuned_supernet`` or ``masked``.
+    - ``pretrained``: what ``finetune`` and ``masked`` (the full-size recommender) or the others (a supernet)
+      start from.
     - ``batches_per_step``: batches that a step trains; None for the paper's 5 epochs.
     - ``budget``: anything ``MemoryBudget.parse`` reads; None leaves the sizes as proposed.
     - ``min_embedding_size``, ``max_embedding_size``: d_min and d_max.
@@ -125,12 +127,19 @@ class EmbeddingSizeEnv(TableEnv):
             raise ConfigError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}.")
         check_name("form", form, get_args(Form))
         options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
-        num_tables = check_recommender(recommender, options).num_tables
+        recommender_class = check_recommender(recommender, options)
+        num_tables = recommender_class.num_tables
+        counts = recommender_class.row_counts(interactions.num_users, interactions.num_items)
         cap_params = None
         if budget is not None:
-            cap_params = MemoryBudget.parse(budget).cap_params(interactions.num_entities, *bounds, num_tables)
+            cap_params = MemoryBudget.parse(budget).cap_params(sum(counts), *bounds, num_tables)
+        popularities = interactions.user_popularity, interactions.item_popularity
+        self._counts = dict(zip(KINDS, counts, strict=True))
         super().__init__(
-            {"user": interactions.user_popularity, "item": interactions.item_popularity},
+            {
+                kind: popularity[: self._counts[kind]]
+                for kind, popularity in zip(KINDS, popularities, strict=True)
+            },
             *bounds,
             episode_length,
             memory_weight,
@@ -147,7 +156,7 @@ class EmbeddingSizeEnv(TableEnv):
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )
         if full_quality is not None:
-            self.full_quality = full_quality
+            self.full_quality = self._of_rows(full_quality)
         self._recommenders = StepRecommenders(
             step_mode, self._recipe, self.batches_per_step, self._full_sizes, pretrained
         )
@@ -164,7 +173,7 @@ class EmbeddingSizeEnv(TableEnv):
         trained = time.perf_counter()
         metrics = evaluate(recommender, self.interactions.train, self.interactions.validation)
         seconds = {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
-        quality = entity_quality(metrics, self.interactions.train)
+        quality = self._of_rows(entity_quality(metrics, self.interactions.train))
         if self._form == "reference":
             rewarded = {kind: quality[kind].astype(np.float32) for kind in KINDS}
             shown = {kind: saturated_quality(quality[kind]) for kind in KINDS}
@@ -182,7 +191,11 @@ class EmbeddingSizeEnv(TableEnv):
         # Not from the episode's own draws: one seed must give one episode, the first like any other.
         rng = np.random.default_rng(_FULL_SIZE_SEED)
         report = self._recipe.trainer(self._full_sizes, rng).fit(self.interactions.validation)
-        return entity_quality(report.best, self.interactions.train)
+        return self._of_rows(entity_quality(report.best, self.interactions.train))
+
+    def _of_rows(self, quality: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """Of those who have rows of the table: where users have none, no size of theirs is set."""
+        return {kind: quality[kind][: self._counts[kind]] for kind in KINDS}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """Sizes against popularity, users and items side by side, as an image (height, width, 3)."""

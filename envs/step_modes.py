@@ -3,7 +3,8 @@
 ``fresh`` is the paper's: a recommender trained from scratch (CIESS, arXiv 2304.03501, section 2.2). The
 others share what was trained once: ``finetune`` starts from the full-size table, and ``supernet`` only masks
 a table that was trained under random prefixes, so that a step costs one evaluation. ``finetuned_supernet``
-trains that a little further at the sizes of the step, where masking alone ranks them wrongly.
+trains that a little further at the sizes of the step, where masking alone ranks them wrongly. ``masked`` only
+masks the full-size table: for recommenders in closed form, whose columns come by importance.
 """
 
 from collections.abc import Callable
@@ -54,6 +55,7 @@ STEP_MODES = {
     "finetune": StepMode("full size", trains=True),
     "supernet": StepMode("supernet", trains=False),
     "finetuned_supernet": StepMode("supernet", trains=True),
+    "masked": StepMode("full size", trains=False),
 }
 
 

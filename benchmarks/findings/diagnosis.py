@@ -81,12 +81,9 @@ def prepare(path: Path, overrides: list[str], budget: str, budgets: list[str]) -
     interactions = load_interactions(config)
     full_size = Preparation.full_size(config, interactions, keeps_state=True)
     full = full_size.train(interactions)
-    caps = [
-        caps_params_of(config.model_copy(update={"budget": other}), interactions.num_entities)[0]
-        for other in budgets
-    ]
+    caps = [caps_params_of(config.model_copy(update={"budget": other}), interactions)[0] for other in budgets]
     pretrained = Preparation.supernet(config, interactions, caps).train(interactions).state
-    cap = caps_params_of(config, interactions.num_entities)[0]
+    cap = caps_params_of(config, interactions)[0]
     problem = Problem(config, interactions, cap, Path(tempfile.gettempdir()), full, pretrained)
     return Setting(path, overrides, config, problem, full, pretrained)
 

@@ -87,7 +87,7 @@ def main() -> None:
 
 def _sizes(config: RunConfig, interactions: Interactions, user_size: str, tilt: float) -> EmbeddingSizes:
     """The same size for all users but for the tilt and one for all items, under the budget exactly."""
-    recommender, (cap_params,) = config.recommender, caps_params_of(config, interactions.num_entities)
+    recommender, (cap_params,) = config.recommender, caps_params_of(config, interactions)
     num_users, num_items = interactions.num_users, interactions.num_items
     total = cap_params / recommender.num_tables
     user = total / interactions.num_entities if user_size == "equal" else float(user_size)

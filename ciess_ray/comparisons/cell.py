@@ -126,11 +126,11 @@ class Board:
         return self._budget_caps(cell)[0]
 
     def _budget_caps(self, cell: Cell) -> list[int]:
-        return caps_params_of(cell.config, self.interactions(cell).num_entities)
+        return caps_params_of(cell.config, self.interactions(cell))
 
     def needed(self, cell: Cell) -> list[Preparation]:
         """What is trained beforehand for a cell, and for others: the full-size fit, the supernet."""
-        method, start = METHODS[cell.method], cell.config.search.steps_start_from
+        method, start = METHODS[cell.method], cell.config.steps.starts_from
         interactions, needed = self.interactions(cell), []
         if method.needs_full or (method.is_judging and start == "full size"):
             needed.append(Preparation.full_size(cell.config, interactions, keeps_state=True))
@@ -224,8 +224,8 @@ def run_cell(
         "num_params": sizes.num_params,
         **vars(served_bytes(recommender, both, config.recommender.name)),
         "kept_ratio": sizes.kept_ratio,
-        "mean_user_size": float(sizes.user.mean()),
-        "mean_item_size": float(sizes.item.mean()),
+        "mean_user_size": sizes.mean_sizes[0],
+        "mean_item_size": sizes.mean_sizes[1],
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
         "num_columns": sizes.width,

@@ -292,7 +292,7 @@ def _cell(
     """See :func:`ciess_ray.comparisons.cell.run_cell`."""
     torch.set_num_threads(num_threads(config))
     costs = [shared.cost for shared in (full, supernet) if shared and shared.cost]
-    start = {None: None, "full size": full, "supernet": supernet}[config.search.steps_start_from]
+    start = {None: None, "full size": full, "supernet": supernet}[config.steps.starts_from]
     with TemporaryDirectory(prefix="ciess-ray-cell-", ignore_cleanup_errors=True) as work:
         problem = Problem(config, interactions, cap_params, Path(work), full, start.state if start else None)
         return run_cell(method, problem, costs, lambda: ray.get(test[0]))

@@ -60,7 +60,8 @@ class SearchConfig(Section):
         "auto",
         description=f"where a step's recommender comes from: {', '.join(STEP_MODES)}; fresh in CIESS. "
         "auto: supernet, which ranks allocations best and costs least, but fresh in modes paper and "
-        "reference. finetuned_supernet wants few batches_per_step, such as 20",
+        "reference. finetuned_supernet wants few batches_per_step, such as 20. A recommender in closed form "
+        "is masked, in every mode",
     )
     batches_per_step: int | None = Field(
         None, ge=1, description="batches that a step trains; null: 5 epochs, as in CIESS"
@@ -122,18 +123,6 @@ class SearchConfig(Section):
                 f"not [{low:g}, {high:g}]."
             )
         return self
-
-    @property
-    def resolved_step_mode(self) -> str:
-        """A name in ``envs.step_modes.STEP_MODES``."""
-        if self.step_mode != "auto":
-            return self.step_mode
-        return "supernet" if self.mode == "projected" else "fresh"
-
-    @property
-    def steps_start_from(self) -> str | None:
-        """What is trained once for all steps: ``full size``, ``supernet`` or nothing."""
-        return STEP_MODES[self.resolved_step_mode].starts_from
 
     @property
     def num_greedy_steps(self) -> int:

@@ -83,7 +83,7 @@ def load_interactions(config: RunConfig) -> Interactions:
     return interactions
 
 
-def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
+def caps_params_of(config: RunConfig, interactions: Interactions) -> list[int]:
     """Parameters that each budget of a run allows.
 
     Raises:
@@ -92,7 +92,7 @@ def caps_params_of(config: RunConfig, num_entities: int) -> list[int]:
     recommender = config.recommender
     return [
         asked.cap_params(
-            num_entities,
+            sum(recommender.row_counts(interactions)),
             recommender.min_embedding_size,
             recommender.max_embedding_size,
             recommender.num_tables,
@@ -119,11 +119,11 @@ def check_budgets(config: RunConfig, interactions: Interactions, *, trains_full:
         BudgetError: A budget cannot be met, or in bytes has no room for the columns at which rows begin.
         ConfigError: There are more communities than users and items allow, or no memory.
     """
-    caps_params = caps_params_of(config, interactions.num_entities)
+    caps_params = caps_params_of(config, interactions)
     if config.search.tried_communities:
         _check_communities(config, interactions, caps_params)
     if trains_full and os.environ.get("RAY_ADDRESS", "local") == "local" and not ray.is_initialized():
-        check_training_memory(config, interactions.num_entities)
+        check_training_memory(config, interactions)
     return caps_params
 
 
@@ -145,24 +145,27 @@ def _check_communities(config: RunConfig, interactions: Interactions, caps_param
             )
 
 
-def check_training_memory(config: RunConfig, num_entities: int) -> None:
+def check_training_memory(config: RunConfig, interactions: Interactions) -> None:
     """Refuse a full table, or a batch of it, that this machine has no memory for, before any is taken.
 
     What is counted is the least that a training takes; one that is not refused may still be too large.
 
     Args:
         config: The run.
-        num_entities: Users and items.
+        interactions: The splits.
 
     Raises:
         ConfigError: With the field, the bytes and what there is.
     """
     recommender, training = config.recommender, config.training
     width = recommender.max_embedding_size * recommender.num_tables
-    table_bytes = num_entities * width * _FLOAT_BYTES * _NUM_COPIES
+    num_rows = sum(recommender.row_counts(interactions))
+    table_bytes = num_rows * width * _FLOAT_BYTES * _NUM_COPIES
     # The rows of users and of items of each triple, and their numbers.
-    num_rows = 3 if training.loss == "bpr" else 2
-    batch_bytes = training.batch_size * num_rows * (width * _FLOAT_BYTES + _ID_BYTES)
+    num_used = 3 if training.loss == "bpr" else 2
+    batch_bytes = training.batch_size * num_used * (width * _FLOAT_BYTES + _ID_BYTES)
+    if recommender.is_closed_form:
+        batch_bytes = 0
     device = resolve_device(recommender.device)
     if device.type == "cuda":
         there, place = torch.cuda.get_device_properties(device).total_memory, "the GPU"
@@ -171,7 +174,7 @@ def check_training_memory(config: RunConfig, num_entities: int) -> None:
     if table_bytes + batch_bytes <= there:
         return
     raise ConfigError(
-        f"to train the full table of {num_entities:,} users and items takes at least {table_bytes:,} bytes "
+        f"to train the full table of {num_rows:,} rows takes at least {table_bytes:,} bytes "
         f"with recommender.max_embedding_size={recommender.max_embedding_size}, and a batch of it "
         f"{batch_bytes:,} with training.batch_size={training.batch_size}, and {place} has {there:,} bytes of "
         "memory: lower what takes more."

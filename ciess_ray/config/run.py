@@ -29,13 +29,16 @@ from ciess_ray.config.section import (
 )
 from ciess_ray.config.yaml_values import read_yaml
 from envs.budget import MemoryBudget, check_bounds
-from envs.data import READERS, SAMPLES, TEST_SHARE
+from envs.data import READERS, SAMPLES, TEST_SHARE, Interactions
 from envs.errors import ConfigError
-from envs.recommenders import DEVICES, RECOMMENDERS, check_recommender, find_recommender
+from envs.recommenders import DEVICES, RECOMMENDERS, ClosedForm, check_recommender, find_recommender
 from envs.recommenders.training import TrainingSettings
+from envs.step_modes import STEP_MODES, StepMode
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
 MAX_SEED = 4_000_000_000
+#: Of recommenders in closed form.
+_MASKED = "masked"
 #: How interactions are split into training, validation and test.
 SPLIT_RULES = ("random", "time")
 #: By ``search.mode``, the sections of a file of that name beside this one.
@@ -173,6 +176,15 @@ class RecommenderConfig(Section):
         """Tables of the recommender in which every row has its size; the budget caps them together."""
         return find_recommender(self.name).num_tables
 
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether its table is computed, not trained."""
+        return issubclass(find_recommender(self.name), ClosedForm)
+
+    def row_counts(self, interactions: Interactions) -> tuple[int, int]:
+        """Rows of its table that are users', of which there may be none, and rows that are items'."""
+        return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
+
 
 class ResourcesConfig(Section):
     """What each Ray process claims of the cluster; fractions share a CPU or a GPU."""
@@ -262,6 +274,36 @@ class RunConfig(Section):
             raise ConfigError("budget: the list names none; write budget: 10%, for instance.")
         refuse_equal_budgets("budget", budgets)
         return budgets if len(budgets) > 1 else budgets[0]
+
+    @model_validator(mode="after")
+    def _check_recommender(self) -> "RunConfig":
+        """Refuse ways of a search that its recommender cannot go."""
+        name, search = self.recommender.name, self.search
+        if self.recommender.is_closed_form and search.step_mode not in ("auto", _MASKED):
+            raise ConfigError(
+                f"search.step_mode: {name} is computed, not trained, and a step masks what was computed: "
+                "leave it out."
+            )
+        if search.tried_communities and not find_recommender(name).has_user_rows:
+            raise ConfigError(
+                f"search.tried_communities: these are of the rows of users, of which {name} has none; leave "
+                "it out."
+            )
+        return self
+
+    @property
+    def step_mode(self) -> str:
+        """Where a step's recommender comes from, a name in ``envs.step_modes.STEP_MODES``."""
+        if self.recommender.is_closed_form:
+            return _MASKED
+        if self.search.step_mode != "auto":
+            return self.search.step_mode
+        return "supernet" if self.search.mode == "projected" else "fresh"
+
+    @property
+    def steps(self) -> StepMode:
+        """What that mode does."""
+        return STEP_MODES[self.step_mode]
 
     def with_l2(self, l2: float | None) -> "RunConfig":
         """The same run with this weight of L2 alone; None leaves what is configured."""

@@ -154,13 +154,15 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
     """Embedding size against training interactions, users above items.
 
     Args:
-        entities: For ``user`` and ``item`` a row each: ``embedding_size``, at least 1, and ``popularity``,
-            which are its training interactions.
+        entities: For ``user`` and ``item``, or those of them that have rows of the table, a row each:
+            ``embedding_size``, at least 1, and ``popularity``, which are its training interactions.
         label: Whose they are.
     """
-    figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 2)
+    kinds = [kind for kind in KINDS if kind in entities]
+    figure, axes_of_kinds = new_figure(_SIZES_HEIGHT_INCHES, len(kinds))
+    all_axes = np.ravel(axes_of_kinds)
     largest = max(of_kind["embedding_size"].max() for of_kind in entities.values())
-    for axes, kind in zip(all_axes, KINDS, strict=True):
+    for axes, kind in zip(all_axes, kinds, strict=True):
         sizes = entities[kind]["embedding_size"]
         counts = entities[kind]["popularity"].clip(lower=_LEAST_POPULARITY)
         axes.scatter(counts, sizes, s=12, alpha=0.3, linewidths=0, rasterized=True, **_LOOKS[kind])
@@ -173,7 +175,7 @@ def draw_sizes(entities: Mapping[str, pd.DataFrame], label: str = "") -> Figure:
         axes.set(xscale="log", title=f"{len(sizes):,} {kind}s, mean size {sizes.mean():.1f}")
         size_axis(axes, largest)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    all_axes[1].set_xlabel("training interactions")
+    all_axes[-1].set_xlabel("training interactions")
     if label:
         figure.suptitle(plain(label), fontsize=10, x=0.02, ha="left")
     return finished(figure, all_axes[0])
@@ -188,10 +190,13 @@ def draw_deciles(tables: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             the axes; of several, users stand above items.
     """
     is_single = len(tables) == 1
-    figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 1 if is_single else 2, sharex=True)
+    kinds = [kind for kind in KINDS if any(kind in table for table in tables.values())]
+    figure, all_axes = new_figure(_SIZES_HEIGHT_INCHES, 1 if is_single else len(kinds), sharex=True)
     largest = max(of_kind["embedding_size"].max() for table in tables.values() for of_kind in table.values())
-    for axes, kind in zip(np.broadcast_to(all_axes, 2), KINDS, strict=True):
+    for axes, kind in zip(np.broadcast_to(all_axes, len(kinds)), kinds, strict=True):
         for position, (label, table) in enumerate(tables.items()):
+            if kind not in table:
+                continue
             columns = table[kind]
             means = decile_means(columns["popularity"].to_numpy(), columns["embedding_size"].to_numpy())
             style = series_style(KINDS.index(kind) if is_single else position)

@@ -22,7 +22,6 @@ from ciess_ray.figures import (
 from ciess_ray.names import FULL_SIZE, SEARCH
 from ciess_ray.report.material import Search
 from ciess_ray.report.measurements import Row
-from envs.mdp import KINDS
 
 #: Of more searches than these the figures of single searches would be too many, and lines alike.
 MAX_SEARCHES = 6
@@ -138,7 +137,9 @@ def _qualities(means: Sequence[Row]) -> Iterator[Drawing]:
 
 def _sizes(searches: Sequence[Search]) -> Iterator[Drawing]:
     for number, search in enumerate(searches, 1):
-        sizes = ", ".join(f"{kind}s {search.entities[kind]['embedding_size'].mean():.1f}" for kind in KINDS)
+        sizes = ", ".join(
+            f"{kind}s {of_kind['embedding_size'].mean():.1f}" for kind, of_kind in search.entities.items()
+        )
         yield Drawing(
             "sizes",
             f"sizes-{number}",

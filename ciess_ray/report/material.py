@@ -140,8 +140,8 @@ class Search:
         label: Its name in the report.
         summary: What ``result.json`` says.
         progress: The lines of ``progress.jsonl``.
-        entities: By kind ``id``, ``embedding_size`` and ``popularity``, a row an entity; empty where no table
-            was packed.
+        entities: By kind ``id``, ``embedding_size`` and ``popularity``, a row an entity; kinds without rows
+            of the table are left out, and it is empty where no table was packed.
         retrained: What was trained to convergence, a row each.
         num_bytes: Of its files, by name.
     """
@@ -328,7 +328,7 @@ def read_entities(file: Path) -> dict[str, pd.DataFrame]:
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise ResultError(f"{file}: damaged ({error}).") from error
     of_kinds = {kind: entities[entities["kind"] == kind] for kind in KINDS}
-    return of_kinds if all(map(len, of_kinds.values())) else {}
+    return {kind: of_kind for kind, of_kind in of_kinds.items() if len(of_kind)}
 
 
 def _named_apart(searches: Sequence[Search]) -> list[Search]:

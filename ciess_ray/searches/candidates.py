@@ -12,7 +12,7 @@ from ciess_ray.searches.run import Run
 from ciess_ray.td3.algorithm import TD3, mean_metrics
 from ciess_ray.td3.config import TD3Config
 from ciess_ray.td3.rollout import TableStep, rollouts_of
-from ciess_ray.training.convergence import Trained
+from ciess_ray.training.convergence import Trained, full_sizes
 from envs import EMBEDDING_SIZE_ENV_ID
 from envs.budget import MemoryBudget
 from envs.errors import TrainingError
@@ -30,8 +30,7 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
     recommender, agent, settings = config.recommender, config.agent, config.search
     is_auto = settings.memory_weight == "auto"
     is_reference = settings.mode == "reference"
-    full_params = run.interactions.num_entities * recommender.max_embedding_size * recommender.num_tables
-    target_ratio = cap_params / full_params
+    target_ratio = cap_params / full_sizes(config, run.interactions).num_params
     env_config = {
         # In the object store once, and mapped by every runner instead of copied.
         "interactions": run.interactions_ref,
@@ -40,7 +39,7 @@ def _td3_config(run: Run, full: Trained, pretrained: State | None) -> TD3Config:
         "recommender": recommender.name,
         "recommender_options": recommender.options_with(),
         "training": config.step_training,
-        "step_mode": settings.resolved_step_mode,
+        "step_mode": config.step_mode,
         "pretrained": None if pretrained is None else ray.put(pretrained),
         "batches_per_step": settings.batches_per_step,
         "budget": MemoryBudget(cap_params, "params") if settings.mode == "projected" else None,

@@ -44,9 +44,10 @@ from ciess_ray.training.convergence import (
 from ciess_ray.training.preparing import Training, train_side_by_side
 from envs.budget import MemoryBudget
 from envs.data import Interactions
+from envs.mdp import KINDS
 from envs.recommenders import BaseRecommender
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES, State, state_of
+from envs.step_modes import State, state_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +163,18 @@ def write_result(
 
     sizes, interactions = recommender.sizes, run.interactions.merge_validation_into_training()
     folder.write_table(recommender, interactions, run.config.recommender.name)
-    users = pd.DataFrame({"embedding_size": sizes.user, "popularity": interactions.user_popularity})
-    items = pd.DataFrame({"embedding_size": sizes.item, "popularity": interactions.item_popularity})
-    save_png(draw_sizes({"user": users, "item": items}), folder.path / "sizes.png")
+    of_kinds = zip(
+        KINDS,
+        (sizes.user, sizes.item),
+        (interactions.user_popularity, interactions.item_popularity),
+        strict=True,
+    )
+    entities = {
+        kind: pd.DataFrame({"embedding_size": rows, "popularity": popularity})
+        for kind, rows, popularity in of_kinds
+        if len(rows)
+    }
+    save_png(draw_sizes(entities), folder.path / "sizes.png")
     return {
         "budget": {
             "asked": budget.asked,
@@ -188,7 +198,7 @@ def chosen_candidates(run: Run, position: int, pretrained: State | None) -> list
     rng = rng_of(run.config.seed, Stream.PROJECTION, position)
     if position and settings.mode == "projected":
         # What was executed used up a tighter budget.
-        is_cheap = not STEP_MODES[settings.resolved_step_mode].trains
+        is_cheap = not run.config.steps.trains
         judge = judge_of(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
     chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
@@ -203,8 +213,7 @@ def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) 
     """The same size for everyone, at a cap."""
     recommender = config.recommender
     return EmbeddingSizes.equal(
-        interactions.num_users,
-        interactions.num_items,
+        *recommender.row_counts(interactions),
         cap_params,
         recommender.min_embedding_size,
         recommender.max_embedding_size,
@@ -247,8 +256,8 @@ def _row(
         "l2": config.recommender.options_with(allocation.l2).get("l2"),
         "best_batch": outcome.num_batches,
         "num_test_batches": tested.num_batches,
-        "mean_user_size": float(sizes.user.mean()),
-        "mean_item_size": float(sizes.item.mean()),
+        "mean_user_size": sizes.mean_sizes[0],
+        "mean_item_size": sizes.mean_sizes[1],
     }
 
 

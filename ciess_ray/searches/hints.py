@@ -16,6 +16,8 @@ def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
         rows: What was measured; those of one name are told of once.
     """
     training, hints = config.training, []
+    # What was computed took no batch.
+    rows = [row for row in rows if row["best_batch"]]
     # A yardstick that only ever fell makes everything beside it look good.
     fell = dict.fromkeys(
         row["name"] for row in rows if row["best_batch"] <= training.evaluate_every < training.max_batches

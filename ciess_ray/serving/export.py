@@ -258,7 +258,8 @@ def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
 def _described(source: TableFolder) -> dict[str, pa.Array]:
     """Of every row whose it is, how long, and where it begins if not at the first column."""
     table = source.table
-    columns = entity_columns(source.user_ids, source.item_ids) | {
+    # Of those who have a row.
+    columns = entity_columns(source.user_ids[: table.num_users], source.item_ids) | {
         "embedding_size": pa.array(table.row_sizes.astype(np.int32))
     }
     if table.first_columns is not None:
@@ -325,7 +326,7 @@ def _write_onnx(source: TableFolder, stream: IO[bytes]) -> None:
     except ImportError as error:
         raise ConfigError("the format onnx needs an extra: pip install 'ciess-ray[onnx]'.") from error
     scorer = build_scorer(source)
-    constants = {"users": scorer.of_users(np.arange(source.table.num_users))}
+    constants = {"users": scorer.of_users(np.arange(len(source.user_ids)))}
     nodes = [helper.make_node("Gather", ["users", "user"], ["row"])]
     if isinstance(scorer, NCFScorer):
         constants |= scorer.constants()

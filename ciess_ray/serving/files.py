@@ -33,6 +33,8 @@ TEST_FILE = "test.npz"
 IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
+#: Recommenders whose tables have rows of items alone.
+WITHOUT_USER_ROWS = ("spectral",)
 SCORER_FORMAT = "ciess-ray scorer 2"
 #: Propagations of LightGCN and NGCF.
 MAX_LAYERS = 100
@@ -91,12 +93,17 @@ class ScorerFile:
         name, num_layers = self.recommender, self.options.get("num_layers")
         if name in PROPAGATING and not (type(num_layers) is int and 0 <= num_layers <= MAX_LAYERS):
             return f"its num_layers are {str(num_layers)[:20]}, not 0 to {MAX_LAYERS}"
+        exponent = self.options.get("user_exponent")
+        if name in WITHOUT_USER_ROWS and not (isinstance(exponent, int | float) and 0 <= exponent <= 1):
+            return f"its user_exponent is {str(exponent)[:20]}, not 0 to 1"
         num_tables = 2 if name == "ncf" else 1
+        if (table.num_users == 0) != (name in WITHOUT_USER_ROWS):
+            return f"{table.num_users} of its rows are users'"
         if (table.num_tables, table.recommender or name) != (num_tables, name):
             return f"its table is of a {table.recommender} and {table.num_tables} in all, not {num_tables}"
         if self.origin is not None and (name != "mf" or self.origin not in PROPAGATING):
             return f"they come from {self.origin[:20]!r}"
-        expected = {part: (shape, "float32") for part, shape in _shapes(name, num_layers, table).items()}
+        expected = _weights_of(name, num_layers, table)
         read = {part: (value.shape, value.dtype.name) for part, value in self.state.items()}
         for part in sorted(expected.keys() | read.keys()):
             if read.get(part) != expected.get(part):
@@ -153,20 +160,30 @@ class TableFolder:
             others = f", or one of {len(below) - 1:,} others" if below[1:] else ""
             raise ResultError(f"{path}: there is no table in it; name {below[0]}{others}.")
         table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
-        shape = table.num_users, table.num_rows - table.num_users
         fault = None if ":" in scorer.recommender else scorer.fault(table)
         if fault is not None:
             raise ResultError(
                 f"{path}: the scorer's weights are not those of a {scorer.recommender} of this table: "
                 f"{fault}."
             )
-        test = read_interactions_file(path / TEST_FILE, shape) if manifest.has(TEST_FILE) else None
-        train = read_interactions_file(path / INTERACTIONS_FILE, shape)
-        return cls(path, table, scorer, train, test, *read_ids(path, *shape))
+        train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
+        test = read_interactions_file(path / TEST_FILE, train.shape) if manifest.has(TEST_FILE) else None
+        return cls(path, table, scorer, train, test, *read_ids(path, *train.shape))
+
+
+def shape_of(table: PackedTable) -> tuple[int | None, int]:
+    """The users and items that a table is for; None for users where none has a row."""
+    return table.num_users or None, table.num_rows - table.num_users
+
+
+def _weights_of(name: str, num_layers: Any, table: PackedTable) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each weight that a recommender has beside its table."""
+    if name == "spectral":
+        return {"history_weight": ((table.num_rows,), "float16"), "fold_in": ((table.width,), "float32")}
+    return {part: (shape, "float32") for part, shape in _shapes(name, num_layers, table).items()}
 
 
 def _shapes(name: str, num_layers: Any, table: PackedTable) -> Mapping[str, tuple[int, ...]]:
-    """Of the weights that a recommender has beside its table."""
     width, d_max = table.width, table.max_embedding_size
     if name == "ncf":
         return {
@@ -213,12 +230,12 @@ def write_interactions(file: Path, interactions: csr_array) -> None:
         np.savez_compressed(stream, indptr=interactions.indptr, indices=interactions.indices, shape=shape)
 
 
-def read_interactions_file(file: Path, shape: tuple[int, int]) -> csr_array:
+def read_interactions_file(file: Path, shape: tuple[int | None, int]) -> csr_array:
     """What :func:`write_interactions` wrote: ones, shape (num_users, num_items), float32.
 
     Args:
         file: In a folder whose manifest, if it has one, tells what it was.
-        shape: What it has to have.
+        shape: What it has to have; None where that is not known.
 
     Raises:
         ResultError: There is no such file, it is damaged, contradicts itself, or is of another shape.
@@ -228,14 +245,15 @@ def read_interactions_file(file: Path, shape: tuple[int, int]) -> csr_array:
         parts = arrays_of(file)
         indptr, indices = parts["indptr"], parts["indices"]
         its_shape = tuple(parts["shape"].tolist())
-        if its_shape != shape:
+        if its_shape != (its_shape[0] if shape[0] is None else shape[0], shape[1]):
+            users = "no rows of users" if shape[0] is None else f"{shape[0]} users"
             raise ValueError(
-                f"the table has {shape[0]} users and {shape[1]} items, the interactions "
+                f"the table has {users} and {shape[1]} items, the interactions "
                 f"{' and '.join(map(str, its_shape))}: they come from different searches"
             )
         if indptr.dtype.kind != "i" or indices.dtype.kind != "i":
             raise ValueError("its parts are no whole numbers")
-        graph = csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+        graph = csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=its_shape)
         graph.check_format(full_check=True)
         if not graph.has_canonical_format:
             raise ValueError("its items are out of order, or stand twice")

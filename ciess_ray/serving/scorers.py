@@ -104,6 +104,36 @@ class NCFScorer:
         return np.concatenate([hidden, rows[:, self._width :]], axis=1)
 
 
+class SpectralScorer(DotProductScorer):
+    """Rows of items alone, as ``envs.recommenders.spectral`` has them: a user is what they had.
+
+    Args:
+        folder: Its table, weights, and what users had.
+    """
+
+    def __init__(self, folder: TableFolder) -> None:
+        state, item = folder.scorer.state, folder.table.rows(_items(folder.table))
+        self._counted = item * state["history_weight"].astype(np.float32)[:, None]
+        self._fold_in, self._histories = state["fold_in"], folder.train
+        self._exponent = float(folder.scorer.options["user_exponent"])
+        super().__init__(lambda users: np.asarray(self._histories[users] @ self._counted), item)
+
+    def of_items(self, weights: csr_array) -> Floats:
+        """Means of what the items count in a history."""
+        return np.asarray(weights @ self._counted)
+
+    def new_items(self, weights: csr_array) -> Floats:
+        """What the closed form would give an item that these users had, and nobody else.
+
+        Of an item that is in the table, and whose users are all given, it is its row, where rows are full.
+        """
+        users, weights = _of_those_in_use(weights)
+        num_each = np.diff(weights.indptr)[:, None]
+        activity = np.maximum(np.diff(self._histories.indptr)[users], 1)[:, None]
+        scaled = self.of_users(users) * (activity ** (-2.0 * self._exponent)).astype(np.float32)
+        return np.asarray(num_each * (weights @ scaled) * self._fold_in, np.float32)
+
+
 Scorer = DotProductScorer | NCFScorer
 
 
@@ -173,6 +203,7 @@ SCORERS: dict[str, Callable[[TableFolder], Scorer]] = {
     "mf": _mf,
     "ncf": NCFScorer,
     "ngcf": _ngcf,
+    "spectral": SpectralScorer,
 }
 
 

@@ -163,6 +163,11 @@ class StreamConfig(Section):
     def _check_recommender(self) -> "StreamConfig":
         if len(self.recommender.weights_of_l2) > 1:
             raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
+        if self.recommender.is_closed_form:
+            raise ConfigError(
+                f"recommender.name: {self.recommender.name} is computed anew from all interactions, and a stream "
+                "trains a table on; name another."
+            )
         if self.reserve and self.recommender.name != APPENDABLE:
             raise ConfigError(
                 f"reserve: is for {APPENDABLE}, whose graph fills the rows of those who come; of "

@@ -59,7 +59,7 @@ class TableStep:
         walk_gain: What critic 1 values the end of a walk more than its start, mean over users and items; 0
             where none walked.
         size_deciles: Mean executed size in each tenth of popularity, one array each for ``user`` and
-            ``item``, shape (10,), the least popular first.
+            ``item``, as far as these have rows, shape (10,), the least popular first.
         memory_weight: λ of the step.
         is_warmup: Whether a random table-level policy acted instead of the actors.
         worker_index: Which env runner; 0 is the local one.
@@ -112,7 +112,9 @@ class TableStep:
             },
             greedy_ratio=float(greedy.mean() / bounds[1]),
             size_deciles={
-                kind: decile_means(obs[kind][:, 0], info[kind]["embedding_sizes"]) for kind in KINDS
+                kind: decile_means(obs[kind][:, 0], info[kind]["embedding_sizes"])
+                for kind in KINDS
+                if len(obs[kind])
             },
             **attributes,
         )
@@ -140,8 +142,8 @@ class TableStep:
             metric_keys.EVALUATE_S: self.info.get("evaluate_s", 0.0),
         } | {
             key: float(size)
-            for kind, keys in deciles.items()
-            for key, size in zip(keys, self.size_deciles[kind], strict=True)
+            for kind, sizes in self.size_deciles.items()
+            for key, size in zip(deciles[kind], sizes, strict=True)
         }
 
 

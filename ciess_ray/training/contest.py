@@ -147,7 +147,7 @@ def judge_of(
     """
     recipe = replace(recipe_of(config, interactions), settings=config.step_training)
     recommenders = StepRecommenders(
-        config.search.resolved_step_mode,
+        config.step_mode,
         recipe,
         config.search.batches_per_step or batches_of_step(recipe),
         full_sizes(config, interactions),

@@ -196,7 +196,7 @@ def train_for_test(
     """
     merged = interactions.merge_validation_into_training()
     growth = merged.train.nnz / interactions.train.nnz
-    num_batches = max(1, round(best_batch * growth))
+    num_batches = round(best_batch * growth)
     recipe = recipe_of(config, merged)
     # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
     decay_every = round(recipe.settings.decay_every * growth)
@@ -224,8 +224,7 @@ def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:
 def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
     """Every entity at d_max."""
     return EmbeddingSizes.full(
-        interactions.num_users,
-        interactions.num_items,
+        *config.recommender.row_counts(interactions),
         config.recommender.max_embedding_size,
         config.recommender.min_embedding_size,
         config.recommender.num_tables,

@@ -86,7 +86,7 @@ def _fit_full_size(
     interactions: Interactions,
     tell: Callable[..., None] | None = None,
 ) -> Trained:
-    check_training_memory(config, interactions.num_entities)
+    check_training_memory(config, interactions)
     sizes, seed = full_sizes(config, interactions), key_of(config.seed, Stream.FULL_SIZE)
     recommender, report = fit_to_convergence(config, interactions, sizes, seed, tell)
     return Trained.of(
@@ -102,7 +102,7 @@ def _train_supernet(
     interactions: Interactions,
     tell: Callable[..., None] | None = None,
 ) -> Trained:
-    check_training_memory(config, interactions.num_entities)
+    check_training_memory(config, interactions)
     num_batches = config.search.supernet_batches
     supernet = train_supernet(
         recipe_of(config, interactions),
@@ -118,10 +118,10 @@ def _train_supernet(
 
 def preparations_of(config: RunConfig, interactions: Interactions) -> list[Preparation]:
     """The full-size fit of a search, and its supernet where it has one."""
-    start = config.search.steps_start_from
+    start = config.steps.starts_from
     preparations = [Preparation.full_size(config, interactions, keeps_state=start == "full size")]
     if start == "supernet":
-        caps_params = caps_params_of(config, interactions.num_entities)
+        caps_params = caps_params_of(config, interactions)
         preparations.append(Preparation.supernet(config, interactions, caps_params))
     return preparations
 

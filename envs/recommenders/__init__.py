@@ -10,15 +10,22 @@ import torch
 from scipy.sparse import csr_array
 
 from envs.errors import ConfigError, check_name
-from envs.recommenders.base import BaseRecommender, DotProductRecommender
+from envs.recommenders.base import BaseRecommender, ClosedForm, DotProductRecommender
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
 from envs.recommenders.ngcf import NGCF
 from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
+from envs.recommenders.spectral import Spectral
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
-RECOMMENDERS: dict[str, type[BaseRecommender]] = {"lightgcn": LightGCN, "mf": MF, "ncf": NCF, "ngcf": NGCF}
+RECOMMENDERS: dict[str, type[BaseRecommender]] = {
+    "lightgcn": LightGCN,
+    "mf": MF,
+    "ncf": NCF,
+    "ngcf": NGCF,
+    "spectral": Spectral,
+}
 
 #: What a device may be called; auto is a GPU where there is one.
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,11 +34,13 @@ __all__ = [
     "DEVICES",
     "RECOMMENDERS",
     "BaseRecommender",
+    "ClosedForm",
     "DotProductRecommender",
     "LightGCN",
     "MF",
     "NCF",
     "NGCF",
+    "Spectral",
     "build_recommender",
     "check_recommender",
     "find_recommender",

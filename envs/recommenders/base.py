@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ _PART = 2**19
 
 
 class SizedEmbedding(nn.Module):
-    """Rows of users, then items; row n keeps its first d_n numbers and the rest are zero.
+    """Rows of users, if they have any, then items; row n keeps its first d_n numbers and the rest are zero.
 
     The table is as wide as the largest size it was made for, not as d_max: what no row keeps is not stored.
     Where ``sizes.num_tables`` is more than one, the tables stand side by side and share the sizes. Rows that
@@ -46,7 +47,7 @@ class SizedEmbedding(nn.Module):
         self.weight = nn.Parameter(values.to(device) * mask)
 
     def forward(self, num_columns: int | None = None) -> Tensor:
-        """The masked table, shape (num_users + num_items, num_tables * width).
+        """The masked table, shape (num_rows, num_tables * width).
 
         Args:
             num_columns: Leading columns that are wanted; None for all.
@@ -99,12 +100,15 @@ class BaseRecommender(nn.Module, ABC):
 
     Attributes:
         num_tables: Tables that a row has its size in; ``sizes.num_tables`` must say the same.
+        has_user_rows: Whether users have rows of the table. Where they have none, a user is what their
+            history makes of the items' rows, and ``sizes.user`` is empty.
 
     Raises:
-        EmbeddingSizeError: The sizes are made for another number of tables.
+        EmbeddingSizeError: The sizes are made for another number of tables, or of users and items with rows.
     """
 
     num_tables: ClassVar[int] = 1
+    has_user_rows: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -122,10 +126,26 @@ class BaseRecommender(nn.Module, ABC):
                 f"{type(self).__name__} has {self.num_tables} table(s) of sized rows, the sizes are made for "
                 f"{sizes.num_tables}: make them with num_tables={self.num_tables}."
             )
+        rows = self.row_counts(*train.shape)
+        if (len(sizes.user), len(sizes.item)) != rows:
+            raise EmbeddingSizeError(
+                f"{type(self).__name__} has rows of {rows[0]} users and {rows[1]} items here, and sizes are "
+                f"given for {len(sizes.user)} and {len(sizes.item)}: make them for what row_counts says."
+            )
         self.num_users, self.num_items = train.shape
         self.device = device or torch.device("cpu")
         self.l2 = l2
         self.table = SizedEmbedding(sizes, init_std=init_std, generator=generator, device=self.device)
+
+    @classmethod
+    def row_counts(cls, num_users: int, num_items: int) -> tuple[int, int]:
+        """Rows of the table that are users', and rows that are items'.
+
+        Args:
+            num_users: Users that there are.
+            num_items: Items that there are.
+        """
+        return num_users if cls.has_user_rows else 0, num_items
 
     def xavier(self, fan_in: int, fan_out: int, *shape: int, generator: torch.Generator) -> nn.Parameter:
         """A parameter of a layer, normal with the deviation of Glorot and Bengio (AISTATS 2010)."""
@@ -177,6 +197,28 @@ class BaseRecommender(nn.Module, ABC):
     def scorer_state(self) -> dict[str, Tensor]:
         """The parameters that are not the table, by name, on the CPU."""
         return {k: v.detach().cpu() for k, v in self.state_dict().items() if k != "table.weight"}
+
+
+class ClosedForm(BaseRecommender):
+    """A recommender whose table is computed, not trained: there are no batches, no loss and no gradient.
+
+    Its columns come by importance, so that what masks them needs no training: a search judges masks of one
+    full table, and what was judged is what is packed.
+    """
+
+    @abstractmethod
+    def solve(self, rng: np.random.Generator) -> None:
+        """Compute the table, as wide as it is, and everything else from the training interactions.
+
+        Called once where the recommender is new, and not where it is given values that were kept.
+
+        Args:
+            rng: Draws what is drawn.
+        """
+
+    def penalty(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """Nothing is trained, and so nothing has a price."""
+        return torch.zeros((), device=self.device)
 
 
 class DotProductRecommender(BaseRecommender):

@@ -17,6 +17,16 @@ from envs.recommenders.base import BaseRecommender
 _NEVER = -1e30
 
 
+def check_any(train: csr_array) -> None:
+    """Refuse to learn from nothing.
+
+    Raises:
+        DataError: There is no training interaction.
+    """
+    if train.nnz == 0:
+        raise DataError("there is no training interaction to learn from; bring more data")
+
+
 class RankingLoss(ABC):
     """A loss that draws its own batches.
 
@@ -31,8 +41,7 @@ class RankingLoss(ABC):
     """
 
     def __init__(self, train: csr_array, batch_size: int) -> None:
-        if train.nnz == 0:
-            raise DataError("there is no training interaction to draw triples from; bring more data")
+        check_any(train)
         self.train, self.batch_size = train, batch_size
         self.num_positives = np.diff(train.indptr.astype(np.int64))
         self._users = np.flatnonzero((self.num_positives > 0) & (self.num_positives < train.shape[1]))

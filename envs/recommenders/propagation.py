@@ -59,9 +59,12 @@ def row_normalised_adjacency(train: csr_array) -> csr_array:
 
 def to_torch(matrix: csr_array, device: torch.device) -> Tensor:
     """A sparse CSR tensor of the matrix; on the CPU it shares its memory."""
-    indptr, indices, values = (
-        torch.from_numpy(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data)
-    )
+    with warnings.catch_warnings():
+        # Nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        indptr, indices, values = (
+            torch.from_numpy(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data)
+        )
     return _sparse_tensor(indptr, indices, values, matrix.shape)
 
 

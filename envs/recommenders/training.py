@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from envs.errors import TrainingError, check_name
 from envs.metrics import RankingMetrics
-from envs.recommenders import build_recommender
-from envs.recommenders.base import BaseRecommender
+from envs.recommenders import build_recommender, find_recommender
+from envs.recommenders.base import BaseRecommender, ClosedForm
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.losses import LOSSES, RankingLoss
+from envs.recommenders.losses import LOSSES, RankingLoss, check_any
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.
@@ -202,6 +203,29 @@ class Trainer:
         return report
 
 
+class Solved:
+    """Stands in a trainer's place where a recommender is in closed form: what it is, it is from the start.
+
+    Args:
+        recommender: What would be trained.
+        train: Training interactions, shape (num_users, num_items).
+    """
+
+    #: Batches trained.
+    num_batches = 0
+
+    def __init__(self, recommender: BaseRecommender, train: csr_array) -> None:
+        self.recommender, self.train_interactions = recommender, train
+
+    def train(self, num_batches: int) -> float:
+        """There is nothing to train, and no loss."""
+        return 0.0
+
+    def fit(self, validation: csr_array, progress: Callable[[int, float], None] | None = None) -> FitReport:
+        """How good it is, after no batch; see :meth:`Trainer.fit`. There is no progress to tell."""
+        return FitReport(evaluate(self.recommender, self.train_interactions, validation), 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """Everything that a training depends on beside the sizes and the draws.
@@ -212,10 +236,9 @@ class Recipe:
         name: The recommender, by its name in :data:`envs.recommenders.RECOMMENDERS`.
         options: The recommender's options.
         device: Where it lives.
-        loss: Made once for all trainings.
 
     Raises:
-        DataError: The interactions leave nothing to draw.
+        DataError: The interactions leave nothing to draw, or to compute from.
     """
 
     train: csr_array
@@ -223,10 +246,23 @@ class Recipe:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     device: torch.device = torch.device("cpu")
-    loss: RankingLoss = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", make_loss(self.train, self.settings))
+        if self.is_closed_form:
+            check_any(self.train)
+        else:
+            # What leaves nothing to draw is refused before any work.
+            _ = self.loss
+
+    @cached_property
+    def loss(self) -> RankingLoss:
+        """Made once for all trainings; a closed form has none."""
+        return make_loss(self.train, self.settings)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the recommender is computed, not trained."""
+        return issubclass(find_recommender(self.name), ClosedForm)
 
     def recommender(
         self,
@@ -234,13 +270,18 @@ class Recipe:
         rng: np.random.Generator,
         state: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> BaseRecommender:
-        """A fresh recommender of these sizes, or one with the parameters of another of its shape, by name."""
+        """A fresh recommender of these sizes, or one with the parameters of another of its shape, by name.
+
+        A fresh one in closed form has been computed.
+        """
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         recommender = build_recommender(
             self.name, self.train, sizes, generator=generator, device=self.device, options=self.options
         )
         if state is not None:
             recommender.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        elif isinstance(recommender, ClosedForm):
+            recommender.solve(rng)
         return recommender
 
     def trainer(
@@ -249,7 +290,9 @@ class Recipe:
         rng: np.random.Generator,
         draw_sizes: Callable[[np.random.Generator], EmbeddingSizes] | None = None,
         state: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> Trainer:
+    ) -> Trainer | Solved:
         """A trainer of a :meth:`recommender`, see :class:`Trainer`; both draw from ``rng``."""
         recommender = self.recommender(sizes, rng, state)
+        if self.is_closed_form:
+            return Solved(recommender, self.train)
         return Trainer(recommender, self.train, self.settings, rng, self.loss, draw_sizes)

@@ -53,6 +53,8 @@ def table_sizes(
     Returns:
         Shape (n,), within the bounds.
     """
+    if not len(popularity):
+        return np.zeros(0)
     low, high = float(min_embedding_size), float(max_embedding_size)
     if target_ratio is not None:
         aim = target_ratio * max_embedding_size

@@ -30,7 +30,7 @@ class EmbeddingSizes:
     without. The table is as large as before; a byte a row says where it begins.
 
     Attributes:
-        user: Sizes of the users, shape (num_users,), int32.
+        user: Sizes of the users, shape (num_users,), int32; empty where users have no rows.
         item: Sizes of the items, shape (num_items,), int32.
         min_embedding_size: d_min, the least a row keeps.
         max_embedding_size: d_max, the width of the full table.
@@ -214,6 +214,14 @@ class EmbeddingSizes:
         return sizes
 
     @property
+    def mean_sizes(self) -> tuple[float, float]:
+        """Mean size of the rows of users, 0 where these have none, and of items."""
+        user, item = (
+            float(sizes.mean(dtype=np.float64)) if len(sizes) else 0.0 for sizes in (self.user, self.item)
+        )
+        return user, item
+
+    @property
     def kept_ratio(self) -> float:
         """Parameters kept as a share of the full table."""
         return self.num_params / (self.num_rows * self.max_embedding_size * self.num_tables)
@@ -366,7 +374,7 @@ def keep_largest(
 
 def is_plain_split(sizes: EmbeddingSizes) -> bool:
     """Whether users have one size and items have one, but for what rounding leaves."""
-    return all(np.ptp(sizes_of_kind) <= 1 for sizes_of_kind in (sizes.user, sizes.item))
+    return all(np.ptp(sizes_of_kind) <= 1 for sizes_of_kind in (sizes.user, sizes.item) if len(sizes_of_kind))
 
 
 def distance(first: EmbeddingSizes, second: EmbeddingSizes) -> float:

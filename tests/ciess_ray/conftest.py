@@ -85,8 +85,8 @@ def make_result(make_interactions, tmp_path_factory):
 
     from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.result import ResultFolder
-    from envs.recommenders import RECOMMENDERS, build_recommender
-    from envs.recommenders.training import Trainer, TrainingSettings
+    from envs.recommenders import RECOMMENDERS
+    from envs.recommenders.training import Recipe, TrainingSettings
     from envs.sizes.embedding_sizes import EmbeddingSizes
 
     def make(name, ids=None, options=None, num_batches=40, num_users=60, num_items=40):
@@ -95,16 +95,16 @@ def make_result(make_interactions, tmp_path_factory):
             user_ids, item_ids = ids
             interactions = dataclasses.replace(interactions, user_ids=user_ids, item_ids=item_ids)
         rng = np.random.default_rng(0)
+        counts = RECOMMENDERS[name].row_counts(num_users, num_items)
         sizes = EmbeddingSizes(
-            *(rng.integers(1, most, n) for most, n in ((8, num_users), (6, num_items))),
+            *(rng.integers(1, most, n) for most, n in zip((8, 6), counts, strict=True)),
             max_embedding_size=16,
             num_tables=RECOMMENDERS[name].num_tables,
         )
-        generator = torch.Generator().manual_seed(0)
-        recommender = build_recommender(
-            name, interactions.train, sizes, generator=generator, options=options or {}
-        )
-        Trainer(recommender, interactions.train, TrainingSettings(batch_size=128), rng).train(num_batches)
+        recipe = Recipe(interactions.train, TrainingSettings(batch_size=128), name, options or {})
+        trainer = recipe.trainer(sizes, rng)
+        trainer.train(num_batches)
+        recommender = trainer.recommender
         folder = ResultFolder(tmp_path_factory.mktemp(name))
         folder.write_table(recommender.eval(), interactions, name)
         recommending = {"name": name, "max_embedding_size": 16, "options": options or {}}

@@ -10,6 +10,7 @@ from envs.metrics import entity_quality
 from envs.recommenders import (
     MF,
     RECOMMENDERS,
+    ClosedForm,
     base,
     build_recommender,
     check_recommender,
@@ -39,20 +40,36 @@ def blocks():
     return csr_array(dense)
 
 
+TRAINED = [name for name, its_class in RECOMMENDERS.items() if not issubclass(its_class, ClosedForm)]
+
+
 def mixed_sizes(train, d_max=8, seed=0):
     rng = np.random.default_rng(seed)
     num_users, num_items = train.shape
-    return EmbeddingSizes(rng.integers(1, d_max, num_users), rng.integers(1, d_max - 1, num_items), 1, d_max)
+    return EmbeddingSizes(rng.integers(1, d_max, num_users), rng.integers(1, d_max, num_items), 1, d_max)
 
 
 def build(name, train, sizes=None, seed=0, **options):
-    return build_recommender(
+    """A fresh one, which in closed form has been computed."""
+    its_class, sizes = RECOMMENDERS[name], sizes or mixed_sizes(train)
+    num_users, _ = its_class.row_counts(*train.shape)
+    recommender = build_recommender(
         name,
         train,
-        dataclasses.replace(sizes or mixed_sizes(train), num_tables=RECOMMENDERS[name].num_tables),
+        dataclasses.replace(sizes, user=sizes.user[:num_users], num_tables=its_class.num_tables),
         generator=torch.Generator().manual_seed(seed),
         options=options,
     )
+    if isinstance(recommender, ClosedForm):
+        recommender.solve(np.random.default_rng(seed))
+    return recommender
+
+
+def trained(name, train, loss="bpr"):
+    recommender = build(name, train)
+    if name in TRAINED:
+        trainer_of(recommender, train, loss=loss).train(10)
+    return recommender
 
 
 def trainer_of(recommender, train, seed=0, loss="bpr", **settings):
@@ -85,7 +102,7 @@ class TestConformance:
         pairs = recommender.score_pairs(encoded, users, items)
         torch.testing.assert_close(pairs, some.diagonal())
         penalty = recommender.penalty(encoded, users, items)
-        assert penalty.shape == () and penalty > 0
+        assert penalty.shape == () and (penalty > 0) == (name in TRAINED)
 
     def test_keeps_to_the_protocol(self, name):
         check_protocol(RECOMMENDERS[name])
@@ -102,6 +119,50 @@ class TestConformance:
         table = recommender.table().detach().numpy()
         assert (table[~mask] == 0).all() and (table[mask] != 0).all()
         assert recommender.table.packed_values().shape == (sizes.num_params,)
+
+    def test_another_instance_with_its_values_scores_the_same(self, name, train):
+        kept = trained(name, train)
+        loaded = build(name, train, seed=1)
+        loaded.table.load_packed_values(kept.table.packed_values())
+        loaded.load_state_dict(kept.scorer_state(), strict=False)
+        scores = [r.eval().score(r.encode(), torch.arange(train.shape[0])) for r in (kept, loaded)]
+        torch.testing.assert_close(*scores)
+
+    def test_evaluation_in_blocks_changes_nothing(self, name, make_interactions, monkeypatch):
+        interactions = make_interactions()
+        recommender = trained(name, interactions.train)
+        whole = evaluate(recommender, interactions.train, interactions.validation)
+        assert 0 < whole.quality < 1
+        monkeypatch.setattr(evaluation, "SCORES_PER_BLOCK", 7 * interactions.num_items + 1)
+        in_blocks = evaluate(recommender, interactions.train, interactions.validation)
+        np.testing.assert_allclose(in_blocks.recall, whole.recall)
+        np.testing.assert_allclose(in_blocks.ndcg, whole.ndcg)
+
+    def test_ranking_leaves_out_what_was_seen(self, name, train, monkeypatch):
+        monkeypatch.setattr(evaluation, "SCORES_PER_BLOCK", 1)
+        recommender = build(name, train)
+        users = np.array([5, 0, 59])
+        ranked = rank_items(recommender, train, users, 2 * train.shape[1])
+        for user, items in zip(users, ranked, strict=True):
+            seen = set(train.indices[train.indptr[user] : train.indptr[user + 1]].tolist())
+            listed = items[items >= 0].tolist()
+            assert sorted(listed) == sorted(set(range(train.shape[1])) - seen)
+            assert (items[len(listed) :] == -1).all()
+
+    def test_an_option_that_it_does_not_have_is_refused(self, name, train):
+        with pytest.raises(UnknownNameError, match=f"option of the recommender {name} 'l3'.*Known:"):
+            build(name, train, l3=1)
+        with pytest.raises(UnknownNameError, match="'generator'"):
+            check_recommender(name, {"generator": 0})
+
+
+@pytest.mark.parametrize("name", TRAINED)
+class TestTrainedConformance:
+    """What every recommender that is trained keeps beside; a closed form has no batches, loss or gradient."""
+
+    @pytest.fixture
+    def train(self, make_interactions):
+        return make_interactions().train
 
     @pytest.mark.parametrize("loss", LOSSES)
     def test_nothing_beyond_a_rows_size_is_learned(self, name, train, loss):
@@ -145,38 +206,6 @@ class TestConformance:
         is_own_block = ranked // BLOCK == users[:, None] // BLOCK
         assert is_own_block.mean() > 0.95
 
-    @pytest.mark.parametrize("loss", LOSSES)
-    def test_another_instance_with_its_values_scores_the_same(self, name, train, loss):
-        trained = build(name, train)
-        trainer_of(trained, train, loss=loss).train(10)
-        loaded = build(name, train, seed=1)
-        loaded.table.load_packed_values(trained.table.packed_values())
-        loaded.load_state_dict(trained.scorer_state(), strict=False)
-        scores = [r.eval().score(r.encode(), torch.arange(train.shape[0])) for r in (trained, loaded)]
-        torch.testing.assert_close(*scores)
-
-    def test_evaluation_in_blocks_changes_nothing(self, name, make_interactions, monkeypatch):
-        interactions = make_interactions()
-        recommender = build(name, interactions.train)
-        trainer_of(recommender, interactions.train).train(10)
-        whole = evaluate(recommender, interactions.train, interactions.validation)
-        assert 0 < whole.quality < 1
-        monkeypatch.setattr(evaluation, "SCORES_PER_BLOCK", 7 * interactions.num_items + 1)
-        in_blocks = evaluate(recommender, interactions.train, interactions.validation)
-        np.testing.assert_allclose(in_blocks.recall, whole.recall)
-        np.testing.assert_allclose(in_blocks.ndcg, whole.ndcg)
-
-    def test_ranking_leaves_out_what_was_seen(self, name, train, monkeypatch):
-        monkeypatch.setattr(evaluation, "SCORES_PER_BLOCK", 1)
-        recommender = build(name, train)
-        users = np.array([5, 0, 59])
-        ranked = rank_items(recommender, train, users, 2 * train.shape[1])
-        for user, items in zip(users, ranked, strict=True):
-            seen = set(train.indices[train.indptr[user] : train.indptr[user + 1]].tolist())
-            listed = items[items >= 0].tolist()
-            assert sorted(listed) == sorted(set(range(train.shape[1])) - seen)
-            assert (items[len(listed) :] == -1).all()
-
     def test_evaluating_leaves_no_trace(self, name, make_interactions):
         interactions = make_interactions()
         results = []
@@ -190,12 +219,6 @@ class TestConformance:
             trainer.train(2)
             results.append(recommender.table.packed_values())
         assert torch.equal(*results)
-
-    def test_an_option_that_it_does_not_have_is_refused(self, name, train):
-        with pytest.raises(UnknownNameError, match=f"option of the recommender {name} 'l3'.*Known:.*l2"):
-            build(name, train, l3=1)
-        with pytest.raises(UnknownNameError, match="'generator'"):
-            check_recommender(name, {"generator": 0})
 
 
 @pytest.mark.parametrize("num_at_once", [1, 7, 100])

@@ -19,7 +19,7 @@ from ciess_ray.training.contest import Allocation, judge_of
 from ciess_ray.training.convergence import Trained, full_sizes
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes, keep_largest
-from envs.step_modes import STEP_MODES, State
+from envs.step_modes import State
 
 
 @dataclass(eq=False)
@@ -93,7 +93,7 @@ class Problem:
         """Validation quality as a step of the search finds it."""
         quality = self._judge(sizes)
         self.num_steps += 1
-        self.num_trainings += STEP_MODES[self.config.search.resolved_step_mode].trains
+        self.num_trainings += self.config.steps.trains
         return quality
 
 

@@ -19,7 +19,6 @@ from ciess_ray.training.contest import Allocation, select_finalists
 from envs.mdp import KINDS
 from envs.sizes.by_popularity import table_sizes
 from envs.sizes.embedding_sizes import EmbeddingSizes
-from envs.step_modes import STEP_MODES
 
 
 def search(problem: Problem) -> list[Allocation]:
@@ -36,7 +35,7 @@ def search(problem: Problem) -> list[Allocation]:
         # Without checkpoints: only a whole cell is gone on with.
         find_candidates(run, full, problem.pretrained)
     problem.num_steps += len(run.candidates)
-    if STEP_MODES[config.search.resolved_step_mode].trains:
+    if config.steps.trains:
         problem.num_trainings += len(run.candidates)
     return chosen_candidates(run, 0, problem.pretrained)
 

@@ -89,7 +89,7 @@ class TestPresets:
         preset = PRESETS[mode]
         assert preset.keys() <= {name for name, _, _ in field_table()}
         assert self.values(config, preset) == preset != self.values(default, preset)
-        assert (config.search.resolved_step_mode, default.search.resolved_step_mode) == ("fresh", "supernet")
+        assert (config.step_mode, default.step_mode) == ("fresh", "supernet")
         assert config.search.num_episodes == 7
         # The folder of a search keeps the values, not the names of the defaults.
         assert parse_config(config.model_dump(mode="json")) == config
@@ -110,7 +110,7 @@ class TestPresets:
         assert self.values(config, set_by_user) == set_by_user
         assert config.agent.updates_per_step == 1 and config.search.episode_length == 11
         assert config.agent.imitation_weight == 0
-        assert config.search.resolved_step_mode == "finetune"
+        assert config.step_mode == "finetune"
         assert parse_config(config.model_dump(mode="json")) == config
 
     def test_sections_made_by_hand_are_filled_too(self):

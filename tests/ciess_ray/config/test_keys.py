@@ -141,7 +141,7 @@ def keys(make_config, tmp_path_factory):
     made = {
         "full size": lambda config: Preparation.full_size(config, interactions, keeps_state=False).key,
         "supernet": lambda config: (
-            Preparation.supernet(config, interactions, caps_params_of(config, interactions.num_entities)).key
+            Preparation.supernet(config, interactions, caps_params_of(config, interactions)).key
         ),
         "training": lambda config: training_key(interactions, config.with_l2(None), sizes, (0, 9), None),
         "checkpoint": lambda config: checkpoints_of(config, interactions).identity,

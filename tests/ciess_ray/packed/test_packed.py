@@ -17,8 +17,8 @@ from ciess_ray.packed.resize import unshared
 from ciess_ray.packed.table import PackedTable
 from envs.budget import HEADER_BYTES, index_bytes_per_row
 from envs.errors import ResultError
-from envs.recommenders import RECOMMENDERS, build_recommender
-from envs.recommenders.training import Trainer, TrainingSettings
+from envs.recommenders import RECOMMENDERS
+from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How far from a value its stored form may be, as a share of the value, and of the largest of its row.
@@ -271,15 +271,16 @@ class TestRecommender:
     def trained(self, name, shares, make_interactions):
         train = make_interactions().train
         rng = np.random.default_rng(0)
-        num_tables = RECOMMENDERS[name].num_tables
-        sizes = EmbeddingSizes(rng.integers(1, 8, 60), rng.integers(1, 6, 40), 1, 16, num_tables)
+        num_users, num_items = RECOMMENDERS[name].row_counts(60, 40)
+        user, item = rng.integers(1, 8, num_users), rng.integers(1, 6, num_items)
+        sizes = EmbeddingSizes(user, item, 1, 16, RECOMMENDERS[name].num_tables)
         if shares:
-            is_shared = rng.random(100) < 0.3
-            user, item = np.split(np.where(is_shared, 1, np.r_[sizes.user, sizes.item]), [60])
+            is_shared = rng.random(sizes.num_rows) < 0.3
+            user, item = np.split(np.where(is_shared, 1, np.r_[sizes.user, sizes.item]), [num_users])
             sizes = replace(sizes, user=user, item=item, is_shared=is_shared)
-        recommender = build_recommender(name, train, sizes, generator=torch.Generator().manual_seed(0))
-        Trainer(recommender, train, TrainingSettings(batch_size=128), rng).train(10)
-        return recommender.eval(), train
+        trainer = Recipe(train, TrainingSettings(batch_size=128), name).trainer(sizes, rng)
+        trainer.train(10)
+        return trainer.recommender.eval(), train
 
     def test_scores_as_the_one_that_was_packed(self, name, trained, tmp_path):
         recommender, train = trained

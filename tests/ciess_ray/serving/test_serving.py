@@ -10,6 +10,7 @@ import torch
 from scipy.sparse import csr_array
 
 from ciess_ray.files.manifest import MANIFEST_FILE
+from ciess_ray.result import ResultFolder
 from ciess_ray.serving import scorers
 from ciess_ray.serving.files import (
     IDS_FILE,
@@ -25,6 +26,8 @@ from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import ConfigError, DataError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS
 from envs.recommenders.evaluation import rank_items
+from envs.recommenders.training import Recipe, TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_USERS, NUM_ITEMS = 60, 40
 
@@ -98,7 +101,9 @@ def test_somebody_new_is_the_mean_of_the_items_they_name(served, trained, scores
     if name != "ncf":
         with torch.no_grad():
             users, items = recommender.encode()
-        expected = (items[[3, 5]].mean(dim=0) @ items.T).detach().numpy()
+        # Of a closed form they count as they do in a history.
+        counted = items * getattr(recommender, "history_weight", torch.ones(1)).float()[:, None]
+        expected = (counted[[3, 5]].mean(dim=0) @ items.T).detach().numpy()
     else:
         # Their rows of both tables take the user's place.
         rows = recommender.table().detach()
@@ -297,15 +302,34 @@ def test_there_is_no_third_way_with_the_unknown(numbered, ask):
         getattr(numbered, ask)([100], 3, unknown="popluar")
 
 
-def test_a_new_item_is_the_mean_of_its_first_users(served, trained, monkeypatch):
+def test_an_item_folded_in_with_all_its_users_is_the_row_that_it_has(make_interactions, tmp_path):
+    interactions = make_interactions(NUM_USERS, NUM_ITEMS)
+    recipe = Recipe(interactions.train, TrainingSettings(), "spectral")
+    recommender = recipe.recommender(EmbeddingSizes.full(0, NUM_ITEMS, 8), np.random.default_rng(0))
+    ResultFolder(tmp_path).write_table(recommender.eval(), interactions, "spectral")
+    scorer = ServedRecommender.open(tmp_path).scorer
+    users_of_items = csr_array(interactions.train.T)
+    means = users_of_items / np.maximum(users_of_items.sum(axis=1), 1)[:, None]
+    np.testing.assert_allclose(scorer.new_items(csr_array(means)), scorer.item, atol=2e-3)
+
+
+def test_a_new_item_is_the_mean_of_its_first_users(served, made, trained, monkeypatch):
     recommender, name, _ = trained
     first = [["u03"], ["u05", "u07", "u05"]]
     found = served.score_new_items(first, served.user_ids)
     assert found.shape == (NUM_USERS, 2) and found.dtype == np.float32
     rows = recommender.table().detach()
     means = [rows[[3]].mean(dim=0), rows[[5, 7, 5]].mean(dim=0)]
+    _, _, interactions, _ = made
     with torch.no_grad():
-        if name != "ncf":
+        if name == "spectral":
+            # Folded in: the sum over users, each by their activity, column by column.
+            users, _ = recommender.encode()
+            activity = torch.from_numpy(np.diff(interactions.train.indptr)).clamp(min=1)
+            users_scaled = users * activity[:, None] ** (-2 * recommender.user_exponent)
+            sums = [users_scaled[3], users_scaled[[5, 7, 5]].mean(dim=0) * 2]
+            expected = (users @ (torch.stack(sums) * recommender.fold_in).T).numpy()
+        elif name != "ncf":
             users, _ = recommender.encode()
             of_items = torch.stack([users[[3]].mean(dim=0), users[[5, 7, 5]].mean(dim=0)])
             expected = (users @ of_items.T).numpy()
