@@ -156,7 +156,7 @@ class EmbeddingSizeEnv(TableEnv):
             batches_of_step(self._recipe) if batches_per_step is None else batches_per_step
         )
         if full_quality is not None:
-            self.full_quality = self._of_rows(full_quality)
+            self.full_quality = full_quality
         self._recommenders = StepRecommenders(
             step_mode, self._recipe, self.batches_per_step, self._full_sizes, pretrained
         )
@@ -164,7 +164,7 @@ class EmbeddingSizeEnv(TableEnv):
     def _full_size_quality(self) -> dict[str, NDArray[np.float32]]:
         if self._form == "reference":
             return {kind: np.full_like(self._popularity[kind], np.nan) for kind in KINDS}
-        full = self.full_quality
+        full = self._of_rows(self.full_quality)
         return {kind: relative_quality(full[kind], full[kind]) for kind in KINDS}
 
     def _judge(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, Any]]:
@@ -178,7 +178,7 @@ class EmbeddingSizeEnv(TableEnv):
             rewarded = {kind: quality[kind].astype(np.float32) for kind in KINDS}
             shown = {kind: saturated_quality(quality[kind]) for kind in KINDS}
         else:
-            full = self.full_quality
+            full = self._of_rows(self.full_quality)
             rewarded = {k: relative_quality(quality[k], full[k]) for k in KINDS}
             shown = rewarded
         bounds = self.min_embedding_size, self.max_embedding_size
@@ -191,7 +191,7 @@ class EmbeddingSizeEnv(TableEnv):
         # Not from the episode's own draws: one seed must give one episode, the first like any other.
         rng = np.random.default_rng(_FULL_SIZE_SEED)
         report = self._recipe.trainer(self._full_sizes, rng).fit(self.interactions.validation)
-        return self._of_rows(entity_quality(report.best, self.interactions.train))
+        return entity_quality(report.best, self.interactions.train)
 
     def _of_rows(self, quality: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """Of those who have rows of the table: where users have none, no size of theirs is set."""

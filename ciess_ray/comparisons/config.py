@@ -37,6 +37,10 @@ FORMER_METHODS = {
 RANDOM_SEARCH = "random search"
 
 
+#: Methods that train what they keep with the table.
+_OF_GRADIENTS = ("pep", "dnis")
+
+
 class ComparisonConfig(ManyRuns):
     """Methods side by side, in every cell of a grid."""
 
@@ -111,6 +115,12 @@ class ComparisonPlan(Grid):
                 raise ConfigError(
                     f"{self.source}: CPU seconds are those of a cell's own process: set "
                     "search.num_env_runners=0; cells run side by side."
+                )
+            learning = [method for method in self.config.methods if method in _OF_GRADIENTS]
+            if learning and trial.config.recommender.is_closed_form:
+                raise ConfigError(
+                    f"{self.source}: methods: {' and '.join(learning)} learn what to keep by gradients, and "
+                    f"{trial.config.recommender.name} is computed, not trained: leave them out there."
                 )
         cells: dict[str, Cell] = {}
         groups: set[str] = set()

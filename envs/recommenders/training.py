@@ -67,7 +67,8 @@ class TrainingSettings(BaseModel):
 
     def is_cut_short(self, best_batch: int) -> bool:
         """Whether a training whose validation was best there may have ended before it stopped rising."""
-        return self.patience is not None and best_batch > self.max_batches - self.patience_batches
+        last = max(self.max_batches - self.patience_batches, 0)
+        return self.patience is not None and best_batch > last
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ def mixed_random(problem: Problem) -> list[Allocation]:
 
     Uniform between d_min and as far above the mean, then projected onto the budget.
     """
-    interactions, (low, high) = problem.interactions, problem.bounds
-    mean = problem.cap_params / (problem.full_sizes.num_tables * interactions.num_entities)
+    full, (low, high) = problem.full_sizes, problem.bounds
+    mean = problem.cap_params / (full.num_tables * full.num_rows)
     reach = min(mean - low, high - mean)
     rng = problem.rng(Stream.MIXED_RANDOM)
-    drawn = rng.uniform(mean - reach, mean + reach, interactions.num_entities)
-    user, item = np.split(drawn, [interactions.num_users])
+    drawn = rng.uniform(mean - reach, mean + reach, full.num_rows)
+    user, item = np.split(drawn, [len(full.user)])
     return [Allocation("mixed random", problem.project(user, item, rng))]
 
 
@@ -62,11 +62,11 @@ def popularity(problem: Problem) -> list[Allocation]:
 
 def popular_items(problem: Problem) -> list[Allocation]:
     """The most popular items large and the others small; users all alike, or by a power of popularity."""
-    interactions = problem.interactions
+    of_users, of_items = problem.popularities
 
     def build(split: float, log_share: float, log_ratio: float, user_power: float) -> EmbeddingSizes:
-        large = head(interactions.item_popularity, 10.0**log_share, 10.0**log_ratio)
-        return in_proportion(problem, split, powers(interactions.user_popularity, user_power), large)
+        large = head(of_items, 10.0**log_share, 10.0**log_ratio)
+        return in_proportion(problem, split, powers(of_users, user_power), large)
 
     axes = {"split": _SPLITS, "log_share": _LOG_SHARES, "log_ratio": _LOG_RATIOS, "user_power": [-0.3, 0.0]}
     return tune(problem, axes, build, 1)
@@ -83,9 +83,8 @@ def by_popularity(
         user_power: Of the users' popularity; negative favours the less active.
         item_power: Of the items'.
     """
-    interactions = problem.interactions
-    users = powers(interactions.user_popularity, user_power)
-    return in_proportion(problem, split, users, powers(interactions.item_popularity, item_power))
+    of_users, of_items = problem.popularities
+    return in_proportion(problem, split, powers(of_users, user_power), powers(of_items, item_power))
 
 
 def in_proportion(
@@ -112,14 +111,16 @@ def mean_sizes(problem: Problem, split: float) -> tuple[float, float]:
     Args:
         problem: Gives the budget.
         split: 0 gives users as little as the bounds and the budget allow, 1 as much; between, the logarithm
-            of the ratio of the two is interpolated.
+            of the ratio of the two is interpolated. Where users have no rows, items get all.
 
     Returns:
         For users, for items; with the numbers of both they use up the budget.
     """
-    interactions, (low, high) = problem.interactions, problem.bounds
-    num_users, num_items = interactions.num_users, interactions.num_items
-    total = problem.cap_params // problem.full_sizes.num_tables
+    full, (low, high) = problem.full_sizes, problem.bounds
+    num_users, num_items = len(full.user), len(full.item)
+    total = problem.cap_params // full.num_tables
+    if not num_users:
+        return float(low), total / num_items
     least = max(low, (total - num_items * high) / num_users)
     most = min(high, (total - num_items * low) / num_users)
     first, last = (math.log(user * num_items / (total - num_users * user)) for user in (least, most))
@@ -142,6 +143,8 @@ def proportional(
     Returns:
         Shape (n,), of that mean to within rounding.
     """
+    if not len(weights):
+        return np.zeros(0)
     low, high = min_embedding_size / weights.max(), max_embedding_size / weights.min()
     for _ in range(_NUM_BISECTIONS):
         factor = math.sqrt(low * high)

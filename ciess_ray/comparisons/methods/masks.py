@@ -73,7 +73,7 @@ def prune(problem: Problem, state: State, start: Start) -> list[Allocation]:
     recommender = recipe.recommender(problem.full_sizes, np.random.default_rng(0), state)
     for scale in _USER_SCALES:
         importance = np.abs(state["table.weight"])
-        importance[: interactions.num_users] *= scale
+        importance[: len(problem.full_sizes.user)] *= scale
         pruned[scale] = problem.keep_largest(importance, problem.bounds[0])
         recommender.table.mask_to(pruned[scale])
         qualities[scale] = evaluate(recommender, interactions.train, interactions.validation).quality

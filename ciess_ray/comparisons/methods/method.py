@@ -78,7 +78,13 @@ class Problem:
         """
         num_tables = self.full_sizes.num_tables
         kept = keep_largest(importance, self.cap_params, min_kept, num_tables)
-        return ScatteredSizes.of(kept, self.interactions.num_users, *self.bounds, num_tables)
+        return ScatteredSizes.of(kept, len(self.full_sizes.user), *self.bounds, num_tables)
+
+    @property
+    def popularities(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Training interactions of the users and of the items that have rows, which may be no user at all."""
+        full, of_users = self.full_sizes, self.interactions.user_popularity
+        return of_users[: len(full.user)], self.interactions.item_popularity
 
     @cached_property
     def full_sizes(self) -> EmbeddingSizes:

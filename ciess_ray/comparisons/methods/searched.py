@@ -70,13 +70,12 @@ def starting_split(problem: Problem, policy: Mapping[str, NDArray[np.float64]]) 
         problem: Gives budget and data.
         policy: One of :func:`ciess_ray.td3.warmup.plain_splits`.
     """
-    interactions, rng = problem.interactions, problem.rng(Stream.HAND_MADE_SHAPE)
+    rng = problem.rng(Stream.HAND_MADE_SHAPE)
     ratio = problem.cap_params / problem.full_sizes.num_params
     # Where λ does not find itself the warm-up knows no budget either.
     target = ratio if problem.config.search.memory_weight == "auto" else None
-    popularities = interactions.user_popularity, interactions.item_popularity
     user, item = (
         table_sizes(policy[kind], popularity, rng, *problem.bounds, target, SPREAD)
-        for kind, popularity in zip(KINDS, popularities, strict=True)
+        for kind, popularity in zip(KINDS, problem.popularities, strict=True)
     )
     return problem.project(user, item, rng)

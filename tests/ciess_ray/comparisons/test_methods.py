@@ -333,3 +333,30 @@ def test_what_is_tuned_comes_best_first_and_is_no_worse_than_equal_sizes(method,
     (equal,) = METHODS["equal sizes"].propose(problem)
     # A grid need not hold them, a neighbour it does.
     assert qualities[0] >= problem.judge(equal.sizes) - 0.02
+
+
+def test_where_users_have_no_rows_every_method_that_needs_no_gradient_meets_the_budget(
+    interactions, tmp_path
+):
+    config = parse_config(
+        {
+            "dataset": {"path": "nothing.parquet"},
+            "budget": "40%",
+            "recommender": {"name": "spectral", "max_embedding_size": 8, "device": "cpu"},
+            "search": {"num_episodes": 1, "episode_length": 2, "num_warmup_steps": 1, "num_candidates": 2},
+        }
+    )
+    visible = interactions.without_test()
+    full = Preparation.full_size(config, visible, keeps_state=True).train(visible)
+    problem = Problem(config, visible, 128, tmp_path, full, full.state)
+    qualities = {}
+    for method in METHODS.keys() - {"full size", "pep", "dnis", "search", "discrete"}:
+        allocations = METHODS[method].propose(problem)
+        for allocation in allocations:
+            assert allocation.sizes.num_params == 128 and len(allocation.sizes.user) == 0
+        qualities[method] = allocations[0].step_quality
+    assert qualities["popularity"] >= qualities["split"] > 0
+    row = run_cell("popularity", problem, [], lambda: interactions.test).row
+    assert row["num_test_batches"] == row["mean_user_size"] == 0 and not row["is_still_rising"]
+    # Masking is what computing the table for these sizes gives.
+    assert row["validation/quality"] == pytest.approx(row["step_quality"], abs=2e-3)

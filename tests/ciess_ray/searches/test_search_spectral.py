@@ -1,4 +1,4 @@
-"""A search whose recommender is in closed form, with rows of items alone: nothing is trained but the agent."""
+"""A search whose recommender is in closed form, with rows of items alone: only the agent is trained."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -7,7 +7,6 @@ import torch
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.report import write_report
-from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import search
 from envs.errors import ConfigError
 from envs.recommenders import Spectral
@@ -50,9 +49,13 @@ def test_what_is_judged_is_what_is_packed_and_served(make_config, tmp_path):
 
 
 def test_ways_that_a_closed_form_cannot_go_are_refused(make_config, tmp_path):
-    with pytest.raises(ConfigError, match="search.step_mode: spectral is computed, not trained.*leave it out"):
+    with pytest.raises(
+        ConfigError, match="search.step_mode: spectral is computed, not trained.*leave it out"
+    ):
         make_config(tmp_path, recommender={"name": "spectral"}, search={"step_mode": "fresh"})
     with pytest.raises(ConfigError, match="search.tried_communities: .* of which spectral has none"):
         make_config(tmp_path, recommender={"name": "spectral"}, search={"tried_communities": [2]})
-    with pytest.raises(ConfigError, match="the option item_exponent of spectral must lie in 0 to 1, not be 2"):
+    with pytest.raises(
+        ConfigError, match="the option item_exponent of spectral must lie in 0 to 1, not be 2"
+    ):
         make_config(tmp_path, recommender={"name": "spectral", "options": {"item_exponent": 2.0}})
