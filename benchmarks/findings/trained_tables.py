@@ -59,7 +59,9 @@ def main() -> None:
         arguments.tables, arguments.communities, arguments.tilts, arguments.l2
     ):
         budget, _, user_size = table.partition(":")
-        config = load_config(arguments.config, [*arguments.set, f"budget={budget}"]).with_l2(l2)
+        config = load_config(arguments.config, [*arguments.set, f"budget={budget}"]).with_options(
+            {} if l2 is None else {"l2": l2}
+        )
         key = {
             "config": arguments.config.name,
             "table": table,

@@ -27,7 +27,7 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
-from ciess_ray.training.contest import Allocation, Contest, choose, place
+from ciess_ray.training.contest import Allocation, Contest, choose, options_text, place
 from ciess_ray.training.convergence import (
     Cost,
     Meter,
@@ -229,7 +229,8 @@ def run_cell(
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
         "num_columns": sizes.width,
-        "l2": config.recommender.options_with(chosen.l2).get("l2"),
+        "l2": config.recommender.options_with(chosen.options).get("l2"),
+        "options": options_text(chosen.options),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
         "num_test_batches": final.best_batch,
@@ -273,13 +274,13 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
     if is_search:
         equal = equal_sizes(config, interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
-    chosen = choose(contests, train, config.search.tried_communities, config.recommender.weights_of_l2[1:])
+    chosen = choose(contests, train, config.search.tried_communities, config.recommender.other_options)
     return max((best for best, _ in chosen), key=lambda allocation: allocation.quality)
 
 
 def _converge(problem: Problem, allocation: Allocation) -> Trained:
     _, report = fit_to_convergence(
-        problem.config.with_l2(allocation.l2),
+        problem.config.with_options(allocation.options),
         problem.interactions,
         allocation.sizes,
         # One seed for all: tables are compared, not draws.
@@ -307,5 +308,10 @@ def _measure(
     problem.num_trainings += 1
     revealed = problem.interactions.with_test(reveal_test())
     return train_for_test(
-        config.with_l2(chosen.l2), revealed, chosen.sizes, chosen.outcome.num_batches, seed, initial=initial
+        config.with_options(chosen.options),
+        revealed,
+        chosen.sizes,
+        chosen.outcome.num_batches,
+        seed,
+        initial=initial,
     )

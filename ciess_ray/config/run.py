@@ -140,9 +140,10 @@ class RecommenderConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
-        "node_dropout, message_dropout. Of a list l2 the first is what is searched with; what was chosen, "
-        "equal sizes and the full table are trained with each of the others too, and keep what is best on "
-        "validation",
+        "node_dropout, message_dropout; spectral: user_exponent, item_exponent, spectrum_exponent. Of a list "
+        "(l2: [0.0001, 0.0003]) the first is what is searched with; what was chosen, equal sizes and "
+        "the full table are trained with each of the others too, and keep what is best on validation. "
+        "spectral tries some exponents where none is given",
     )
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
     # Whether there is a GPU is seen where the training runs, which need not be here.
@@ -152,11 +153,15 @@ class RecommenderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "RecommenderConfig":
-        if not self.weights_of_l2:
-            raise ConfigError("recommender.options.l2: the list names none; leave it out.")
-        refuse_twice("recommender.options.l2", self.weights_of_l2)
-        for l2 in self.weights_of_l2:
-            check_recommender(self.name, self.options_with(l2))
+        lists = {name: value for name, value in self.options.items() if isinstance(value, list | tuple)}
+        for name, values in lists.items():
+            if not values:
+                raise ConfigError(f"recommender.options.{name}: the list names none; leave it out.")
+            refuse_twice(f"recommender.options.{name}", values)
+        check_recommender(self.name, self.options_with())
+        for name, values in lists.items():
+            for value in values[1:]:
+                check_recommender(self.name, self.options_with({name: value}))
         check_bounds(self.min_embedding_size, self.max_embedding_size)
         return self
 
@@ -166,10 +171,22 @@ class RecommenderConfig(Section):
         l2 = self.options.get("l2")
         return list(l2) if isinstance(l2, list | tuple) else [l2]
 
-    def options_with(self, l2: float | None = None) -> dict[str, Any]:
-        """What its constructor is given, with this weight of L2, or else the first that options name."""
-        l2 = self.weights_of_l2[0] if l2 is None else l2
-        return self.options if l2 is None else self.options | {"l2": l2}
+    @property
+    def other_options(self) -> dict[str, tuple[float, ...]]:
+        """By option, the values that are tried beside what is searched with."""
+        named = {
+            name: tuple(value[1:]) for name, value in self.options.items() if isinstance(value, list | tuple)
+        }
+        by_default = find_recommender(self.name).tried
+        return {name: values for name, values in by_default.items() if name not in self.options} | named
+
+    def options_with(self, chosen: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What its constructor is given, with values of some options, or else the first that are named."""
+        first = {
+            name: value[0] if isinstance(value, list | tuple) else value
+            for name, value in self.options.items()
+        }
+        return first | dict(chosen or {})
 
     @property
     def num_tables(self) -> int:
@@ -305,11 +322,11 @@ class RunConfig(Section):
         """What that mode does."""
         return STEP_MODES[self.step_mode]
 
-    def with_l2(self, l2: float | None) -> "RunConfig":
-        """The same run with this weight of L2 alone; None leaves what is configured."""
-        if l2 is None:
+    def with_options(self, chosen: Mapping[str, float]) -> "RunConfig":
+        """The same run with these values of options alone; without any it is left as it is configured."""
+        if not chosen:
             return self
-        recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(l2)})
+        recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(chosen)})
         return self.model_copy(update={"recommender": recommender})
 
     @property

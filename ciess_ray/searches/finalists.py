@@ -29,6 +29,7 @@ from ciess_ray.training.contest import (
     Contest,
     choose,
     judge_of,
+    options_text,
     place,
     project_smallest,
     reshape_candidates,
@@ -95,7 +96,7 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
         [contest for _, contest in contests],
         train,
         config.search.tried_communities,
-        config.recommender.weights_of_l2[1:],
+        config.recommender.other_options,
     )
     finalists = []
     for (best_equal, (equal,)), (packed, searched) in zip(
@@ -111,10 +112,10 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
 
 
 def _titled(run: Run, budget: Budget | None, allocation: Allocation) -> Allocation:
-    """With a name by which a reader knows which budget's it is, and which weight of L2 it is tried with."""
+    """With a name by which a reader knows which budget's it is, and which options it is tried with."""
     of_budget = "" if budget is None or len(run.budgets) == 1 else f"{budget.asked}: "
-    weight = "" if allocation.l2 is None or allocation.trained else f", L2 {allocation.l2:g}"
-    return replace(allocation, name=of_budget + allocation.name + weight)
+    options = "" if allocation.trained else options_text(allocation.options)
+    return replace(allocation, name=of_budget + allocation.name + (options and f", {options}"))
 
 
 def measure(
@@ -253,7 +254,8 @@ def _row(
         "validation": outcome.metrics | {"quality": outcome.quality},
         "test": tested.metrics,
         "num_columns": sizes.width,
-        "l2": config.recommender.options_with(allocation.l2).get("l2"),
+        "l2": config.recommender.options_with(allocation.options).get("l2"),
+        "options": options_text(allocation.options),
         "best_batch": outcome.num_batches,
         "num_test_batches": tested.num_batches,
         "mean_user_size": sizes.mean_sizes[0],
@@ -279,7 +281,12 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
     # One seed for all: sizes are compared, not draws.
     seed = key_of(config.seed, Stream.TEST if on_test else Stream.RETRAINING)
     trainings = [
-        (config.with_l2(table.l2), table.sizes, seed, table.outcome.num_batches if on_test else None)
+        (
+            config.with_options(table.options),
+            table.sizes,
+            seed,
+            table.outcome.num_batches if on_test else None,
+        )
         for table in allocations
     ]
     tasks = [

@@ -161,8 +161,8 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _check_recommender(self) -> "StreamConfig":
-        if len(self.recommender.weights_of_l2) > 1:
-            raise ConfigError("recommender.options.l2: a stream trains with one weight of L2; keep one.")
+        for name in self.recommender.options.keys() & self.recommender.other_options.keys():
+            raise ConfigError(f"recommender.options.{name}: a stream trains with one value; keep one.")
         if self.recommender.is_closed_form:
             raise ConfigError(
                 f"recommender.name: {self.recommender.name} is computed anew from all interactions, and a stream "

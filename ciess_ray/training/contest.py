@@ -6,13 +6,14 @@ shaped anew.
 
 Choosing is the same for a search and for a cell of a comparison. First those that were proposed are trained.
 Then the best of them, and the best plain split among them, are trained with their users in communities, each
-in more and more until that is no better; then the best of all under other weights of L2. The plain split too,
-because tables of varied sizes that are better on validation are not always as much better on test.
+in more and more until that is no better; then the best of all under other weights of L2, or of whichever
+option of the recommender several values are tried. The plain split too, because tables of varied sizes that
+are better on validation are not always as much better on test.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -187,7 +188,7 @@ class Allocation:
         step_quality: Validation quality in the search's step mode; NaN where it was not judged.
         candidate: Of a search, whose sizes these are; None where it is none.
         start: Where its training starts; None for drawn parameters.
-        l2: A further one of ``recommender.options.l2``; None for the first.
+        options: Of the recommender's, by name, those that are not what is searched with.
         trained: Where it has been trained to convergence already, what came of it.
     """
 
@@ -196,7 +197,7 @@ class Allocation:
     step_quality: float = float("nan")
     candidate: Candidate | None = None
     start: Start | None = None
-    l2: float | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
     trained: Trained | None = None
 
     @property
@@ -209,6 +210,11 @@ class Allocation:
     def quality(self) -> float:
         """Validation quality once trained."""
         return self.outcome.quality
+
+
+def options_text(options: Mapping[str, float]) -> str:
+    """Options that were tried, as people read them; empty for those that are searched with."""
+    return ", ".join(f"{'L2' if name == 'l2' else name} {value:g}" for name, value in options.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +239,7 @@ def choose(
     contests: Sequence[Contest],
     train: Train,
     tried_communities: Sequence[int],
-    tried_l2: Sequence[float],
+    other_options: Mapping[str, Sequence[float]],
 ) -> list[tuple[Allocation, list[Allocation]]]:
     """Train and compare, stage after stage, all contests in step.
 
@@ -242,7 +248,8 @@ def choose(
         train: Is asked for everything that a stage needs at once.
         tried_communities: Numbers of communities, in turn until one is no better than the same table had
             been by then.
-        tried_l2: Weights of L2 beside the configured one.
+        other_options: By option of the recommender, the values beside the one that is searched with; one
+            option after another, each at the best of those before.
 
     Returns:
         For each contest the allocation that is best on validation, and those that were proposed, trained.
@@ -269,10 +276,14 @@ def choose(
         ]
         for allocations, forms in zip(best, tried, strict=True):
             allocations += [form for _, form in forms]
-    rivals = [
-        [chosen, *(replace(chosen, l2=l2, trained=None) for l2 in tried_l2)] for chosen in map(_best, best)
-    ]
-    return list(zip(map(_best, _converge(rivals, train)), converged, strict=True))
+    chosen = list(map(_best, best))
+    for name, values in other_options.items():
+        rivals = [
+            [one, *(replace(one, options={**one.options, name: value}, trained=None) for value in values)]
+            for one in chosen
+        ]
+        chosen = list(map(_best, _converge(rivals, train)))
+    return list(zip(chosen, converged, strict=True))
 
 
 def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:

@@ -1,7 +1,7 @@
 """What every base recommender is, and the table of rows that differ in size which it scores with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,6 +102,7 @@ class BaseRecommender(nn.Module, ABC):
         num_tables: Tables that a row has its size in; ``sizes.num_tables`` must say the same.
         has_user_rows: Whether users have rows of the table. Where they have none, a user is what their
             history makes of the items' rows, and ``sizes.user`` is empty.
+        tried: By option, values beside its default that are tried on validation where no value is given.
 
     Raises:
         EmbeddingSizeError: The sizes are made for another number of tables, or of users and items with rows.
@@ -109,6 +110,7 @@ class BaseRecommender(nn.Module, ABC):
 
     num_tables: ClassVar[int] = 1
     has_user_rows: ClassVar[bool] = True
+    tried: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def __init__(
         self,

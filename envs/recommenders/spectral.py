@@ -136,6 +136,8 @@ class Spectral(ClosedForm, DotProductRecommender):
     """
 
     has_user_rows = False
+    #: What is best differs from data to data, and computing is cheap.
+    tried = {"item_exponent": (0.3, 0.4, 0.45), "spectrum_exponent": (0.0, 0.25)}
     history_weight: Tensor
     fold_in: Tensor
 

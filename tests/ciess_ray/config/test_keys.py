@@ -143,7 +143,7 @@ def keys(make_config, tmp_path_factory):
         "supernet": lambda config: (
             Preparation.supernet(config, interactions, caps_params_of(config, interactions)).key
         ),
-        "training": lambda config: training_key(interactions, config.with_l2(None), sizes, (0, 9), None),
+        "training": lambda config: training_key(interactions, config.with_options({}), sizes, (0, 9), None),
         "checkpoint": lambda config: checkpoints_of(config, interactions).identity,
     }
     return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}

@@ -27,11 +27,12 @@ def chosen(proposed, communities, *, tried=(2, 3, 4), tried_l2=(), l2=None):
     def train(stage):
         asked.append([one.name for _, one in stage])
         qualities = (
-            communities.get(one.name, PLAIN.get(one.name)) + (l2 or {}).get(one.l2, 0) for _, one in stage
+            communities.get(one.name, PLAIN.get(one.name)) + (l2 or {}).get(one.options.get("l2"), 0)
+            for _, one in stage
         )
         return [Trained({}, quality, 1) for quality in qualities]
 
-    ((best, _),) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, tried_l2)
+    ((best, _),) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, {"l2": tried_l2})
     return best, asked
 
 
@@ -66,7 +67,7 @@ def test_without_a_plain_split_there_is_the_best_alone():
 def test_another_weight_of_l2_is_tried_for_the_best_of_all(gain, l2):
     best, asked = chosen([VARIED, SPLIT], {}, tried=(), tried_l2=[0.01], l2={0.01: gain})
     assert asked == [["varied", "split"], ["varied"]]
-    assert best.name == "varied" and best.l2 == l2
+    assert best.name == "varied" and best.options.get("l2") == l2
 
 
 def test_contests_are_trained_in_step():
@@ -77,5 +78,21 @@ def test_contests_are_trained_in_step():
         return [Trained({}, PLAIN[one.name.split(",")[0]], 1) for _, one in stage]
 
     contests = [Contest([VARIED]), Contest([SPLIT, WORSE_SPLIT], lambda sizes, _: sizes)]
-    assert [best.name for best, _ in choose(contests, train, (2, 3), ())] == ["varied", "split"]
+    assert [best.name for best, _ in choose(contests, train, (2, 3), {})] == ["varied", "split"]
     assert stages == [[0, 1, 1], [1]]
+
+
+def test_options_are_tried_one_after_another_each_at_the_best_of_those_before():
+    asked = []
+
+    def train(stage):
+        asked.extend(dict(one.options) for _, one in stage)
+        gains = {"a": {2: 0.1}, "b": {7: -0.1, 8: 0.1}}
+        return [
+            Trained({}, 0.5 + sum(gains[name].get(value, 0) for name, value in one.options.items()), 0)
+            for _, one in stage
+        ]
+
+    ((best, _),) = choose([Contest([VARIED])], train, (), {"a": (1, 2), "b": (7, 8)})
+    assert asked == [{}, {"a": 1}, {"a": 2}, {"a": 2, "b": 7}, {"a": 2, "b": 8}]
+    assert best.options == {"a": 2, "b": 8}
