@@ -77,7 +77,8 @@ def test_where_rows_begin_and_l2_are_part_of_what_is_known(make_run):
     first_columns = np.arange(plain.sizes.num_rows) % 3
     placed = replace(plain, sizes=replace(plain.sizes, first_columns=first_columns))
     with run.journal.phase("retraining", 3):
-        found = [train_all(run, [one])[0].quality for one in (plain, placed, replace(plain, options={"l2": 1.0}))]
+        tables = plain, placed, replace(plain, options={"l2": 1.0})
+        found = [train_all(run, [one])[0].quality for one in tables]
     assert len(set(found)) == 3
 
 
