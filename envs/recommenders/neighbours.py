@@ -1,8 +1,9 @@
 """Neighbour tables: of each item its nearest items, in closed form and without rows of users.
 
 The size of an item is its number of neighbours, and a row cut to a size keeps the largest. Weights are either
-cosines of items by the users they share (item-kNN; Deshpande and Karypis, TOIS 2004) or those of EASE (arXiv
-1905.03375), the closed form of a linear autoencoder without self-loops.
+cosines of items by the users they share, or what powers of degrees make of them (item-kNN; Deshpande and
+Karypis, TOIS 2004), or those of EASE (arXiv 1905.03375), the closed form of a linear autoencoder without
+self-loops.
 
 A row is read in one of two ways. *Incoming*: an item's score is the sum of the weights of those of its
 neighbours that a user had. *Outgoing*: each item that a user had adds its weights to the scores of its
@@ -11,6 +12,7 @@ their length.
 """
 
 import os
+from abc import abstractmethod
 
 import numpy as np
 import torch
@@ -29,25 +31,30 @@ _PRODUCTS_AT_ONCE = 2**24
 _NUM_DENSE = 3
 
 
-def item_cosines(train: csr_array, num_neighbours: int) -> csr_array:
-    """Cosines of items by the users they share, of each item its largest ones.
+def shared_users(
+    train: csr_array, num_neighbours: int, user_exponent: float = 0.0, item_exponent: float = 0.5
+) -> csr_array:
+    """Items by the users they share, see :class:`Neighbours`, of each item its largest weights.
 
     Nothing is dense: pairs that share a user are multiplied out a block of items at a time.
 
     Args:
         train: Ones, shape (num_users, num_items).
         num_neighbours: What is kept of each item, where there are so many; of equals the first.
+        user_exponent: a.
+        item_exponent: p; with the default of both they are cosines.
 
     Returns:
         Shape (num_items, num_items), float64, rows not sorted by column but by size; nothing on the diagonal.
     """
-    num_items = train.shape[1]
-    norms = np.sqrt(np.maximum(np.bincount(train.indices, minlength=num_items), 1))
-    scaled = csr_array((1.0 / norms[train.indices], train.indices, train.indptr), shape=train.shape)
+    num_items, degrees = train.shape[1], np.diff(train.indptr)
+    popularity = np.maximum(np.bincount(train.indices, minlength=num_items), 1)
+    values = np.repeat(np.maximum(degrees, 1) ** -user_exponent, degrees)
+    values = values * (popularity**-item_exponent)[train.indices]
+    scaled = csr_array((values, train.indices, train.indptr), shape=train.shape)
     by_item = scaled.T.tocsr()
     # A product a pair of items of each user who had the first.
-    lengths = np.diff(train.indptr)
-    products = np.cumsum(csr_array(train.T) @ lengths.astype(np.float64))
+    products = np.cumsum(csr_array(train.T) @ degrees.astype(np.float64))
     borders = np.unique(np.searchsorted(products, np.arange(0, products[-1] + 1, _PRODUCTS_AT_ONCE)))
     blocks = []
     for first, last in zip(borders, [*borders[1:], num_items], strict=True):
@@ -61,10 +68,10 @@ def ease(train: csr_array, l2: float, num_neighbours: int) -> csr_array:
     Args:
         train: Ones, shape (num_users, num_items).
         l2: λ, above 0, in interactions.
-        num_neighbours: As in :func:`item_cosines`; by absolute value.
+        num_neighbours: As in :func:`shared_users`; by absolute value.
 
     Returns:
-        As :func:`item_cosines`.
+        As :func:`shared_users`.
 
     Raises:
         ConfigError: This machine has no memory for matrices of items by items.
@@ -74,8 +81,7 @@ def ease(train: csr_array, l2: float, num_neighbours: int) -> csr_array:
     if needed > there:
         raise ConfigError(
             f"EASE inverts a matrix of items by items: {_NUM_DENSE} of {num_items:,} x {num_items:,} numbers "
-            f"take {needed / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB. Leave out "
-            "recommender.options.ease_l2, which leaves cosines."
+            f"take {needed / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB; Neighbours needs none."
         )
     gram = (train.T @ train).toarray().astype(np.float64)
     gram[np.diag_indices(num_items)] += l2
@@ -108,15 +114,14 @@ def _of_rows(
     return csr_array((data, columns, indptr), shape=shape)
 
 
-class Neighbours(ClosedForm):
-    """Each item's nearest items; see the module. A user has no row.
+class NeighbourTable(ClosedForm):
+    """Each item's nearest items, however near is measured; see the module. A user has no row.
 
     Args:
         train: Training interactions, shape (num_users, num_items).
         sizes: The number of neighbours of each item, and none for users.
         generator: Has nothing to draw.
         device: Where scores go; they are computed on the CPU.
-        ease_l2: λ of EASE; 0 for cosines.
         outgoing: 1 where an item that a user had speaks for its neighbours, 0 where an item asks which of its
             neighbours a user had.
 
@@ -125,7 +130,6 @@ class Neighbours(ClosedForm):
     """
 
     has_user_rows = False
-    tried = {"outgoing": (1,)}
     neighbour: Tensor
 
     def __init__(
@@ -135,28 +139,29 @@ class Neighbours(ClosedForm):
         *,
         generator: torch.Generator,
         device: torch.device | None = None,
-        ease_l2: float = 0.0,
         outgoing: int = 0,
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, l2=0.0, init_std=0.0)
         if outgoing not in (0, 1):
-            raise ConfigError(f"the option outgoing of neighbours must be 0 or 1, not {outgoing}.")
-        self.ease_l2, self.outgoing = ease_l2, outgoing
+            raise ConfigError(f"the option outgoing of {type(self).__name__} must be 0 or 1, not {outgoing}.")
+        self.outgoing = outgoing
         self._train = train
         # Where the numbers of the table are, of which what masks it further hides some.
         self._places = torch.from_numpy(sizes.mask(self.table.width))
         self.neighbour = nn.Buffer(torch.zeros(sizes.num_params, dtype=torch.int32))
 
+    @abstractmethod
+    def weights(self, num_neighbours: int) -> csr_array:
+        """Of each item its largest weights, largest first, shape (num_items, num_items)."""
+
     def solve(self, rng: np.random.Generator) -> None:
         """Compute the weights and whose they are; nothing is drawn."""
         width = self.table.width
-        found = ease(self._train, self.ease_l2, width) if self.ease_l2 else item_cosines(self._train, width)
+        found = self.weights(width)
         rows = np.repeat(np.arange(self.num_items), np.diff(found.indptr))
         columns = np.arange(found.nnz) - found.indptr[rows]
-        weights, ids = (
-            np.zeros((self.num_items, width), np.float32),
-            np.zeros((self.num_items, width), np.int32),
-        )
+        shape = self.num_items, width
+        weights, ids = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
         weights[rows, columns], ids[rows, columns] = found.data, found.indices
         with torch.no_grad():
             self.table.weight.copy_(torch.from_numpy(weights) * self.table.mask.cpu())
@@ -197,6 +202,81 @@ class Neighbours(ClosedForm):
         to_item = csr_array(weights.T)[items.cpu().numpy()]
         sums = histories[users.cpu().numpy()].multiply(to_item).sum(axis=1)
         return torch.from_numpy(np.asarray(sums, np.float32)).to(self.device)
+
+
+class Neighbours(NeighbourTable):
+    """Items by the users they share: s_ij = Σ_u d_u^-2a / (d_i d_j)^p over the users u of both.
+
+    Args:
+        train: Training interactions, shape (num_users, num_items).
+        sizes: The number of neighbours of each item, and none for users.
+        generator: Has nothing to draw.
+        device: Where scores go; they are computed on the CPU.
+        user_exponent: a, of the users' degrees; 0 for cosines. Above 0 the active say less each.
+        item_exponent: p, of the items'; 1/2 for cosines. Below it the popular are near to more.
+        outgoing: How rows are read, see :class:`NeighbourTable`.
+
+    Raises:
+        ConfigError: As :class:`NeighbourTable`.
+    """
+
+    #: On Gowalla 20 neighbours are half as good again on validation with p of 0.3 as with cosines.
+    tried = {"item_exponent": (0.3, 0.375, 0.525), "outgoing": (1,)}
+
+    def __init__(
+        self,
+        train: csr_array,
+        sizes: EmbeddingSizes,
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+        user_exponent: float = 0.15,
+        item_exponent: float = 0.45,
+        outgoing: int = 0,
+    ) -> None:
+        super().__init__(train, sizes, generator=generator, device=device, outgoing=outgoing)
+        self.user_exponent, self.item_exponent = user_exponent, item_exponent
+
+    def weights(self, num_neighbours: int) -> csr_array:
+        """See :func:`shared_users`."""
+        return shared_users(self._train, num_neighbours, self.user_exponent, self.item_exponent)
+
+
+class Ease(NeighbourTable):
+    """Items by the weights of EASE (arXiv 1905.03375), of which each item keeps its largest.
+
+    Args:
+        train: Training interactions, shape (num_users, num_items).
+        sizes: The number of neighbours of each item, and none for users.
+        generator: Has nothing to draw.
+        device: Where scores go; they are computed on the CPU.
+        l2: λ, in interactions; 0 is none, where items that share every user have no answer.
+        outgoing: How rows are read, see :class:`NeighbourTable`; 1 is better at any length.
+
+    Raises:
+        ConfigError: As :class:`NeighbourTable`, and ``l2`` is 0.
+    """
+
+    tried = {"l2": (150.0, 800.0)}
+
+    def __init__(
+        self,
+        train: csr_array,
+        sizes: EmbeddingSizes,
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+        l2: float = 350.0,
+        outgoing: int = 1,
+    ) -> None:
+        super().__init__(train, sizes, generator=generator, device=device, outgoing=outgoing)
+        if l2 <= 0:
+            raise ConfigError("the option l2 of Ease must be above 0: without it there may be no answer.")
+        self.l2 = l2
+
+    def weights(self, num_neighbours: int) -> csr_array:
+        """See :func:`ease`."""
+        return ease(self._train, self.l2, num_neighbours)
 
 
 def _matrix(tensor: Tensor) -> csr_array:
