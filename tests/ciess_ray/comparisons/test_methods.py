@@ -342,7 +342,12 @@ def test_where_users_have_no_rows_every_method_that_needs_no_gradient_meets_the_
         {
             "dataset": {"path": "nothing.parquet"},
             "budget": "40%",
-            "recommender": {"name": "spectral", "max_embedding_size": 8, "device": "cpu"},
+            "recommender": {
+                "name": "spectral",
+                "max_embedding_size": 8,
+                "device": "cpu",
+                "options": {"item_exponent": 0.35, "spectrum_exponent": 0.125},
+            },
             "search": {"num_episodes": 1, "episode_length": 2, "num_warmup_steps": 1, "num_candidates": 2},
         }
     )
