@@ -165,8 +165,8 @@ class StreamConfig(Section):
             raise ConfigError(f"recommender.options.{name}: a stream trains with one value; keep one.")
         if self.recommender.is_closed_form:
             raise ConfigError(
-                f"recommender.name: {self.recommender.name} is computed anew from all interactions, and a stream "
-                "trains a table on; name another."
+                f"recommender.name: {self.recommender.name} is computed anew from all interactions, and a "
+                "stream trains a table on; name another."
             )
         if self.reserve and self.recommender.name != APPENDABLE:
             raise ConfigError(
