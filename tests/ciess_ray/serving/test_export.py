@@ -151,7 +151,7 @@ def test_rows_that_share_one_are_written_out_where_a_form_has_none(folder, tmp_p
     own = PackedTable.open(folder / TABLE_FILE).sizes
     sizes = np.concatenate([own.user, own.item])
     is_shared = (np.arange(len(sizes)) % 3 == 0) & (sizes < own.width)
-    user, item = np.split(np.where(is_shared, own.min_embedding_size, sizes), [NUM_USERS])
+    user, item = np.split(np.where(is_shared, own.min_embedding_size, sizes), [len(own.user)])
     sizes = dataclasses.replace(own, user=user, item=item, is_shared=is_shared)
     shared = resize(PackedTable.open(folder / TABLE_FILE), sizes, np.random.default_rng(0)).table
     for name, table in (("shared", shared), ("own", unshared(shared))):
