@@ -144,7 +144,7 @@ def test_where_a_budget_has_no_room_for_everybody_the_coldest_share_a_row(make, 
         ({"segments": {"rows": 5, "period": "day"}}, "not rows and period"),
         ({"methods": ["splt"]}, "Did you mean 'split'"),
         ({"methods": ["split", "split"]}, "stands there twice"),
-        ({"recommender": {"options": {"l2": [0.1, 0.2]}}}, "one weight of L2"),
+        ({"recommender": {"options": {"l2": [0.1, 0.2]}}}, "one value"),
         ({"methods": "equal size"}, "Did you mean 'equal sizes'"),
     ],
 )
