@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from provenance import provenance, without_places
 
-from ciess_ray.comparisons.results import HEADINGS
+from ciess_ray.comparisons.method_figures import HEADINGS, NO_BUDGET
 
 #: By data set, recommender, budget and method; a sparsity of 90 % is a budget of 10 %.
 PUBLISHED = {
@@ -80,8 +80,11 @@ def as_markdown(comparison: dict[str, Any]) -> list[str]:
     """A table for each data set and recommender."""
     sections = []
     cells = comparison["cells"]
-    for dataset, recommender in dict.fromkeys((one["dataset"], one["recommender"]) for one in cells):
-        own = [one for one in cells if (one["dataset"], one["recommender"]) == (dataset, recommender)]
+    beside = [one for one in cells if one["budget"] == NO_BUDGET]
+    methods = [one for one in cells if one["budget"] != NO_BUDGET]
+    for dataset, recommender in dict.fromkeys((one["dataset"], one["recommender"]) for one in methods):
+        own = [one for one in methods if (one["dataset"], one["recommender"]) == (dataset, recommender)]
+        own += [one for one in beside if one["dataset"] == dataset]
         full = next((one for one in own if one["method"] == "full size" and one["seeds"]), None)
         lines = [
             f"### {recommender} on {Path(dataset).stem}",
@@ -119,7 +122,9 @@ def _row(one: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
             f"{figures[name]['mean']:,.0f}" if name in figures else ""
             for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
         ),
-        f"{figures['mean_user_size']['mean']:.1f} : {figures['mean_item_size']['mean']:.1f}",
+        f"{figures['mean_user_size']['mean']:.1f} : {figures['mean_item_size']['mean']:.1f}"
+        if "mean_user_size" in figures
+        else "",
         f"{seconds:,.0f}",
         _pair(published),
     ]

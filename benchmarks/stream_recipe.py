@@ -29,7 +29,7 @@ from scipy.sparse.linalg import svds
 from stream_warm import FIRST_SEGMENT, L2, MAX_EMBEDDING_SIZE, append_rows, read_rows, sizes_of
 
 from ciess_ray.streaming.config import StreamTraining
-from ciess_ray.streaming.judging import Ranker, best_by, judge
+from ciess_ray.streaming.judging import Ranker, judge
 from ciess_ray.streaming.recommender import PackedRecommender, train_segment
 from ciess_ray.streaming.segment import SegmentData, segment_data
 from ciess_ray.streaming.yardsticks import item_cosine
@@ -41,6 +41,7 @@ from envs.recommenders.losses import BPR, RankingLoss, SampledSoftmax
 from envs.recommenders.propagation import symmetric_weights
 from envs.recommenders.training import Recipe
 from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.yardsticks import best_by
 
 NUM_NEIGHBOURS, WARM_BATCHES = 10, 150
 HALF = "half"

@@ -6,6 +6,9 @@ from typing import Any
 #: What a reader calls the tables that every search measures side by side.
 FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 
+#: What stands beside the methods of a comparison and keeps to no budget.
+YARDSTICKS = ("ease", "item cosine", "most popular")
+
 #: What rows say of all that serves a table; see :mod:`ciess_ray.serving.served_bytes`.
 SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "ids_bytes")
 

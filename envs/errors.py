@@ -5,7 +5,8 @@
     ├── BudgetError              a memory budget that is unreadable or cannot be met
     ├── EmbeddingSizeError       sizes outside their bounds, or of the wrong shape
     ├── ConfigError              a field, key or option that is wrong
-    │   └── UnknownNameError     a name that is in no table, with the nearest that is
+    │   ├── UnknownNameError     a name that is in no table, with the nearest that is
+    │   └── NoMemoryError        what this machine has too little memory for
     ├── RecommenderProtocolError a recommender of one's own that breaks a rule of the protocol
     ├── TrainingError            a base recommender whose training failed
     └── ResultError              a result folder that exists, is incomplete or was changed
@@ -42,6 +43,10 @@ class ConfigError(CiessError):
 
 class UnknownNameError(ConfigError):
     """A name that is in no table; see :func:`check_name`."""
+
+
+class NoMemoryError(ConfigError):
+    """What was asked for takes more memory than this machine has."""
 
 
 class RecommenderProtocolError(CiessError):

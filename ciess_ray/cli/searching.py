@@ -182,6 +182,7 @@ search, p: NDCG@20 of the search against the method's, paired over users and spl
 narrow where splits are few; ^: a training ended before validation had stopped rising
 packed: bytes of the table's file; served: of all that answers a request that brings its own history; with \
 histories: everybody's interactions added
+no budget: uncut lists of items beside the methods, of no table and within no budget
 trainings, CPU s and peak MB include the full-size fit and the supernet wherever a method needs them, though \
 they are trained once for all"""
 
@@ -295,8 +296,8 @@ def say_end(
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     console.say(f"{'trials' if what == 'sweep' else 'cells'}: {counts}; {seconds:.0f} s")
     for name, status, error in listed:
-        if status == "failed":
-            console.say(f"{name}: {error}", "failed:", "red")
+        if status in ("failed", "refused"):
+            console.say(f"{name}: {error}", f"{status}:", "red" if status == "failed" else "yellow")
     for hint in hints:
         console.say(hint, "hint:", "yellow")
     for problem in problems:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from scipy.sparse import csr_array
 from ciess_ray.comparisons.config import FORMER_METHODS, RANDOM_SEARCH, Cell, ComparisonPlan
 from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.data import caps_params_of, dataset_key, read_data
-from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, key_of_run
+from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, digest, key_of_run
 from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.searches.finalists import equal_sizes
@@ -39,6 +40,7 @@ from ciess_ray.training.convergence import (
 from ciess_ray.training.preparing import Preparation, kept_ratios_of
 from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
+from envs.metrics import RankingMetrics
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.training import FitReport
 from envs.step_modes import state_of
@@ -113,14 +115,15 @@ class Board:
         self.data = read_data(plan.trials, plan.source, trains_full=trains_full)
         self._caps: defaultdict[str, set[int]] = defaultdict(set)
         for cell in plan.cells:
-            self._caps[cell.group].update(self._budget_caps(cell))
+            if not cell.is_yardstick:
+                self._caps[cell.group].update(self._budget_caps(cell))
 
     def interactions(self, cell: Cell) -> Interactions:
         """The splits of a cell, test included."""
         return self.data[dataset_key(cell.config)]
 
     def cap_params(self, cell: Cell) -> int:
-        """Parameters that a cell's table has."""
+        """Parameters that a cell's table has; a yardstick has none."""
         if cell.method == FULL_SIZE:
             return full_sizes(cell.config, self.interactions(cell)).num_params
         return self._budget_caps(cell)[0]
@@ -130,6 +133,8 @@ class Board:
 
     def needed(self, cell: Cell) -> list[Preparation]:
         """What is trained beforehand for a cell, and for others: the full-size fit, the supernet."""
+        if cell.is_yardstick:
+            return []
         method, start = METHODS[cell.method], cell.config.steps.starts_from
         interactions, needed = self.interactions(cell), []
         if method.needs_full or (method.is_judging and start == "full size"):
@@ -140,6 +145,9 @@ class Board:
 
     def key(self, cell: Cell) -> str:
         """A name for what a cell computes, by the hash of all that it depends on."""
+        if cell.is_yardstick:
+            # Of a run's configuration on nothing but the data.
+            return digest([self.interactions(cell).fingerprint, cell.method, version("ciess-ray")])[:24]
         method = METHODS[cell.method]
         what: dict[str, Any] = {"method": cell.method, "cap_params": self.cap_params(cell)}
         # What the budgets of all cells come to for the supernet are its kept ratios.
@@ -248,18 +256,28 @@ def run_cell(
         **{f"cpu_s/{phase}": seconds for phase, seconds in meter.cpu_s.items()},
         "validation/quality": outcome.quality,
         **{f"validation/{name}": value for name, value in outcome.metrics.items()},
-        "test/quality": ranking.quality,
-        **{f"test/{name}": value for name, value in ranking.summary().items()},
+        **figures_of("test", ranking),
     }
     kept: dict[str, NDArray[Any]] = {"user_sizes": sizes.user, "item_sizes": sizes.item}
     if sizes.first_columns is not None:
         kept["first_columns"] = sizes.first_columns
-    of_users = {
-        f"{name}@{k}": values[:, column].astype(np.float32)
-        for name, values in (("recall", ranking.recall), ("ndcg", ranking.ndcg))
-        for column, k in enumerate(ranking.cutoffs)
+    return CellResult(row, metrics_of_users(ranking), kept)
+
+
+def figures_of(split: str, metrics: RankingMetrics) -> dict[str, float]:
+    """Means over users as a row of a cell names them, ``test/quality``, ``test/ndcg@20`` and so on."""
+    return {
+        f"{split}/{name}": value for name, value in ({"quality": metrics.quality} | metrics.summary()).items()
     }
-    return CellResult(row, of_users, kept)
+
+
+def metrics_of_users(metrics: RankingMetrics) -> dict[str, NDArray[np.float32]]:
+    """Those of each user, as a cell keeps them."""
+    return {
+        f"{name}@{k}": values[:, column].astype(np.float32)
+        for name, values in (("recall", metrics.recall), ("ndcg", metrics.ndcg))
+        for column, k in enumerate(metrics.cutoffs)
+    }
 
 
 def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: bool) -> Allocation:

@@ -12,8 +12,8 @@ from ciess_ray.config.grid import Grid, ManyRuns, slug
 from ciess_ray.config.keys import digest
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.section import Names, Place, refuse_twice
-from ciess_ray.names import FULL_SIZE
-from envs.errors import ConfigError, unknown_name
+from ciess_ray.names import FULL_SIZE, YARDSTICKS
+from envs.errors import ConfigError, check_name, unknown_name
 
 #: Names of ``ciess_ray.comparisons.methods.METHODS``, which takes seconds to import, in the order of tables.
 METHOD_NAMES = (
@@ -50,6 +50,11 @@ class ComparisonConfig(ManyRuns):
         "recommender.name, dataset, seed, ...",
     )
     methods: Names = Field(METHOD_NAMES, min_length=1, description=", ".join(METHOD_NAMES))
+    yardsticks: Names = Field(
+        YARDSTICKS,
+        description="what stands beside the methods, uncut and so within no budget, once for each split: "
+        + ", ".join(YARDSTICKS),
+    )
     num_resamples: int = Field(10_000, ge=1, description="resamples of the bootstrap over users and splits")
     output: Place = Field(
         Path("runs/comparison"), description="folder of the comparison, which every node must reach"
@@ -64,6 +69,14 @@ class ComparisonConfig(ManyRuns):
         refuse_twice("methods", methods)
         return methods
 
+    @field_validator("yardsticks")
+    @classmethod
+    def _check_yardsticks(cls, yardsticks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in yardsticks:
+            check_name("yardstick", name, YARDSTICKS)
+        refuse_twice("yardsticks", yardsticks)
+        return yardsticks
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -71,9 +84,11 @@ class Cell:
 
     Attributes:
         name: Of its file, and what people call it.
-        method: A name in :data:`METHOD_NAMES` or :data:`FORMER_METHODS`.
-        fields: What its run has that others have not, by dotted name; without a budget for the full size.
-        config: The whole configuration of its run.
+        method: A name in :data:`METHOD_NAMES`, :data:`FORMER_METHODS` or
+            :data:`ciess_ray.names.YARDSTICKS`.
+        fields: What its run has that others have not, by dotted name; without a budget for the full size, of
+            a yardstick the data alone.
+        config: The whole configuration of its run; of a yardstick the first run's on its data.
         group: What the cells have in common that share their full-size fit: all fields but the budget.
     """
 
@@ -82,6 +97,16 @@ class Cell:
     fields: dict[str, Any]
     config: RunConfig
     group: str
+
+    @property
+    def split(self) -> tuple[str, int]:
+        """The data and their split, by which yardsticks are told apart."""
+        return self.config.dataset.model_dump_json(), self.config.split_seed
+
+    @property
+    def is_yardstick(self) -> bool:
+        """Whether it keeps to no budget and has no table."""
+        return self.method in YARDSTICKS
 
 
 class ComparisonPlan(Grid):
@@ -93,7 +118,7 @@ class ComparisonPlan(Grid):
         source: What messages call the comparison's file.
 
     Attributes:
-        cells: Every cell; the full size once for all budgets.
+        cells: Every cell; the full size once for all budgets, yardsticks once for each split of some data.
 
     Raises:
         ConfigError: A point of the grid is wrong, or no method could be compared fairly there.
@@ -122,19 +147,39 @@ class ComparisonPlan(Grid):
                     f"{self.source}: methods: {' and '.join(learning)} learn what to keep by gradients, and "
                     f"{trial.config.recommender.name} is computed, not trained: leave them out there."
                 )
-        cells: dict[str, Cell] = {}
+        self._cells: dict[str, Cell] = {}
         groups: set[str] = set()
         for trial in self.trials:
             shared = {name: value for name, value in trial.fields.items() if name != "budget"}
             group = json.dumps(shared, sort_keys=True)
             for method in self.config.methods:
                 # A full table is the same at every budget.
-                if method == FULL_SIZE and group in groups:
-                    continue
-                fields, end = shared if method == FULL_SIZE else trial.fields, method.replace(" ", "-")
-                name = "_".join(filter(None, (slug(fields), end)))
-                if name in cells:
-                    name = "_".join(filter(None, (slug(fields), digest(fields)[:8], end)))
-                cells[name] = Cell(name, method, fields, trial.config, group)
+                if method != FULL_SIZE:
+                    self._add(method, trial.fields, trial.config, group)
+                elif group not in groups:
+                    self._add(method, shared, trial.config, group)
             groups.add(group)
-        self.cells = list(cells.values())
+        splits: set[tuple[str, int]] = set()
+        for trial in self.trials:
+            run = trial.config
+            split = run.dataset.model_dump_json(), run.split_seed
+            if split in splits:
+                continue
+            splits.add(split)
+            is_drawn = run.dataset.split == "random" and run.dataset.split_seed is None
+            fields = {
+                name: value
+                for name, value in trial.fields.items()
+                if name.split(".")[0] == "dataset" or (name == "seed" and is_drawn)
+            }
+            for method in self.config.yardsticks:
+                self._add(method, fields, run, json.dumps(fields, sort_keys=True))
+        self.cells = list(self._cells.values())
+
+    def _add(self, method: str, fields: dict[str, Any], config: RunConfig, group: str) -> None:
+        """A cell under a name that no other has."""
+        end = method.replace(" ", "-")
+        name = "_".join(filter(None, (slug(fields), end)))
+        if name in self._cells:
+            name = "_".join(filter(None, (slug(fields), digest(fields)[:8], end)))
+        self._cells[name] = Cell(name, method, fields, config, group)

@@ -21,6 +21,7 @@ from ciess_ray.comparisons.cell import Board, CellResult, cell_file, run_cell
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
 from ciess_ray.comparisons.methods import Problem
 from ciess_ray.comparisons.results import ComparisonResults, budget_of
+from ciess_ray.comparisons.yardsticks import run_yardstick
 from ciess_ray.config.data import dataset_key, read_recorded
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import sole_writer, write_whole
@@ -153,7 +154,8 @@ def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None =
     state.error = row.get("error")
     if row["status"] == "finished":
         # Cells of before have no allocation.
-        state.note = f"N@20 {row['test/ndcg@20']:.4f}  {row.get('allocation', '')}".rstrip()
+        chosen = row.get("options", "") if cell.is_yardstick else row.get("allocation", "")
+        state.note = f"N@20 {row['test/ndcg@20']:.4f}  {chosen}".rstrip()
     run = monitor.record(
         cell.name,
         f"/{row['key']}",
@@ -162,7 +164,11 @@ def record(monitor: Monitor, cell: Cell, result: CellResult, news: News | None =
     )
     if run is not None:
         run.log_metrics({name: float(v) for name, v in row.items() if isinstance(v, int | float)}, 0)
-    monitor.end(cell.name, row["status"], news)
+    if row["status"] == "refused":
+        # It is done: to try again would not help.
+        monitor.end(cell.name, "finished", "refused")
+    else:
+        monitor.end(cell.name, row["status"], news)
 
 
 def send_comparison(folder: Path, overrides: Sequence[str]) -> tuple[str, list[str]]:
@@ -264,13 +270,20 @@ def _submit(
     tasks: dict[Any, Cell | Preparation] = {shared[key]: each for key, each in preparations.items()}
     for cell in waiting:
         config = cell.config.model_copy(update={"cache": None})
+        # In a list it is fetched when it is asked for, and not before.
+        held_out = [test[dataset_key(config)]]
+        if cell.is_yardstick:
+            task = _yardstick.options(num_cpus=config.resources.num_cpus_per_training).remote(
+                cell.method, visible[dataset_key(config)], held_out
+            )
+            tasks[task] = cell
+            continue
         given = {preparation.kind: shared[preparation.key] for preparation in needed[cell.name]}
         task = claiming(_cell, config, num_claims).remote(
             cell.method,
             config,
             visible[dataset_key(config)],
-            # In a list it is fetched when it is asked for, and not before.
-            [test[dataset_key(config)]],
+            held_out,
             board.cap_params(cell),
             given.get(FULL_SIZE_FIT),
             given.get(SUPERNET),
@@ -296,3 +309,9 @@ def _cell(
     with TemporaryDirectory(prefix="ciess-ray-cell-", ignore_cleanup_errors=True) as work:
         problem = Problem(config, interactions, cap_params, Path(work), full, start.state if start else None)
         return run_cell(method, problem, costs, lambda: ray.get(test[0]))
+
+
+@ray.remote(max_calls=1, max_retries=3)
+def _yardstick(name: str, interactions: Interactions, test: Sequence[Any]) -> CellResult:
+    """See :func:`ciess_ray.comparisons.yardsticks.run_yardstick`."""
+    return run_yardstick(name, interactions, lambda: ray.get(test[0]))

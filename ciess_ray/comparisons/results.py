@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from ciess_ray.comparisons.cell import CellResult
 from ciess_ray.comparisons.config import Cell, ComparisonPlan
+from ciess_ray.comparisons.method_figures import COMPARED, FIGURES, HEADINGS, NO_BUDGET, MethodFigures
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.grid import other_fields
 from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.whole import write_whole
-from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.names import (
     COMPARISON_FILE,
     COMPARISON_FORMAT,
@@ -38,124 +37,6 @@ from ciess_ray.tracking.runs import run_tags
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Metrics in which the search is compared with every other method.
-COMPARED = ("ndcg@20", "recall@20")
-#: What means are told of, beside every metric.
-_FIGURES = (
-    "num_params",
-    "packed_bytes",
-    "served_bytes",
-    "served_with_histories_bytes",
-    "ids_bytes",
-    "kept_ratio",
-    "mean_user_size",
-    "mean_item_size",
-    "best_batch",
-    "num_steps",
-    "num_trainings",
-    "cpu_s",
-    "cpu_s/choosing",
-    "peak_bytes",
-    "share_of_full",
-)
-#: What a DataFrame has beside the ranking on test.
-_COLUMNS = ("share_of_full", *TABLE_FIGURES, "num_trainings", "cpu_s", "peak_bytes")
-#: Of a row a method, between its budget and what it costs.
-HEADINGS = (
-    "method",
-    "n",
-    "splits",
-    "R@20",
-    "N@20",
-    "of full",
-    "search",
-    "p",
-    "packed",
-    "served",
-    "with histories",
-    "user : item",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class MethodFigures:
-    """One method at one point of the grid, over its seeds.
-
-    Attributes:
-        dataset: What it was trained on.
-        recommender: Its name.
-        budget: As it was asked for.
-        method: The method.
-        fields: What the point differs in, seed and budget aside.
-        seeds: Those that are finished.
-        split_seeds: The splits of the data that they are of, each once.
-        num_missing: Seeds that failed or are pending.
-        figures: Means and standard deviations, by the columns of ``comparison.parquet``; and by
-            ``share_of_full`` NDCG@20 as a share of full size's of the same seed, where that is finished.
-        is_still_rising: Whether a training ended while validation was still rising.
-        differences: The search less this method, by metric; empty for the search itself and where one of
-            the two is missing.
-    """
-
-    dataset: str
-    recommender: str
-    budget: str
-    method: str
-    fields: dict[str, Any]
-    seeds: list[int]
-    split_seeds: list[int]
-    num_missing: int
-    figures: dict[str, Spread]
-    is_still_rising: bool
-    differences: dict[str, Difference]
-
-    def row(self) -> dict[str, Any]:
-        """What :meth:`ComparisonResults.table` says of it."""
-        ranking = {
-            name.removeprefix("test/"): spread
-            for name, spread in self.figures.items()
-            if name.startswith("test/")
-        }
-        difference = self.differences.get(COMPARED[0])
-        against = () if difference is None else ("relative", "relative_low", "relative_high", "p")
-        return {
-            "method": self.method,
-            "dataset": self.dataset,
-            "recommender": self.recommender,
-            "budget": self.budget,
-            **other_fields(self.fields),
-            "seeds": len(self.seeds),
-            **{name: spread.mean for name, spread in ranking.items()},
-            **{name: self.figures[name].mean for name in _COLUMNS if name in self.figures},
-            **{f"search/{name}": getattr(difference, name) for name in against},
-            **{f"{name}/sd": spread.sd for name, spread in ranking.items()},
-        }
-
-    def cells(self) -> list[str]:
-        """What people read of it, from its number of seeds on."""
-        if not self.seeds:
-            return ["0", *[""] * 13]
-        figures, against = self.figures, self.differences.get(COMPARED[0])
-        return [
-            str(len(self.seeds)) + ("^" if self.is_still_rising else ""),
-            str(len(self.split_seeds)),
-            str(figures["test/recall@20"]),
-            str(figures["test/ndcg@20"]),
-            f"{figures['share_of_full'].mean:.1%}" if "share_of_full" in figures else "",
-            ""
-            if against is None
-            else f"{against.relative:+.1%} [{against.relative_low:+.1%}, {against.relative_high:+.1%}]",
-            "" if against is None else f"{against.p:.2g}",
-            *(
-                f"{figures[name].mean:,.0f}" if name in figures else ""
-                for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
-            ),
-            f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}",
-            f"{figures['num_trainings'].mean:.0f}",
-            f"{figures['cpu_s'].mean:,.0f}",
-            f"{figures['peak_bytes'].mean / 1e6:,.0f}",
-        ]
 
 
 @dataclass(eq=False)
@@ -186,15 +67,16 @@ class ComparisonResults:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every cell is finished."""
-        return len(self.finished) == len(self.plan.cells)
+        """Whether every cell is finished, or was refused."""
+        done = (result.row["status"] in ("finished", "refused") for result in self.results.values())
+        return sum(done) == len(self.plan.cells)
 
     def row(self, cell: Cell) -> dict[str, Any]:
         """What ``comparison.parquet`` says of a cell."""
         row = {
             "cell": cell.name,
             "dataset": dataset_name(cell.config.model_dump(mode="json")),
-            "recommender": cell.config.recommender.name,
+            "recommender": recommender_of(cell),
             "budget": budget_of(cell),
             "method": cell.method,
             "seed": cell.config.seed,
@@ -221,7 +103,7 @@ class ComparisonResults:
         return pd.DataFrame([entry.row() for entry in self.figures]).set_index("method")
 
     def to_rich(self) -> TextTable:
-        """What people read: a row a method, budget after budget."""
+        """What people read: a row a method, budget after budget, yardsticks after the full size."""
         has_datasets = len({entry.dataset for entry in self.figures}) > 1
         points = []
         for entry in self.figures:
@@ -231,26 +113,33 @@ class ComparisonResults:
                 if name.split(".")[0] not in ("dataset", "recommender")
             ]
             dataset = [entry.dataset] if has_datasets else []
-            points.append(" ".join([*dataset, entry.recommender, *others, entry.budget]))
+            points.append(" ".join(filter(None, [*dataset, entry.recommender, *others, entry.budget])))
         rows = [
             ("" if point == before else point, entry.method, *entry.cells())
             for before, point, entry in zip(["", *points], points, self.figures, strict=False)
         ]
-        headings = ("budget", *HEADINGS, "trainings", "CPU s", "peak MB")
+        headings = ["budget", *HEADINGS, "trainings", "CPU s", "peak MB", "options"]
+        if not any(entry.options for entry in self.figures):
+            headings, rows = headings[:-1], [row[:-1] for row in rows]
         return TextTable(*headings, first_number=2, rows=rows)
 
     @cached_property
     def figures(self) -> list[MethodFigures]:
         """Means over seeds of every method at every point of the grid, and the search against each."""
         points: dict[str, dict[str, list[Cell]]] = {}
+        # What keeps to no budget is told of beside the budgets, and not with any.
         full: dict[str, list[Cell]] = {}
+        yardsticks: dict[str, list[Cell]] = {}
         for cell in self.plan.cells:
             key = json.dumps({name: value for name, value in cell.fields.items() if name != "seed"})
             if cell.method == FULL_SIZE:
                 full.setdefault(key, []).append(cell)
+            elif cell.is_yardstick:
+                yardsticks.setdefault(key + cell.method, []).append(cell)
             else:
                 points.setdefault(key, {}).setdefault(cell.method, []).append(cell)
-        figures = [self._method_figures(cells, {}) for cells in full.values()]
+        beside = (*full.values(), *yardsticks.values())
+        figures = [self._method_figures(cells, {}) for cells in beside]
         for number, methods in enumerate(points.values()):
             rng = rng_of(0, Stream.BOOTSTRAP, number)
             for method, cells in methods.items():
@@ -264,7 +153,7 @@ class ComparisonResults:
         names = dict.fromkeys(name for row in rows for name in row)
         return MethodFigures(
             dataset=dataset_name(first.config.model_dump(mode="json")),
-            recommender=first.config.recommender.name,
+            recommender=recommender_of(first),
             budget=budget_of(first),
             method=first.method,
             fields=_fields_of(first),
@@ -274,10 +163,19 @@ class ComparisonResults:
             figures={
                 name: Spread.of(float(row[name]) for row in rows if name in row)
                 for name in names
-                if name in _FIGURES or name.startswith(("validation/", "test/"))
+                if name in FIGURES or name.startswith(("validation/", "test/"))
             },
-            is_still_rising=any(row["is_still_rising"] for row in rows),
+            is_still_rising=any(row.get("is_still_rising") for row in rows),
             differences=differences,
+            options=_options_of(rows),
+            refused=next(
+                (
+                    self.results[cell.name].row["error"]
+                    for cell in cells
+                    if cell.name in self.results and self.results[cell.name].row["status"] == "refused"
+                ),
+                "",
+            ),
         )
 
     @cached_property
@@ -289,11 +187,17 @@ class ComparisonResults:
             if cell.name in self.finished
         }
         full = {cell.group: value for cell, value in ndcg.items() if cell.method == FULL_SIZE}
-        return {
-            cell.name: {"share_of_full": value / full[cell.group]}
-            for cell, value in ndcg.items()
-            if full.get(cell.group)
-        }
+        of_splits: dict[tuple[str, int], list[float]] = {}
+        for cell, value in ndcg.items():
+            if cell.method == FULL_SIZE:
+                of_splits.setdefault(cell.split, []).append(value)
+        shares = {}
+        for cell, value in ndcg.items():
+            wholes = of_splits.get(cell.split, []) if cell.is_yardstick else [full.get(cell.group, 0.0)]
+            # Of several recommenders, or trainings, a yardstick is a share of none.
+            if len(wholes) == 1 and wholes[0]:
+                shares[cell.name] = {"share_of_full": value / wholes[0]}
+        return shares
 
     def _differences(
         self, searched: Sequence[Cell], others: Sequence[Cell], rng: np.random.Generator
@@ -319,10 +223,11 @@ class ComparisonResults:
     def hints(self) -> list[str]:
         """What a search says of its figures, said of all cells; what holds of a seed is told of once."""
         points: dict[str, list[Cell]] = {}
-        for cell in self.plan.cells:
+        methods = [cell for cell in self.plan.cells if not cell.is_yardstick]
+        for cell in methods:
             point = ", ".join(f"{name}={value}" for name, value in _fields_of(cell).items())
             points.setdefault(point, []).append(cell)
-        has_budgets = len({budget_of(cell) for cell in self.plan.cells if cell.method != FULL_SIZE}) > 1
+        has_budgets = len({budget_of(cell) for cell in methods if cell.method != FULL_SIZE}) > 1
         all_hints: list[str] = []
         for point, cells in points.items():
             rows: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -379,5 +284,18 @@ def _fields_of(cell: Cell) -> dict[str, Any]:
 
 
 def budget_of(cell: Cell) -> str:
-    """As it was asked for; a full table has all of it."""
+    """As it was asked for; a full table has all of it, and a yardstick none."""
+    if cell.is_yardstick:
+        return NO_BUDGET
     return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
+
+
+def recommender_of(cell: Cell) -> str:
+    """Its name; empty of a yardstick, which stands beside every recommender."""
+    return "" if cell.is_yardstick else cell.config.recommender.name
+
+
+def _options_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What was chosen of options, each once; what is searched with has no text of its own."""
+    chosen = dict.fromkeys(row.get("options") or "" for row in rows)
+    return [text or "as searched with" for text in chosen] if any(chosen) else []

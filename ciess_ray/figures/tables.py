@@ -55,17 +55,32 @@ class Point:
 
 
 @styled
-def draw_quality(panels: Mapping[str, Sequence[Point]], label: str) -> Figure:
+def draw_quality(
+    panels: Mapping[str, Sequence[Point]], label: str, yardsticks: Mapping[str, float] | None = None
+) -> Figure:
     """A line a method, a point a budget, bars over seeds; full size is a line across.
 
     Args:
         panels: By title the points of one recommender or data set, in any order; they stand side by side.
         label: What is drawn, e.g. ``Recall@20 on test``.
+        yardsticks: By name what lists within no budget come to, dotted lines across.
     """
     num_wide = max(len(panels), 1)
     figure, (all_axes,) = new_figure(_QUALITY_HEIGHT_INCHES, 1, num_wide, squeeze=False, sharey=True)
     for axes, (title, points) in zip(all_axes, panels.items(), strict=False):
         _draw_points(axes, points, title)
+        for name, value in (yardsticks or {}).items():
+            axes.axhline(value, color=MUTED, linewidth=1.0, linestyle=":", zorder=1)
+            # Names at the lines: in a legend nobody would tell them apart.
+            axes.annotate(
+                plain(name),
+                (0.0, value),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=8,
+                color=MUTED,
+            )
     all_axes[0].set_ylabel(label)
     return finished(figure, all_axes[0], num_columns=3 if num_wide == 1 else 4, cut=all_axes)
 

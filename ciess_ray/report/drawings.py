@@ -19,7 +19,7 @@ from ciess_ray.figures import (
     draw_sizes,
     format_bytes,
 )
-from ciess_ray.names import FULL_SIZE, SEARCH
+from ciess_ray.names import FULL_SIZE, SEARCH, YARDSTICKS
 from ciess_ray.report.material import Search
 from ciess_ray.report.measurements import Row
 
@@ -98,13 +98,15 @@ def draw_all(means: Sequence[Row], searches: Sequence[Search]) -> Iterator[Drawi
 
 
 def _qualities(means: Sequence[Row]) -> Iterator[Drawing]:
-    places = dict.fromkeys((row["dataset"], row["recommender"]) for row in means)
+    tables = [row for row in means if row["method"] not in YARDSTICKS]
+    places = dict.fromkeys((row["dataset"], row["recommender"]) for row in tables)
     for number, (dataset, recommender) in enumerate(places, 1):
         here = [
             row
-            for row in means
+            for row in tables
             if (row["dataset"], row["recommender"]) == (dataset, recommender) and row.get("packed_bytes")
         ]
+        beside = [row for row in means if row["method"] in YARDSTICKS and row["dataset"] == dataset]
         # Beyond so many lines a reader tells none from another.
         name = "series" if len({row["series"] for row in here}) <= _MAX_SERIES else "method"
         for metric, label in _METRICS.items():
@@ -119,19 +121,24 @@ def _qualities(means: Sequence[Row]) -> Iterator[Drawing]:
             ]
             if not points:
                 continue
+            yardsticks = {
+                row["method"]: row[f"test/{metric}"].mean for row in beside if f"test/{metric}" in row
+            }
             where = f"{recommender} on {dataset}"
             listed = "; ".join(
                 f"{point.series} {point.value} at {format_bytes(point.packed_bytes)}" for point in points
             )
+            listed += "".join(f"; {name} {value:.4f}, uncut" for name, value in yardsticks.items())
             has_bars = any(point.value.sd is not None for point in points)
             yield Drawing(
                 "quality",
                 f"quality-{metric.replace('@', '-')}-{number}",
                 f"{label} against the bytes of the packed table, on a log axis; up and to the left is better."
                 + CUT
-                + (" Bars are standard deviations over seeds." if has_bars else ""),
+                + (" Bars are standard deviations over seeds." if has_bars else "")
+                + (" Dotted lines are of lists within no budget." if yardsticks else ""),
                 f"{label} against packed bytes for {where}: {listed}.",
-                draw_quality({where: points}, label),
+                draw_quality({where: points}, label, yardsticks),
             )
 
 

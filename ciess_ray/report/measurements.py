@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES, flatten
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, SWEEP_PREFIXES, YARDSTICKS, flatten
 from ciess_ray.plain_text import percent
 from ciess_ray.result import NOT_SETTINGS, dataset_name
 from ciess_ray.statistics import Spread
@@ -118,8 +118,8 @@ def _cell(
         "source": source,
         "dataset": str(row.get("dataset") or ""),
         "recommender": str(row.get("recommender") or ""),
-        # Full size has no budget: it is the same beside each.
-        "budget": "" if method == FULL_SIZE else str(row.get("budget") or ""),
+        # Full size and yardsticks have no budget: they are the same beside each.
+        "budget": "" if method in (FULL_SIZE, *YARDSTICKS) else str(row.get("budget") or ""),
         "method": method,
         "settings": tuple(
             setting for setting in settings if method == SEARCH or not setting.startswith(_OF_SEARCH_ALONE)
@@ -177,6 +177,8 @@ def seed_means(cells: pd.DataFrame) -> list[Row]:
         rows,
         key=lambda row: (
             row["dataset"],
+            # Yardsticks, which are beside every recommender, come after all of them.
+            row["method"] in YARDSTICKS,
             row["recommender"],
             row["method"] == FULL_SIZE,
             row.get("packed_bytes", 0.0),

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ciess_ray.figures import to_png, to_svg
 from ciess_ray.files.whole import write_whole
 from ciess_ray.metric_keys import RANKING_TERMS
-from ciess_ray.names import EQUAL_SIZES
+from ciess_ray.names import EQUAL_SIZES, YARDSTICKS
 from ciess_ray.report.drawings import Drawing, chosen_searches, draw_all
 from ciess_ray.report.material import Search, kind_of, read_material
 from ciess_ray.report.measurements import seed_means, verdicts, whole_percent
@@ -153,6 +153,7 @@ def _of_stream(folder: Path) -> _Content:
 def _of_searches(folders: Sequence[Path]) -> _Content:
     material = read_material(folders)
     means = seed_means(material.cells)
+    of_tables = material.cells[~material.cells["method"].isin(YARDSTICKS)]
     every_verdict = list(verdicts(means))
     has_seeds = any(len(row["seeds"]) > 1 for row in means)
     searches = material.searches
@@ -171,7 +172,7 @@ def _of_searches(folders: Sequence[Path]) -> _Content:
     }
     values = {
         "material": material,
-        "places": list(dict.fromkeys(material.cells["recommender"] + " on " + material.cells["dataset"])),
+        "places": list(dict.fromkeys(of_tables["recommender"] + " on " + of_tables["dataset"])),
         "has_figures": bool(means),
         "has_seeds": has_seeds,
         "verdicts": every_verdict,

@@ -142,7 +142,7 @@ def make_table(
     shown = [
         place
         for place, (column, column_texts) in enumerate(zip(columns, texts, strict=False))
-        if column_texts - {""} and not (column[0] in _IN_TITLE and len(column_texts) == 1)
+        if column_texts - {""} and not (column[0] in _IN_TITLE and len(column_texts - {""}) == 1)
     ]
     return Table(
         name,

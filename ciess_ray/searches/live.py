@@ -173,7 +173,7 @@ def _news(state: RunsState) -> str:
         f"quality {run.quality:.4f}" if is_measured else "",
         run.note,
         "" if run.seconds is None else duration(run.seconds),
-        run.error if state.what in ("failed", "retried") else "",
+        run.error if state.what in ("failed", "retried", "refused") else "",
     ]
     return "  ".join(filter(None, parts))
 

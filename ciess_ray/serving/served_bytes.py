@@ -84,6 +84,15 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
     return ServedBytes(packed, forms[served_as], served_as, with_histories, ids)
 
 
+def beside_a_table(interactions: Interactions) -> tuple[int, int]:
+    """Bytes of everybody's interactions, which are in ``interactions.train``, and of the user's own ids."""
+    with tempfile.TemporaryDirectory(prefix="ciess-ray-bytes-") as temporary:
+        folder = Path(temporary)
+        _write_data(folder, interactions)
+        histories, ids = ((folder / file).stat().st_size for file in (INTERACTIONS_FILE, IDS_FILE))
+    return histories, ids
+
+
 def write_companions(
     folder: Path, recommender: BaseRecommender, interactions: Interactions, name: str
 ) -> None:
@@ -97,5 +106,9 @@ def write_companions(
     """
     state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
     ScorerFile(name, options_of(recommender), state).write(folder)
+    _write_data(folder, interactions)
+
+
+def _write_data(folder: Path, interactions: Interactions) -> None:
     write_interactions(folder / INTERACTIONS_FILE, interactions.train)
     write_ids(folder / IDS_FILE, interactions.user_ids, interactions.item_ids)

@@ -19,8 +19,6 @@ from envs.metrics import CUTOFFS, RankingMetrics, ranking_metrics
 #: best unseen items, best first, shape (n, length), -1 where a list is shorter.
 Ranker = Callable[[csr_array, NDArray[np.integer], int], NDArray[np.int64]]
 
-#: Users whose scores are held at a time, and scores.
-_USERS_AT_ONCE, SCORES_AT_ONCE = 512, 8_000_000
 #: Of the lists that are set against the next segment's: a mean over so many users is known to 0.01.
 LIST_LENGTH, _LISTED_USERS = 20, 2_000
 
@@ -116,42 +114,3 @@ def list_overlap(former: Mapping[str, NDArray[np.int32]], rank: Ranker, seen: cs
     num_left = left.sum(axis=1)
     shares = stays.sum(axis=1)[num_left > 0] / num_left[num_left > 0]
     return float(shares.mean()) if len(shares) else None
-
-
-def best_by(
-    scores_of: Callable[[NDArray[np.integer]], NDArray[np.floating]],
-    seen: csr_array,
-    users: NDArray[np.integer],
-    depth: int,
-) -> NDArray[np.int64]:
-    """The best unseen items of users by any scores, in blocks of users.
-
-    Args:
-        scores_of: Gives the scores of all items for a block of users, shape (block, num_items), which are
-            written to.
-        seen: What is left out, shape (num_users, num_items).
-        users: Shape (n,).
-        depth: Length of each list.
-
-    Returns:
-        Shape (n, depth), best first; -1 where fewer are left.
-    """
-    num_items = seen.shape[1]
-    length = min(depth, num_items)
-    block = max(1, min(_USERS_AT_ONCE, SCORES_AT_ONCE // num_items))
-    best = np.full((len(users), depth), -1, np.int64)
-    for start in range(0, len(users), block):
-        rows = users[start : start + block]
-        scores, hidden = scores_of(rows), seen[rows]
-        scores[np.repeat(np.arange(len(rows)), np.diff(hidden.indptr)), hidden.indices] = -np.inf
-        items, values = largest(scores, length)
-        best[start : start + block, :length] = np.where(values == -np.inf, -1, items)
-    return best
-
-
-def largest(scores: NDArray[np.floating], length: int) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Columns and values of the largest scores of each row, largest first, each of shape (n, length)."""
-    columns = np.argpartition(scores, scores.shape[1] - length, axis=1)[:, scores.shape[1] - length :]
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)

@@ -3,21 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
 
-from ciess_ray.streaming.judging import SCORES_AT_ONCE, Ranker, best_by, judge, largest
+from ciess_ray.streaming.judging import Ranker, judge
 from ciess_ray.streaming.segment import SegmentData
+from envs import yardsticks
 from envs.metrics import CUTOFFS
 
 #: What a row may count for a segment later: half-lives of 0, 1/2, 1, 2 and 4 segments, and of all time.
 DECAYS = (0.0, 0.25, 0.5, 2**-0.5, 2**-0.25, 1.0)
-_ID_BYTES, _SCORE_BYTES = 4, 4
-#: Of a cosine, less than any difference that means something: it orders items whose neighbours say nothing.
-_WEIGHT_OF_PLACES = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,8 @@ def item_cosine(data: SegmentData, num_neighbours: int) -> Yardstick:
 
     Where they say nothing, or the same, the more popular item comes first.
     """
-    train = data.interactions.train
-    neighbours = nearest_neighbours(train, num_neighbours)
-    places = places_by_popularity(data.popularity(1.0)[1]) * (_WEIGHT_OF_PLACES / train.shape[1])
-
-    def rank(seen: csr_array, users: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
-        return best_by(lambda rows: (train[rows] @ neighbours).toarray() + places, seen, users, depth)
-
-    num_bytes = neighbours.nnz * (_ID_BYTES + _SCORE_BYTES) + len(neighbours.indptr) * _ID_BYTES
-    return Yardstick(rank, num_bytes, f"{num_neighbours} neighbours")
+    lists = yardsticks.item_cosine(data.interactions.train, data.popularity(1.0)[1], num_neighbours)
+    return _of_users(data, lists, f"{num_neighbours} neighbours")
 
 
 #: Each is called with what is known of a segment and the neighbours that an item keeps.
@@ -114,46 +105,10 @@ def popular_items(data: SegmentData, depth: int) -> NDArray[np.int64]:
     return items
 
 
-def places_by_popularity(popularity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0 for the least popular entity up to n - 1, the later arrival above its equals; shape (n,)."""
-    places = np.empty(len(popularity))
-    places[np.lexsort((np.arange(len(popularity)), popularity))] = np.arange(len(popularity))
-    return places
-
-
-def nearest_neighbours(train: csr_array, num_neighbours: int) -> csr_array:
-    """Cosines of items by the users they share, of each item its largest ones.
-
-    Args:
-        train: Ones, shape (num_users, num_items).
-        num_neighbours: What is kept of each item, where there are so many.
-
-    Returns:
-        Shape (num_items, num_items), float32, nothing on the diagonal.
-    """
-    counts = np.bincount(train.indices, minlength=train.shape[1])
-    norms = np.sqrt(np.maximum(counts, 1)).astype(np.float32)
-    scaled = csr_array((train.data / norms[train.indices], train.indices, train.indptr), shape=train.shape)
-    by_item = scaled.T.tocsr()
-    num_items = train.shape[1]
-    length, block = min(num_neighbours, num_items), max(1, SCORES_AT_ONCE // num_items)
-    blocks = []
-    for first in range(0, num_items, block):
-        cosines = (by_item[first : first + block] @ scaled).toarray()
-        rows = np.arange(len(cosines))
-        cosines[rows, rows + first] = 0.0
-        columns, values = largest(cosines, length)
-        is_kept = values > 0
-        kept = values[is_kept], (np.repeat(rows, is_kept.sum(axis=1)), columns[is_kept])
-        blocks.append(csr_array(kept, shape=cosines.shape))
-    return csr_array(vstack(blocks, format="csr"))
-
-
 def _popular(data: SegmentData, decay: float) -> Yardstick:
-    popularity = data.popularity(decay)[1]
-    places = places_by_popularity(popularity)
+    return _of_users(data, yardsticks.most_popular(data.popularity(decay)[1]))
 
-    def rank(seen: csr_array, users: NDArray[np.integer], depth: int) -> NDArray[np.int64]:
-        return best_by(lambda rows: np.tile(places, (len(rows), 1)), seen, users, depth)
 
-    return Yardstick(rank, len(places) * _ID_BYTES)
+def _of_users(data: SegmentData, lists: yardsticks.Yardstick, chosen: str = "") -> Yardstick:
+    """The same lists of the users of a segment."""
+    return Yardstick(partial(lists.rank, data.interactions.train), lists.num_bytes, chosen)

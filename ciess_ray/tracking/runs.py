@@ -24,7 +24,7 @@ from ciess_ray.tracking.mlflow_store import End, MlflowRun, MlflowStore, tell_pr
 from envs.errors import ResultError
 
 Ended = Literal["finished", "stopped", "failed"]
-News = Ended | Literal["started", "reported", "retried", "prepared", "found in the cache"]
+News = Ended | Literal["started", "reported", "retried", "refused", "prepared", "found in the cache"]
 
 #: What MLflow says of a run that ended so; a search says of itself that it was interrupted.
 _ENDS: Mapping[str, End] = {

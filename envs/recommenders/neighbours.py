@@ -17,10 +17,11 @@ from abc import abstractmethod
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_array, vstack
 from torch import Tensor, nn
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, NoMemoryError
 from envs.recommenders.base import ClosedForm, Encoded
 from envs.recommenders.propagation import to_torch
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -32,7 +33,7 @@ _NUM_DENSE = 3
 
 
 def shared_users(
-    train: csr_array, num_neighbours: int, user_exponent: float = 0.0, item_exponent: float = 0.5
+    train: csr_array, num_neighbours: int | None, user_exponent: float = 0.0, item_exponent: float = 0.5
 ) -> csr_array:
     """Items by the users they share, see :class:`Neighbours`, of each item its largest weights.
 
@@ -40,7 +41,8 @@ def shared_users(
 
     Args:
         train: Ones, shape (num_users, num_items).
-        num_neighbours: What is kept of each item, where there are so many; of equals the first.
+        num_neighbours: What is kept of each item, where there are so many; of equals the first. None keeps
+            all, in any order.
         user_exponent: a.
         item_exponent: p; with the default of both they are cosines.
 
@@ -58,7 +60,8 @@ def shared_users(
     borders = np.unique(np.searchsorted(products, np.arange(0, products[-1] + 1, _PRODUCTS_AT_ONCE)))
     blocks = []
     for first, last in zip(borders, [*borders[1:], num_items], strict=True):
-        blocks.append(cut_rows(without_diagonal(by_item[first:last] @ scaled, int(first)), num_neighbours))
+        block = without_diagonal(by_item[first:last] @ scaled, int(first))
+        blocks.append(block if num_neighbours is None else cut_rows(block, num_neighbours))
     return csr_array(vstack(blocks, format="csr"))
 
 
@@ -74,21 +77,55 @@ def ease(train: csr_array, l2: float, num_neighbours: int) -> csr_array:
         As :func:`shared_users`.
 
     Raises:
-        ConfigError: This machine has no memory for matrices of items by items.
+        NoMemoryError: This machine has none for matrices of items by items.
+    """
+    return cut_rows(csr_array(ease_matrix(train, l2)), num_neighbours)
+
+
+def ease_matrix(train: csr_array, l2: float) -> NDArray[np.float64]:
+    """B of EASE, shape (num_items, num_items): scores are X B. Nothing is on its diagonal.
+
+    Args:
+        train: Ones, X, shape (num_users, num_items).
+        l2: λ, above 0, in interactions.
+
+    Raises:
+        NoMemoryError: This machine has none for matrices of items by items.
     """
     num_items = train.shape[1]
-    needed, there = _NUM_DENSE * num_items**2 * 8, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        raise ConfigError(
-            f"EASE inverts a matrix of items by items: {_NUM_DENSE} of {num_items:,} x {num_items:,} numbers "
-            f"take {needed / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB; Neighbours needs none."
-        )
+    check_memory(
+        _NUM_DENSE * num_items**2 * 8,
+        f"EASE inverts a matrix of items by items: {_NUM_DENSE} of {num_items:,} x {num_items:,} numbers",
+        "the recommender neighbours needs none",
+    )
     gram = (train.T @ train).toarray().astype(np.float64)
     gram[np.diag_indices(num_items)] += l2
-    weights = np.linalg.inv(gram)
+    # Positive definite: by Cholesky, in half the time of an inversion of any matrix, and in place.
+    factor, _ = dpotrf(gram.T, lower=1, overwrite_a=1)
+    weights, _ = dpotri(factor, lower=1, overwrite_c=1)
+    weights = np.tril(weights)
+    weights += np.tril(weights, -1).T
     weights /= -np.diag(weights)
     np.fill_diagonal(weights, 0.0)
-    return cut_rows(csr_array(weights), num_neighbours)
+    return np.asarray(weights)
+
+
+def check_memory(needed: float, what: str, instead: str) -> None:
+    """Refuse what this machine has no memory for, before any is taken.
+
+    Args:
+        needed: Bytes.
+        what: Takes them, as the beginning of a sentence.
+        instead: What there is to do, as the end of one.
+
+    Raises:
+        NoMemoryError: There are fewer.
+    """
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise NoMemoryError(
+            f"{what} take {needed / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB; {instead}."
+        )
 
 
 def without_diagonal(matrix: csr_array, first: int) -> csr_array:

@@ -37,6 +37,7 @@ def write(tmp_path):
             "base": base,
             "space": {"budget": ["20%"], "seed": [0]},
             "methods": METHODS,
+            "yardsticks": [],
             "num_resamples": 200,
             "output": str(tmp_path / name),
             "tracking": {"mlflow": False},

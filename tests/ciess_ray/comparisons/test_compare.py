@@ -45,6 +45,7 @@ def write(workplace, tmp_path, monkeypatch):
             "base": own | (base or {}),
             "space": {"budget": ["20%"], "seed": [0]} if space is None else space,
             "methods": METHODS,
+            "yardsticks": [],
             "num_resamples": 200,
             "output": str(tmp_path / name),
             "tracking": {"mlflow": False},
@@ -102,7 +103,9 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
         )
     assert rows_of(tmp_path / "comparison") == rows
     config = write(
-        {"budget": ["20%"], "training.learning_rate": [0.03]}, methods=["equal sizes", "mixed random"]
+        {"budget": ["20%"], "training.learning_rate": [0.03]},
+        methods=["equal sizes"],
+        yardsticks=["item cosine"],
     )
     dry = run(config, "--dry-run")
     assert [line.split()[-1] for line in dry.output.splitlines()[1:]] == ["finished", "do"]
@@ -112,7 +115,11 @@ def test_a_method_that_fails_leaves_its_cell_and_the_rest_complete(write, tmp_pa
     assert len(cached) == 1 and "equal-sizes" in cached[0] and "N@20 0." in cached[0]
     left = run("--resume", str(tmp_path / "comparison"), "--dry-run")
     assert [line.split()[-1] for line in left.output.splitlines()[1:]] == ["finished"] * 2
-    assert len(rows_of(tmp_path / "comparison")) == 2
+    *_, beside = rows_of(tmp_path / "comparison").values()
+    assert (beside["cell"], beside["method"]) == ("item-cosine", "item cosine")
+    assert (beside["status"], beside["recommender"], beside["budget"]) == ("finished", "", "no budget")
+    assert beside["served_bytes"] > 0 and beside["packed_bytes"] is None and beside["test/ndcg@20"] > 0
+    assert beside["cpu_s"] > 0 and "no budget" in again.output
 
 
 @pytest.mark.filterwarnings(
@@ -167,6 +174,8 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
         ({"methods": ["split", "popularty"]}, "unknown method 'popularty'. Did you mean 'popularity'"),
         ({"methods": ["split", "split"]}, "methods: .split. stands there twice"),
         ({"methods": []}, "methods=.*at least 1 item"),
+        ({"yardsticks": ["eases"]}, "unknown yardstick 'eases'. Did you mean 'ease'"),
+        ({"yardsticks": ["ease", "ease"]}, "yardsticks: .ease. stands there twice"),
         ({"space": {"budget": ["20%"], "seed": [0, 0]}}, "space.seed: 0 stands there twice"),
         ({"space": {"budget": []}}, "space.budget: an empty grid"),
         ({"space": {}}, "space=.*at least 1 item"),
@@ -295,6 +304,7 @@ def test_every_data_set_has_full_size_cells_of_its_own_however_long_its_name():
         "base": {},
         "space": {"dataset": [{"path": path} for path in paths], "seed": [0, 1]},
         "methods": ["full size", "split"],
+        "yardsticks": [],
     }
     cells = ComparisonPlan.of(values, "comparison", Path()).cells
     assert len(cells) == 16 and len({cell.name for cell in cells}) == 16

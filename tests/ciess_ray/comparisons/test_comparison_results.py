@@ -43,11 +43,12 @@ def result(method, seed):
     return CellResult(row, metrics)
 
 
-def make_results(tmp_path, **dataset):
+def make_results(tmp_path, yardsticks=(), **dataset):
     values = {
         "base": {"dataset": {"path": "log.parquet", **dataset}},
         "space": {"budget": ["5%", "10%"], "seed": [0, 1]},
         "methods": ["full size", "split", "search"],
+        "yardsticks": yardsticks,
         "num_resamples": 500,
         "tracking": {"mlflow": False},
     }

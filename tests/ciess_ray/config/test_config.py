@@ -431,7 +431,8 @@ def test_the_comparisons_that_come_along_load(path):
     methods = len(plan.config.methods)
     num_budgets, num_seeds = (len(plan.config.space[name]) for name in ("budget", "seed"))
     # The full size is one cell for all budgets.
-    assert len(plan.cells) == ((methods - 1) * num_budgets + 1) * num_seeds
+    per_seed = (methods - 1) * num_budgets + 1 + len(plan.config.yardsticks)
+    assert len(plan.cells) == per_seed * num_seeds and plan.config.yardsticks
 
 
 def test_every_field_is_listed_with_a_meaning():

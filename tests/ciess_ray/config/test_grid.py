@@ -151,6 +151,7 @@ def test_data_that_differ_are_found_wherever_a_trial_runs(plan_of, space, tmp_pa
 def test_a_comparison_finds_data_that_differ_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"base": BASE, "space": {"dataset.path": ["a.csv", "b.csv"]}, "methods": ["split"]}
+    values |= {"yardsticks": []}
     plan = ComparisonPlan.of(values, "here", tmp_path)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

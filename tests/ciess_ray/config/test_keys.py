@@ -50,6 +50,8 @@ IGNORED = {
     "cell split": ("agent", "search"),
     "cell random search": ("agent", "search"),
     "cell search": ("search.supernet_kept_ratios",),
+    # A yardstick is made of interactions.
+    "cell ease": ("agent", "search", "recommender", "training", "seed", *BUDGETS),
 }
 #: Of what is ignored above, the fields that matter all the same.
 COUNTED = {
@@ -126,6 +128,7 @@ def keys(make_config, tmp_path_factory):
             "base": config.model_dump(mode="json"),
             "space": {"budget": ["20%"]},
             "methods": ["full size", "equal sizes", "split", "random search", "search"],
+            "yardsticks": ["ease"],
             "output": str(folder / "comparison"),
         },
         "comparison",

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from report_folders import (
+    comparison_row,
     comparison_rows,
     write_comparison,
     write_search,
@@ -116,9 +117,16 @@ def test_a_sweep_under_way(make, tmp_path, without_figures):
 
 
 def test_a_comparison(make, tmp_path):
-    report, page = make(write_comparison(tmp_path / "compared"))
-    cells = page.rows("cells")
+    cosine = comparison_row("item cosine", "no budget", 0, 0.31, 0, recommender="", packed_bytes=None)
+    refused = comparison_row("ease", "no budget", 0, 0.0, 0, recommender="", packed_bytes=None)
+    refused |= {name: None for name in refused if "/" in name} | {"status": "refused", "error": "too large"}
+    report, page = make(write_comparison(tmp_path / "compared", [*comparison_rows(), cosine, refused]))
+    *cells, beside, too_large = page.rows("cells")
     assert len(cells) == 3 + 3 * 5 * 3
+    # Lists within no budget stand below what keeps to one, and are the best of nothing.
+    assert (beside["method"], beside["budget"], beside["R@20"]) == ("item cosine", "", "0.3100")
+    assert (too_large["status"], too_large["error"]) == ("refused", "too large")
+    assert "recommender" not in beside
     failed = {row["status"]: row["error"] for row in cells if row["status"] != "finished"}
     assert failed == {"failed": "BudgetError: no room for d_min", "pending": ""}
     assert cells[-4]["CPU s"] == "12" and cells[-4]["peak bytes"] == "1,000,000"
@@ -130,13 +138,15 @@ def test_a_comparison(make, tmp_path):
         "by popularity",
         "hashing",
         "pruning",
+        "item cosine",
     }
+    assert means[-1]["method"] == "item cosine"
     # The best of the others on validation.
     assert "and pruning, on validation the best of the other methods, 84" in report.headline
     names = [name_of(file) for file in report.figures]
     assert names == ["01-quality-recall-20-1.png", "02-quality-ndcg-20-1.png"]
     label = page.attributes("svg")[0]["aria-label"]
-    assert "hashing" in label and "±" in label
+    assert "hashing" in label and "±" in label and "item cosine 0.3100, uncut" in label
     assert {"field": "base.training.max_batches", "value": "60"} in page.rows("config-same")
 
 

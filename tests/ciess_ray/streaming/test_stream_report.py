@@ -16,8 +16,9 @@ from ciess_ray.serving import ServedRecommender
 from ciess_ray.serving.stream_tables import current_segment, tables_of
 from ciess_ray.streaming.driver import run_stream
 from ciess_ray.streaming.folder import LISTS_FILE, StreamFolder
-from ciess_ray.streaming.judging import best_by, list_overlap, top_lists
+from ciess_ray.streaming.judging import list_overlap, top_lists
 from envs.errors import CiessError, ResultError
+from envs.yardsticks import best_by
 
 METHODS = ["equal sizes", "last sizes", "popular ever"]
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from ciess_ray.streaming.config import FULL_SIZE, SCALL_METHODS, TABLE_METHODS, YARDSTICK_NAMES
-from ciess_ray.streaming.judging import best_by, judge
+from ciess_ray.streaming.judging import judge
 from ciess_ray.streaming.methods import METHODS, Problem
 from ciess_ray.streaming.segment import ColdRows, segment_data
 from ciess_ray.streaming.yardsticks import (
@@ -16,8 +16,6 @@ from ciess_ray.streaming.yardsticks import (
     YARDSTICKS,
     best_decay,
     half_life,
-    nearest_neighbours,
-    places_by_popularity,
     popular_items,
 )
 from envs.data import InteractionLog
@@ -25,6 +23,7 @@ from envs.data.stream import Segment, Stream, cut_stream
 from envs.metrics import ranking_metrics
 from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
+from envs.yardsticks import best_by, places_by_popularity
 
 
 def stream_of(pairs, rows):
@@ -75,20 +74,6 @@ def test_names_are_those_of_the_configuration():
     assert tuple(METHODS) == TABLE_METHODS and tuple(YARDSTICKS) == YARDSTICK_NAMES
 
 
-def test_neighbours_are_the_largest_cosines():
-    rng = np.random.default_rng(0)
-    train = csr_array((rng.random((50, 30)) < 0.2).astype(np.float32))
-    dense = train.toarray()
-    norms = np.linalg.norm(dense, axis=0)
-    cosines = dense.T @ dense / np.maximum(np.outer(norms, norms), 1e-9)
-    np.fill_diagonal(cosines, 0)
-    found = nearest_neighbours(train, 4).toarray()
-    for row, values in zip(found, cosines, strict=True):
-        assert np.allclose(np.sort(row[row > 0])[::-1], np.sort(values)[::-1][: (row > 0).sum()])
-        assert np.allclose(row[row > 0], values[row > 0]) and (row > 0).sum() == min(4, (values > 0).sum())
-    assert nearest_neighbours(train, 100).nnz == (cosines > 0).sum()
-
-
 def test_what_users_had_leads_to_what_is_near_and_then_to_what_is_popular():
     # Items 0 and 1 go together, as do 2 and 3; 2 and 3 are more popular.
     pairs = [(user, item) for user in range(4) for item in (0, 1)]
@@ -100,16 +85,6 @@ def test_what_users_had_leads_to_what_is_near_and_then_to_what_is_popular():
     assert ranked[:, 0].tolist() == [1, 3]
     popularity = np.bincount(train.indices)
     assert (np.diff(popularity[ranked[0, 1:]]) <= 0).all()
-
-
-def test_places_break_ties_in_favour_of_the_later_arrival():
-    assert places_by_popularity(np.array([2.0, 5.0, 2.0, 0.0])).tolist() == [1, 3, 2, 0]
-
-
-def test_popular_lists_leave_out_what_was_seen_and_end_where_nothing_is_left():
-    seen = csr_array(np.array([[1, 0, 0], [1, 1, 1]], np.float32))
-    ranked = best_by(lambda rows: np.tile([3.0, 2.0, 1.0], (len(rows), 1)), seen, np.arange(2), 4)
-    assert ranked.tolist() == [[1, 2, -1, -1], [-1, -1, -1, -1]]
 
 
 def test_validation_finds_how_long_popularity_lasts(fashion):
