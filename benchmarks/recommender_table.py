@@ -47,6 +47,8 @@ from envs.errors import CiessError
 
 #: Rises with what code does to all figures, so that all are measured again.
 VERSION = 1
+#: Trainings of cells that are not through, by commit.
+KEPT = Path("runs/recommender-table")
 _SECONDS_BETWEEN_NEWS = 60.0
 _DIGITS = 6
 
@@ -86,8 +88,13 @@ def is_due(row: dict[str, Any] | None, settings: dict[str, Any], commit: str | N
     return row is None or row["settings"] != settings or (commit is not None and row["commit"] != commit)
 
 
-def measure(config: RunConfig, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure(config: RunConfig, kept: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """The figures of a cell.
+
+    Args:
+        config: Its run.
+        kept: Where trainings are left for a command that is broken off in the middle of it.
+        tell: Is told how far it has come.
 
     Raises:
         CiessError: There is no such table: no memory, or a loss that is no number.
@@ -96,7 +103,9 @@ def measure(config: RunConfig, tell: Callable[[str], None]) -> dict[str, Any]:
     with meter.phase("reading"):
         interactions = load_interactions(config)
         (cap_params,) = check_budgets(config, interactions)
-    equal = best_equal_table(config, interactions, cap_params, meter, tell)
+    # Of a closed form it would take longer to keep one than to compute it.
+    kept_here = None if config.recommender.is_closed_form else kept
+    equal = best_equal_table(config, interactions, cap_params, meter, tell, kept_here)
     chosen = equal.chosen
     trained_on = interactions.merge_validation_into_training()
     num_bytes = served_bytes(equal.recommender, trained_on, config.recommender.name)
@@ -115,7 +124,6 @@ def measure(config: RunConfig, tell: Callable[[str], None]) -> dict[str, Any]:
         **vars(num_bytes),
         "cpu_s": {name: round(seconds, 2) for name, seconds in meter.cpu_s.items()},
         "cpu_s_in_all": round(cost.cpu_s, 2),
-        "wall_s_in_all": round(cost.wall_s, 2),
         "num_trainings": cost.num_trainings,
     }
 
@@ -136,7 +144,7 @@ def row_to_be(cell: Cell, folder: Path, made: dict[str, str]) -> dict[str, Any]:
             print(f"  {cell}, {now - begun:.0f} s: {news}", flush=True)
 
     try:
-        figures = measure(config, tell)
+        figures = measure(config, KEPT / made["commit"], tell)
     except CiessError as error:
         figures = {"refused": without_places(str(error))}
     return {**cell.key, **figures, "settings": settings_of(config), **made}

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import equal_table
 import numpy as np
 import pytest
 import recommender_table
@@ -13,6 +14,7 @@ from recommender_table_plan import BUDGETS, BUILDING, HELD_OUT, Cell, DataSet, S
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.files.formats import read_json_lines
+from ciess_ray.training.convergence import Trained, full_sizes, train_for_test
 from envs.data import generate_interactions
 from envs.errors import ConfigError
 
@@ -103,14 +105,42 @@ def test_a_row_has_what_was_chosen_and_measured(command, folder):
 
 
 def test_test_is_of_what_validation_chose_trained_on_both(command, folder):
-    from ciess_ray.training.convergence import full_sizes, train_for_test
-
     (full,) = command(budgets=["100%"])
     config = Cell(DATA, "spectral", "100%", 0).config(folder).with_options(full["chosen"])
     interactions = load_interactions(config)
     sizes = full_sizes(config, interactions)
     _, report = train_for_test(config, interactions, sizes, 0, (5,))
     assert full["test"] == pytest.approx(report.best.summary(), abs=1e-6)
+
+
+def test_a_cell_that_was_broken_off_trains_only_what_it_had_not(folder, monkeypatch):
+    short = "training.max_batches=2", "training.evaluate_every=1", "training.batch_size=50"
+    options = "recommender.options.l2=[0.001, 0.01, 0.1]"
+    monkeypatch.setitem(plan.RECIPES, (DATA, "mf"), plan.Recipe(None, [*short, options]))
+    config = Cell(DATA, "mf", "10%", 0).config(folder)
+    fit, fitted = equal_table.fit_to_convergence, []
+
+    def fit_two(asked, *others):
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        fitted.append(asked.recommender.options["l2"])
+        return fit(asked, *others)
+
+    def measured():
+        return recommender_table.measure(config, folder / "kept", lambda news: None)
+
+    monkeypatch.setattr(equal_table, "fit_to_convergence", fit_two)
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    kept = list((folder / "kept").iterdir())
+    assert len(kept) == 2
+    monkeypatch.setattr(equal_table, "fit_to_convergence", lambda *given: fitted.append(3) or fit(*given))
+    figures = measured()
+    assert len(fitted) == 3 and figures["num_trainings"] == 4 and figures["cpu_s_in_all"] > 0
+    # What was found counts for what it took.
+    assert figures["cpu_s"]["choosing"] >= sum(round(Trained.read(file).cost.cpu_s, 2) for file in kept)
+    assert {**figures, "cpu_s": 0, "cpu_s_in_all": 0} == {**measured(), "cpu_s": 0, "cpu_s_in_all": 0}
+    assert len(fitted) == 3
 
 
 def test_what_is_there_is_not_measured_again(command, monkeypatch):
@@ -143,10 +173,10 @@ def test_a_torn_line_is_measured_again(command, folder):
 
 
 def test_a_cell_that_refuses_says_why_and_others_go_on(command, monkeypatch):
-    def refuse(config, tell):
+    def refuse(config, kept, tell):
         if config.budget == "100%":
             raise ConfigError("in /somewhere/else/a.csv no memory")
-        return measure(config, tell)
+        return measure(config, kept, tell)
 
     measure = recommender_table.measure
     monkeypatch.setattr(recommender_table, "measure", refuse)
