@@ -59,6 +59,8 @@ def rank_items(
     was_training = recommender.training
     recommender.eval()
     encoded = recommender.encode()
+    # To cut columns from a sparse matrix for every block costs more than the scores.
+    is_whole = num_items <= ITEMS_PER_TILE or encoded[1].layout != torch.strided
     depth_there_is = min(depth, num_items)
     ranked = np.full((len(users), depth), -1, np.int64)
     block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // num_items))
@@ -68,7 +70,7 @@ def rank_items(
     for start in range(0, len(users), block):
         rows = np.asarray(users[start : start + block], np.int64)
         block_users = torch.from_numpy(rows).to(recommender.device)
-        if num_items <= ITEMS_PER_TILE:
+        if is_whole:
             scores = recommender.score(encoded, block_users)
         else:
             scores = all_scores[: len(rows)]
@@ -100,7 +102,9 @@ def evaluate(
         cutoffs: Lengths of list to judge.
     """
     judged = np.flatnonzero(np.diff(relevant.indptr))
-    depth = max(cutoffs)
-    ranked = np.full((recommender.num_users, depth), -1, np.int64)
-    ranked[judged] = rank_items(recommender, seen, judged, depth)
-    return ranking_metrics(ranked, relevant, cutoffs)
+    # Of a million users few may be judged: lists are made for those alone.
+    ranked = rank_items(recommender, seen, judged, max(cutoffs))
+    of_judged = ranking_metrics(ranked, csr_array(relevant[judged]), cutoffs)
+    recall, ndcg = (np.full((recommender.num_users, len(cutoffs)), np.nan) for _ in range(2))
+    recall[judged], ndcg[judged] = of_judged.recall, of_judged.ndcg
+    return RankingMetrics(recall, ndcg, cutoffs)

@@ -6,7 +6,8 @@ import torch
 from scipy.sparse import csr_array
 
 from envs.errors import ConfigError
-from envs.recommenders import neighbours
+from envs.recommenders import evaluation, neighbours
+from envs.recommenders.evaluation import rank_items
 from envs.recommenders.neighbours import Ease, Neighbours, cut_rows, ease, shared_users
 from envs.recommenders.protocol import check_protocol
 from envs.recommenders.training import Recipe, TrainingSettings
@@ -127,3 +128,39 @@ def test_next_to_nothing_is_no_trouble(dense, options):
     recommender = solved(csr_array(dense.astype(np.float32)), 4, **options)
     assert np.isfinite(scores_of(recommender)).all()
     assert recommender.table.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("num_kept", [1, 3])
+def test_rows_of_any_length_are_cut_as_a_sort_of_all_cuts_them(num_kept):
+    rng = np.random.default_rng(0)
+    # Few values, so that many are equals; rows with nothing, with little, and with more than is looked at.
+    dense = rng.integers(-6, 7, (40, 400)) * (rng.random((40, 400)) < rng.random((40, 1)) ** 2)
+    dense[[0, 7, 8]] = 0
+    dense[39, [0, 399]] = 1, -7
+    cut = cut_rows(csr_array(dense.astype(float)), num_kept, first=11).toarray()
+    dense[np.arange(40), np.arange(11, 51)] = 0
+    best = np.argsort(-np.abs(dense), axis=1, kind="stable")[:, :num_kept]
+    expected = np.zeros(dense.shape)
+    np.put_along_axis(expected, best, np.take_along_axis(dense, best, 1), 1)
+    np.testing.assert_array_equal(cut, expected)
+
+
+def test_sums_that_differ_in_their_last_bits_are_equals():
+    nearly = [0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1]
+    assert nearly[0] > nearly[1]
+    assert cut_rows(csr_array([[0, nearly[1], nearly[0]]]), 1).indices.tolist() == [1]
+
+
+def test_columns_of_a_sparse_matrix_are_not_cut_for_every_block(make_interactions, monkeypatch):
+    train = make_interactions().train
+    recommender = solved(train, 8)
+    users = np.arange(train.shape[0])
+    expected = rank_items(recommender, train, users, 5)
+    monkeypatch.setattr(evaluation, "ITEMS_PER_TILE", 7)
+    asked = []
+    score = recommender.score
+    monkeypatch.setattr(
+        recommender, "score", lambda encoded, users, items=None: asked.append(items) or score(encoded, users)
+    )
+    np.testing.assert_array_equal(rank_items(recommender, train, users, 5), expected)
+    assert set(asked) == {None}
