@@ -4,12 +4,12 @@
     python benchmarks/closed_form.py million.parquet --set budget=5% --users 20000
 
 One process, one thread. Equal sizes at the budget, whose options are chosen on validation, computed again
-with training and validation interactions, packed, and measured on test. Of many users so many, drawn by
-seed, are judged, on validation too.
+with training and validation interactions, packed, and measured on test, with the 95 % interval of N@20 over
+users. Of many users so many, drawn by seed, are judged, on validation too. A line that is there is not made
+again; `benchmarks/closed_form_growth.py` makes those of growing data.
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from equal_table import best_equal_table
+from measurements import Measurements
 from provenance import provenance
 from scipy.sparse import csr_array
 
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.yaml_file import parse_config, put_overrides
+from ciess_ray.config.yaml_file import load_config
 from ciess_ray.packed.embedding import pack_recommender
-from ciess_ray.training.convergence import Meter
+from ciess_ray.searches.finalists import equal_sizes
+from ciess_ray.streams import Stream, key_of
+from ciess_ray.training.contest import Allocation, Contest, choose
+from ciess_ray.training.convergence import Meter, Trained, fit_to_convergence, train_for_test
 from envs.data import Interactions
+from envs.metrics import RankingMetrics
+
+_NUM_RESAMPLES = 2000
 
 
 def main() -> None:
@@ -39,46 +45,75 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/closed_form.jsonl"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    with arguments.output.open("a", encoding="utf-8") as lines:
-        for seed in arguments.seeds:
+    lines = Measurements(arguments.output)
+    for seed in arguments.seeds:
+        key = {"data": arguments.data.name, "set": arguments.set, "judged": arguments.users, "seed": seed}
+        if not lines.has(**key):
             values = ["recommender.name=spectral", f"dataset.path={arguments.data}", f"seed={seed}"]
             config = _config([*values, *arguments.set])
-            line = provenance() | {"set": arguments.set, "seed": seed} | measure(config, arguments.users)
-            lines.write(json.dumps(line) + "\n")
-            lines.flush()
-            print(json.dumps(line, indent=2))
+            lines.add(provenance() | key | measure(config, arguments.users))
 
 
 def _config(values: list[str]) -> RunConfig:
-    return parse_config(put_overrides({}, values))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write("output: runs/closed-form\n")
+        file.flush()
+        return load_config(Path(file.name), values)
 
 
 def measure(config: RunConfig, num_users: int | None) -> dict[str, Any]:
     """From reading to the packed table, and its quality on test."""
-    meter = Meter()
+    meter, fits = Meter(), 0
     with meter.phase("reading"):
-        interactions = _judged_by(load_interactions(config), num_users, config.seed)
+        interactions = load_interactions(config)
+        num_interactions = interactions.num_interactions
+        interactions = _judged_by(interactions, num_users, config.seed)
         (cap_params,) = check_budgets(config, interactions)
-    equal = best_equal_table(config, interactions, cap_params, meter)
-    chosen = equal.chosen
+    seed = key_of(config.seed, Stream.RETRAINING)
+
+    def fit(asked: Any) -> list[Trained]:
+        nonlocal fits
+        fits += len(asked)
+        return [
+            Trained.of(fit_to_convergence(config.with_options(one.options), interactions, one.sizes, seed)[1])
+            for _, one in asked
+        ]
+
+    with meter.phase("choosing"):
+        equal = Allocation("equal sizes", equal_sizes(config, interactions, cap_params))
+        ((chosen, _),) = choose([Contest([equal])], fit, (), config.recommender.other_options)
+    with meter.phase("computing, test"):
+        recommender, report = train_for_test(
+            config.with_options(chosen.options), interactions, chosen.sizes, 0, seed
+        )
     with meter.phase("packing"), tempfile.TemporaryDirectory() as folder:
-        table = pack_recommender(equal.recommender, config.recommender.name)
+        table = pack_recommender(recommender, config.recommender.name)
         num_bytes = table.save(Path(folder) / "table.safetensors")
-    cost = meter.cost(equal.num_trainings)
+    cost = meter.cost(fits + 1)
     return {
         "users": interactions.num_users,
         "items": interactions.num_items,
-        "interactions": interactions.num_interactions,
+        "interactions": num_interactions,
         "options": dict(chosen.options),
         "table_bytes": num_bytes,
         "num_params": chosen.sizes.num_params,
         "validation": chosen.quality,
-        "test": equal.test.best.summary(),
+        "test": report.best.summary(),
+        "ndcg@20_interval": _interval(report.best, config.seed),
         "cpu_s": {name: round(seconds, 2) for name, seconds in meter.cpu_s.items()},
         "cpu_s_in_all": round(cost.cpu_s, 2),
         "peak_bytes": cost.peak_bytes,
         "num_fits": cost.num_trainings,
     }
+
+
+def _interval(metrics: RankingMetrics, seed: int) -> list[float]:
+    """The 95 % percentile bootstrap over users of the mean of N@20: its ends."""
+    ndcg = metrics.ndcg[:, metrics.cutoffs.index(20)]
+    ndcg = ndcg[~np.isnan(ndcg)]
+    rng = np.random.default_rng(seed)
+    means = [ndcg[rng.integers(len(ndcg), size=len(ndcg))].mean() for _ in range(_NUM_RESAMPLES)]
+    return [float(end) for end in np.percentile(means, [2.5, 97.5])]
 
 
 def _judged_by(interactions: Interactions, num_users: int | None, seed: int) -> Interactions:
