@@ -17,18 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from equal_table import best_equal_table
 from measurements import Measurements
 from provenance import provenance
 from scipy.sparse import csr_array
 
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.run import RunConfig
-from ciess_ray.config.yaml_file import load_config
+from ciess_ray.config.yaml_file import parse_config, put_overrides
 from ciess_ray.packed.embedding import pack_recommender
-from ciess_ray.searches.finalists import equal_sizes
-from ciess_ray.streams import Stream, key_of
-from ciess_ray.training.contest import Allocation, Contest, choose
-from ciess_ray.training.convergence import Meter, Trained, fit_to_convergence, train_for_test
+from ciess_ray.training.convergence import Meter
 from envs.data import Interactions
 from envs.metrics import RankingMetrics
 
@@ -55,41 +53,23 @@ def main() -> None:
 
 
 def _config(values: list[str]) -> RunConfig:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write("output: runs/closed-form\n")
-        file.flush()
-        return load_config(Path(file.name), values)
+    return parse_config(put_overrides({}, values))
 
 
 def measure(config: RunConfig, num_users: int | None) -> dict[str, Any]:
     """From reading to the packed table, and its quality on test."""
-    meter, fits = Meter(), 0
+    meter = Meter()
     with meter.phase("reading"):
         interactions = load_interactions(config)
         num_interactions = interactions.num_interactions
         interactions = _judged_by(interactions, num_users, config.seed)
         (cap_params,) = check_budgets(config, interactions)
-    seed = key_of(config.seed, Stream.RETRAINING)
-
-    def fit(asked: Any) -> list[Trained]:
-        nonlocal fits
-        fits += len(asked)
-        return [
-            Trained.of(fit_to_convergence(config.with_options(one.options), interactions, one.sizes, seed)[1])
-            for _, one in asked
-        ]
-
-    with meter.phase("choosing"):
-        equal = Allocation("equal sizes", equal_sizes(config, interactions, cap_params))
-        ((chosen, _),) = choose([Contest([equal])], fit, (), config.recommender.other_options)
-    with meter.phase("computing, test"):
-        recommender, report = train_for_test(
-            config.with_options(chosen.options), interactions, chosen.sizes, 0, seed
-        )
+    equal = best_equal_table(config, interactions, cap_params, meter)
+    chosen = equal.chosen
     with meter.phase("packing"), tempfile.TemporaryDirectory() as folder:
-        table = pack_recommender(recommender, config.recommender.name)
+        table = pack_recommender(equal.recommender, config.recommender.name)
         num_bytes = table.save(Path(folder) / "table.safetensors")
-    cost = meter.cost(fits + 1)
+    cost = meter.cost(equal.num_trainings)
     return {
         "users": interactions.num_users,
         "items": interactions.num_items,
@@ -98,8 +78,8 @@ def measure(config: RunConfig, num_users: int | None) -> dict[str, Any]:
         "table_bytes": num_bytes,
         "num_params": chosen.sizes.num_params,
         "validation": chosen.quality,
-        "test": report.best.summary(),
-        "ndcg@20_interval": _interval(report.best, config.seed),
+        "test": equal.test.best.summary(),
+        "ndcg@20_interval": _interval(equal.test.best, config.seed),
         "cpu_s": {name: round(seconds, 2) for name, seconds in meter.cpu_s.items()},
         "cpu_s_in_all": round(cost.cpu_s, 2),
         "peak_bytes": cost.peak_bytes,

@@ -1,0 +1,203 @@
+"""What ``recommender_table.py`` measures: data sets, recipes, and the cells, what is soon done first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ciess_ray.config.run import RunConfig
+from ciess_ray.config.yaml_file import parse_config, put_overrides, read_values
+from envs.errors import DataError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+#: Columns of a full table; of neighbour tables, neighbours of an item.
+WIDTH = 128
+#: Splits that things are built on, and those that are read once, when nothing changes any more.
+BUILDING, HELD_OUT = (0, 1, 2), (1000, 1001, 1002)
+FULL, TENTH, TWENTIETH = BUDGETS = "100%", "10%", "5%"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Where interactions come from.
+
+    Attributes:
+        title: For people.
+        file: Its name in the folder of data; None for what pip brings.
+        num_interactions: About how many there are.
+        validation_share: As of the configurations of this data, and the same for all recommenders.
+    """
+
+    title: str
+    file: str | None
+    num_interactions: int
+    validation_share: float = 0.25
+
+    def overrides(self, folder: Path) -> list[str]:
+        """What a configuration is told of it."""
+        share = f"dataset.validation_share={self.validation_share}"
+        if self.file is None:
+            return [share, "dataset.path=null", "dataset.sample=movielens-latest-small"]
+        return [share, "dataset.sample=null", f"dataset.path={folder / self.file}"]
+
+
+DATA_SETS = {
+    "latest-small": DataSet("MovieLens latest-small", None, 100_000),
+    "ml-100k": DataSet("MovieLens-100K", "ml-100k.inter", 100_000),
+    "online-retail-2": DataSet("Online Retail II", "online-retail-2.parquet", 480_000),
+    "ml-1m": DataSet("MovieLens-1M", "ml-1m.parquet", 1_000_000, 0.1),
+    "gowalla": DataSet("Gowalla", "gowalla.parquet", 1_030_000, 0.1),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recommender is trained on one data set; the package's defaults where nothing is said.
+
+    Attributes:
+        config: A file in ``configs/``.
+        overrides: What is put over it.
+    """
+
+    config: str | None = None
+    overrides: Sequence[str] = ()
+
+
+#: By data set and recommender. A closed form needs none: what is tried on validation is its own.
+RECIPES = {
+    ("latest-small", "lightgcn"): Recipe("quickstart.yaml"),
+    ("ml-1m", "lightgcn"): Recipe("ml-1m-lightgcn.yaml"),
+    ("ml-1m", "mf"): Recipe("ml-1m-mf.yaml"),
+    ("ml-1m", "ngcf"): Recipe("ml-1m-ngcf.yaml"),
+    ("gowalla", "lightgcn"): Recipe("gowalla-lightgcn.yaml"),
+}
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """What is compared.
+
+    Attributes:
+        name: In a configuration.
+        weight: About how many times as long as ``spectral`` it takes.
+    """
+
+    name: str
+    weight: int
+
+
+RECOMMENDERS = {
+    "spectral": Recommender("spectral", 1),
+    "neighbours": Recommender("envs.recommenders.neighbours:Neighbours", 5),
+    "ease": Recommender("envs.recommenders.neighbours:Ease", 10),
+    "mf": Recommender("mf", 200),
+    "lightgcn": Recommender("lightgcn", 300),
+    "ngcf": Recommender("ngcf", 600),
+}
+LINEAR = "spectral", "neighbours", "ease"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table: a recommender at equal sizes, on one split of one data set.
+
+    Attributes:
+        data: In :data:`DATA_SETS`.
+        recommender: In :data:`RECOMMENDERS`.
+        budget: As a share of the recommender's own full table.
+        split: The seed of the split, and of all draws.
+    """
+
+    data: str
+    recommender: str
+    budget: str
+    split: int
+
+    def __str__(self) -> str:
+        return f"{self.recommender} at {self.budget} on {self.data}, split {self.split}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What its row begins with."""
+        return vars(self)
+
+    @property
+    def cost(self) -> float:
+        """About how long it takes, beside others."""
+        return RECOMMENDERS[self.recommender].weight * DATA_SETS[self.data].num_interactions
+
+    def config(self, folder: Path) -> RunConfig:
+        """Its run.
+
+        Args:
+            folder: Where data lie.
+
+        Raises:
+            ConfigError: Its recipe is wrong.
+        """
+        recipe = RECIPES.get((self.data, self.recommender), Recipe())
+        values = read_values(CONFIGS / recipe.config) if recipe.config else {}
+        asked = [
+            f"recommender.name={RECOMMENDERS[self.recommender].name}",
+            f"recommender.max_embedding_size={WIDTH}",
+            f"budget={self.budget}",
+            f"seed={self.split}",
+        ]
+        overrides = [*DATA_SETS[self.data].overrides(folder), *recipe.overrides, *asked]
+        return parse_config(put_overrides(values, overrides), str(self))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cells; all where nothing is named.
+
+    Attributes:
+        data: Data sets.
+        recommenders: Recommenders.
+        budgets: Budgets.
+        splits: Seeds.
+    """
+
+    data: Sequence[str] = ()
+    recommenders: Sequence[str] = ()
+    budgets: Sequence[str] = ()
+    splits: Sequence[int] = field(default=())
+
+    def __contains__(self, cell: Cell) -> bool:
+        wanted = (self.data, cell.data), (self.recommenders, cell.recommender)
+        wanted = *wanted, (self.budgets, cell.budget), (self.splits, cell.split)
+        return all(not names or name in names for names, name in wanted)
+
+
+def planned(splits: Sequence[int] = BUILDING) -> list[Cell]:
+    """All cells of some splits, those that are soon done first; what takes hours has fewer."""
+    small, first = [name for name in DATA_SETS if name != "gowalla"], splits[:1]
+    grid: list[tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[int]]] = [
+        (small, [*LINEAR, "lightgcn"], BUDGETS, splits),
+        (["gowalla"], LINEAR, BUDGETS, splits),
+        (["gowalla"], ["lightgcn"], [FULL], splits),
+        (["gowalla"], ["lightgcn"], [TENTH], first),
+        (["ml-1m", "gowalla"], ["mf"], [FULL, TENTH], first),
+        (["ml-1m"], ["ngcf"], [FULL, TENTH], first),
+    ]
+    cells = [
+        Cell(data, recommender, budget, split)
+        for names, recommenders, budgets, its_splits in grid
+        for data in names
+        for recommender in recommenders
+        for split in its_splits
+        for budget in budgets
+    ]
+    return sorted(cells, key=lambda cell: (cell.cost, cell.split))
+
+
+def check_files(cells: Sequence[Cell], folder: Path) -> None:
+    """See that all data are there before any work.
+
+    Raises:
+        DataError: Naming the files that are not.
+    """
+    files = {folder / file for cell in cells if (file := DATA_SETS[cell.data].file)}
+    missing = sorted(str(file) for file in files if not file.exists())
+    if missing:
+        raise DataError(f"{', '.join(missing)}: not there; bring the data, or leave them out with --data.")
