@@ -10,7 +10,8 @@ full table. Options are chosen on validation, what was chosen is trained on trai
 interactions, and test is looked at once. What is soon done comes first, and a row is appended to the
 ``.jsonl`` when its cell is through, so that the command may be broken off, and run in several processes that
 select different cells: what has a row under the settings of now is not done again. The last row of a cell
-counts. ``.md`` and ``.png`` say and show what is there so far.
+counts. EASE and item cosine uncut, and what is popular, are cells too. ``.md`` and ``.png`` say and show what
+is there so far.
 
 In the folder lie the files that ``benchmarks/recommender_table_plan.py`` names, where the recipes stand too.
 """
@@ -18,7 +19,7 @@ In the folder lie the files that ``benchmarks/recommender_table_plan.py`` names,
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,19 @@ from recommender_table_plan import (
     BUILDING,
     DATA_SETS,
     HELD_OUT,
-    RECOMMENDERS,
+    NAMES,
     Cell,
     Selection,
     check_files,
     planned,
 )
 
+from ciess_ray.comparisons.yardsticks import run_yardstick
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.run import RunConfig
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.training.convergence import Meter
+from envs.data import Interactions
 from envs.errors import CiessError
 
 #: Rises with what code does to all figures, so that all are measured again.
@@ -51,14 +54,16 @@ VERSION = 1
 KEPT = Path("runs/recommender-table")
 _SECONDS_BETWEEN_NEWS = 60.0
 _DIGITS = 6
+_SERVED = "served_bytes", "served_as", "served_with_histories_bytes", "ids_bytes"
 
 
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """All that a row depends on beside the code, as plain values."""
+def settings_of(cell: Cell, config: RunConfig) -> dict[str, Any]:
+    """All that a row depends on beside cell and code, as plain values."""
     values = config.model_dump(mode="json")
-    settings = {
-        "version": VERSION,
-        "validation_share": values["dataset"]["validation_share"],
+    settings = {"version": VERSION, "validation_share": values["dataset"]["validation_share"]}
+    if cell.is_yardstick:
+        return settings
+    settings |= {
         "recommender": {name: values["recommender"][name] for name in ("name", "max_embedding_size")},
         # In a closed form's own order, what is tried is part of its code.
         "options": values["recommender"]["options"],
@@ -109,11 +114,8 @@ def measure(config: RunConfig, kept: Path, tell: Callable[[str], None]) -> dict[
     chosen = equal.chosen
     trained_on = interactions.merge_validation_into_training()
     num_bytes = served_bytes(equal.recommender, trained_on, config.recommender.name)
-    cost = meter.cost(equal.num_trainings)
     return {
-        "users": interactions.num_users,
-        "items": interactions.num_items,
-        "interactions": interactions.num_interactions,
+        **_counts(interactions),
         "cap_params": cap_params,
         "num_params": chosen.sizes.num_params,
         "chosen": dict(chosen.options),
@@ -122,10 +124,44 @@ def measure(config: RunConfig, kept: Path, tell: Callable[[str], None]) -> dict[
         "validation": _rounded({"quality": chosen.quality, **chosen.outcome.metrics}),
         "test": _rounded(equal.test.best.summary()),
         **vars(num_bytes),
-        "cpu_s": {name: round(seconds, 2) for name, seconds in meter.cpu_s.items()},
-        "cpu_s_in_all": round(cost.cpu_s, 2),
-        "num_trainings": cost.num_trainings,
+        **_taken(meter.cpu_s),
+        "num_trainings": equal.num_trainings,
     }
+
+
+def measure_yardstick(name: str, config: RunConfig) -> dict[str, Any]:
+    """The figures of what has no table of sized rows."""
+    meter = Meter()
+    with meter.phase("reading"):
+        interactions = load_interactions(config)
+    row = run_yardstick(name, interactions.without_test(), lambda: interactions.test).row
+    if "error" in row:
+        return {"refused": row["error"]}
+    cpu_s = {"reading": meter.cpu_s["reading"], **_within("cpu_s", row)}
+    return {
+        **_counts(interactions),
+        "chosen": {} if row["l2"] is None else {"l2": row["l2"]},
+        **{split: _rounded(_within(split, row)) for split in ("validation", "test")},
+        **{name: row[name] for name in _SERVED},
+        **_taken(cpu_s),
+    }
+
+
+def _within(prefix: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(f"{prefix}/"): row[name] for name in row if name.startswith(f"{prefix}/")}
+
+
+def _counts(interactions: Interactions) -> dict[str, int]:
+    return {
+        "users": interactions.num_users,
+        "items": interactions.num_items,
+        "interactions": interactions.num_interactions,
+    }
+
+
+def _taken(cpu_s: Mapping[str, float]) -> dict[str, Any]:
+    by_phase = {phase: round(seconds, 2) for phase, seconds in cpu_s.items()}
+    return {"cpu_s": by_phase, "cpu_s_in_all": round(sum(cpu_s.values()), 2)}
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -144,10 +180,13 @@ def row_to_be(cell: Cell, folder: Path, made: dict[str, str]) -> dict[str, Any]:
             print(f"  {cell}, {now - begun:.0f} s: {news}", flush=True)
 
     try:
-        figures = measure(config, KEPT / made["commit"], tell)
+        if cell.is_yardstick:
+            figures = measure_yardstick(cell.recommender, config)
+        else:
+            figures = measure(config, KEPT / made["commit"], tell)
     except CiessError as error:
         figures = {"refused": without_places(str(error))}
-    return {**cell.key, **figures, "settings": settings_of(config), **made}
+    return {**cell.key, **figures, "settings": settings_of(cell, config), **made}
 
 
 def run(
@@ -165,7 +204,7 @@ def run(
     for number, cell in enumerate(cells):
         # Another process may have added some.
         rows = Measurements(file)
-        settings = settings_of(cell.config(folder))
+        settings = settings_of(cell, cell.config(folder))
         if is_due(row_of(rows.rows, cell), settings, made["commit"] if is_again else None):
             print(f"{number + 1} of {len(cells)}: {cell}", flush=True)
             rows.add(row_to_be(cell, folder, made))
@@ -177,7 +216,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where the files of data lie")
     parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=[], help="these data sets")
-    parser.add_argument("--recommenders", nargs="+", choices=list(RECOMMENDERS), default=[])
+    parser.add_argument("--recommenders", nargs="+", choices=NAMES, default=[])
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=[])
     parser.add_argument("--splits", nargs="+", type=int, default=[], help="seeds of these splits")
     parser.add_argument(

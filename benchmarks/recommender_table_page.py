@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from recommender_table_plan import BUDGETS, DATA_SETS, FULL, RECOMMENDERS, Cell
+from recommender_table_plan import BUDGETS, DATA_SETS, FULL, NAMES, UNCUT, Cell
 
 from ciess_ray.figures.style import finished, format_bytes, new_figure, save_png, series_style, styled
 from ciess_ray.files.whole import write_whole
@@ -112,7 +112,7 @@ def _table(rows: Rows) -> list[str]:
             budget,
             len(own),
             *(_spread(row["test"][metric] for row in own) for metric in (RECALL, NDCG)),
-            f"{statistics.mean(shares):.1%}" if shares and budget != FULL else "",
+            f"{statistics.mean(shares):.1%}" if shares and budget not in (UNCUT, FULL) else "",
             *(
                 f"{statistics.mean(row['validation'][metric] for row in own):.4f}"
                 for metric in (RECALL, NDCG)
@@ -136,7 +136,7 @@ _BYTES = "served_bytes", "served_with_histories_bytes"
 
 def _groups(rows: Rows) -> list[tuple[str, str]]:
     there = {(row["recommender"], row["budget"]) for row in rows}
-    return [(name, budget) for name in RECOMMENDERS for budget in BUDGETS if (name, budget) in there]
+    return [(name, budget) for name in NAMES for budget in BUDGETS if (name, budget) in there]
 
 
 def _of(rows: Rows, recommender: str, budget: str) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ def drawn(rows: Rows) -> Figure:
     figure, all_axes = new_figure(height, len(names), squeeze=False)
     for axes, data in zip(all_axes[:, 0], names, strict=True):
         of_data = [row for row in rows if row["data"] == data]
-        for position, recommender in enumerate(RECOMMENDERS):
+        for position, recommender in enumerate(NAMES):
             points = []
             for budget in reversed(BUDGETS):
                 if own := _of(of_data, recommender, budget):

@@ -7,6 +7,7 @@ from typing import Any
 
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_overrides, read_values
+from ciess_ray.names import YARDSTICKS
 from envs.errors import DataError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -14,7 +15,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 WIDTH = 128
 #: Splits that things are built on, and those that are read once, when nothing changes any more.
 BUILDING, HELD_OUT = (0, 1, 2), (1000, 1001, 1002)
-FULL, TENTH, TWENTIETH = BUDGETS = "100%", "10%", "5%"
+FULL, TENTH, TWENTIETH = "100%", "10%", "5%"
+#: Of a yardstick, which keeps to no budget.
+UNCUT = "uncut"
+BUDGETS = UNCUT, FULL, TENTH, TWENTIETH
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,10 @@ RECOMMENDERS = {
     "lightgcn": Recommender("lightgcn", 300),
     "ngcf": Recommender("ngcf", 600),
 }
+_YARDSTICK_WEIGHT = 5
 LINEAR = "spectral", "neighbours", "ease"
+#: Recommenders and yardsticks, in the order of the table; ``ease`` is both.
+NAMES = *RECOMMENDERS, *(name for name in YARDSTICKS if name not in RECOMMENDERS)
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,8 @@ class Cell:
 
     Attributes:
         data: In :data:`DATA_SETS`.
-        recommender: In :data:`RECOMMENDERS`.
-        budget: As a share of the recommender's own full table.
+        recommender: In :data:`NAMES`.
+        budget: As a share of the recommender's own full table; :data:`UNCUT` of a yardstick.
         split: The seed of the split, and of all draws.
     """
 
@@ -122,12 +129,18 @@ class Cell:
         return vars(self)
 
     @property
+    def is_yardstick(self) -> bool:
+        """Whether it has no table of sized rows."""
+        return self.budget == UNCUT
+
+    @property
     def cost(self) -> float:
         """About how long it takes, beside others."""
-        return RECOMMENDERS[self.recommender].weight * DATA_SETS[self.data].num_interactions
+        weight = _YARDSTICK_WEIGHT if self.is_yardstick else RECOMMENDERS[self.recommender].weight
+        return weight * DATA_SETS[self.data].num_interactions
 
     def config(self, folder: Path) -> RunConfig:
-        """Its run.
+        """Its run; of a yardstick the data and the seed alone count.
 
         Args:
             folder: Where data lie.
@@ -137,12 +150,13 @@ class Cell:
         """
         recipe = RECIPES.get((self.data, self.recommender), Recipe())
         values = read_values(CONFIGS / recipe.config) if recipe.config else {}
-        asked = [
-            f"recommender.name={RECOMMENDERS[self.recommender].name}",
-            f"recommender.max_embedding_size={WIDTH}",
-            f"budget={self.budget}",
-            f"seed={self.split}",
-        ]
+        asked = [f"seed={self.split}"]
+        if not self.is_yardstick:
+            asked += [
+                f"recommender.name={RECOMMENDERS[self.recommender].name}",
+                f"recommender.max_embedding_size={WIDTH}",
+                f"budget={self.budget}",
+            ]
         overrides = [*DATA_SETS[self.data].overrides(folder), *recipe.overrides, *asked]
         return parse_config(put_overrides(values, overrides), str(self))
 
@@ -172,9 +186,11 @@ class Selection:
 def planned(splits: Sequence[int] = BUILDING) -> list[Cell]:
     """All cells of some splits, those that are soon done first; what takes hours has fewer."""
     small, first = [name for name in DATA_SETS if name != "gowalla"], splits[:1]
+    shares = FULL, TENTH, TWENTIETH
     grid: list[tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[int]]] = [
-        (small, [*LINEAR, "lightgcn"], BUDGETS, splits),
-        (["gowalla"], LINEAR, BUDGETS, splits),
+        (list(DATA_SETS), YARDSTICKS, [UNCUT], splits),
+        (small, [*LINEAR, "lightgcn"], shares, splits),
+        (["gowalla"], LINEAR, shares, splits),
         (["gowalla"], ["lightgcn"], [FULL], splits),
         (["gowalla"], ["lightgcn"], [TENTH], first),
         (["ml-1m", "gowalla"], ["mf"], [FULL, TENTH], first),

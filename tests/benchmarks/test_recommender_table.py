@@ -10,7 +10,7 @@ import recommender_table
 import recommender_table_plan as plan
 from recommender_table import is_due, main, row_of, settings_of
 from recommender_table_page import drawn, page_of, write_summary
-from recommender_table_plan import BUDGETS, BUILDING, HELD_OUT, Cell, DataSet, Selection, planned
+from recommender_table_plan import BUILDING, HELD_OUT, Cell, DataSet, Selection, planned
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.files.formats import read_json_lines
@@ -36,9 +36,9 @@ def folder(tmp_path, monkeypatch):
 def command(folder, monkeypatch, capsys):
     """Runs the command on spectral tables of the small data and gives the rows that are there then."""
 
-    def run(*arguments, splits=(0,), budgets=("100%", "10%")):
+    def run(*arguments, splits=(0,), budgets=("100%", "10%"), recommenders=("spectral",)):
         output = folder / "out" / "table"
-        selected = ["--data", DATA, "--recommenders", "spectral", "--splits", *map(str, splits)]
+        selected = ["--data", DATA, "--recommenders", *recommenders, "--splits", *map(str, splits)]
         selected += ["--budgets", *budgets, "--output", str(output)]
         monkeypatch.setattr(sys, "argv", ["recommender_table.py", str(folder), *selected, *arguments])
         main()
@@ -55,12 +55,16 @@ def test_what_is_planned_is_what_the_table_is_to_have():
     grids = {}
     for cell in cells:
         grids.setdefault((cell.data, cell.recommender), []).append((cell.budget, cell.split))
-    every = {(budget, split) for budget in BUDGETS for split in BUILDING}
-    for data in ("latest-small", "ml-100k", "online-retail-2", "ml-1m"):
-        for recommender in ("spectral", "neighbours", "ease", "lightgcn"):
+    every = {(budget, split) for budget in ("100%", "10%", "5%") for split in BUILDING}
+    uncut = {("uncut", split) for split in BUILDING}
+    for data in ("latest-small", "ml-100k", "online-retail-2", "ml-1m", "gowalla"):
+        for recommender in ("spectral", "neighbours"):
             assert set(grids.pop((data, recommender))) == every
-    for recommender in ("spectral", "neighbours", "ease"):
-        assert set(grids.pop(("gowalla", recommender))) == every
+        assert set(grids.pop((data, "ease"))) == every | uncut
+        for yardstick in ("item cosine", "most popular"):
+            assert set(grids.pop((data, yardstick))) == uncut
+        if data != "gowalla":
+            assert set(grids.pop((data, "lightgcn"))) == every
     assert grids.pop(("gowalla", "lightgcn")) == [("100%", 0), ("10%", 0), ("100%", 1), ("100%", 2)]
     assert {("ml-1m", "mf"), ("gowalla", "mf"), ("ml-1m", "ngcf")} == grids.keys()
     assert all(set(grid) == {("100%", 0), ("10%", 0)} for grid in grids.values())
@@ -73,11 +77,14 @@ def test_what_is_soon_done_comes_first():
     assert planned()[-1].recommender == "ngcf"
 
 
-@pytest.mark.parametrize("cell", {(c.data, c.recommender): c for c in planned()}.values(), ids=str)
+@pytest.mark.parametrize(
+    "cell", {(c.data, c.recommender, c.is_yardstick): c for c in planned()}.values(), ids=str
+)
 def test_every_recipe_is_a_configuration(cell, tmp_path):
     config = cell.config(tmp_path)
-    assert (config.budget, config.seed, config.split_seed) == (cell.budget, cell.split, cell.split)
-    assert config.recommender.max_embedding_size == 128
+    assert (config.seed, config.split_seed) == (cell.split, cell.split)
+    if not cell.is_yardstick:
+        assert (config.budget, config.recommender.max_embedding_size) == (cell.budget, 128)
     assert config.dataset.validation_share == plan.DATA_SETS[cell.data].validation_share
 
 
@@ -111,6 +118,18 @@ def test_test_is_of_what_validation_chose_trained_on_both(command, folder):
     sizes = full_sizes(config, interactions)
     _, report = train_for_test(config, interactions, sizes, 0, (5,))
     assert full["test"] == pytest.approx(report.best.summary(), abs=1e-6)
+
+
+def test_yardsticks_are_rows_of_what_keeps_to_no_budget(command):
+    rows = command(budgets=["uncut"], recommenders=["ease", "item cosine", "most popular"])
+    by_name = {row["recommender"]: row for row in rows}
+    popular = by_name["most popular"]
+    assert popular["served_bytes"] == 4 * 40 and popular["served_as"] == "order of items"
+    assert by_name["ease"]["served_bytes"] == 4 * 40**2 and by_name["ease"]["chosen"]["l2"] > 0
+    assert 0 < popular["test"]["ndcg@20"] < by_name["item cosine"]["test"]["ndcg@20"] <= 1
+    assert all(row["settings"] == {"version": 1, "validation_share": 0.25} for row in rows)
+    assert all(row["served_with_histories_bytes"] > row["served_bytes"] for row in rows)
+    assert len(command(budgets=["uncut"], recommenders=["ease"])) == 3
 
 
 def test_a_cell_that_was_broken_off_trains_only_what_it_had_not(folder, monkeypatch):
@@ -250,9 +269,8 @@ def test_a_panel_a_data_set_with_a_point_a_budget():
 
 
 def test_settings_of_trained_recommenders_have_their_training(tmp_path):
-    trained, closed = (
-        settings_of(Cell("ml-1m", name, "10%", 0).config(tmp_path)) for name in ("lightgcn", "spectral")
-    )
+    cells = (Cell("ml-1m", name, "10%", 0) for name in ("lightgcn", "spectral"))
+    trained, closed = (settings_of(cell, cell.config(tmp_path)) for cell in cells)
     assert trained["training"]["batch_size"] == 20_000 and trained["tried"] == {"l2": [0.0005]}
     assert "training" not in closed and closed["tried"]["spectrum_exponent"] == [0.0, 0.25]
     # Folders of one machine are in none.
