@@ -34,8 +34,8 @@ from ciess_ray.serving.export import export
 from ciess_ray.serving.files import PROPAGATING, TABLE_FILE
 from envs.budget import MemoryBudget
 from envs.data import generate_interactions, read_interactions, split_interactions
-from envs.recommenders import RECOMMENDERS, build_recommender
-from envs.recommenders.training import Trainer, TrainingSettings
+from envs.recommenders import RECOMMENDERS
+from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 NUM_ROWS, MEAN_SIZE, MAX_SIZE, NUM_LOOKUPS = 1_000_000, 8, 128, 100_000
@@ -128,22 +128,22 @@ def measure_recommend(ml_1m: Path | None, folder: Path, repeats: int) -> list[di
     rows = []
     for name, recommender_class in RECOMMENDERS.items():
         place = folder / name
+        counts = recommender_class.row_counts(interactions.num_users, interactions.num_items)
         sizes = EmbeddingSizes.from_proposal(
-            np.full(interactions.num_users, 20.0),
-            np.full(interactions.num_items, 1.0),
-            MemoryBudget(0.1).cap_params(interactions.num_entities, 1, 128, recommender_class.num_tables),
+            np.full(counts[0], 20.0),
+            np.full(counts[1], 1.0),
+            MemoryBudget(0.1).cap_params(sum(counts), 1, 128, recommender_class.num_tables),
             1,
             128,
             np.random.default_rng(0),
             fill=True,
             num_tables=recommender_class.num_tables,
         )
-        generator = torch.Generator().manual_seed(0)
-        recommender = build_recommender(name, interactions.train, sizes, generator=generator)
-        rng = np.random.default_rng(0)
-        Trainer(recommender, interactions.train, TrainingSettings(), rng).train(3)
+        recipe = Recipe(interactions.train, TrainingSettings(), name)
+        trainer = recipe.trainer(sizes, np.random.default_rng(0))
+        trainer.train(3)
         result = ResultFolder(place)
-        result.write_table(recommender.eval(), interactions, name)
+        result.write_table(trainer.recommender.eval(), interactions, name)
         config = parse_config({"dataset": {"path": "log.parquet"}, "recommender": {"name": name}})
         result.write_result({"status": "finished", "config": config.model_dump(mode="json")})
         user = str(interactions.user_ids[17])

@@ -57,9 +57,15 @@ def index_bytes_per_row(max_embedding_size: int) -> int:
     return 1 if max_embedding_size <= 255 else 2 if max_embedding_size <= 65_535 else 4
 
 
-def packed_bytes(num_params: int, num_rows: int, max_embedding_size: int) -> int:
-    """Upper bound of the packed file's bytes: values, one size a row, header."""
-    return num_params * BYTES_PER_PARAM + num_rows * index_bytes_per_row(max_embedding_size) + HEADER_BYTES
+def bytes_per_id(num_items: int) -> int:
+    """Bytes in which the packed file writes which item a number of a neighbour table is the weight of."""
+    return 2 if num_items <= 65_536 else 4
+
+
+def packed_bytes(num_params: int, num_rows: int, max_embedding_size: int, id_bytes: int = 0) -> int:
+    """Upper bound of the packed file's bytes: values, ids beside them, one size a row, header."""
+    index_bytes = num_rows * index_bytes_per_row(max_embedding_size)
+    return num_params * (BYTES_PER_PARAM + id_bytes) + index_bytes + HEADER_BYTES
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class MemoryBudget:
         *,
         reserve: float = 0.0,
         may_share: bool = False,
+        id_bytes: int = 0,
     ) -> int:
         """The most parameters the tables may keep, all of them together.
 
@@ -138,6 +145,7 @@ class MemoryBudget:
             reserve: Share of the budget that is kept free, in [0, 1), for rows that arrive before sizes are
                 decided anew; see :meth:`num_newcomers`.
             may_share: Whether users may share a row, and items another, so that two rows of d_min are enough.
+            id_bytes: Bytes that each parameter has beside it, see :func:`bytes_per_id`; 0 for none.
 
         Returns:
             A multiple of ``num_tables``, at most ``num_rows * max_embedding_size * num_tables``.
@@ -159,7 +167,7 @@ class MemoryBudget:
             cap = math.floor(math.floor(self.amount) * used)
         else:
             fixed = packed_bytes(0, num_rows, max_embedding_size)
-            cap = (math.floor(math.floor(self.amount) * used) - fixed) // BYTES_PER_PARAM
+            cap = (math.floor(math.floor(self.amount) * used) - fixed) // (BYTES_PER_PARAM + id_bytes)
         # One dimension more of a row costs a parameter in each table: what is left over buys nothing.
         cap -= cap % num_tables
         least_rows = min(num_rows, 2) if may_share else num_rows
@@ -170,7 +178,7 @@ class MemoryBudget:
                 # Three decimals might be thousands.
                 "mean size": f"{_round_up(least / (num_rows * num_tables), 3)} a row",
                 "params": f"{math.ceil(least / used)} params",
-                "bytes": f"{math.ceil(packed_bytes(least, num_rows, max_embedding_size) / used)}B",
+                "bytes": f"{math.ceil(packed_bytes(least, num_rows, max_embedding_size, id_bytes) / used)}B",
             }[self.unit]
             in_tables = "" if num_tables == 1 else f" in {num_tables} tables"
             whose = "for a row that all users share and one that items do" if may_share else "each"

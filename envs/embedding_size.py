@@ -129,10 +129,12 @@ class EmbeddingSizeEnv(TableEnv):
         options, bounds = recommender_options or {}, (min_embedding_size, max_embedding_size)
         recommender_class = check_recommender(recommender, options)
         num_tables = recommender_class.num_tables
+        id_bytes = recommender_class.id_bytes(interactions.num_items)
         counts = recommender_class.row_counts(interactions.num_users, interactions.num_items)
         cap_params = None
         if budget is not None:
-            cap_params = MemoryBudget.parse(budget).cap_params(sum(counts), *bounds, num_tables)
+            asked = MemoryBudget.parse(budget)
+            cap_params = asked.cap_params(sum(counts), *bounds, num_tables, id_bytes=id_bytes)
         popularities = interactions.user_popularity, interactions.item_popularity
         self._counts = dict(zip(KINDS, counts, strict=True))
         super().__init__(
@@ -147,6 +149,7 @@ class EmbeddingSizeEnv(TableEnv):
             cap_params=cap_params,
             form=form,
             shows_quality=shows_quality,
+            id_bytes=id_bytes,
         )
         self.interactions = interactions
         self.render_mode = render_mode

@@ -166,6 +166,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         cap_params: Parameters that the sizes are projected onto; None leaves them as proposed.
         form: What a size costs.
         shows_quality: Whether the state shows the quality of each entity.
+        id_bytes: Bytes that each number of the packed table has beside it.
 
     Raises:
         EmbeddingSizeError: d_max is below d_min, or d_min below 1.
@@ -184,12 +185,14 @@ class TableEnv(gym.Env[Observation, Action], ABC):
         cap_params: int | None = None,
         form: Form = "paper",
         shows_quality: bool = True,
+        id_bytes: int = 0,
     ) -> None:
         if episode_length < 1:
             raise ConfigError(f"episode_length must be at least 1, not {episode_length}.")
         self.min_embedding_size, self.max_embedding_size = min_embedding_size, max_embedding_size
         self.episode_length, self.memory_weight = episode_length, memory_weight
         self._form, self._shows_quality, self.cap_params = form, shows_quality, cap_params
+        self._id_bytes = id_bytes
         self._popularity = {kind: scale_popularity(popularity[kind]) for kind in KINDS}
         counts = {kind: len(popularity[kind]) for kind in KINDS}
         self.observation_space = spaces.Dict(
@@ -256,7 +259,7 @@ class TableEnv(gym.Env[Observation, Action], ABC):
             "kept_ratio": self._sizes.kept_ratio,
             "proposed_ratio": num_proposed / (self._sizes.num_rows * self.max_embedding_size),
             "num_params": self._sizes.num_params,
-            "packed_bytes": self._sizes.packed_bytes,
+            "packed_bytes": self._sizes.packed_bytes + self._id_bytes * self._sizes.num_params,
         }
         rewards = np.concatenate([info[kind]["reward"] for kind in KINDS])
         mean_reward = float(np.nanmean(rewards)) if not np.isnan(rewards).all() else 0.0

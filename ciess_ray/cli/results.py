@@ -160,10 +160,11 @@ def verify(
     Manifest.read(folder).verify()
     num_shared = 0 if table.sizes.is_shared is None else int(table.sizes.is_shared.sum())
     shared = f", {num_shared:,} of which share a row of their kind" if num_shared else ""
+    beside = "sizes, scales, header" if table.neighbours is None else "neighbours, sizes, scales, header"
     console.say(
         f"{folder}: {table.num_rows:,} rows{shared}, {table.num_params:,} parameters in {table.dtype}, "
         f"{table.num_bytes:,} bytes, of which {table.num_bytes - table.values.nbytes:,} beside the values "
-        "(sizes, scales, header): all is well"
+        f"({beside}): all is well"
     )
 
 

@@ -96,6 +96,7 @@ def caps_params_of(config: RunConfig, interactions: Interactions) -> list[int]:
             recommender.min_embedding_size,
             recommender.max_embedding_size,
             recommender.num_tables,
+            id_bytes=recommender.id_bytes(interactions),
         )
         for asked in config.memory_budgets
     ]

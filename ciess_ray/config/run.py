@@ -140,10 +140,11 @@ class RecommenderConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
-        "node_dropout, message_dropout; spectral: user_exponent, item_exponent, spectrum_exponent. Of a list "
+        "node_dropout, message_dropout; spectral: user_exponent, item_exponent, spectrum_exponent; "
+        "neighbours: user_exponent, item_exponent, outgoing; ease: l2, in interactions. Of a list "
         "(l2: [0.0001, 0.0003]) the first is what is searched with; what was chosen, equal sizes and "
         "the full table are trained with each of the others too, and keep what is best on validation. "
-        "spectral tries some exponents where none is given",
+        "spectral, neighbours and ease try some values where none is given",
     )
     max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
     # Whether there is a GPU is seen where the training runs, which need not be here.
@@ -201,6 +202,10 @@ class RecommenderConfig(Section):
     def row_counts(self, interactions: Interactions) -> tuple[int, int]:
         """Rows of its table that are users', of which there may be none, and rows that are items'."""
         return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
+
+    def id_bytes(self, interactions: Interactions) -> int:
+        """Bytes that a parameter of its table has beside it in the packed file."""
+        return find_recommender(self.name).id_bytes(interactions.num_items)
 
 
 class ResourcesConfig(Section):

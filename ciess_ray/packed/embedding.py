@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from ciess_ray.packed.table import DAMAGED, PackedTable
+from ciess_ray.packed.file import DAMAGED
+from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender, build_recommender
+from envs.recommenders.base import PACKED
 
 #: By the type of a table's values, the same to PyTorch, and integers of as many bits.
 _TYPES = {
@@ -145,8 +147,14 @@ def pack_recommender(recommender: BaseRecommender, name: str | None = None) -> P
         recommender: Trained.
         name: What its configuration calls it.
     """
-    values = recommender.table.packed_values().numpy()
-    return PackedTable.of(values, recommender.sizes, recommender=name)
+    table = recommender.table
+    ids = table.packed_ids()
+    return PackedTable.of(
+        table.packed_values().numpy(),
+        recommender.sizes,
+        recommender=name,
+        neighbours=None if ids is None else ids.numpy(),
+    )
 
 
 def unpack_recommender(
@@ -169,12 +177,17 @@ def unpack_recommender(
         ResultError: The parameters are not those of this recommender.
     """
     recommender = build_recommender(name, train, table.sizes, generator=torch.Generator(), options=options)
-    recommender.table.load_packed_values(torch.from_numpy(table.decoded()))
+    label = name if isinstance(name, str) else name.__name__
+    if (table.neighbours is not None) != recommender.has_ids:
+        what = "no neighbours" if recommender.has_ids else "neighbours"
+        raise ResultError(f"the table has {what}, unlike those of {label}.")
+    ids = None if table.neighbours is None else torch.from_numpy(table.neighbours.astype(np.int32))
+    recommender.table.load_packed_values(torch.from_numpy(table.decoded()), ids)
     state = {key: torch.from_numpy(value) for key, value in scorer_state.items()}
+    packed = {key: value for key, value in recommender.state_dict().items() if key in PACKED}
     try:
-        recommender.load_state_dict(state | {"table.weight": recommender.table.weight})
+        recommender.load_state_dict(state | packed)
     except RuntimeError as error:
-        label = name if isinstance(name, str) else name.__name__
         faults = " ".join(str(error).split())
         raise ResultError(f"the scorer's weights are not those of {label}: {faults}.") from error
     return recommender.eval()

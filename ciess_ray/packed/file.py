@@ -1,4 +1,4 @@
-"""What the file of a packed table holds: a header, and two to four arrays.
+"""What the file of a packed table holds: a header, and its parts, which are arrays.
 
 The file is plain safetensors. Its values are of a type that :data:`VALUE_TYPES` names.
 """
@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.budget import HEADER_BYTES
 from envs.errors import ResultError
 
 FORMAT = "ciess-ray packed table 2"
 #: Of a table of which some rows are shared, which older versions cannot read.
 SHARED_FORMAT = "ciess-ray packed table 3"
+#: Of a table whose values have ids beside them, which versions before it cannot read.
+NEIGHBOUR_FORMAT = "ciess-ray packed table 4"
+FORMATS = FORMAT, SHARED_FORMAT, NEIGHBOUR_FORMAT
+#: What is told of a number that is none.
+DAMAGED = "the table is damaged, or its training went wrong; write it again"
+#: Values that are looked at in one go.
+_CHUNK = 2**17
 
 #: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
 VALUE_TYPES: dict[str, tuple[str, Any]] = {
@@ -48,6 +56,58 @@ def header_of(parts: Sequence[Part], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def header_end(content: memoryview) -> int:
+    """Where a file's header ends.
+
+    Raises:
+        ResultError: It is longer than the file, or than any that is written.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    if not 8 < end <= min(8 + HEADER_BYTES, len(content)):
+        raise ResultError(f"its header says it has {end - 8:,} bytes")
+    return end
+
+
+def read_parts(content: memoryview, end: int) -> tuple[dict[str, str], str, dict[str, Any]]:
+    """What a header says: metadata, the type of the values, and the parts by name, without a copy.
+
+    Whatever is wrong with it is raised as it comes, of json or NumPy.
+
+    Args:
+        content: Of the file.
+        end: Where its header ends.
+
+    Raises:
+        ResultError: It is of another format.
+    """
+    data = np.frombuffer(content[end:], np.uint8)
+    header = json.loads(bytes(content[8:end]))
+    metadata = {name: str(value) for name, value in header.pop("__metadata__", {}).items()}
+    if metadata.get("format") not in FORMATS:
+        *others, last = map(repr, FORMATS)
+        raise ResultError(f"its format is {metadata.get('format')!r}, not {', '.join(others)} or {last}")
+    arrays = {
+        name: data[slice(*part["data_offsets"])].view(TYPES[part["dtype"]]) for name, part in header.items()
+    }
+    dtypes = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
+    return metadata, dtypes[header["values"]["dtype"]], arrays
+
+
+def check_numbers(values: NDArray[Any], dtype: str, scales: NDArray[np.float16] | None) -> None:
+    """Read every value once and see that it is a number.
+
+    Raises:
+        ResultError: A value or a scale is NaN or infinite, or a scale is negative.
+    """
+    for first in range(0, len(values), _CHUNK):
+        is_finite = np.isfinite(decode(values[first : first + _CHUNK], dtype))
+        if not is_finite.all():
+            at = first + int(np.argmin(is_finite))
+            raise ResultError(f"value {at:,} of {len(values):,} is no finite number: {DAMAGED}.")
+    if scales is not None and not (np.isfinite(scales).all() and (scales >= 0).all()):
+        raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
 
 
 def encode(

@@ -71,7 +71,7 @@ def resize(
 
     Raises:
         ResultError: Users or items have gone, the number of tables is another, or rows have columns of their
-            own, which a prefix has not.
+            own, which a prefix has not, or ids of neighbours, which are computed.
     """
     former_items = table.num_rows - table.num_users
     if len(sizes.user) < table.num_users or len(sizes.item) < former_items:
@@ -83,6 +83,8 @@ def resize(
         raise ResultError(f"the table is of {table.num_tables} tables, the sizes are of {sizes.num_tables}.")
     if table.first_columns is not None or sizes.first_columns is not None:
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
+    if table.neighbours is not None:
+        raise ResultError("a neighbour table is computed anew for other sizes; it cannot be resized.")
     everybody = sizes if sizes.is_shared is None else replace(sizes, is_shared=None)
     resized = _resized(unshared(table), everybody, rng, std)
     if sizes.is_shared is None:

@@ -3,17 +3,17 @@
 A row's values are d_n neighbouring numbers (of each table, where a recommender has several), so no index a
 weight is stored: the file takes 4, 2 or 1 bytes a parameter, 1 byte a row (2 or 4 where d_max asks for it),
 1 more a row where rows do not all begin at the first column, 2 more for the scale of int8 values, and a
-header of at most :data:`envs.budget.HEADER_BYTES`. It is plain safetensors: NumPy reads it, no code is run.
+header of at most :data:`envs.budget.HEADER_BYTES`. Where a row has weights of items, as in a neighbour table,
+the numbers of these stand beside them, in 2 or 4 bytes each. It is plain safetensors: NumPy reads it, no code
+is run. A table is opened, not read: its values stay on the disk until rows of them are asked for.
 
 A row of size 0 has no numbers of its own: all such users show one row of d_min numbers, whose values stand
 where the first of them is, and all such items another.
-
-A table is opened, not read: its values stay on the disk until rows of them are asked for.
 """
 
 import json
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -24,28 +24,29 @@ from numpy.typing import NDArray
 
 from ciess_ray.files.whole import open_regular, whole_file
 from ciess_ray.packed.file import (
+    DAMAGED,
     FORMAT,
+    NEIGHBOUR_FORMAT,
     SHARED_FORMAT,
     SIZE_TYPES,
-    TYPES,
     VALUE_TYPES,
     Part,
+    check_numbers,
     decode,
     encode,
+    header_end,
     header_of,
+    read_parts,
     windows,
 )
 from ciess_ray.packed.layout import RowLayout
-from envs.budget import HEADER_BYTES, index_bytes_per_row
+from ciess_ray.packed.neighbours import check_items, id_type
+from envs.budget import index_bytes_per_row
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 _MAX_NAME = 200
 _NUMBERS = ("num_users", "min_embedding_size", "max_embedding_size", "num_tables")
-#: What is told of a number that is none.
-DAMAGED = "the table is damaged, or its training went wrong; write it again"
-#: Values that are looked at in one go.
-_CHUNK = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ class PackedTable:
         scales: What the int8 values of each row are to be multiplied by, shape (num_rows,), float16.
         recommender: Name of the recommender that the table was trained in.
         first_columns: Where each row begins, shape (num_rows,), uint8; None for the first column.
+        neighbours: Of a neighbour table, whose rows are items, the item whose weight each value is, shape
+            (num_params,), uint16 of up to 65,536 items and uint32 of more.
 
     Example:
         >>> import ciess_ray
@@ -82,6 +85,7 @@ class PackedTable:
     scales: NDArray[np.float16] | None = None
     recommender: str | None = None
     first_columns: NDArray[np.uint8] | None = None
+    neighbours: NDArray[np.unsignedinteger] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.row_sizes) or self.num_tables < 1:
@@ -108,6 +112,11 @@ class PackedTable:
         for name, array in (("scales", self.scales), ("first columns", self.first_columns)):
             if array is not None and array.shape != self.row_sizes.shape:
                 raise ResultError(f"{len(array)} {name} do not belong to {len(self.row_sizes)} rows")
+        if self.neighbours is not None:
+            if self.neighbours.shape != self.values.shape:
+                raise ResultError(f"{len(self.neighbours)} neighbours do not belong to {num_params} values")
+            if self.num_users or self.num_tables > 1 or self.layout.shared_rows is not None:
+                raise ResultError("neighbours are of rows of items alone, in one table, none of them shared")
 
     @classmethod
     def of(
@@ -117,6 +126,7 @@ class PackedTable:
         *,
         dtype: str = "float32",
         recommender: str | None = None,
+        neighbours: NDArray[np.integer] | None = None,
     ) -> "PackedTable":
         """Keep of each row its d_n numbers, in each table.
 
@@ -125,6 +135,7 @@ class PackedTable:
             sizes: One embedding size a row.
             dtype: A key of :data:`VALUE_TYPES`.
             recommender: Name of the recommender.
+            neighbours: Of a neighbour table the item whose weight each value is, shape (num_params,).
 
         Raises:
             ResultError: A number is not finite in this type, or the sizes are of scattered numbers.
@@ -149,6 +160,7 @@ class PackedTable:
             scales,
             recommender,
             sizes.first_columns,
+            None if neighbours is None else neighbours.astype(id_type(len(sizes.item))[1]),
         )
 
     @classmethod
@@ -178,31 +190,19 @@ class PackedTable:
             ResultError: They are no packed table, or contradict each other.
         """
         content = memoryview(content)
-        end = 8 + int.from_bytes(content[:8], "little")
-        if not 8 < end <= min(8 + HEADER_BYTES, len(content)):
-            raise ResultError(f"its header says it has {end - 8:,} bytes")
-        data = np.frombuffer(content[end:], np.uint8)
+        end = header_end(content)
         try:
-            header = json.loads(bytes(content[8:end]))
-            metadata = {name: str(value) for name, value in header.pop("__metadata__", {}).items()}
-            if metadata.get("format") not in (FORMAT, SHARED_FORMAT):
-                raise ResultError(
-                    f"its format is {metadata.get('format')!r}, not {FORMAT!r} or {SHARED_FORMAT!r}"
-                )
-            arrays = {
-                name: data[slice(*part["data_offsets"])].view(TYPES[part["dtype"]])
-                for name, part in header.items()
-            }
+            metadata, dtype, arrays = read_parts(content, end)
             numbers = {name: int(np.int32(metadata[name])) for name in _NUMBERS}
-            dtypes = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
             table = cls(
                 arrays["values"],
                 arrays["sizes"],
                 **numbers,
-                dtype=dtypes[header["values"]["dtype"]],
+                dtype=dtype,
                 scales=arrays.get("scales"),
                 recommender=metadata.get("recommender"),
                 first_columns=arrays.get("first_columns"),
+                neighbours=arrays.get("neighbours"),
             )
         except Exception as error:  # Of json, NumPy or the table, by where the damage is.
             raise ResultError(f"its header describes no packed table: {error}") from error
@@ -213,8 +213,9 @@ class PackedTable:
         parts = table._parts()
         metadata |= {name: str(number) for name, number in numbers.items()}
         # Types, shapes and places are those that the table itself would be written with.
-        if header_of(parts, metadata) != content[:end] or sum(part.nbytes for *_, part in parts) != len(data):
-            raise ResultError(f"its header does not describe the {len(data):,} bytes that follow it")
+        told = len(content) - end
+        if header_of(parts, metadata) != content[:end] or sum(part.nbytes for *_, part in parts) != told:
+            raise ResultError(f"its header does not describe the {told:,} bytes that follow it")
         return table
 
     @property
@@ -230,7 +231,8 @@ class PackedTable:
     @property
     def format(self) -> str:
         """What the file calls itself."""
-        return FORMAT if self.layout.shared_rows is None else SHARED_FORMAT
+        of_rows = FORMAT if self.layout.shared_rows is None else SHARED_FORMAT
+        return of_rows if self.neighbours is None else NEIGHBOUR_FORMAT
 
     @cached_property
     def layout(self) -> RowLayout:
@@ -353,21 +355,18 @@ class PackedTable:
         Raises:
             ResultError: A number is not finite in this type.
         """
-        return PackedTable.of(self.decoded(), self.sizes, dtype=dtype, recommender=self.recommender)
+        table = PackedTable.of(self.decoded(), self.sizes, dtype=dtype, recommender=self.recommender)
+        return replace(table, neighbours=self.neighbours)
 
     def verify(self) -> None:
-        """Read every value once and see that it is a number.
+        """Read every value once and see that it is a number, and every neighbour that it can be one.
 
         Raises:
-            ResultError: A value or a scale is NaN or infinite, or a scale is negative.
+            ResultError: Those of :func:`check_numbers` and :func:`check_items`.
         """
-        for first in range(0, self.num_params, _CHUNK):
-            is_finite = np.isfinite(decode(self.values[first : first + _CHUNK], self.dtype))
-            if not is_finite.all():
-                at = first + int(np.argmin(is_finite))
-                raise ResultError(f"value {at:,} of {self.num_params:,} is no finite number: {DAMAGED}.")
-        if self.scales is not None and not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
-            raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
+        check_numbers(self.values, self.dtype, self.scales)
+        if self.neighbours is not None:
+            check_items(self.neighbours, self.values, self.dtype, self.row_sizes)
 
     def save(self, path: str | Path) -> int:
         """Write the file, as a whole or not at all.
@@ -385,6 +384,7 @@ class PackedTable:
         size_type, _ = SIZE_TYPES[index_bytes_per_row(self.max_embedding_size)]
         parts = [
             ("values", VALUE_TYPES[self.dtype][0], self.values),
+            ("neighbours", id_type(self.num_rows)[0], self.neighbours),
             ("sizes", size_type, self.row_sizes),
             ("scales", "F16", self.scales),
             ("first_columns", "U8", self.first_columns),

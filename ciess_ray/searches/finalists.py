@@ -182,7 +182,8 @@ def write_result(
             "cap_params": budget.cap_params,
             "num_params": sizes.num_params,
             "kept_ratio": sizes.kept_ratio,
-            "max_packed_bytes": sizes.packed_bytes,
+            "max_packed_bytes": sizes.packed_bytes
+            + sizes.num_params * recommender.id_bytes(interactions.num_items),
         },
         "methods": rows,
         "retrained": finalists.retrained,

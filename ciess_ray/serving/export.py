@@ -33,6 +33,7 @@ from ciess_ray.serving.files import (
     propagated_form,
     safetensors_of,
 )
+from ciess_ray.serving.neighbour_scorer import NeighbourScorer
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
 from envs.errors import ConfigError, ResultError, check_name, within
 from envs.recommenders import RECOMMENDERS
@@ -45,6 +46,8 @@ _TORCHREC_FORMAT = "ciess-ray torchrec tables 1"
 _SMALLEST_BUCKET = 4
 _ROWS_AT_ONCE = 2**16
 _OPSET, _IR_VERSION = 17, 8
+#: Formats that a neighbour table does not fit.
+_OF_ROWS = ("torchrec", "onnx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +140,11 @@ def export(
     form = FORMATS[format]
     check_destination(destination, bool(form.files), overwrite)
     source = TableFolder.read(folder)
+    if format in _OF_ROWS and source.table.neighbours is not None:
+        raise ConfigError(
+            f"the format {format} is of rows that users are multiplied with, and those of "
+            f"{source.scorer.recommender} are weights of neighbours: choose packed or parquet."
+        )
     with within(folder / TABLE_FILE):
         source.table.verify()
     Manifest.read(folder).verify(TABLE_FILE)
@@ -237,21 +245,30 @@ def _write_packed(made: TableFolder, new: Path) -> None:
 
 
 def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
-    """One row an entity: kind, id, embedding size, where it begins if not at the first column, its values."""
+    """One row an entity: kind, id, embedding size, where it begins if not at the first column, its values.
+
+    Of a neighbour table ``neighbours`` has the ids of the items whose weights the values are.
+    """
     table, columns = source.table, _described(source)
+    lists = {"vector": pa.array(table.decoded())}
+    if table.neighbours is not None:
+        lists["neighbours"] = columns["id"].take(pa.array(table.neighbours))
     schema = pa.schema(
-        {name: column.type for name, column in columns.items()} | {"vector": pa.list_(pa.float32())}
+        {name: column.type for name, column in columns.items()}
+        | {name: pa.list_(values.type) for name, values in lists.items()}
     )
-    values, ends = table.decoded(), np.cumsum(table.row_sizes, dtype=np.int64) * table.num_tables
+    ends = np.cumsum(table.row_sizes, dtype=np.int64) * table.num_tables
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for first in range(0, table.num_rows, _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
             start = int(ends[first - 1]) if first else 0
             offsets = np.concatenate([[start], ends[part]]) - start
-            vectors = pa.ListArray.from_arrays(
-                pa.array(offsets, pa.int32()), pa.array(values[start : start + int(offsets[-1])])
-            )
-            rows = [*(column[part] for column in columns.values()), vectors]
+            of_part = slice(start, start + int(offsets[-1]))
+            vectors = [
+                pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values[of_part])
+                for values in lists.values()
+            ]
+            rows = [*(column[part] for column in columns.values()), *vectors]
             writer.write_table(pa.table(rows, schema=schema))
 
 
@@ -326,6 +343,7 @@ def _write_onnx(source: TableFolder, stream: IO[bytes]) -> None:
     except ImportError as error:
         raise ConfigError("the format onnx needs an extra: pip install 'ciess-ray[onnx]'.") from error
     scorer = build_scorer(source)
+    assert not isinstance(scorer, NeighbourScorer)
     constants = {"users": scorer.of_users(np.arange(len(source.user_ids)))}
     nodes = [helper.make_node("Gather", ["users", "user"], ["row"])]
     if isinstance(scorer, NCFScorer):

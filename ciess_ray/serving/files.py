@@ -5,6 +5,7 @@ Ray. Nothing in them is believed: what contradicts itself is refused.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,15 @@ IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
 #: Recommenders whose tables have rows of items alone.
-WITHOUT_USER_ROWS = ("spectral",)
+WITHOUT_USER_ROWS = ("ease", "neighbours", "spectral")
+#: Those of which a row has weights of other items, whose ids stand beside them.
+NEIGHBOUR_TABLES = ("ease", "neighbours")
+#: Options that scoring takes, and the most that each may be; the least is 0.
+_OPTIONS: dict[str, dict[str, float]] = {
+    "ease": {"l2": math.inf},
+    "neighbours": {"user_exponent": 1, "item_exponent": 1, "outgoing": 1},
+    "spectral": {"user_exponent": 1},
+}
 SCORER_FORMAT = "ciess-ray scorer 2"
 #: Propagations of LightGCN and NGCF.
 MAX_LAYERS = 100
@@ -93,9 +102,12 @@ class ScorerFile:
         name, num_layers = self.recommender, self.options.get("num_layers")
         if name in PROPAGATING and not (type(num_layers) is int and 0 <= num_layers <= MAX_LAYERS):
             return f"its num_layers are {str(num_layers)[:20]}, not 0 to {MAX_LAYERS}"
-        exponent = self.options.get("user_exponent")
-        if name in WITHOUT_USER_ROWS and not (isinstance(exponent, int | float) and 0 <= exponent <= 1):
-            return f"its user_exponent is {str(exponent)[:20]}, not 0 to 1"
+        for option, most in _OPTIONS.get(name, {}).items():
+            value = self.options.get(option)
+            if not (isinstance(value, int | float) and 0 <= value <= most):
+                return f"its {option} is {str(value)[:20]}, not 0 to {most}"
+        if (table.neighbours is not None) != (name in NEIGHBOUR_TABLES):
+            return f"its table has {'no ids' if table.neighbours is None else 'ids'} of neighbours"
         num_tables = 2 if name == "ncf" else 1
         if (table.num_users == 0) != (name in WITHOUT_USER_ROWS):
             return f"{table.num_users} of its rows are users'"
@@ -178,6 +190,8 @@ def shape_of(table: PackedTable) -> tuple[int | None, int]:
 
 def _weights_of(name: str, num_layers: Any, table: PackedTable) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of each weight that a recommender has beside its table."""
+    if name in NEIGHBOUR_TABLES:
+        return {}
     if name == "spectral":
         return {"history_weight": ((table.num_rows,), "float16"), "fold_in": ((table.width,), "float32")}
     return {part: (shape, "float32") for part, shape in _shapes(name, num_layers, table).items()}
@@ -270,7 +284,9 @@ def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> Non
 def entity_columns(user_ids: NDArray[Any], item_ids: NDArray[Any]) -> dict[str, pa.Array]:
     """Kind and id of every row of the table; ids are text where users' or items' are."""
     if user_ids.dtype == item_ids.dtype:
-        ids = pa.concat_arrays([pa.array(user_ids), pa.array(item_ids)])
+        # Arrow knows no type of texts where there are none.
+        of_ids = pa.string() if user_ids.dtype == object else None
+        ids = pa.concat_arrays([pa.array(user_ids, of_ids), pa.array(item_ids, of_ids)])
     else:
         ids = pa.array([*map(str, user_ids.tolist()), *map(str, item_ids.tolist())])
     numbers = np.repeat(np.array([0, 1], np.int8), [len(user_ids), len(item_ids)])

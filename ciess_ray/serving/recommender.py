@@ -132,6 +132,8 @@ class ServedRecommender:
     ) -> Recommendations:
         """Items for users who are not in the table, each represented by the mean of the items they name.
 
+        A neighbour table scores them as it would a user who had these items.
+
         Args:
             item_ids: For each user the items that they like, at least one, as the user's own data names them;
                 these are not recommended.
@@ -163,7 +165,8 @@ class ServedRecommender:
 
         They compare with the scores of :meth:`recommend` for the same user, but are of no training: what is
         taken is the mean of what users are scored by, of LightGCN and NGCF propagated, as
-        :meth:`recommend_to_new` takes that of items.
+        :meth:`recommend_to_new` takes that of items. Closed forms have what they would make of an item that
+        these users had and nobody else, beside known items that stay as they are.
 
         Args:
             first_users: For each item the users that it had, at least one, as the user's own data names them.
@@ -210,7 +213,7 @@ class ServedRecommender:
         return [np.asarray(wanted)[places], ranks + 1, self.ids_of(items), scores]
 
     def _best(
-        self, represent: Callable[[Any], Floats], whom: Any, without: csr_array | None, k: int
+        self, represent: Callable[[Any], Any], whom: Any, without: csr_array | None, k: int
     ) -> Recommendations:
         """The best items of each of some users, of those that are not in their rows of ``without``."""
         depth = min(k, len(self.item_ids))

@@ -4,6 +4,7 @@ A scorer turns users into *representations*, rows of numbers: known users by the
 somebody who is not in the table by the mean of the items that they name (``of_items``, whose weights have a
 row a user, summing to 1). ``score`` turns representations into scores of all items, shape (n, num_items), or
 of items that are not in the table, which ``new_items`` represents by the mean of the users that they had.
+Where users have no rows, both are what the closed form makes of them.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from scipy.sparse import csr_array
 
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import TableFolder
+from ciess_ray.serving.neighbour_scorer import NeighbourScorer
 from envs.errors import ResultError
 
 Floats = NDArray[np.float32]
@@ -134,7 +136,7 @@ class SpectralScorer(DotProductScorer):
         return np.asarray(num_each * (weights @ scaled) * self._fold_in, np.float32)
 
 
-Scorer = DotProductScorer | NCFScorer
+Scorer = DotProductScorer | NCFScorer | NeighbourScorer
 
 
 def _of_those_in_use(weights: csr_array) -> tuple[NDArray[np.int64], csr_array]:
@@ -199,9 +201,11 @@ def _propagated(rows: Floats, folder: TableFolder) -> Scorer:
 
 
 SCORERS: dict[str, Callable[[TableFolder], Scorer]] = {
+    "ease": NeighbourScorer,
     "lightgcn": _lightgcn,
     "mf": _mf,
     "ncf": NCFScorer,
+    "neighbours": NeighbourScorer,
     "ngcf": _ngcf,
     "spectral": SpectralScorer,
 }

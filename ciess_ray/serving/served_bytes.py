@@ -62,7 +62,10 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
     """
     sizes = recommender.sizes
     is_scattered = isinstance(sizes, ScatteredSizes)
-    packed = sizes.packed_bytes if is_scattered else pack_recommender(recommender, name).num_bytes
+    if is_scattered:
+        packed = sizes.packed_bytes + sizes.num_params * recommender.id_bytes(recommender.num_items)
+    else:
+        packed = pack_recommender(recommender, name).num_bytes
     with tempfile.TemporaryDirectory(prefix="ciess-ray-bytes-") as temporary:
         folder = Path(temporary)
         write_companions(folder, recommender, interactions, name)

@@ -14,15 +14,18 @@ from envs.recommenders.base import BaseRecommender, ClosedForm, DotProductRecomm
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
+from envs.recommenders.neighbours import Ease, Neighbours
 from envs.recommenders.ngcf import NGCF
 from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
 from envs.recommenders.spectral import Spectral
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 RECOMMENDERS: dict[str, type[BaseRecommender]] = {
+    "ease": Ease,
     "lightgcn": LightGCN,
     "mf": MF,
     "ncf": NCF,
+    "neighbours": Neighbours,
     "ngcf": NGCF,
     "spectral": Spectral,
 }
@@ -36,10 +39,12 @@ __all__ = [
     "BaseRecommender",
     "ClosedForm",
     "DotProductRecommender",
+    "Ease",
     "LightGCN",
     "MF",
     "NCF",
     "NGCF",
+    "Neighbours",
     "Spectral",
     "build_recommender",
     "check_recommender",

@@ -9,11 +9,14 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from envs.budget import bytes_per_id
 from envs.errors import EmbeddingSizeError
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Encoded = tuple[Tensor, Tensor]
 
+#: What of a recommender's state is in the packed table.
+PACKED = ("table.weight", "table.ids")
 #: Numbers that are gathered at once: 2 MiB, about a core's second-level cache.
 _PART = 2**19
 
@@ -30,13 +33,24 @@ class SizedEmbedding(nn.Module):
         init_std: Standard deviation of the initial values.
         generator: Draws the initial values.
         device: Where the table lives.
+        has_ids: Whether an item stands beside every number, whose weight it is.
+
+    Attributes:
+        ids: Those items, in the shape of the weights, int32; None of a table without.
     """
 
     mask: Tensor
     row_of: Tensor | None
+    ids: Tensor | None
 
     def __init__(
-        self, sizes: EmbeddingSizes, *, init_std: float, generator: torch.Generator, device: torch.device
+        self,
+        sizes: EmbeddingSizes,
+        *,
+        init_std: float,
+        generator: torch.Generator,
+        device: torch.device,
+        has_ids: bool = False,
     ) -> None:
         super().__init__()
         self.sizes, self.width = sizes, sizes.width
@@ -45,6 +59,7 @@ class SizedEmbedding(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("row_of", _rows_shown(sizes, device), persistent=False)
         self.weight = nn.Parameter(values.to(device) * mask)
+        self.register_buffer("ids", torch.zeros_like(mask, dtype=torch.int32) if has_ids else None)
 
     def forward(self, num_columns: int | None = None) -> Tensor:
         """The masked table, shape (num_rows, num_tables * width).
@@ -70,11 +85,18 @@ class SizedEmbedding(nn.Module):
         """The numbers that are kept, row after row, shape (num_params,), float32, on the CPU."""
         return self.weight.detach()[self.mask].cpu()
 
-    def load_packed_values(self, values: Tensor) -> None:
-        """Put back what :meth:`packed_values` gave."""
+    def packed_ids(self) -> Tensor | None:
+        """The item beside each of these, shape (num_params,), int32, on the CPU; None of a table without."""
+        return None if self.ids is None else self.ids[self.mask].cpu()
+
+    def load_packed_values(self, values: Tensor, ids: Tensor | None = None) -> None:
+        """Put back what :meth:`packed_values` and :meth:`packed_ids` gave."""
         with torch.no_grad():
             self.weight.zero_()
             self.weight[self.mask] = values.to(self.weight.device)
+            if self.ids is not None and ids is not None:
+                self.ids.zero_()
+                self.ids[self.mask] = ids.to(self.ids)
 
 
 def _rows_shown(sizes: EmbeddingSizes, device: torch.device) -> Tensor | None:
@@ -102,6 +124,8 @@ class BaseRecommender(nn.Module, ABC):
         num_tables: Tables that a row has its size in; ``sizes.num_tables`` must say the same.
         has_user_rows: Whether users have rows of the table. Where they have none, a user is what their
             history makes of the items' rows, and ``sizes.user`` is empty.
+        has_ids: Whether the numbers of an item's row are weights of other items, whose ids are packed beside
+            them and counted in a budget in bytes.
         tried: By option, values beside its default that are tried on validation where no value is given.
 
     Raises:
@@ -110,6 +134,7 @@ class BaseRecommender(nn.Module, ABC):
 
     num_tables: ClassVar[int] = 1
     has_user_rows: ClassVar[bool] = True
+    has_ids: ClassVar[bool] = False
     tried: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def __init__(
@@ -137,7 +162,9 @@ class BaseRecommender(nn.Module, ABC):
         self.num_users, self.num_items = train.shape
         self.device = device or torch.device("cpu")
         self.l2 = l2
-        self.table = SizedEmbedding(sizes, init_std=init_std, generator=generator, device=self.device)
+        self.table = SizedEmbedding(
+            sizes, init_std=init_std, generator=generator, device=self.device, has_ids=self.has_ids
+        )
 
     @classmethod
     def row_counts(cls, num_users: int, num_items: int) -> tuple[int, int]:
@@ -148,6 +175,11 @@ class BaseRecommender(nn.Module, ABC):
             num_items: Items that there are.
         """
         return num_users if cls.has_user_rows else 0, num_items
+
+    @classmethod
+    def id_bytes(cls, num_items: int) -> int:
+        """Bytes that a parameter of the table has beside it in the packed file."""
+        return bytes_per_id(num_items) if cls.has_ids else 0
 
     def xavier(self, fan_in: int, fan_out: int, *shape: int, generator: torch.Generator) -> nn.Parameter:
         """A parameter of a layer, normal with the deviation of Glorot and Bengio (AISTATS 2010)."""
@@ -197,8 +229,8 @@ class BaseRecommender(nn.Module, ABC):
         return total
 
     def scorer_state(self) -> dict[str, Tensor]:
-        """The parameters that are not the table, by name, on the CPU."""
-        return {k: v.detach().cpu() for k, v in self.state_dict().items() if k != "table.weight"}
+        """The parameters that are not packed with the table, by name, on the CPU."""
+        return {k: v.detach().cpu() for k, v in self.state_dict().items() if k not in PACKED}
 
 
 class ClosedForm(BaseRecommender):

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.sparse import csr_array, vstack
-from torch import Tensor, nn
+from torch import Tensor
 
 from envs.errors import ConfigError, NoMemoryError
 from envs.recommenders.base import ClosedForm, Encoded
@@ -212,7 +212,7 @@ class NeighbourTable(ClosedForm):
     """
 
     has_user_rows = False
-    neighbour: Tensor
+    has_ids = True
 
     def __init__(
         self,
@@ -225,41 +225,42 @@ class NeighbourTable(ClosedForm):
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, l2=0.0, init_std=0.0)
         if outgoing not in (0, 1):
-            raise ConfigError(f"the option outgoing of {type(self).__name__} must be 0 or 1, not {outgoing}.")
+            raise ConfigError(f"the option outgoing of neighbours must be 0 or 1, not {outgoing}.")
         self.outgoing = outgoing
         self._train = train
-        # Where the numbers of the table are, of which what masks it further hides some.
-        self._places = torch.from_numpy(sizes.mask(self.table.width))
-        self.neighbour = nn.Buffer(torch.zeros(sizes.num_params, dtype=torch.int32))
 
     @abstractmethod
     def weights(self, num_neighbours: int) -> csr_array:
         """Of each item its largest weights, largest first, shape (num_items, num_items)."""
 
     def solve(self, rng: np.random.Generator) -> None:
-        """Compute the weights and whose they are; nothing is drawn."""
+        """Compute the weights and whose they are; nothing is drawn.
+
+        Of an item with fewer neighbours than its size the rest are of the item itself, with a weight of 0.
+        """
+        assert self.table.ids is not None
         width = self.table.width
         found = self.weights(width)
-        rows = np.repeat(np.arange(self.num_items), np.diff(found.indptr))
+        items = np.arange(self.num_items)
+        rows = np.repeat(items, np.diff(found.indptr))
         columns = np.arange(found.nnz) - found.indptr[rows]
-        shape = self.num_items, width
-        weights, ids = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        weights = np.zeros((self.num_items, width), np.float32)
+        ids = np.tile(items.astype(np.int32)[:, None], width)
         weights[rows, columns], ids[rows, columns] = found.data, found.indices
         with torch.no_grad():
             self.table.weight.copy_(torch.from_numpy(weights) * self.table.mask.cpu())
-            self.neighbour.copy_(torch.from_numpy(ids)[self._places])
+            self.table.ids.copy_(torch.from_numpy(ids))
 
     def encode(self) -> Encoded:
         """Histories, (num_users, num_items), and what an item of one says of others, sparse, on the CPU."""
-        ids = torch.zeros(self._places.shape, dtype=torch.int32)
-        ids[self._places] = self.neighbour.cpu()
+        assert self.table.ids is not None
         weights = self.table().detach().cpu()
         rows, columns = (part.numpy() for part in torch.nonzero(weights, as_tuple=True))
         counts = np.bincount(rows, minlength=self.num_items)
         matrix = csr_array(
             (
                 weights.numpy()[rows, columns],
-                ids.numpy()[rows, columns],
+                self.table.ids.cpu().numpy()[rows, columns],
                 np.concatenate([[0], np.cumsum(counts)]),
             ),
             shape=(self.num_items, self.num_items),
@@ -294,12 +295,12 @@ class Neighbours(NeighbourTable):
         sizes: The number of neighbours of each item, and none for users.
         generator: Has nothing to draw.
         device: Where scores go; they are computed on the CPU.
-        user_exponent: a, of the users' degrees; 0 for cosines. Above 0 the active say less each.
-        item_exponent: p, of the items'; 1/2 for cosines. Below it the popular are near to more.
+        user_exponent: a, of the users' degrees, in 0 to 1; 0 for cosines. Above 0 the active say less each.
+        item_exponent: p, of the items', in 0 to 1; 1/2 for cosines. Below it the popular are near to more.
         outgoing: How rows are read, see :class:`NeighbourTable`.
 
     Raises:
-        ConfigError: As :class:`NeighbourTable`.
+        ConfigError: As :class:`NeighbourTable`, or an exponent lies outside.
     """
 
     #: On Gowalla 20 neighbours are half as good again on validation with p of 0.3 as with cosines.
@@ -317,6 +318,9 @@ class Neighbours(NeighbourTable):
         outgoing: int = 0,
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, outgoing=outgoing)
+        for name, value in (("user_exponent", user_exponent), ("item_exponent", item_exponent)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"the option {name} of neighbours must lie in 0 to 1, not be {value:g}.")
         self.user_exponent, self.item_exponent = user_exponent, item_exponent
 
     def weights(self, num_neighbours: int) -> csr_array:
@@ -325,7 +329,9 @@ class Neighbours(NeighbourTable):
 
 
 class Ease(NeighbourTable):
-    """Items by the weights of EASE (arXiv 1905.03375), of which each item keeps its largest.
+    """Items by the weights of EASE (arXiv 1905.03375), of which each item keeps its largest for others.
+
+    Rows are outgoing, which is better at any length.
 
     Args:
         train: Training interactions, shape (num_users, num_items).
@@ -333,10 +339,9 @@ class Ease(NeighbourTable):
         generator: Has nothing to draw.
         device: Where scores go; they are computed on the CPU.
         l2: λ, in interactions; 0 is none, where items that share every user have no answer.
-        outgoing: How rows are read, see :class:`NeighbourTable`; 1 is better at any length.
 
     Raises:
-        ConfigError: As :class:`NeighbourTable`, and ``l2`` is 0.
+        ConfigError: ``l2`` is 0.
     """
 
     tried = {"l2": (150.0, 800.0)}
@@ -349,11 +354,10 @@ class Ease(NeighbourTable):
         generator: torch.Generator,
         device: torch.device | None = None,
         l2: float = 350.0,
-        outgoing: int = 1,
     ) -> None:
-        super().__init__(train, sizes, generator=generator, device=device, outgoing=outgoing)
+        super().__init__(train, sizes, generator=generator, device=device, outgoing=1)
         if l2 <= 0:
-            raise ConfigError("the option l2 of Ease must be above 0: without it there may be no answer.")
+            raise ConfigError("the option l2 of ease must be above 0: without it there may be no answer.")
         self.l2 = l2
 
     def weights(self, num_neighbours: int) -> csr_array:

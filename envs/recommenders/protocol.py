@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from envs.errors import ConfigError, RecommenderProtocolError
-from envs.recommenders.base import BaseRecommender, ClosedForm, Encoded, SizedEmbedding
+from envs.recommenders.base import PACKED, BaseRecommender, ClosedForm, Encoded, SizedEmbedding
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: What a constructor is given; its other arguments are options.
@@ -266,9 +266,9 @@ class _Trial:
         places = {part.untyped_storage().data_ptr() for part in stored}
         _require(len(places) == len(stored), "one tensor has two names")
         loaded = self.build(seed=1)
-        loaded.table.load_packed_values(saved.table.packed_values())
+        loaded.table.load_packed_values(saved.table.packed_values(), saved.table.packed_ids())
         missing = loaded.load_state_dict(state, strict=False)
-        is_whole = not missing.unexpected_keys and missing.missing_keys == ["table.weight"]
+        is_whole = not missing.unexpected_keys and set(missing.missing_keys) <= {*PACKED}
         _require(is_whole, f"its state is not that of another instance ({missing})")
         _require(
             _are_close(self.scores(loaded), self.scores(saved)),

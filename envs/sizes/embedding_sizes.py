@@ -228,7 +228,7 @@ class EmbeddingSizes:
 
     @property
     def packed_bytes(self) -> int:
-        """Upper bound of the packed file's bytes."""
+        """Upper bound of the packed file's bytes; ids of neighbours are not among them."""
         num_bytes = packed_bytes(self.num_params, self.num_rows, self.max_embedding_size)
         return num_bytes + (0 if self.first_columns is None else self.first_columns.nbytes)
 

@@ -15,8 +15,6 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Items 0 and 1 share two users, 1 and 2 one, 3 has a user of its own and 4 none.
 TRAIN = csr_array(np.array([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0]], np.float32))
-NAME = "envs.recommenders.neighbours:Neighbours"
-
 
 COSINES = {"user_exponent": 0.0, "item_exponent": 0.5}
 
@@ -35,10 +33,9 @@ def scores_of(recommender):
         return recommender.score(recommender.encode(), torch.arange(recommender.num_users)).numpy()
 
 
-@pytest.mark.parametrize("cls", [Neighbours, Ease])
-@pytest.mark.parametrize("outgoing", [0, 1])
-def test_it_keeps_to_the_protocol(cls, outgoing):
-    check_protocol(cls, (("outgoing", outgoing),))
+@pytest.mark.parametrize("options", [(), (("outgoing", 1),)])
+def test_it_keeps_to_the_protocol(options):
+    check_protocol(Neighbours, options)
 
 
 def test_cosines_by_hand():
@@ -98,20 +95,22 @@ def test_the_largest_come_first_by_absolute_value():
     assert cut.data.tolist() == [-3.0, 2.0, 5.0] and cut.indices.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("options", [{}, {"outgoing": 1}, {"cls": Ease}, {"cls": Ease, "outgoing": 0}])
+@pytest.mark.parametrize("options", [{}, {"outgoing": 1}, {"cls": Ease}])
 def test_a_mask_is_what_would_have_been_computed(make_interactions, options):
     train = make_interactions().train
     item = np.random.default_rng(0).integers(1, 6, 40)
     masked, narrow = solved(train, 8, **options), solved(train, 8, item=item, **options)
     masked.table.mask_to(narrow.sizes)
-    assert narrow.table.packed_values().shape == narrow.neighbour.shape == (item.sum(),)
+    assert narrow.table.packed_values().shape == narrow.table.packed_ids().shape == (item.sum(),)
     np.testing.assert_allclose(scores_of(masked), scores_of(narrow), atol=1e-6)
 
 
 def test_a_recipe_computes_it_and_a_machine_too_small_for_ease_is_told(make_interactions, monkeypatch):
     interactions = make_interactions()
     sizes = EmbeddingSizes.full(0, 40, 10)
-    trainer = Recipe(interactions.train, TrainingSettings(), NAME).trainer(sizes, np.random.default_rng(0))
+    trainer = Recipe(interactions.train, TrainingSettings(), "neighbours").trainer(
+        sizes, np.random.default_rng(0)
+    )
     assert trainer.fit(interactions.validation).best.quality > 0.1
     monkeypatch.setattr(neighbours, "_NUM_DENSE", 2**40)
     with pytest.raises(ConfigError, match="of 40 x 40 numbers take .* GB, and this machine has"):

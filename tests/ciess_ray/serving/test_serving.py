@@ -84,11 +84,16 @@ def test_scores_are_those_of_the_masked_recommender(served, scores, num_users):
     np.testing.assert_allclose(found, scores[users], rtol=1e-5, atol=1e-5 * np.abs(scores).max())
 
 
-def test_lists_are_those_of_the_masked_recommender(served, trained):
+def test_lists_are_those_of_the_masked_recommender(served, trained, scores):
     recommender, _, known = trained
     everyone = np.arange(NUM_USERS)
     found = served.recommend(served.user_ids, 20)
     expected = rank_items(recommender, known, everyone, 20)
+    if served.table.neighbours is not None:
+        # Items of which a user had no neighbour are alike, and either one of them may be listed.
+        of_expected = np.take_along_axis(scores, expected, axis=1)
+        np.testing.assert_allclose(found.scores, of_expected, rtol=1e-5, atol=1e-6)
+        expected = found.items
     np.testing.assert_array_equal(found.items, expected)
     one_by_one = np.concatenate([served.recommend([user], 20).items for user in served.user_ids])
     np.testing.assert_array_equal(one_by_one, expected)
@@ -98,7 +103,13 @@ def test_lists_are_those_of_the_masked_recommender(served, trained):
 def test_somebody_new_is_the_mean_of_the_items_they_name(served, trained, scores):
     recommender, name, _ = trained
     found = served.recommend_to_new([[30, 50], [70]], 5)
-    if name != "ncf":
+    if served.table.neighbours is not None:
+        # As whoever had these items, and named one twice or not.
+        _, says = recommender.encode()
+        expected = says.to_dense()[[3, 5]].sum(dim=0).numpy()
+        twice = served.recommend_to_new([[30, 50, 30]], 5)
+        np.testing.assert_array_equal(twice.scores[0], found.scores[0])
+    elif name != "ncf":
         with torch.no_grad():
             users, items = recommender.encode()
         # Of a closed form they count as they do in a history.
@@ -117,7 +128,9 @@ def test_somebody_new_is_the_mean_of_the_items_they_name(served, trained, scores
             recommender.table.mask.copy_(mask)
     expected = expected.copy()
     expected[[3, 5]] = -np.inf
-    assert found.items[0].tolist() == np.argsort(-expected)[:5].tolist()
+    if served.table.neighbours is None:
+        assert found.items[0].tolist() == np.argsort(-expected)[:5].tolist()
+    np.testing.assert_allclose(found.scores[0], expected[found.items[0]], rtol=1e-4)
     np.testing.assert_allclose(found.scores[0], np.sort(expected)[::-1][:5], rtol=1e-4)
     assert 7 not in found.items[1]
     many = served.recommend_to_new([[30, 50]] * 50, 5)
@@ -313,11 +326,51 @@ def test_an_item_folded_in_with_all_its_users_is_the_row_that_it_has(make_intera
     np.testing.assert_allclose(scorer.new_items(csr_array(means)), scorer.item, atol=2e-3)
 
 
+@pytest.mark.parametrize("num_kept", [3, NUM_ITEMS + 1])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("neighbours", {"user_exponent": 0.0, "outgoing": way}) for way in (0, 1)] + [("ease", {"l2": 2.0})],
+)
+def test_a_new_item_has_the_weights_that_the_closed_form_gives_it(
+    make_interactions, tmp_path, name, options, num_kept
+):
+    """Computed with the item there, and known items left their former rows but for its place in them."""
+    interactions = make_interactions(NUM_USERS, NUM_ITEMS)
+    # Whoever had a known item, and so near to what that is near to.
+    firsts = np.flatnonzero(interactions.train[:, [4]].toarray())[1:]
+    column = np.isin(np.arange(NUM_USERS), firsts).astype(np.float32)[:, None]
+    together = csr_array(np.hstack([interactions.train.toarray(), column]))
+    make, rng = RECOMMENDERS[name], np.random.default_rng(0)
+
+    def weights(train, width):
+        sizes = EmbeddingSizes.full(0, train.shape[1], width)
+        recommender = make(train, sizes, generator=torch.Generator(), **options)
+        recommender.solve(rng)
+        return recommender.eval()
+
+    recommender = weights(interactions.train, num_kept)
+    ResultFolder(tmp_path).write_table(recommender, interactions, name)
+    whole = make.weights(weights(together, num_kept), NUM_ITEMS).toarray()
+    if options.get("outgoing", 1):
+        says = whole[:NUM_ITEMS, NUM_ITEMS]
+        kept = recommender.table().detach().abs().numpy()
+        says = np.where(np.abs(says) > (kept.min(axis=1)), says, 0)
+    else:
+        says = whole[NUM_ITEMS, :NUM_ITEMS]
+        says = np.where(np.argsort(np.argsort(-says, kind="stable")) < num_kept, says, 0)
+    assert (says != 0).any() and (num_kept > 3 or (says == 0).any())
+    served = ServedRecommender.open(tmp_path)
+    found = served.score_new_items([[*interactions.user_ids[firsts]]], interactions.user_ids)
+    np.testing.assert_allclose(found[:, 0], interactions.train @ says, rtol=1e-4, atol=1e-5)
+
+
 def test_a_new_item_is_the_mean_of_its_first_users(served, made, trained, monkeypatch):
     recommender, name, _ = trained
     first = [["u03"], ["u05", "u07", "u05"]]
     found = served.score_new_items(first, served.user_ids)
     assert found.shape == (NUM_USERS, 2) and found.dtype == np.float32
+    if served.table.neighbours is not None:
+        return
     rows = recommender.table().detach()
     means = [rows[[3]].mean(dim=0), rows[[5, 7, 5]].mean(dim=0)]
     _, _, interactions, _ = made

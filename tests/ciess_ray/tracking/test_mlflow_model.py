@@ -25,7 +25,8 @@ NUM_USERS, NUM_ITEMS = 60, 40
 def folder(request, make_result):
     """The files of a finished search, without the search."""
     text = [np.array([f"{kind}{i}" for i in range(n)]) for kind, n in (("u", NUM_USERS), ("i", NUM_ITEMS))]
-    path, _, _ = make_result("lightgcn", text if request.param == "text" else None)
+    name, ids = ("lightgcn", text) if request.param == "text" else ("neighbours", None)
+    path, _, _ = make_result(name, ids)
     (path / "sizes.png").write_bytes(b"no part of a model")
     return path
 
