@@ -162,9 +162,11 @@ def check_training_memory(config: RunConfig, interactions: Interactions) -> None
     width = recommender.max_embedding_size * recommender.num_tables
     num_rows = sum(recommender.row_counts(interactions))
     table_bytes = num_rows * width * _FLOAT_BYTES * _NUM_COPIES
-    # The rows of users and of items of each triple, and their numbers.
-    num_used = 3 if training.loss == "bpr" else 2
-    batch_bytes = training.batch_size * num_used * (width * _FLOAT_BYTES + _ID_BYTES)
+    # The rows of users and of items of each positive, with bpr of its negative too, and their numbers. Other
+    # losses take no interaction twice.
+    is_bpr = training.loss == "bpr"
+    num_positives = training.batch_size if is_bpr else min(training.batch_size, interactions.train.nnz)
+    batch_bytes = num_positives * (3 if is_bpr else 2) * (width * _FLOAT_BYTES + _ID_BYTES)
     if recommender.is_closed_form:
         batch_bytes = 0
     device = resolve_device(recommender.device)

@@ -95,6 +95,13 @@ def key_of_run(
 def values_of_key(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]:
     """Plain values of a run, without those that are ignored and without those that never matter."""
     values = with_former(config.model_dump(mode="json"))
+    training = values["training"]
+    if training["temperature"] is None:
+        # It came later, and says nothing then.
+        del training["temperature"]
+    if training["loss"] == "softmax":
+        # That of then, of 128 negatives, was another.
+        del training["num_negatives"]
     for name in {*_NEVER, *ignores}:
         section, _, field = name.partition(".")
         if not field:
@@ -137,8 +144,7 @@ FORMER = {
     "training.min_improvement": Former(
         0.0, "every rise of the validation counts, and training.patience says how long one is waited for"
     ),
-    "training.positives": Former("user", "a user is drawn and then one of its items, as in CIESS's code"),
-    "training.num_negatives": Former(128, "a batch of training.loss=softmax shares 128 negatives"),
+    "training.num_negatives": Former(128, "a batch of training.loss=softmax shares 1,024 negatives"),
     "training.tried_l2": Former(
         [], "recommender.options.l2 takes a list: what is searched with, and then what is tried beside it"
     ),

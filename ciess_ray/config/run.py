@@ -32,7 +32,7 @@ from envs.budget import MemoryBudget, check_bounds
 from envs.data import READERS, SAMPLES, TEST_SHARE, Interactions
 from envs.errors import ConfigError
 from envs.recommenders import DEVICES, RECOMMENDERS, ClosedForm, check_recommender, find_recommender
-from envs.recommenders.training import TrainingSettings
+from envs.recommenders.training import TrainingSettings, check_temperature
 from envs.step_modes import STEP_MODES, StepMode
 
 #: RLlib seeds NumPy's global generator with it, which takes 32 bits, and its workers with the next ones.
@@ -301,6 +301,7 @@ class RunConfig(Section):
     def _check_recommender(self) -> "RunConfig":
         """Refuse ways of a search that its recommender cannot go."""
         name, search = self.recommender.name, self.search
+        check_temperature(self.training, find_recommender(name), name)
         if self.recommender.is_closed_form and search.step_mode not in ("auto", _MASKED):
             raise ConfigError(
                 f"search.step_mode: {name} is computed, not trained, and a step masks what was computed: "

@@ -14,7 +14,7 @@ from ciess_ray.names import FULL_SIZE
 from envs.budget import MemoryBudget
 from envs.data.stream import Period
 from envs.errors import ConfigError, check_name, within
-from envs.recommenders.losses import LOSSES
+from envs.recommenders.losses import LOSSES, POSITIVES
 from envs.recommenders.training import TrainingSettings
 
 #: SCALL's, which want Ray, and minutes; like full size, a stream has them if it is told to.
@@ -66,7 +66,10 @@ class StreamTraining(Section):
     warm_learning_rate: float = Field(
         0.5, gt=0, description="the same of a later segment, whose table has to leave where it is"
     )
-    loss: Annotated[str, one_of("training.loss", LOSSES)] = Field("bpr", description=" or ".join(LOSSES))
+    loss: Annotated[str, one_of("training.loss", LOSSES)] = Field("bpr", description=", ".join(LOSSES))
+    positives: Annotated[str, one_of("training.positives", POSITIVES)] = Field(
+        "user", description="user or interaction: what is as likely as any other in a batch"
+    )
     batches: int = Field(400, ge=1, description="batches of a training from scratch, as of the first segment")
     warm_batches: int | None = Field(
         170,
@@ -86,6 +89,7 @@ class StreamTraining(Section):
             decay_every=max(1, round(num_batches / (_NUM_DECAYS + 1))),
             min_learning_rate=0.0,
             loss=self.loss,
+            positives=self.positives,
             evaluate_every=num_batches,
             patience=None,
             max_batches=num_batches,

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.errors import TrainingError, check_name
+from envs.errors import ConfigError, TrainingError, check_name
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender, find_recommender
-from envs.recommenders.base import BaseRecommender, ClosedForm
+from envs.recommenders.base import BaseRecommender, ClosedForm, DotProductRecommender
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.losses import LOSSES, RankingLoss, check_any
+from envs.recommenders.losses import LOSSES, POSITIVES, RankingLoss, check_any
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.
@@ -28,24 +28,44 @@ _BATCHES_PER_SNAPSHOT = 100
 
 
 class TrainingSettings(BaseModel):
-    """How a base recommender is trained; Adam, one positive and one negative item a triple.
+    """How a base recommender is trained; Adam, and with bpr one positive and one negative item a triple.
 
     The defaults are the paper's recipe (METHOD: CIESS section 3.1).
 
     Raises:
-        UnknownNameError: There is no such loss.
+        UnknownNameError: There is no such loss, or no such draw of positives.
+        ConfigError: The loss knows no temperature.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    batch_size: int = Field(10_000, ge=1, description="triples a batch; 10,000 in CIESS's code")
+    batch_size: int = Field(
+        10_000,
+        ge=1,
+        description="positives a batch, with bpr triples; 10,000 in CIESS's code; other losses take as many "
+        "users, each with all its items, as have so many on average",
+    )
     learning_rate: float = Field(0.03, gt=0, description="first learning rate; 0.03 in CIESS's code")
     decay_every: int = Field(
         100, ge=1, description="batches between two decays by 0.9; 50 to 200 in CIESS's code"
     )
     min_learning_rate: float = Field(1e-3, ge=0, description="where the decay ends; 1e-3 in CIESS's code")
     loss: Annotated[str, AfterValidator(lambda loss: check_name("training.loss", loss, LOSSES))] = Field(
-        "bpr", description=f"{' or '.join(LOSSES)}; bpr in CIESS, softmax is sampled and for narrow tables"
+        "bpr",
+        description="bpr, CIESS's; softmax: among 1,024 negatives that a batch shares; full_softmax: among "
+        "all items; sce: among the hardest items of buckets, which random projections find",
+    )
+    positives: Annotated[
+        str, AfterValidator(lambda positives: check_name("training.positives", positives, POSITIVES))
+    ] = Field(
+        "user",
+        description="user: each user is as likely, as in CIESS; interaction: each interaction, so that who "
+        "has more counts more",
+    )
+    temperature: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="what cosines are divided by that take the place of inner products in training, of all "
+        "losses but bpr; null: inner products",
     )
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
     patience: Annotated[int, Field(ge=1)] | None = Field(
@@ -54,6 +74,16 @@ class TrainingSettings(BaseModel):
         "rate that has decayed by max_batches",
     )
     max_batches: int = Field(4_000, ge=1, description="where a training ends in any case")
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> "TrainingSettings":
+        if self.temperature is not None and not LOSSES[self.loss].has_temperature:
+            others = [name for name, loss in LOSSES.items() if loss.has_temperature]
+            raise ConfigError(
+                f"training.temperature: training.loss={self.loss} has none; leave it out, or take "
+                f"{', '.join(others[:-1])} or {others[-1]}."
+            )
+        return self
 
     @property
     def patience_batches(self) -> float:
@@ -69,6 +99,24 @@ class TrainingSettings(BaseModel):
         """Whether a training whose validation was best there may have ended before it stopped rising."""
         last = max(self.max_batches - self.patience_batches, 0)
         return self.patience is not None and best_batch > last
+
+
+def check_temperature(settings: TrainingSettings, recommender: type[BaseRecommender], name: str) -> None:
+    """Refuse cosines of representations whose score is no inner product.
+
+    Args:
+        settings: How it is trained.
+        recommender: Its class.
+        name: What its user calls it.
+
+    Raises:
+        ConfigError: They are asked for.
+    """
+    if settings.temperature is not None and not issubclass(recommender, DotProductRecommender):
+        raise ConfigError(
+            f"training.temperature: {name} scores with more than an inner product, and has no cosine; leave "
+            "it out."
+        )
 
 
 @dataclass(frozen=True)
@@ -89,8 +137,11 @@ def make_loss(train: csr_array, settings: TrainingSettings) -> RankingLoss:
 
     Raises:
         DataError: The interactions leave nothing to draw.
+        ConfigError: A batch of the loss would have too many scores.
     """
-    return LOSSES[settings.loss](train, settings.batch_size)
+    loss = LOSSES[settings.loss]
+    scale = {"temperature": settings.temperature} if loss.has_temperature else {}
+    return loss(train, settings.batch_size, positives=settings.positives, **scale)
 
 
 def _copy_of_state(recommender: BaseRecommender) -> dict[str, Tensor]:
@@ -240,6 +291,7 @@ class Recipe:
 
     Raises:
         DataError: The interactions leave nothing to draw, or to compute from.
+        ConfigError: The settings do not suit the recommender, or the data.
     """
 
     train: csr_array
@@ -252,6 +304,7 @@ class Recipe:
         if self.is_closed_form:
             check_any(self.train)
         else:
+            check_temperature(self.settings, find_recommender(self.name), self.name)
             # What leaves nothing to draw is refused before any work.
             _ = self.loss
 

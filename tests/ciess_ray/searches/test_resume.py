@@ -274,7 +274,6 @@ def test_a_folder_that_cannot_be_written_is_known_before_any_work(make_config, t
             "recommender.max_embedding",
         ),
         ({"training": {"batch_size": 10**10}}, "training.batch_size=10000000000"),
-        ({"training": {"batch_size": 10**10, "loss": "softmax"}}, "training.batch_size=10000000000"),
     ],
 )
 def test_what_memory_has_no_room_for_is_known_before_any_work(make_config, tmp_path, fields, says):
