@@ -115,7 +115,7 @@ dataset:
 output: {output}  # folder of the result
 seed: 0  # of every draw
 recommender:
-  name: lightgcn  # or ngcf, ncf, mf, or package.module:ClassName of your own
+  name: lightgcn  # or {others}, or package.module:ClassName of your own
   max_embedding_size: 128  # width of the full table: {full_mb} MB
 search:
   num_episodes: 30  # of ten table steps each; a first look takes fewer
@@ -152,6 +152,7 @@ def init(
     from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.files.whole import write_whole
     from envs.data import Columns, read_column_names, read_interactions
+    from envs.recommenders import RECOMMENDERS
 
     names = read_column_names(file)
     columns = _guessed(names, {"user": user, "item": item}, str(file))
@@ -166,6 +167,7 @@ def init(
         columns=_section(columns, others),
         budget=as_yaml(budget),
         output=as_yaml(f"runs/{name}"),
+        others=", ".join(name for name in RECOMMENDERS if name != "lightgcn"),
         full_mb=f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f}",
     )
     parse_config(read_yaml(text), str(written))

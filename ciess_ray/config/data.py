@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -30,6 +31,7 @@ from envs.data import (
     split_interactions,
 )
 from envs.errors import BudgetError, ConfigError, ResultError, within
+from envs.metrics import CUTOFFS
 from envs.recommenders import resolve_device
 from envs.sizes.embedding_sizes import column_params
 
@@ -79,6 +81,17 @@ def load_interactions(config: RunConfig) -> Interactions:
             log.source,
             f"{interactions.num_untrained_items:,}",
             f"{interactions.num_items:,}",
+        )
+    is_judged = np.diff(interactions.validation.indptr) > 0
+    left, length = interactions.num_items - interactions.user_popularity[is_judged], max(CUTOFFS)
+    if len(left) and np.median(left) <= length:
+        logger.warning(
+            "%s: most users lack so few of the %s items that a list of %s holds all of them: their Recall@%s "
+            "is 1 in any order, and says nothing of a table. Bring data with more items.",
+            log.source,
+            f"{interactions.num_items:,}",
+            length,
+            length,
         )
     return interactions
 
@@ -159,23 +172,28 @@ def check_training_memory(config: RunConfig, interactions: Interactions) -> None
         ConfigError: With the field, the bytes and what there is.
     """
     recommender, training = config.recommender, config.training
+    is_trained = not recommender.is_closed_form
     width = recommender.max_embedding_size * recommender.num_tables
     num_rows = sum(recommender.row_counts(interactions))
-    table_bytes = num_rows * width * _FLOAT_BYTES * _NUM_COPIES
+    table_bytes = num_rows * width * _FLOAT_BYTES * (_NUM_COPIES if is_trained else 1)
     # The rows of users and of items of each positive, with bpr of its negative too, and their numbers. Other
     # losses take no interaction twice.
     is_bpr = training.loss == "bpr"
     num_positives = training.batch_size if is_bpr else min(training.batch_size, interactions.train.nnz)
     batch_bytes = num_positives * (3 if is_bpr else 2) * (width * _FLOAT_BYTES + _ID_BYTES)
-    if recommender.is_closed_form:
-        batch_bytes = 0
     device = resolve_device(recommender.device)
     if device.type == "cuda":
         there, place = torch.cuda.get_device_properties(device).total_memory, "the GPU"
     else:
         there, place = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine"
-    if table_bytes + batch_bytes <= there:
+    if table_bytes + (batch_bytes if is_trained else 0) <= there:
         return
+    if not is_trained:
+        raise ConfigError(
+            f"the full table of {num_rows:,} rows takes {table_bytes:,} bytes with "
+            f"recommender.max_embedding_size={recommender.max_embedding_size}, and {place} has {there:,} "
+            "bytes of memory: lower it."
+        )
     raise ConfigError(
         f"to train the full table of {num_rows:,} rows takes at least {table_bytes:,} bytes "
         f"with recommender.max_embedding_size={recommender.max_embedding_size}, and a batch of it "

@@ -56,7 +56,12 @@ JUDGING = {
 SUPERNET = {"search.supernet_batches", "search.supernet_kept_ratios"}
 BUDGETS = {"budget", "looser_budgets"}
 #: What is trained to convergence.
-CHOOSING = {"search.num_candidates", "search.tried_communities", "training.tried_l2"}
+CHOOSING = {
+    "search.num_candidates",
+    "search.tried_communities",
+    "training.tried_l2",
+    "recommender.tried_options",
+}
 
 #: What one training of given sizes does not depend on.
 NOT_TRAINING = SEARCHING | JUDGING | SUPERNET | BUDGETS | CHOOSING | {"recommender.min_embedding_size"}
@@ -94,7 +99,7 @@ def key_of_run(
 
 def values_of_key(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]:
     """Plain values of a run, without those that are ignored and without those that never matter."""
-    values = with_former(config.model_dump(mode="json"))
+    values = _with_tried_apart(with_former(config.model_dump(mode="json")))
     training = values["training"]
     if training["temperature"] is None:
         # It came later, and says nothing then.
@@ -107,7 +112,19 @@ def values_of_key(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]
         if not field:
             del values[section]
         elif section not in ignores:
-            del values[section][field]
+            # Where no option has several values none is tried.
+            values[section].pop(field, None)
+    return values
+
+
+def _with_tried_apart(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain values in which an option is what is searched with, and what is tried beside it stands apart."""
+    recommender = values["recommender"]
+    lists = {name: value for name, value in recommender["options"].items() if isinstance(value, list)}
+    recommender["options"] |= {name: first for name, (first, *_) in lists.items()}
+    tried = {name: others for name, (_, *others) in lists.items() if others}
+    if tried:
+        recommender["tried_options"] = tried
     return values
 
 

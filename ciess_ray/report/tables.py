@@ -12,12 +12,15 @@ from ciess_ray.plain_text import percent
 from ciess_ray.report.material import Search
 from ciess_ray.report.measurements import FINISHED, QUALITY, Row, is_number
 from ciess_ray.statistics import Spread
+from envs.recommenders import RECOMMENDERS, ClosedForm
 
 #: Columns that tell nothing where all rows say the same, which the title says too.
 _IN_TITLE = ("dataset", "recommender")
 #: Letters between columns, and those after which a text is broken.
 _GAP, _LONG = 3, 30
 _NUM_LARGEST = 5
+#: How fields begin that say how recommenders are trained.
+_OF_TRAINING = ("training.", "search.supernet_", "search.batches_per_step", "search.step_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def cells_table(cells: pd.DataFrame) -> Table:
                 None if are_all_finished else row["status"], "good" if row["status"] == FINISHED else "bad"
             ),
             "error": text(row["error"], "long"),
+            # What was computed took no batch.
+            "best_batch": row["best_batch"] or None,
             "is_strong": (row["method"], row["status"]) == (SEARCH, FINISHED),
         }
         for row in cells.to_dict("records")
@@ -247,6 +252,7 @@ def retrained_table(searches: Sequence[Search]) -> Table:
         | {
             "search": search.label if len(searches) > 1 else None,
             "table": EQUAL_SIZES if row["step"] is None else "candidate",
+            "best_batch": row.get("best_batch") or None,
             "packed": text("packed" if row.get("is_packed") else None, "good"),
             "is_strong": row.get("is_packed"),
         }
@@ -315,9 +321,18 @@ def largest_table(searches: Sequence[Search]) -> Table:
     )
 
 
+def _used(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Its fields by dotted name; what is computed has no use for those of training."""
+    fields = flatten(config)
+    recommender = RECOMMENDERS.get(str(fields.get("recommender.name")))
+    if recommender is None or not issubclass(recommender, ClosedForm):
+        return fields
+    return {name: value for name, value in fields.items() if not name.startswith(_OF_TRAINING)}
+
+
 def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
     """Fields of several configurations: those that differ, and those that are the same."""
-    flat = [flatten(config) for config in configs]
+    flat = [_used(config) for config in configs]
     values = {
         name: dict.fromkeys(without_secrets(config.get(name, "")) for config in flat)
         for name in dict.fromkeys(name for config in flat for name in config)

@@ -265,7 +265,9 @@ def _run_phases(
     """From the full-size fit to the results, which take their places all at once."""
     config, settings, journal = run.config, run.config.search, run.journal
     fit, *supernets = preparations_of(config, run.interactions)
-    with journal.phase(FULL_SIZE_FIT, config.training.max_batches):
+    # What is computed takes no batches.
+    num_batches = 1 if config.recommender.is_closed_form else config.training.max_batches
+    with journal.phase(FULL_SIZE_FIT, num_batches):
         full = prepare(
             fit,
             run.interactions_ref,

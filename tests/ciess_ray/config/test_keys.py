@@ -178,16 +178,21 @@ def test_a_key_changes_with_what_matters_and_with_nothing_else(keys, what):
     assert wrong == []
 
 
+@pytest.mark.parametrize("option", ["l2", "init_std", "num_layers"])
 @pytest.mark.parametrize("what", ["full size", "supernet", "training", "cell split", "cell search"])
-def test_of_several_weights_of_l2_the_first_counts_where_one_is_trained(keys, what):
+def test_of_several_values_of_an_option_the_first_counts_where_one_is_trained(keys, what, option):
     config, made = keys
 
-    def key(l2):
-        recommender = config.recommender.model_copy(update={"options": {"l2": l2}})
+    def key(value, **others):
+        recommender = config.recommender.model_copy(update={"options": {option: value, **others}})
         return made[what](config.model_copy(update={"recommender": recommender}))
 
-    assert (key([0.5, 0.1]) == key(0.5)) == ("cell" not in what)
-    assert key([0.5, 0.1]) != key([0.1, 0.5])
+    is_cell = "cell" in what
+    assert (key([4, 1]) == key(4)) == (not is_cell)
+    assert key([4, 1]) != key([1, 4]) and (key([4, 1, 2]) == key([4, 2, 1])) == (not is_cell)
+    # A list of one is that one, and what is tried of another option is not what is tried of this.
+    assert key([4]) == key(4) != key(1)
+    assert (key([4, 1], another=5) == key(4, another=[5, 1])) == (not is_cell)
 
 
 @pytest.mark.parametrize(

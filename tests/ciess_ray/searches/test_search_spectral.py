@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ciess_ray.config.data import load_interactions
+from ciess_ray.config.data import check_training_memory, load_interactions
 from ciess_ray.report import write_report
 from ciess_ray.searches.driver import search
 from envs.errors import ConfigError
@@ -45,7 +45,16 @@ def test_what_is_judged_is_what_is_packed_and_served(make_config, tmp_path):
     (looser,) = result.looser()
     assert looser.packed_table.sizes.num_params == num_items * 16 * 2 // 5
     write_report([tmp_path / "out"], tmp_path / "report.html")
-    assert "mean sizes: items" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "mean sizes: items" in page and "recommender.max_embedding_size" in page
+    # Nothing was trained.
+    assert not any(what in page for what in ("training.max_batches", "search.supernet_batches", "best batch"))
+
+
+def test_memory_that_its_table_has_no_room_in_is_told_without_a_word_on_training(make_config, tmp_path):
+    config = make_config(tmp_path, recommender={"name": "spectral", "max_embedding_size": 10**11})
+    with pytest.raises(ConfigError, match="the full table of 120 rows takes .* bytes of memory: lower it"):
+        check_training_memory(config, load_interactions(config))
 
 
 def test_ways_that_a_closed_form_cannot_go_are_refused(make_config, tmp_path):
