@@ -52,13 +52,14 @@ class NeighbourScorer:
         firsts = _ones_like(weights)
         found = self._ridge(firsts) if self._name == "ease" else self._shared(firsts)
         rows = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
+        # As a table stores them, and as rows of it are cut.
+        data = found.data.astype(np.float32)
         if self._is_outgoing:
-            kept = np.flatnonzero(np.abs(found.data) > self._least[found.indices])
+            kept = np.flatnonzero(np.abs(data) > self._least[found.indices])
         else:
-            order = np.lexsort((found.indices, -np.abs(found.data), rows))
+            order = np.lexsort((found.indices, -np.abs(data), rows))
             kept = order[np.arange(len(order)) - found.indptr[rows] < self._num_kept]
-        data, places = found.data[kept].astype(np.float32), (rows[kept], found.indices[kept])
-        return csr_array((data, places), shape=found.shape)
+        return csr_array((data[kept], (rows[kept], found.indices[kept])), shape=found.shape)
 
     def score(self, representations: csr_array, items: csr_array | None = None) -> Floats:
         """Sums of weights of all items, shape (n, num_items), or of new ones, shape (n, m)."""
