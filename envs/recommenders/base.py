@@ -1,7 +1,7 @@
 """What every base recommender is, and the table of rows that differ in size which it scores with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from envs.budget import bytes_per_id
 from envs.errors import EmbeddingSizeError
+from envs.recommenders.pairs import paired_products, squared_norms
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Encoded = tuple[Tensor, Tensor]
 
 #: What of a recommender's state is in the packed table.
 PACKED = ("table.weight", "table.ids")
-#: Numbers that are gathered at once: 2 MiB, about a core's second-level cache.
-_PART = 2**19
 
 
 class SizedEmbedding(nn.Module):
@@ -60,6 +59,7 @@ class SizedEmbedding(nn.Module):
         self.register_buffer("row_of", _rows_shown(sizes, device), persistent=False)
         self.weight = nn.Parameter(values.to(device) * mask)
         self.register_buffer("ids", torch.zeros_like(mask, dtype=torch.int32) if has_ids else None)
+        self._is_whole = bool(mask.all())
 
     def forward(self, num_columns: int | None = None) -> Tensor:
         """The masked table, shape (num_rows, num_tables * width).
@@ -71,6 +71,37 @@ class SizedEmbedding(nn.Module):
         table = torch.where(self.mask[:, :num_columns], self.weight[:, :num_columns], 0.0)
         return table if self.row_of is None else table.index_select(0, self.row_of)
 
+    def read(self) -> Tensor:
+        """The masked table to look at alone: where every row is whole, it is the parameter itself."""
+        return self.weight if self._is_whole else self()
+
+    def holding(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The rows whose numbers some rows show, and where each of these finds its own among them.
+
+        Args:
+            rows: Row numbers, ascending, each once, shape (n,), int64.
+
+        Returns:
+            Row numbers, ascending, each once, shape (m,), and places in them, shape (n,), or None where each
+            shows its own.
+        """
+        if self.row_of is None:
+            return rows, None
+        held, place = torch.unique(self.row_of.index_select(0, rows), return_inverse=True)
+        return held, place
+
+    def shown(self, values: Tensor, rows: Tensor, place: Tensor | None) -> Tensor:
+        """What some rows show, given the numbers of the rows that hold it.
+
+        Args:
+            values: Their numbers, shape (m, num_tables * width).
+            rows: Which they are, see :meth:`holding`.
+            place: Where each row that is shown stands among them, shape (n,); None where each is its own.
+        """
+        if not self._is_whole:
+            values = torch.where(self.mask.index_select(0, rows), values, 0.0)
+        return values if place is None else values.index_select(0, place)
+
     def mask_to(self, sizes: EmbeddingSizes) -> None:
         """Let each row show another prefix from now on; what it holds beyond it stays.
 
@@ -78,7 +109,9 @@ class SizedEmbedding(nn.Module):
             sizes: One size a row, none above :attr:`width`.
         """
         self.sizes = sizes
-        self.mask = torch.from_numpy(sizes.mask(self.width)).to(self.weight.device)
+        mask = sizes.mask(self.width)
+        self._is_whole = bool(mask.all())
+        self.mask = torch.from_numpy(mask).to(self.weight.device)
         self.row_of = _rows_shown(sizes, self.weight.device)
 
     def packed_values(self) -> Tensor:
@@ -223,14 +256,113 @@ class BaseRecommender(nn.Module, ABC):
             users: Row numbers, shape (batch,), int64.
             items: Item numbers, of any length.
         """
-        squared_norm = self.table().square().sum(dim=1)
-        used = squared_norm.index_select(0, torch.cat([users, items + self.num_users]))
-        total: Tensor = self.l2 * used.sum() / len(users)
-        return total
+        used = torch.cat([users, items + self.num_users])
+        return self.l2 / len(users) * squared_norms(self.table.read(), used)
 
     def scorer_state(self) -> dict[str, Tensor]:
         """The parameters that are not packed with the table, by name, on the CPU."""
         return {k: v.detach().cpu() for k, v in self.state_dict().items() if k not in PACKED}
+
+
+class RowWiseRecommender(BaseRecommender):
+    """A recommender that makes of each row what it scores with, and of none but that row.
+
+    A batch of a large table is trained on the rows that it uses (:class:`OfRows`), and the others are left
+    alone. What a class has besides and looks up by user or item, a bias say, it must make part of what it
+    encodes. A class that inherits :meth:`encode_rows` is trained on its whole table: it may look up more.
+    """
+
+    @abstractmethod
+    def encode_rows(self, user: Tensor, item: Tensor) -> Encoded:
+        """Representations of some users and some items, each of its row alone.
+
+        Args:
+            user: Masked rows of users, shape (n, num_tables * width); not to be written into.
+            item: Those of items, shape (m, num_tables * width).
+        """
+
+    def encode(self) -> Encoded:
+        """Representations of all users and all items."""
+        user, item = torch.split(self.table.read(), [self.num_users, self.num_items])
+        return self.encode_rows(user, item)
+
+    @property
+    def is_row_wise(self) -> bool:
+        """Whether the class itself, and not one that it derives from, says what it makes of rows.
+
+        One with a penalty of its own is not taken for such: it may look at the table.
+        """
+        return "encode_rows" in vars(type(self)) and type(self).penalty is BaseRecommender.penalty
+
+
+class OfRows:
+    """Stands in a recommender's place for a batch, with the rows of the table that the batch uses.
+
+    A loss calls it as it would call the recommender, and with the numbers of the same users and items.
+    """
+
+    def __init__(self, recommender: RowWiseRecommender) -> None:
+        self._recommender = recommender
+        # Where among those of the batch each stands; what is not of the batch is never looked up.
+        self._user_place = torch.zeros(recommender.num_users, dtype=torch.int64, device=recommender.device)
+        self._item_place = torch.zeros(recommender.num_items, dtype=torch.int64, device=recommender.device)
+
+    def use(self, users: Tensor, items: Tensor | None) -> Tensor:
+        """Begin a batch.
+
+        Args:
+            users: Its users, in any order, int64.
+            items: Its items, in any order; None for every item.
+
+        Returns:
+            Rows of the table whose numbers it uses, ascending, each once, int64.
+        """
+        recommender = self._recommender
+        users = torch.unique(users)
+        self._has_all_items = items is None
+        items = torch.unique(items) if items is not None else _places(self._item_place)
+        self._user_place.index_copy_(0, users, _places(users))
+        self._item_place.index_copy_(0, items, _places(items))
+        self._counts = [len(users), len(items)]
+        self._rows, self._shares = recommender.table.holding(
+            torch.cat([users, items + recommender.num_users])
+        )
+        return self._rows
+
+    def take(self, values: Tensor) -> None:
+        """Give it the numbers of these rows, shape (n, num_tables * width)."""
+        self._shown = self._recommender.table.shown(values, self._rows, self._shares)
+
+    def encode(self) -> Encoded:
+        """Representations of the users and items of the batch."""
+        user, item = torch.split(self._shown, self._counts)
+        return self._recommender.encode_rows(user, item)
+
+    def score(self, encoded: Encoded, users: Tensor, items: Tensor | None = None) -> Tensor:
+        """See :meth:`BaseRecommender.score`; of every item only where the batch is of every item."""
+        if items is not None:
+            items = self._item_place.index_select(0, items)
+        elif not self._has_all_items:
+            raise ValueError("the loss has not said that its batches use every item")
+        return self._recommender.score(encoded, self._user_place.index_select(0, users), items)
+
+    def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """See :meth:`BaseRecommender.score_pairs`."""
+        places = self._user_place.index_select(0, users), self._item_place.index_select(0, items)
+        return self._recommender.score_pairs(encoded, *places)
+
+    def penalty(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
+        """See :meth:`BaseRecommender.penalty`."""
+        places = self._item_place.index_select(0, items) + self._counts[0]
+        used = torch.cat([self._user_place.index_select(0, users), places])
+        return self._recommender.l2 / len(users) * squared_norms(self._shown, used)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recommender, name)
+
+
+def _places(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device)
 
 
 class ClosedForm(BaseRecommender):
@@ -265,35 +397,4 @@ class DotProductRecommender(BaseRecommender):
 
     def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
         """Inner products, shape (batch,)."""
-        scores: Tensor = _PairedProducts.apply(*encoded, users, items)  # type: ignore[no-untyped-call]
-        return scores
-
-
-class _PairedProducts(torch.autograd.Function):
-    """Inner products of gathered rows, some pairs at a time, so that what is gathered stays in the cache.
-
-    Gathered at once, the rows of a batch are many times as large as the table, and are kept for the gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, user: Tensor, item: Tensor, users: Tensor, items: Tensor) -> Tensor:
-        ctx.save_for_backward(user, item, users, items)
-        scores = user.new_empty(len(users))
-        for total, rows, others in _in_parts(user.shape[1], scores, users, items):
-            torch.sum(user.index_select(0, rows) * item.index_select(0, others), dim=1, out=total)
-        return scores
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        user, item, users, items = ctx.saved_tensors
-        user_grad, item_grad = torch.zeros_like(user), torch.zeros_like(item)
-        for grad, rows, others in _in_parts(user.shape[1], grads[0][:, None], users, items):
-            user_grad.index_add_(0, rows, item.index_select(0, others).mul_(grad))
-            item_grad.index_add_(0, others, user.index_select(0, rows).mul_(grad))
-        return user_grad, item_grad, None, None
-
-
-def _in_parts(width: int, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Columns of a batch, on a CPU so many rows at a time as make a part of this width."""
-    num_rows = max(_PART // width, 1) if columns[0].device.type == "cpu" else len(columns[0])
-    return zip(*(torch.split(column, num_rows) for column in columns), strict=True)
+        return paired_products(*encoded, users, items)

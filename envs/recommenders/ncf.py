@@ -6,7 +6,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from envs.recommenders.base import BaseRecommender
+from envs.recommenders.base import RowWiseRecommender
+from envs.recommenders.pairs import hidden_scores, paired_products
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
@@ -41,7 +42,7 @@ class _HiddenScores(torch.autograd.Function):
         return grad_user.T * weight, grad_item.T * weight, grad_weight
 
 
-class NCF(BaseRecommender):
+class NCF(RowWiseRecommender):
     """Scores a pair by a hidden layer on its rows of one table, and by the products of those of another.
 
     NeuMF (arXiv 1708.05031) with one hidden layer, as in CIESS (arXiv 2304.03501). The layer has d_max units
@@ -79,14 +80,13 @@ class NCF(BaseRecommender):
         self.output_product = self.xavier(num_units + width, 1, width, generator=generator)
         self.output_bias = nn.Parameter(torch.zeros(1, device=self.device))
 
-    def encode(self) -> tuple[Tensor, Tensor]:
+    def encode_rows(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         """What each side brings to the hidden layer, and its row of the second table.
 
-        Shapes (num_users, d_max + width) and (num_items, d_max + width). The layer is linear in the two rows
-        of a pair, so that each is multiplied once and not once a pair; its bias goes with the users.
+        Shapes (n, d_max + width) and (m, d_max + width). The layer is linear in the two rows of a pair, so
+        that each is multiplied once and not once a pair; its bias goes with the users.
         """
         width = self.table.width
-        user, item = torch.split(self.table(), [self.num_users, self.num_items])
         hidden_user = torch.addmm(self.hidden_bias, user[:, :width], self.hidden_user)
         hidden_item = item[:, :width] @ self.hidden_item
         return (
@@ -106,10 +106,11 @@ class NCF(BaseRecommender):
 
     def score_pairs(self, encoded: tuple[Tensor, Tensor], users: Tensor, items: Tensor) -> Tensor:
         """Logits, shape (batch,)."""
-        hidden_user, product_user = self._parts(encoded[0].index_select(0, users))
-        hidden_item, product_item = self._parts(encoded[1].index_select(0, items))
-        hidden = torch.relu(hidden_user + hidden_item) @ self.output_hidden
-        return hidden + (product_user * product_item) @ self.output_product + self.output_bias
+        hidden_user, product_user = self._parts(encoded[0])
+        hidden_item, product_item = self._parts(encoded[1])
+        hidden = hidden_scores(hidden_user, hidden_item, self.output_hidden, users, items)
+        product = paired_products(product_user * self.output_product, product_item, users, items)
+        return hidden + product + self.output_bias
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The part for the hidden layer and the part for the products."""

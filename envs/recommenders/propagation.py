@@ -65,10 +65,11 @@ def to_torch(matrix: csr_array, device: torch.device) -> Tensor:
         indptr, indices, values = (
             torch.from_numpy(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data)
         )
-    return _sparse_tensor(indptr, indices, values, matrix.shape)
+    return sparse_tensor(indptr, indices, values, matrix.shape)
 
 
-def _sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A sparse CSR tensor of these parts, unchecked."""
     with warnings.catch_warnings():
         # PyTorch's own plans for CSR tensors, of support and of checks; nothing follows from them here.
         warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
@@ -301,4 +302,4 @@ class SparseMatrix:
 
 
 def _with_values(matrix: Tensor, values: Tensor) -> Tensor:
-    return _sparse_tensor(matrix.crow_indices(), matrix.col_indices(), values, matrix.shape)
+    return sparse_tensor(matrix.crow_indices(), matrix.col_indices(), values, matrix.shape)

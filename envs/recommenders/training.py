@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -16,15 +16,25 @@ from torch import Tensor
 from envs.errors import ConfigError, TrainingError, check_name
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender, find_recommender
-from envs.recommenders.base import BaseRecommender, ClosedForm, DotProductRecommender
+from envs.recommenders.base import (
+    BaseRecommender,
+    ClosedForm,
+    DotProductRecommender,
+    OfRows,
+    RowWiseRecommender,
+)
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, POSITIVES, RankingLoss, check_any
+from envs.row_adam import RowAdam
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.
 _DECAY = 0.9
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100
+#: Of a table the share that a batch may use at most for its rows alone to be taken out and put back. A row
+#: takes three times as long so as it does in a step of the whole table.
+_LARGEST_SHARE = 1 / 3
 
 
 class TrainingSettings(BaseModel):
@@ -173,10 +183,9 @@ class Trainer:
         self.recommender, self.settings, self.train_interactions, self.rng = recommender, settings, train, rng
         self.loss = loss or make_loss(train, settings)
         self.draw_sizes = draw_sizes
-        self.optimizer = torch.optim.Adam(
-            [p for p in recommender.parameters() if p.requires_grad], lr=settings.learning_rate, fused=True
-        )
         self.num_batches = 0
+        self._optimizer: torch.optim.Adam | None = None
+        self._rows: tuple[OfRows, RowAdam] | None = None
 
     def train(self, num_batches: int) -> float:
         """Train so many batches more.
@@ -195,6 +204,8 @@ class Trainer:
             chunk = min(num_batches - done, _BATCHES_PER_SNAPSHOT)
             good_state, good_batch = _copy_of_state(recommender), self.num_batches
             losses = torch.stack([self._train_batch(device) for _ in range(chunk)]).double()
+            if self._rows is not None:
+                self._rows[1].settle()
             if not losses.isfinite().all():
                 recommender.load_state_dict(good_state)
                 failed = good_batch + int(losses.isfinite().logical_not().nonzero()[0])
@@ -208,16 +219,54 @@ class Trainer:
         return total / max(num_batches, 1)
 
     def _train_batch(self, device: torch.device) -> Tensor:
-        self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate_at(self.num_batches)
+        learning_rate = self.settings.learning_rate_at(self.num_batches)
         if self.draw_sizes is not None:
             self.recommender.table.mask_to(self.draw_sizes(self.rng))
-        batch = self.loss.draw(self.rng)
-        loss = self.loss(self.recommender, *(torch.from_numpy(column).to(device) for column in batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        drawn = self.loss.draw(self.rng)
+        batch = tuple(torch.from_numpy(column).to(device) for column in drawn)
+        if self._optimizer is None:
+            self._optimizer = self._begin(batch)
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._rows is None:
+            loss = self.loss(self.recommender, *batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            of_rows, adam = self._rows
+            of_rows.take(adam.rows(of_rows.use(*self._used(batch))))
+            loss = self.loss(cast(BaseRecommender, of_rows), *batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step(learning_rate)
+        self._optimizer.step()
         self.num_batches += 1
         return loss.detach()
+
+    def _begin(self, batch: tuple[Tensor, ...]) -> torch.optim.Adam:
+        """Adam for all parameters, or for those beside a table that is trained by the rows that batches use.
+
+        Args:
+            batch: The first one: that its rows are few decides.
+        """
+        recommender = self.recommender
+        parameters = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
+        # Where a method has put something between the parameter and the table, it is of the whole table.
+        if (
+            isinstance(recommender, RowWiseRecommender)
+            and recommender.is_row_wise
+            and "table.weight" in parameters
+            and self.loss.used(batch) is not None
+        ):
+            of_rows = OfRows(recommender)
+            if len(of_rows.use(*self._used(batch))) <= _LARGEST_SHARE * len(recommender.table.weight):
+                self._rows = of_rows, RowAdam(parameters.pop("table.weight"))
+        # Adam takes no empty list, but an empty group.
+        groups = [{"params": list(parameters.values())}]
+        return torch.optim.Adam(groups, lr=self.settings.learning_rate, fused=True)
+
+    def _used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        used = self.loss.used(batch)
+        assert used is not None
+        return used
 
     def fit(
         self,

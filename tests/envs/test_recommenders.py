@@ -11,7 +11,6 @@ from envs.recommenders import (
     MF,
     RECOMMENDERS,
     ClosedForm,
-    base,
     build_recommender,
     check_recommender,
     evaluation,
@@ -218,25 +217,6 @@ class TestTrainedConformance:
             trainer.train(2)
             results.append(recommender.table.packed_values())
         assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("num_at_once", [1, 7, 100])
-def test_pairs_scored_in_parts_and_their_gradient(monkeypatch, num_at_once):
-    train = blocks()
-    recommender = build("mf", train)
-    monkeypatch.setattr(base, "_PART", num_at_once * recommender.table.width)
-    generator = torch.Generator().manual_seed(1)
-    users = torch.randint(train.shape[0], (50,), generator=generator)
-    items = torch.randint(train.shape[1], (50,), generator=generator)
-    weights = torch.randn(50, generator=generator)
-    user, item = recommender.encode()
-
-    expected = (user[users] * item[items]).sum(dim=1)
-    expected_grads = torch.autograd.grad((weights * expected).sum(), (user, item), retain_graph=True)
-    found = recommender.score_pairs((user, item), users, items)
-    grads = torch.autograd.grad((weights * found).sum(), (user, item))
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(grads, expected_grads)
 
 
 def test_the_number_of_layers_is_an_option(make_interactions):

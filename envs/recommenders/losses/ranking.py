@@ -83,6 +83,13 @@ class RankingLoss(ABC):
         """Of a batch the positives at these rows, shape (batch_size,), with what belongs to them."""
         return tuple(column[rows] for column in batch)
 
+    def used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None] | None:
+        """Users and items whose representations a batch looks at, in any order, for training on their rows.
+
+        None in place of items is every item, and in place of both says that the whole table is looked at.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs, one number, penalty included."""
@@ -110,13 +117,17 @@ class BPR(RankingLoss):
         place = np.searchsorted(self._negatives_below, user * num_items + rank, side="right")
         return user, positive, rank + place - self.train.indptr[user]
 
+    def used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Users, and both their items."""
+        users, positives, negatives = batch
+        return users, torch.cat([positives, negatives])
+
     def __call__(self, recommender: BaseRecommender, *batch: Tensor) -> Tensor:
         """What a batch costs."""
         users, positives, negatives = batch
         encoded = recommender.encode()
-        margin = recommender.score_pairs(encoded, users, negatives) - recommender.score_pairs(
-            encoded, users, positives
-        )
-        return F.softplus(margin).mean() + recommender.penalty(
+        both = torch.stack([negatives, positives], dim=1)
+        scores = recommender.score_pairs(encoded, users.repeat_interleave(2), both.flatten()).view(-1, 2)
+        return F.softplus(scores[:, 0] - scores[:, 1]).mean() + recommender.penalty(
             encoded, users, torch.cat([positives, negatives])
         )

@@ -244,6 +244,10 @@ class FullSoftmax(Softmax):
         """Users and their items, both of one length, int64."""
         return self.draw_positives(rng)
 
+    def used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, None]:
+        """Users, and every item."""
+        return batch[0], None
+
     def cost(
         self, recommender: BaseRecommender, encoded: Encoded, positives: Positives, *shared: Tensor
     ) -> Tensor:
@@ -300,6 +304,10 @@ class SampledSoftmax(Softmax):
         negative = np.searchsorted(self._ends_of_items, place, side="right")
         expected = np.log(self._num_negatives * self._probability[negative])
         return user, item, negative, expected.astype(np.float32)
+
+    def used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Users, their items, and the negatives."""
+        return batch[0], torch.cat([batch[1], batch[2]])
 
     def cost(
         self, recommender: BaseRecommender, encoded: Encoded, positives: Positives, *shared: Tensor
