@@ -137,7 +137,8 @@ def batch_cost(
     It counts the mathematics and not the code, so that work done twice lowers the share of the limit that is
     reached. With n rows, w columns of the table, E entries of the adjacency (both directions), b triples:
 
-    * mask: the weight and the mask read, the masked table written; the mask read again for the gradient.
+    * mask: the weight and the mask read, the masked table written; the mask read again for the gradient. MF
+      and NCF have none here, where every row is whole.
     * product of the adjacency with w columns, forward and backward: 8 E + 4 n of values, indices and
       offsets, the operand 4 n w read, the result 4 n w written; 2 E w operations.
     * LightGCN: ``num_layers`` products each way, and its running sum read and written with each. NGCF: the
@@ -160,7 +161,8 @@ def batch_cost(
     """
     num_rows = num_users + num_items
     table = _FLOAT * num_rows * width
-    bytes_moved = table + num_rows * width + table + num_rows * width
+    is_masked = name not in ("mf", "ncf")
+    bytes_moved = (table + num_rows * width + table + num_rows * width) * is_masked
     flops = 2.0 * num_rows * width
     extra_gather = 0.0
     representation = width

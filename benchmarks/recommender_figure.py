@@ -75,7 +75,10 @@ def _growth(axes: Axes, growth: dict[str, Any]) -> None:
 def _peers(axes: Axes, peers: dict[str, Any]) -> None:
     entries = [("COO LightGCN\n128 dim., batch", peers["coo_lightgcn"])]
     if isinstance(peers["implicit_bpr"], list):
-        entries += [(f"implicit BPR, MF\n{row['width']} dim., epoch", row) for row in peers["implicit_bpr"]]
+        entries += [
+            (f"implicit BPR, MF\n{row['width']} dim., {row['batch_size']:,} a batch", row)
+            for row in peers["implicit_bpr"]
+        ]
     for place, (_, row) in enumerate(entries):
         ratio = row["ratio"]
         colour = _INK if ratio["median"] >= 1 else _ACCENT

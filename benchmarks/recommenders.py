@@ -109,13 +109,15 @@ def measure_growth(folder: Path, sizes: tuple[int, ...], repeats: dict[str, Any]
 def measure_peers(data: str, widths: tuple[int, ...], turns: int) -> dict[str, Any]:
     coo = run_case("coo_lightgcn", "peer: COO LightGCN", data=data, width=128, turns=turns)
     bpr = []
-    for width in widths:
-        row = run_case("implicit_bpr", f"peer: implicit, {width}", data=data, width=width, turns=turns)
+    # Of the batches of configs/ml-1m-mf.yaml, and of those that everything else here has.
+    for width, batch_size in [*((width, 20_000) for width in widths), (widths[0], 10_000)]:
+        case = {"data": data, "width": width, "batch_size": batch_size, "turns": turns}
+        row = run_case("implicit_bpr", f"peer: implicit, {width}, {batch_size:,} a batch", **case)
         if "missing" in row:
             print(f"          left out: {row['missing']}", flush=True)
             bpr = row
             break
-        bpr.append({"width": width, **row})
+        bpr.append({"width": width, "batch_size": batch_size, **row})
     return {
         "data": "ml-1m, training half",
         "ratio": "seconds of the peer over ours, turn by turn: above 1 ours is faster",

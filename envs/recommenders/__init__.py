@@ -10,7 +10,12 @@ import torch
 from scipy.sparse import csr_array
 
 from envs.errors import ConfigError, check_name
-from envs.recommenders.base import BaseRecommender, ClosedForm, DotProductRecommender
+from envs.recommenders.base import (
+    BaseRecommender,
+    ClosedForm,
+    DotProductRecommender,
+    RowWiseRecommender,
+)
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
 from envs.recommenders.ncf import NCF
@@ -45,6 +50,7 @@ __all__ = [
     "NCF",
     "NGCF",
     "Neighbours",
+    "RowWiseRecommender",
     "Spectral",
     "build_recommender",
     "check_recommender",

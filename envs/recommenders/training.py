@@ -219,25 +219,33 @@ class Trainer:
         return total / max(num_batches, 1)
 
     def _train_batch(self, device: torch.device) -> Tensor:
-        learning_rate = self.settings.learning_rate_at(self.num_batches)
         if self.draw_sizes is not None:
             self.recommender.table.mask_to(self.draw_sizes(self.rng))
-        drawn = self.loss.draw(self.rng)
-        batch = tuple(torch.from_numpy(column).to(device) for column in drawn)
+        return self.step(tuple(torch.from_numpy(column).to(device) for column in self.loss.draw(self.rng)))
+
+    def step(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Train on a batch that the loss drew, on the recommender's device, as :meth:`train` does.
+
+        Where a table is trained by rows, :meth:`train` brings those up to date that batches do not use.
+
+        Returns:
+            Its loss, one number.
+        """
+        learning_rate = self.settings.learning_rate_at(self.num_batches)
         if self._optimizer is None:
             self._optimizer = self._begin(batch)
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
-        if self._rows is None:
-            loss = self.loss(self.recommender, *batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
+        recommender, adam = self.recommender, None
+        if self._rows is not None:
             of_rows, adam = self._rows
             of_rows.take(adam.rows(of_rows.use(*self._used(batch))))
-            loss = self.loss(cast(BaseRecommender, of_rows), *batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step(learning_rate)
+            recommender = cast(BaseRecommender, of_rows)
+        loss = self.loss(recommender, *batch)
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        if adam is not None:
+            adam.step(learning_rate)
         self.num_batches += 1
         return loss.detach()
 

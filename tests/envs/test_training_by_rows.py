@@ -19,7 +19,7 @@ class Biased(MF):
         return super().score_pairs(encoded, users, items) + items
 
 
-def trainer_of(cls, train, kind="prefixes", loss="bpr", draw_sizes=None):
+def trainer_of(cls, train, kind="prefixes", loss="bpr", draw_sizes=None, batch_size=12):
     rng = np.random.default_rng(0)
     user, item = (rng.integers(1, 9, count) for count in train.shape)
     is_shared = None
@@ -31,8 +31,8 @@ def trainer_of(cls, train, kind="prefixes", loss="bpr", draw_sizes=None):
         user[is_shared[: len(user)]], item[is_shared[len(user) :]] = 1, 1
     sizes = EmbeddingSizes(user, item, 1, 8, num_tables=cls.num_tables, is_shared=is_shared)
     recommender = cls(train, sizes, generator=torch.Generator().manual_seed(0), l2=0.01)
-    settings = TrainingSettings(batch_size=12, learning_rate=0.05, loss=loss)
-    made = LOSSES[loss](train, 12) if loss == "bpr" else LOSSES[loss](train, 12, 5)
+    settings = TrainingSettings(batch_size=batch_size, learning_rate=0.05, loss=loss)
+    made = LOSSES[loss](train, batch_size) if loss == "bpr" else LOSSES[loss](train, batch_size, 5)
     return Trainer(recommender, train, settings, np.random.default_rng(1), made, draw_sizes)
 
 
@@ -72,13 +72,11 @@ def test_a_supernet(monkeypatch, make_interactions):
     torch.testing.assert_close(by_rows, whole, rtol=1e-3, atol=1e-3)
 
 
-def test_few_rows_of_a_large_table_are_trained_alone_and_many_are_not(make_interactions):
-    is_by_row = []
-    for num_users, num_items in ((60, 40), (600, 400)):
-        trainer = trainer_of(MF, make_interactions(num_users=num_users, num_items=num_items).train)
-        trainer.train(1)
-        is_by_row.append(trainer._rows is not None)
-    assert is_by_row == [False, True]
+@pytest.mark.parametrize(("batch_size", "is_by_rows"), [(5, True), (100, False)])
+def test_few_rows_of_a_table_are_trained_alone_and_many_are_not(make_interactions, batch_size, is_by_rows):
+    trainer = trainer_of(MF, make_interactions().train, batch_size=batch_size)
+    trainer.train(1)
+    assert (trainer._rows is not None) == is_by_rows
 
 
 def test_a_class_that_only_inherits_what_it_makes_of_rows_is_trained_whole(monkeypatch, make_interactions):
