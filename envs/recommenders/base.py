@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from envs.budget import bytes_per_id
 from envs.errors import EmbeddingSizeError
-from envs.recommenders.pairs import paired_products, squared_norms
+from envs.pairs import paired_products, squared_norms
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 Encoded = tuple[Tensor, Tensor]

@@ -6,8 +6,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from envs.pairs import hidden_scores, paired_products
 from envs.recommenders.base import RowWiseRecommender
-from envs.recommenders.pairs import hidden_scores, paired_products
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 

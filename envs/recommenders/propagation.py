@@ -11,6 +11,7 @@ from scipy.sparse import block_array, csr_array, eye_array
 from torch import Tensor
 
 from envs.errors import ConfigError
+from envs.pairs import sparse_tensor
 
 #: Numbers of float32 in a vector register of AVX2.
 _REGISTER = 8
@@ -66,14 +67,6 @@ def to_torch(matrix: csr_array, device: torch.device) -> Tensor:
             torch.from_numpy(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data)
         )
     return sparse_tensor(indptr, indices, values, matrix.shape)
-
-
-def sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A sparse CSR tensor of these parts, unchecked."""
-    with warnings.catch_warnings():
-        # PyTorch's own plans for CSR tensors, of support and of checks; nothing follows from them here.
-        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
-        return torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
 
 
 class TiledAdjacency:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from envs.recommenders import pairs
-from envs.recommenders.pairs import hidden_scores, paired_products, squared_norms
+from envs import pairs
+from envs.pairs import hidden_scores, paired_products, squared_norms
 
 NUM_USERS, NUM_ITEMS, WIDTH = 9, 7, 5
 

@@ -1,5 +1,6 @@
 """Scores of single pairs of rows and their gradients, without a copy of a row for every pair."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,16 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.recommenders.propagation import sparse_tensor
-
 #: Numbers that are gathered at once: 2 MiB, about a core's second-level cache.
 _PART = 2**19
+
+
+def sparse_tensor(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A sparse CSR tensor of these parts, unchecked."""
+    with warnings.catch_warnings():
+        # PyTorch's own plans for CSR tensors, of support and of checks; nothing follows from them here.
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
+        return torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
 
 
 class Pairs:
