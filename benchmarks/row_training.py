@@ -22,7 +22,7 @@ from machine import describe_machine
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.recommenders import build_recommender, training
+from envs.recommenders import build_recommender, rows
 from envs.recommenders.training import Trainer, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -73,7 +73,7 @@ def trainer_of(
     train: csr_array, sizes: EmbeddingSizes, settings: TrainingSettings, largest_share: float
 ) -> Trainer:
     """A trainer after its first batch, whose table is trained by rows up to this share of them."""
-    training._LARGEST_SHARE = largest_share
+    rows._LARGEST_SHARE = largest_share
     recommender = build_recommender("mf", train, sizes, generator=torch.Generator().manual_seed(0))
     trainer = Trainer(recommender, train, settings, np.random.default_rng(0))
     trainer.step(draw(trainer))
@@ -87,8 +87,8 @@ def draw(trainer: Trainer) -> tuple[Tensor, ...]:
 def measure_rows(trainer: Trainer, repeats: int) -> dict[str, Any]:
     """A batch by rows and its parts, and one of SparseAdam."""
     assert trainer._rows is not None
-    rows, adam = trainer._rows
-    num_rows = len(rows.use(*trainer._used(draw(trainer))))
+    of_rows, adam = trainer._rows
+    num_rows = len(of_rows.use(trainer.loss.used(draw(trainer))))
     batch_s = cpu_s(lambda: trainer.step(draw(trainer)), 4 * repeats)
     started = time.process_time()
     adam.settle()

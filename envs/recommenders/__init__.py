@@ -14,7 +14,6 @@ from envs.recommenders.base import (
     BaseRecommender,
     ClosedForm,
     DotProductRecommender,
-    RowWiseRecommender,
 )
 from envs.recommenders.lightgcn import LightGCN
 from envs.recommenders.mf import MF
@@ -22,6 +21,7 @@ from envs.recommenders.ncf import NCF
 from envs.recommenders.neighbours import Ease, Neighbours
 from envs.recommenders.ngcf import NGCF
 from envs.recommenders.protocol import GIVEN, check_protocol, check_signature
+from envs.recommenders.rows import RowWiseRecommender
 from envs.recommenders.spectral import Spectral
 from envs.sizes.embedding_sizes import EmbeddingSizes
 

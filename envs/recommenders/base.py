@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -262,107 +262,6 @@ class BaseRecommender(nn.Module, ABC):
     def scorer_state(self) -> dict[str, Tensor]:
         """The parameters that are not packed with the table, by name, on the CPU."""
         return {k: v.detach().cpu() for k, v in self.state_dict().items() if k not in PACKED}
-
-
-class RowWiseRecommender(BaseRecommender):
-    """A recommender that makes of each row what it scores with, and of none but that row.
-
-    A batch of a large table is trained on the rows that it uses (:class:`OfRows`), and the others are left
-    alone. What a class has besides and looks up by user or item, a bias say, it must make part of what it
-    encodes. A class that inherits :meth:`encode_rows` is trained on its whole table: it may look up more.
-    """
-
-    @abstractmethod
-    def encode_rows(self, user: Tensor, item: Tensor) -> Encoded:
-        """Representations of some users and some items, each of its row alone.
-
-        Args:
-            user: Masked rows of users, shape (n, num_tables * width); not to be written into.
-            item: Those of items, shape (m, num_tables * width).
-        """
-
-    def encode(self) -> Encoded:
-        """Representations of all users and all items."""
-        user, item = torch.split(self.table.read(), [self.num_users, self.num_items])
-        return self.encode_rows(user, item)
-
-    @property
-    def is_row_wise(self) -> bool:
-        """Whether the class itself, and not one that it derives from, says what it makes of rows.
-
-        One with a penalty of its own is not taken for such: it may look at the table.
-        """
-        return "encode_rows" in vars(type(self)) and type(self).penalty is BaseRecommender.penalty
-
-
-class OfRows:
-    """Stands in a recommender's place for a batch, with the rows of the table that the batch uses.
-
-    A loss calls it as it would call the recommender, and with the numbers of the same users and items.
-    """
-
-    def __init__(self, recommender: RowWiseRecommender) -> None:
-        self._recommender = recommender
-        # Where among those of the batch each stands; what is not of the batch is never looked up.
-        self._user_place = torch.zeros(recommender.num_users, dtype=torch.int64, device=recommender.device)
-        self._item_place = torch.zeros(recommender.num_items, dtype=torch.int64, device=recommender.device)
-
-    def use(self, users: Tensor, items: Tensor | None) -> Tensor:
-        """Begin a batch.
-
-        Args:
-            users: Its users, in any order, int64.
-            items: Its items, in any order; None for every item.
-
-        Returns:
-            Rows of the table whose numbers it uses, ascending, each once, int64.
-        """
-        recommender = self._recommender
-        users = torch.unique(users)
-        self._has_all_items = items is None
-        items = torch.unique(items) if items is not None else _places(self._item_place)
-        self._user_place.index_copy_(0, users, _places(users))
-        self._item_place.index_copy_(0, items, _places(items))
-        self._counts = [len(users), len(items)]
-        self._rows, self._shares = recommender.table.holding(
-            torch.cat([users, items + recommender.num_users])
-        )
-        return self._rows
-
-    def take(self, values: Tensor) -> None:
-        """Give it the numbers of these rows, shape (n, num_tables * width)."""
-        self._shown = self._recommender.table.shown(values, self._rows, self._shares)
-
-    def encode(self) -> Encoded:
-        """Representations of the users and items of the batch."""
-        user, item = torch.split(self._shown, self._counts)
-        return self._recommender.encode_rows(user, item)
-
-    def score(self, encoded: Encoded, users: Tensor, items: Tensor | None = None) -> Tensor:
-        """See :meth:`BaseRecommender.score`; of every item only where the batch is of every item."""
-        if items is not None:
-            items = self._item_place.index_select(0, items)
-        elif not self._has_all_items:
-            raise ValueError("the loss has not said that its batches use every item")
-        return self._recommender.score(encoded, self._user_place.index_select(0, users), items)
-
-    def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
-        """See :meth:`BaseRecommender.score_pairs`."""
-        places = self._user_place.index_select(0, users), self._item_place.index_select(0, items)
-        return self._recommender.score_pairs(encoded, *places)
-
-    def penalty(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
-        """See :meth:`BaseRecommender.penalty`."""
-        places = self._item_place.index_select(0, items) + self._counts[0]
-        used = torch.cat([self._user_place.index_select(0, users), places])
-        return self._recommender.l2 / len(users) * squared_norms(self._shown, used)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._recommender, name)
-
-
-def _places(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device)
 
 
 class ClosedForm(BaseRecommender):

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from envs.recommenders.base import DotProductRecommender, RowWiseRecommender
+from envs.recommenders.base import DotProductRecommender
+from envs.recommenders.rows import RowWiseRecommender
 
 
 class MF(DotProductRecommender, RowWiseRecommender):

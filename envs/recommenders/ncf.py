@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from envs.pairs import hidden_scores, paired_products
-from envs.recommenders.base import RowWiseRecommender
+from envs.recommenders.rows import RowWiseRecommender
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 

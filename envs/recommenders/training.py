@@ -20,11 +20,10 @@ from envs.recommenders.base import (
     BaseRecommender,
     ClosedForm,
     DotProductRecommender,
-    OfRows,
-    RowWiseRecommender,
 )
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, POSITIVES, RankingLoss, check_any
+from envs.recommenders.rows import OfRows, Used, few_rows
 from envs.row_adam import RowAdam
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -32,9 +31,6 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 _DECAY = 0.9
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100
-#: Of a table the share that a batch may use at most for its rows alone to be taken out and put back. A row
-#: takes three times as long so as it does in a step of the whole table.
-_LARGEST_SHARE = 1 / 3
 
 
 class TrainingSettings(BaseModel):
@@ -239,7 +235,7 @@ class Trainer:
         recommender, adam = self.recommender, None
         if self._rows is not None:
             of_rows, adam = self._rows
-            of_rows.take(adam.rows(of_rows.use(*self._used(batch))))
+            of_rows.take(adam.rows(of_rows.use(cast(Used, self.loss.used(batch)))))
             recommender = cast(BaseRecommender, of_rows)
         loss = self.loss(recommender, *batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -255,26 +251,12 @@ class Trainer:
         Args:
             batch: The first one: that its rows are few decides.
         """
-        recommender = self.recommender
-        parameters = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
-        # Where a method has put something between the parameter and the table, it is of the whole table.
-        if (
-            isinstance(recommender, RowWiseRecommender)
-            and recommender.is_row_wise
-            and "table.weight" in parameters
-            and self.loss.used(batch) is not None
-        ):
-            of_rows = OfRows(recommender)
-            if len(of_rows.use(*self._used(batch))) <= _LARGEST_SHARE * len(recommender.table.weight):
-                self._rows = of_rows, RowAdam(parameters.pop("table.weight"))
+        parameters = {name: p for name, p in self.recommender.named_parameters() if p.requires_grad}
+        if (of_rows := few_rows(self.recommender, self.loss.used(batch))) is not None:
+            self._rows = of_rows, RowAdam(parameters.pop("table.weight"))
         # Adam takes no empty list, but an empty group.
         groups = [{"params": list(parameters.values())}]
         return torch.optim.Adam(groups, lr=self.settings.learning_rate, fused=True)
-
-    def _used(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        used = self.loss.used(batch)
-        assert used is not None
-        return used
 
     def fit(
         self,

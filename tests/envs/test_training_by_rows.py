@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs.recommenders import MF, NCF, training
+from envs.recommenders import MF, NCF, rows
 from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import Trainer, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -40,7 +40,7 @@ def states(monkeypatch, *arguments, **settings):
     """Of recommenders trained whole, and by rows."""
     found = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(training, "_LARGEST_SHARE", share)
+        monkeypatch.setattr(rows, "_LARGEST_SHARE", share)
         trainer = trainer_of(*arguments, **settings)
         # In two goes: what is read between them has all that it should.
         trainer.train(25)
@@ -80,7 +80,7 @@ def test_few_rows_of_a_table_are_trained_alone_and_many_are_not(make_interaction
 
 
 def test_a_class_that_only_inherits_what_it_makes_of_rows_is_trained_whole(monkeypatch, make_interactions):
-    monkeypatch.setattr(training, "_LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(rows, "_LARGEST_SHARE", 1.0)
     trainer = trainer_of(Biased, make_interactions().train)
     trainer.train(2)
     assert trainer._rows is None
