@@ -19,6 +19,8 @@ Rows = Sequence[dict[str, Any]]
 
 NDCG, RECALL = "ndcg@20", "recall@20"
 _PANEL_INCHES, _LEGEND_INCHES = 2.3, 0.7
+#: Beyond this ratio of bytes, powers of ten alone are named.
+_WIDE = 3000
 _HEADS = (
     "recommender",
     "budget",
@@ -184,7 +186,8 @@ def drawn(rows: Rows) -> Figure:
                 )
         axes.set(xscale="log", title=DATA_SETS[data].title, ylabel="N@20 on test")
         axes.margins(x=0.08, y=0.12)
-        axes.xaxis.set_major_locator(LogLocator(10, (1.0, 3.0)))
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(10, (1.0, 3.0) if high < _WIDE * low else (1.0,)))
         axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value))
         axes.minorticks_off()
     all_axes[-1, 0].set_xlabel("served bytes")

@@ -67,13 +67,29 @@ class Recipe:
     overrides: Sequence[str] = ()
 
 
+#: A softmax over sampled items, of cosines, positives by interaction: validation likes it on sparse data.
+_SPARSE = (
+    "training.loss=softmax",
+    "training.positives=interaction",
+    "training.temperature=0.1",
+    "training.learning_rate=0.03",
+    "training.evaluate_every=20",
+    "recommender.options={l2: 0, num_layers: 2}",
+)
 #: By data set and recommender. A closed form needs none: what is tried on validation is its own.
 RECIPES = {
     ("latest-small", "lightgcn"): Recipe("quickstart.yaml"),
+    ("online-retail-2", "lightgcn"): Recipe(
+        None,
+        [*_SPARSE, "training.batch_size=8192", "training.decay_every=20", "training.max_batches=500"],
+    ),
     ("ml-1m", "lightgcn"): Recipe("ml-1m-lightgcn.yaml"),
     ("ml-1m", "mf"): Recipe("ml-1m-mf.yaml"),
     ("ml-1m", "ngcf"): Recipe("ml-1m-ngcf.yaml"),
-    ("gowalla", "lightgcn"): Recipe("gowalla-lightgcn.yaml"),
+    ("gowalla", "lightgcn"): Recipe(
+        None,
+        [*_SPARSE, "training.batch_size=32768", "training.decay_every=12", "training.max_batches=240"],
+    ),
 }
 
 
