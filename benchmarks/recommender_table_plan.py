@@ -67,7 +67,7 @@ class Recipe:
     overrides: Sequence[str] = ()
 
 
-#: A softmax over sampled items, of cosines, positives by interaction: validation likes it on sparse data.
+#: A softmax over items, of cosines, with positives by interaction: what validation likes on sparse data.
 _SPARSE = (
     "training.loss=softmax",
     "training.positives=interaction",
@@ -81,7 +81,13 @@ RECIPES = {
     ("latest-small", "lightgcn"): Recipe("quickstart.yaml"),
     ("online-retail-2", "lightgcn"): Recipe(
         None,
-        [*_SPARSE, "training.batch_size=8192", "training.decay_every=20", "training.max_batches=500"],
+        [
+            *_SPARSE,
+            "training.loss=full_softmax",
+            "training.batch_size=8192",
+            "training.decay_every=20",
+            "training.max_batches=400",
+        ],
     ),
     ("ml-1m", "lightgcn"): Recipe("ml-1m-lightgcn.yaml"),
     ("ml-1m", "mf"): Recipe("ml-1m-mf.yaml"),
