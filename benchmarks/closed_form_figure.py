@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
 from ciess_ray.figures.style import REFERENCE, finished, new_figure, save_png, series_style, styled
 
 
@@ -28,5 +30,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, limit, label in ((seconds, 900.0, "CPU seconds"), (memory, 8.0, "GiB at the peak")):
         axes.axhline(limit, label="budget", **REFERENCE)
         axes.set(xscale="log", yscale="log", ylabel=label)
-    memory.set_xlabel("interactions; a tenth as many users, a hundredth as many items")
+        for axis, steps in ((axes.xaxis, (1.0,)), (axes.yaxis, (1.0, 3.0))):
+            axis.set_major_locator(LogLocator(10, steps))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+            axis.set_minor_formatter(NullFormatter())
+    memory.set_xlabel("interactions, ten a user and a hundred an item")
     save_png(finished(figure, seconds, num_columns=2), path)
