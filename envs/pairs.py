@@ -49,8 +49,12 @@ class Pairs:
 
     def products(self, left: Tensor, right: Tensor) -> Tensor:
         """Inner product of each pair's rows, in the order that the pairs were given in, shape (n,)."""
-        pattern = sparse_tensor(self.ends, self.right, left.new_zeros(len(self.left)), self.shape)
-        scores: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+        if len(self.left) > len(left) * len(right):
+            # A sparse matrix of more entries than it has places is refused, and all products are fewer.
+            scores: Tensor = (left @ right.T)[self.left, self.right]
+        else:
+            pattern = sparse_tensor(self.ends, self.right, left.new_zeros(len(self.left)), self.shape)
+            scores = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
         return scores if self.order is None else torch.empty_like(scores).index_copy_(0, self.order, scores)
 
     def transposed(self) -> tuple[Tensor, Tensor, Tensor]:

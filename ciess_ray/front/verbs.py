@@ -226,8 +226,8 @@ def compare(
         ...     ratings, user="customer", item="sku", base=base, space={"budget": ["25%"]},
         ...     methods=["equal sizes"],
         ... )
-        >>> results.table()["num_params"].astype(int).to_dict()
-        {'equal sizes': 64}
+        >>> int(results.table().loc["equal sizes", "num_params"])
+        64
     """
     # PyTorch takes seconds to import, RLlib more.
     from ciess_ray.comparisons.config import ComparisonConfig, ComparisonPlan

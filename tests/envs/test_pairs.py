@@ -27,10 +27,12 @@ def check(found, expected, weights, inputs):
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("num_times", [1, 3])
 @pytest.mark.parametrize("is_ascending", [True, False])
-def test_products_of_pairs_and_their_gradient(is_ascending):
+def test_products_of_pairs_and_their_gradient(is_ascending, num_times):
     user, item = tables()
-    users, items, weights = batch(is_ascending)
+    # Three times as many are more than there are pairs of a user and an item.
+    users, items, weights = (column.repeat_interleave(num_times) for column in batch(is_ascending))
     expected = (user[users] * item[items]).sum(dim=1)
     check(paired_products(user, item, users, items), expected, weights, (user, item))
 
