@@ -67,35 +67,59 @@ class Recipe:
     overrides: Sequence[str] = ()
 
 
-#: A softmax over items, of cosines, with positives by interaction: what validation likes on sparse data.
-_SPARSE = (
-    "training.loss=softmax",
-    "training.positives=interaction",
-    "training.temperature=0.1",
-    "training.learning_rate=0.03",
-    "training.evaluate_every=20",
-    "recommender.options={l2: 0, num_layers: 2}",
-)
+#: What a softmax over the catalogue wants where inner products are trained: little to begin with, and L2.
+_SOFTMAX = {
+    "training.loss": "full_softmax",
+    "training.positives": "interaction",
+    "training.batch_size": 8192,
+    "recommender.options.init_std": 0.01,
+}
+_LIGHTGCN = _SOFTMAX | {"training.learning_rate": 0.05, "recommender.options.l2": 0.01}
+#: By data set and recommender what validation likes, one thing changed at a time (``training_recipe.py``).
+FIELDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("latest-small", "lightgcn"): _LIGHTGCN | {"recommender.options.num_layers": 3},
+    ("ml-100k", "lightgcn"): _LIGHTGCN | {"recommender.options.num_layers": 3},
+    ("online-retail-2", "lightgcn"): _LIGHTGCN | {"recommender.options.num_layers": 2},
+    ("online-retail-2", "mf"): _SOFTMAX | {"training.learning_rate": 0.03, "recommender.options.l2": 0.05},
+    ("gowalla", "lightgcn"): {
+        "training.loss": "softmax",
+        "training.positives": "interaction",
+        "training.temperature": 0.1,
+        "training.learning_rate": 0.03,
+        "training.batch_size": 32_768,
+        "recommender.options.l2": 1e-5,
+        "recommender.options.init_std": 0.1,
+        "recommender.options.num_layers": 2,
+    },
+    ("gowalla", "mf"): _SOFTMAX
+    | {
+        "training.loss": "softmax",
+        "training.learning_rate": 0.03,
+        "training.batch_size": 16_384,
+        "recommender.options.l2": 0.05,
+    },
+}
+
+
+def _trained(data: str, recommender: str, decay_every: int, max_batches: int) -> Recipe:
+    fields = FIELDS[data, recommender] | {
+        "training.decay_every": decay_every,
+        "training.max_batches": max_batches,
+        "training.evaluate_every": 20,
+    }
+    return Recipe(None, [f"{name}={value}" for name, value in fields.items()])
+
+
 #: By data set and recommender. A closed form needs none: what is tried on validation is its own.
 RECIPES = {
-    ("latest-small", "lightgcn"): Recipe("quickstart.yaml"),
-    ("online-retail-2", "lightgcn"): Recipe(
-        None,
-        [
-            *_SPARSE,
-            "training.loss=full_softmax",
-            "training.batch_size=8192",
-            "training.decay_every=20",
-            "training.max_batches=400",
-        ],
-    ),
+    ("latest-small", "lightgcn"): _trained("latest-small", "lightgcn", 20, 400),
+    ("ml-100k", "lightgcn"): _trained("ml-100k", "lightgcn", 20, 400),
+    ("online-retail-2", "lightgcn"): _trained("online-retail-2", "lightgcn", 15, 300),
     ("ml-1m", "lightgcn"): Recipe("ml-1m-lightgcn.yaml"),
     ("ml-1m", "mf"): Recipe("ml-1m-mf.yaml"),
     ("ml-1m", "ngcf"): Recipe("ml-1m-ngcf.yaml"),
-    ("gowalla", "lightgcn"): Recipe(
-        None,
-        [*_SPARSE, "training.batch_size=32768", "training.decay_every=12", "training.max_batches=240"],
-    ),
+    ("gowalla", "lightgcn"): _trained("gowalla", "lightgcn", 12, 240),
+    ("gowalla", "mf"): _trained("gowalla", "mf", 20, 400),
 }
 
 

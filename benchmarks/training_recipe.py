@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recommender_table_plan import DATA_SETS, WIDTH
+from recommender_table_plan import DATA_SETS, FIELDS, WIDTH
 from timed_training import config_of, kept_row, row_of, trained
 
 from ciess_ray.config.data import load_interactions
@@ -78,15 +78,13 @@ def _scaled(fields: dict[str, Any]) -> dict[str, dict[str, Any]]:
 _BY_USER, _BY_INTERACTION = ({_POSITIVES: positives} for positives in ("user", "interaction"))
 _FULL, _SAMPLED, _SCE = ({_LOSS: loss} for loss in ("full_softmax", "softmax", "sce"))
 _DEPTHS = {f"layers: {number}": {_LAYERS: number} for number in (1, 2, 3)}
-_PLAIN = {_POSITIVES: "interaction", _TEMPERATURE: None, _STD: 0.01, _WIDTH: WIDTH}
-
-_RETAIL = _PLAIN | _FULL | {_L2: 0.01, _RATE: 0.05, _BATCH: 8192, _LAYERS: 2, _SECONDS: 20}
-_RETAIL_MF = _PLAIN | _FULL | {_L2: 0.05, _RATE: 0.03, _BATCH: 8192, _SECONDS: 12}
-_GOWALLA = _PLAIN | _SAMPLED | {_TEMPERATURE: 0.1, _L2: 1e-5, _STD: 0.1, _RATE: 0.03, _BATCH: 32_768}
-_GOWALLA |= {_LAYERS: 2, _SECONDS: 60}
-_GOWALLA_MF = _PLAIN | _SAMPLED | {_L2: 0.05, _RATE: 0.03, _BATCH: 16_384, _SECONDS: 30}
-_ML1M = _PLAIN | _BPR | _BY_USER | {_LAYERS: 3, _SECONDS: 45}
-_ML1M_MF = _PLAIN | _FULL | _BY_USER | {_L2: 0.03, _RATE: 0.03, _BATCH: 8192, _SECONDS: 12}
+_ALL = {_TEMPERATURE: None, _WIDTH: WIDTH}
+_RETAIL = _ALL | FIELDS["online-retail-2", "lightgcn"] | {_SECONDS: 20}
+_RETAIL_MF = _ALL | FIELDS["online-retail-2", "mf"] | {_SECONDS: 12}
+_GOWALLA = _ALL | FIELDS["gowalla", "lightgcn"] | {_SECONDS: 60}
+_GOWALLA_MF = _ALL | FIELDS["gowalla", "mf"] | {_SECONDS: 30}
+_ML1M = _ALL | _BPR | _BY_USER | {_LAYERS: 3, _SECONDS: 45}
+_ML1M_MF = _ALL | FIELDS["online-retail-2", "mf"] | _BY_USER | {_L2: 0.03, _SECONDS: 12}
 
 _OF_SOFTMAX = {
     "positives by user": _BY_USER,
@@ -160,12 +158,12 @@ def cases_of(data: str, recommender: str, folder: Path) -> Iterator[dict[str, An
     """Item cosine, a recipe, and each change of it."""
     share = f"dataset.validation_share={DATA_SETS[data].validation_share}"
     common = {"data": str(folder / str(DATA_SETS[data].file))}
-    yield common | {"name": ITEM_COSINE, "overrides": ["seed=0", share], "seconds": 0}
+    yield common | {"name": ITEM_COSINE, "overrides": sorted(["seed=0", share]), "seconds": 0}
     for title, fields in RECIPES[data, recommender].variants():
         given = {name: value for name, value in fields.items() if name != _SECONDS}
         overrides = [f"{name}={'null' if value is None else value}" for name, value in given.items()]
         overrides = ["seed=0", share, f"recommender.name={recommender}", *overrides]
-        yield common | {"name": title, "overrides": overrides, "seconds": fields[_SECONDS]}
+        yield common | {"name": title, "overrides": sorted(overrides), "seconds": fields[_SECONDS]}
 
 
 def rows_of(cases: Iterable[dict[str, Any]], output: Path, is_finished: bool) -> dict[str, dict[str, Any]]:
@@ -182,10 +180,11 @@ def rows_of(cases: Iterable[dict[str, Any]], output: Path, is_finished: bool) ->
 def section_of(data: str, recommender: str, rows: dict[str, dict[str, Any]]) -> list[str]:
     """A table of Markdown, what is best first."""
     mark = rows[ITEM_COSINE]["points"][-1][3]
+    fields = [field for field in rows[RECIPE]["case"]["overrides"] if field.startswith(("rec", "tr"))]
     lines = [
         f"## {recommender} on {DATA_SETS[data].title}",
         "",
-        "Recipe: " + ", ".join(f"`{field}`" for field in rows[RECIPE]["case"]["overrides"][2:]) + ".",
+        f"Recipe: {', '.join(f'`{field}`' for field in fields)}.",
         "",
         "| one thing changed | N@20 | of item cosine | R@20 | batches | CPU s |",
         "| --- | --- | --- | --- | --- | --- |",
