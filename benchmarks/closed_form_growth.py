@@ -76,7 +76,7 @@ def _made(file: Path, exponent: int) -> Path:
 
 def measure_batch(path: str, width: int) -> dict[str, Any]:
     """Seconds and memory of a batch of LightGCN whose rows are all so wide, and batches of an epoch."""
-    from recommender_cases import BATCH_SIZE, make_trainer, step, warm_up
+    from recommender_cases import BATCH_SIZE, make_trainer, warm_up
     from recommender_cases import draw as draw_batch
 
     from envs.data import read_interactions, split_interactions
@@ -90,7 +90,7 @@ def measure_batch(path: str, width: int) -> dict[str, Any]:
     seconds: list[float] = []
     while not seconds or len(seconds) < 4 and sum(seconds) < 10:
         begun = time.process_time()
-        step(trainer, draw_batch(trainer))
+        trainer.step(draw_batch(trainer))
         seconds.append(time.process_time() - begun)
     return {
         "users": train.shape[0],
