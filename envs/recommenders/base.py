@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from envs.budget import bytes_per_id
-from envs.errors import EmbeddingSizeError
+from envs.errors import ConfigError, EmbeddingSizeError
 from envs.pairs import paired_products, squared_norms
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -284,6 +284,17 @@ class ClosedForm(BaseRecommender):
     def penalty(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:
         """Nothing is trained, and so nothing has a price."""
         return torch.zeros((), device=self.device)
+
+
+def check_exponents(recommender: str, **exponents: float) -> None:
+    """Refuse powers of degrees or of singular values, options of a recommender, outside 0 to 1.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    for name, value in exponents.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"the option {name} of {recommender} must lie in 0 to 1, not be {value:g}.")
 
 
 class DotProductRecommender(BaseRecommender):

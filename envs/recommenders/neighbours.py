@@ -22,7 +22,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from envs.errors import ConfigError, NoMemoryError
-from envs.recommenders.base import ClosedForm, Encoded
+from envs.recommenders.base import ClosedForm, Encoded, check_exponents
 from envs.recommenders.propagation import to_torch
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -318,9 +318,7 @@ class Neighbours(NeighbourTable):
         outgoing: int = 0,
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, outgoing=outgoing)
-        for name, value in (("user_exponent", user_exponent), ("item_exponent", item_exponent)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"the option {name} of neighbours must lie in 0 to 1, not be {value:g}.")
+        check_exponents("neighbours", user_exponent=user_exponent, item_exponent=item_exponent)
         self.user_exponent, self.item_exponent = user_exponent, item_exponent
 
     def weights(self, num_neighbours: int) -> csr_array:

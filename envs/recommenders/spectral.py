@@ -22,7 +22,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from envs.errors import ConfigError
-from envs.recommenders.base import ClosedForm, DotProductRecommender
+from envs.recommenders.base import ClosedForm, DotProductRecommender, check_exponents
 from envs.recommenders.propagation import to_torch
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -153,14 +153,12 @@ class Spectral(ClosedForm, DotProductRecommender):
         spectrum_exponent: float = 0.125,
     ) -> None:
         super().__init__(train, sizes, generator=generator, device=device, l2=0.0, init_std=0.0)
-        exponents = {
-            "user_exponent": user_exponent,
-            "item_exponent": item_exponent,
-            "spectrum_exponent": spectrum_exponent,
-        }
-        for name, value in exponents.items():
-            if not 0 <= value <= 1:
-                raise ConfigError(f"the option {name} of spectral must lie in 0 to 1, not be {value:g}.")
+        check_exponents(
+            "spectral",
+            user_exponent=user_exponent,
+            item_exponent=item_exponent,
+            spectrum_exponent=spectrum_exponent,
+        )
         self.user_exponent, self.item_exponent = user_exponent, item_exponent
         self.spectrum_exponent = spectrum_exponent
         self._train, self._histories = train, to_torch(train, self.device)
@@ -169,7 +167,11 @@ class Spectral(ClosedForm, DotProductRecommender):
         self.fold_in = nn.Buffer(torch.zeros(self.table.width, device=self.device))
 
     def solve(self, rng: np.random.Generator) -> None:
-        """Compute table, weights of histories and what new items are folded in with."""
+        """Compute table, weights of histories and what new items are folded in with.
+
+        Raises:
+            ConfigError: What an item counts in a history is beyond float16.
+        """
         factors = item_factors(
             self._train,
             self.table.width,
@@ -178,6 +180,11 @@ class Spectral(ClosedForm, DotProductRecommender):
             item_exponent=self.item_exponent,
             spectrum_exponent=self.spectrum_exponent,
         )
+        if factors.history_weights.max() > np.finfo(np.float16).max:
+            raise ConfigError(
+                f"the option item_exponent of spectral is {self.item_exponent:g}, and some items are so much "
+                "more popular than others that float16 has no room for what the rare ones count: lower it."
+            )
         with torch.no_grad():
             self.table.weight.copy_(torch.from_numpy(factors.rows) * self.table.mask.cpu())
             self.history_weight.copy_(torch.from_numpy(factors.history_weights))

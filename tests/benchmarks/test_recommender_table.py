@@ -194,7 +194,7 @@ def test_a_torn_line_is_measured_again(command, folder):
 def test_a_cell_that_refuses_says_why_and_others_go_on(command, monkeypatch):
     def refuse(config, kept, tell):
         if config.budget == "100%":
-            raise ConfigError("in /somewhere/else/a.csv no memory")
+            raise ConfigError("in /data/a.csv no memory")
         return measure(config, kept, tell)
 
     measure = recommender_table.measure

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from envs.errors import ConfigError
 from envs.recommenders import Spectral
 from envs.recommenders.spectral import item_factors
 from envs.recommenders.training import Recipe, TrainingSettings
@@ -120,3 +121,11 @@ def test_next_to_nothing_is_no_trouble(dense, width):
     # What somebody had, and nothing else, is what they are.
     assert (scores[had] > 0).all() or width < np.linalg.matrix_rank(dense)
     np.testing.assert_allclose(scores[:, ~had.any(axis=0)], 0.0, atol=1e-6)
+
+
+def test_an_exponent_that_float16_has_no_room_for_is_refused():
+    users = np.arange(70_000)
+    train = csr_array((np.ones(70_001, np.float32), (np.append(users, 0), np.append(0 * users, 1))))
+    with pytest.raises(ConfigError, match="item_exponent of spectral is 1, .* float16"):
+        solved(train, 2, item_exponent=1.0)
+    assert solved(train, 2, item_exponent=0.9).history_weight.isfinite().all()
