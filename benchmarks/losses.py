@@ -1,6 +1,7 @@
-"""Losses against each other: quality on validation over CPU seconds, and the memory of a batch.
+r"""Losses against each other: quality on validation over CPU seconds, and the memory of a batch.
 
-    python benchmarks/losses.py gowalla.parquet --recommender mf --seconds 60
+    python benchmarks/losses.py gowalla.parquet --recommender lightgcn --width 128 --batch-size 32768 \
+        --temperature 0.1 --init-std 0.1 --rates 0.03 0.1 --l2 1e-5 5e-4 --layers 2
 
 Every training runs in a process of its own, with one thread and the same limit of CPU seconds, in which its
 learning rate falls to a tenth; validations are not counted. Each loss first tries some learning rates and
@@ -25,10 +26,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, tuple[dict[str, Any], di
         "dataset.validation_share=0.1",
         f"recommender.name={arguments.recommender}",
         f"recommender.max_embedding_size={arguments.width}",
-        "recommender.options.init_std=0.01",
+        f"recommender.options.init_std={arguments.init_std}",
         f"training.batch_size={arguments.batch_size}",
         "training.positives=interaction",
     ]
+    if arguments.layers is not None:
+        common.append(f"recommender.options.num_layers={arguments.layers}")
     rows = {}
     for name, loss in LOSSES.items():
         case: dict[str, Any] = {"data": str(arguments.data), "name": name}
@@ -79,12 +82,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--recommender", default="mf")
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, help="of a graph, by default the recommender's")
     parser.add_argument("--l2", type=float, nargs="+", default=[1e-4, 1e-2])
     parser.add_argument("--batch-size", type=int, default=8192)
+    parser.add_argument("--init-std", type=float, default=0.01)
     parser.add_argument("--temperature", type=float, help="of all losses but BPR")
     parser.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of a training")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.03, 0.1, 0.3])
-    parser.add_argument("--trial-seconds", type=float, default=15.0, help="of a training that tries settings")
+    parser.add_argument("--trial-seconds", type=float, default=20.0, help="of a training that tries settings")
     parser.add_argument("--output", type=Path, default=Path("results/losses.jsonl"))
     arguments = parser.parse_args()
     title = f"{arguments.recommender}, {arguments.width} columns, {arguments.data.stem}"
