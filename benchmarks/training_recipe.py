@@ -83,8 +83,8 @@ _RETAIL = _ALL | FIELDS["online-retail-2", "lightgcn"] | {_SECONDS: 20}
 _RETAIL_MF = _ALL | FIELDS["online-retail-2", "mf"] | {_SECONDS: 12}
 _GOWALLA = _ALL | FIELDS["gowalla", "lightgcn"] | {_SECONDS: 60}
 _GOWALLA_MF = _ALL | FIELDS["gowalla", "mf"] | {_SECONDS: 30}
-_ML1M = _ALL | _BPR | _BY_USER | {_LAYERS: 3, _SECONDS: 45}
-_ML1M_MF = _ALL | FIELDS["online-retail-2", "mf"] | _BY_USER | {_L2: 0.03, _SECONDS: 12}
+_ML1M = _ALL | FIELDS["ml-1m", "lightgcn"] | {_SECONDS: 45}
+_ML1M_MF = _ALL | FIELDS["ml-1m", "mf"] | {_SECONDS: 20}
 
 _OF_SOFTMAX = {
     "positives by user": _BY_USER,
@@ -126,8 +126,10 @@ RECIPES = {
         | _DEPTHS
         | {
             "positives by interaction": _BY_INTERACTION,
-            "full softmax": _FULL | {_L2: 0.01, _RATE: 0.05, _BATCH: 8192},
-            "cosines / 0.2": _FULL | {_TEMPERATURE: 0.2, _L2: 0.0, _RATE: 0.05, _BATCH: 8192},
+            "batches of 8,192": {_BATCH: 8192},
+            "sampled softmax": _SAMPLED,
+            "SCE": _SCE,
+            "cosines / 0.2": {_TEMPERATURE: 0.2, _L2: 0.0},
         },
     ),
     ("ml-1m", "mf"): Recipe(

@@ -67,8 +67,13 @@ def test_what_is_planned_is_what_the_table_is_to_have():
             assert set(grids.pop((data, "lightgcn"))) == every
     some = [("100%", 0), ("20%", 0), ("10%", 0), ("5%", 0), ("100%", 1), ("100%", 2)]
     assert grids.pop(("gowalla", "lightgcn")) == some
-    assert {("ml-1m", "mf"), ("gowalla", "mf"), ("ml-1m", "ngcf")} == grids.keys()
-    assert all(set(grid) == {("100%", 0), ("10%", 0)} for grid in grids.values())
+    full = {("100%", split) for split in BUILDING}
+    assert {key: set(grid) for key, grid in grids.items()} == {
+        ("online-retail-2", "mf"): full,
+        ("gowalla", "mf"): full | {("10%", 0)},
+        ("ml-1m", "mf"): {("100%", 0), ("10%", 0)},
+        ("ml-1m", "ngcf"): {("100%", 0), ("10%", 0)},
+    }
     assert {cell.split for cell in planned(HELD_OUT)} == set(HELD_OUT)
 
 
@@ -136,7 +141,7 @@ def test_yardsticks_are_rows_of_what_keeps_to_no_budget(command):
 def test_a_cell_that_was_broken_off_trains_only_what_it_had_not(folder, monkeypatch):
     short = "training.max_batches=2", "training.evaluate_every=1", "training.batch_size=50"
     options = "recommender.options.l2=[0.001, 0.01, 0.1]"
-    monkeypatch.setitem(plan.RECIPES, (DATA, "mf"), plan.Recipe(None, [*short, options]))
+    monkeypatch.setattr(plan, "_recipe", lambda data, recommender: [*short, options])
     config = Cell(DATA, "mf", "10%", 0).config(folder)
     fit, fitted = equal_table.fit_to_convergence, []
 
@@ -272,7 +277,7 @@ def test_a_panel_a_data_set_with_a_point_a_budget():
 def test_settings_of_trained_recommenders_have_their_training(tmp_path):
     cells = (Cell("ml-1m", name, "10%", 0) for name in ("ngcf", "spectral"))
     trained, closed = (settings_of(cell, cell.config(tmp_path)) for cell in cells)
-    assert trained["training"]["batch_size"] == 20_000 and trained["tried"] == {"l2": [0.01]}
+    assert trained["training"]["batch_size"] == 20_000 and trained["tried"] == {}
     assert "training" not in closed and closed["tried"]["spectrum_exponent"] == [0.0, 0.25]
     # Folders of one machine are in none.
     assert str(tmp_path) not in json.dumps([trained, closed])
