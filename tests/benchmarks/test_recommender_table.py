@@ -141,7 +141,7 @@ def test_yardsticks_are_rows_of_what_keeps_to_no_budget(command):
 def test_a_cell_that_was_broken_off_trains_only_what_it_had_not(folder, monkeypatch):
     short = "training.max_batches=2", "training.evaluate_every=1", "training.batch_size=50"
     options = "recommender.options.l2=[0.001, 0.01, 0.1]"
-    monkeypatch.setattr(plan, "_recipe", lambda data, recommender: [*short, options])
+    monkeypatch.setattr(plan, "_recipe", lambda data, recommender, budget: [*short, options])
     config = Cell(DATA, "mf", "10%", 0).config(folder)
     fit, fitted = equal_table.fit_to_convergence, []
 
