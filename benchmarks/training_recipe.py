@@ -82,8 +82,8 @@ _ALL = {_TEMPERATURE: None, _WIDTH: WIDTH}
 _RETAIL = _ALL | FIELDS["online-retail-2", "lightgcn"] | {_SECONDS: 20}
 _RETAIL_MF = _ALL | FIELDS["online-retail-2", "mf"] | {_SECONDS: 12}
 _GOWALLA = _ALL | FIELDS["gowalla", "lightgcn"] | {_SECONDS: 60}
-_GOWALLA_MF = _ALL | FIELDS["gowalla", "mf"] | {_SECONDS: 30}
-_ML1M = _ALL | FIELDS["ml-1m", "lightgcn"] | {_SECONDS: 45}
+_GOWALLA_MF = _ALL | FIELDS["gowalla", "mf"] | {_SECONDS: 60}
+_ML1M = _ALL | FIELDS["ml-1m", "ngcf"] | {_RATE: 0.15, _LAYERS: 3, _SECONDS: 45}
 _ML1M_MF = _ALL | FIELDS["ml-1m", "mf"] | {_SECONDS: 20}
 
 _OF_SOFTMAX = {
