@@ -224,7 +224,7 @@ def compare(
         ... }
         >>> results = ciess_ray.compare(
         ...     ratings, user="customer", item="sku", base=base, space={"budget": ["25%"]},
-        ...     methods=["equal sizes"],
+        ...     methods=["equal sizes"], yardsticks=[],
         ... )
         >>> int(results.table().loc["equal sizes", "num_params"])
         64
