@@ -6,7 +6,43 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+def fused_step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    counts: Sequence[Tensor],
+    learning_rate: float,
+) -> None:
+    """A step of PyTorch's fused Adam, all in place.
+
+    Args:
+        parameters: What moves, float32.
+        gradients: Of each, in its shape.
+        means: Of the gradients so far, in the same shapes.
+        squares: Means of their squares.
+        counts: Steps that each has taken, float32 scalars.
+        learning_rate: How far.
+    """
+    adam(
+        [parameter.detach() for parameter in parameters],
+        list(gradients),
+        list(means),
+        list(squares),
+        [],
+        list(counts),
+        fused=True,
+        amsgrad=False,
+        beta1=BETA1,
+        beta2=BETA2,
+        lr=learning_rate,
+        weight_decay=0.0,
+        eps=EPSILON,
+        maximize=False,
+    )
 
 
 class DenseAdam:
@@ -41,22 +77,6 @@ class DenseAdam:
                 moments = torch.zeros_like(parameter), torch.zeros_like(parameter), count
                 self._moments[number] = moments
             taken.append((parameter, parameter.grad, *moments))
-        if not taken:
-            return
-        parameters, gradients, means, squares, counts = (list(column) for column in zip(*taken, strict=True))
-        adam(
-            parameters,
-            gradients,
-            means,
-            squares,
-            [],
-            counts,
-            fused=True,
-            amsgrad=False,
-            beta1=_BETA1,
-            beta2=_BETA2,
-            lr=learning_rate,
-            weight_decay=0.0,
-            eps=_EPSILON,
-            maximize=False,
-        )
+        if taken:
+            parameters, gradients, means, squares, counts = zip(*taken, strict=True)
+            fused_step(parameters, gradients, means, squares, counts, learning_rate)
