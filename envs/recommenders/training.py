@@ -207,10 +207,15 @@ class Trainer:
                 recommender.load_state_dict(good_state)
                 failed = good_batch + int(losses.isfinite().logical_not().nonzero()[0])
                 self.num_batches = good_batch
+                temperature = self.settings.temperature
+                scaled = (
+                    "" if temperature is None else f", or raise training.temperature above {temperature:g}"
+                )
                 raise TrainingError(
                     f"the loss of {type(recommender).__name__} is {float(losses[failed - good_batch])} at "
                     f"batch {failed + 1}, learning rate {self.settings.learning_rate_at(failed):g}: lower "
-                    f"training.learning_rate; the recommender is left as it was after {good_batch} batches."
+                    f"training.learning_rate{scaled}; the recommender is left as it was after {good_batch} "
+                    "batches."
                 )
             total += float(losses.sum())
         return total / max(num_batches, 1)
