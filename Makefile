@@ -13,6 +13,9 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Ray starts many processes; where no byte code is kept, each of them compiles PyTorch, Ray and MLflow anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Ray's usage report is not wanted.
 export RAY_USAGE_STATS_ENABLED ?= 0
 

@@ -138,7 +138,7 @@ class MemoryBudget:
         """The most parameters the tables may keep, all of them together.
 
         Args:
-            num_rows: Users and items together.
+            num_rows: Of items, and of users where they have rows, together.
             min_embedding_size: d_min; every row keeps at least so many in each table.
             max_embedding_size: d_max.
             num_tables: Tables in which every row has its size.
@@ -184,7 +184,7 @@ class MemoryBudget:
             whose = "for a row that all users share and one that items do" if may_share else "each"
             raise BudgetError(
                 f"the memory budget {self}{f', a reserve of {reserve:g} aside,' if reserve else ''} leaves "
-                f"{max(cap, 0)} parameters for {num_rows} users and items, "
+                f"{max(cap, 0)} parameters for {num_rows} rows, "
                 f"fewer than min_embedding_size={min_embedding_size} {whose}{in_tables}; "
                 f"the least that works is {need}."
             )

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.adam import adam
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+from envs.dense_adam import BETA1, BETA2, EPSILON, fused_step
+
 #: What is left of a row's momentum a batch later, over the root of what is left of its second moment.
-_FADING = _BETA1 / _BETA2**0.5
+_FADING = BETA1 / BETA2**0.5
 #: Batches after which nothing of it is left: 2e-12.
 _WINDOW = 256
 #: Numbers that are brought up to date at a time.
@@ -57,22 +57,8 @@ class RowAdam:
         weight, mean, square = self._taken
         grad = weight.grad
         steps = torch.tensor(float(self._num_steps), device=weight.device)
-        adam(
-            [weight.detach()],
-            [torch.zeros_like(weight) if grad is None else grad],
-            [mean],
-            [square],
-            [],
-            [steps],
-            fused=True,
-            amsgrad=False,
-            beta1=_BETA1,
-            beta2=_BETA2,
-            lr=learning_rate,
-            weight_decay=0.0,
-            eps=_EPSILON,
-            maximize=False,
-        )
+        gradient = torch.zeros_like(weight) if grad is None else grad
+        fused_step([weight], [gradient], [mean], [square], [steps], learning_rate)
         self._count(learning_rate)
         for whole, part in zip((self._weight, self._mean, self._square), self._taken, strict=True):
             whole.index_copy_(0, self._rows, part.detach())
@@ -101,10 +87,10 @@ class RowAdam:
             self._moves_epsilon = np.pad(self._moves_epsilon, (0, step))
         begin = max(step - _WINDOW, 0)
         age = np.arange(step - begin, 0, -1)
-        root = (1 - _BETA2**step) ** 0.5
-        move = learning_rate * root / (1 - _BETA1**step) * _FADING**age
+        root = (1 - BETA2**step) ** 0.5
+        move = learning_rate * root / (1 - BETA1**step) * _FADING**age
         self._moves[begin:step] += move
-        self._moves_epsilon[begin:step] += move * _EPSILON * root * _BETA2 ** (-age / 2)
+        self._moves_epsilon[begin:step] += move * EPSILON * root * BETA2 ** (-age / 2)
 
     @torch.no_grad()
     def _make_up(self, parts: tuple[Tensor, ...], at: Tensor) -> None:
@@ -121,5 +107,5 @@ class RowAdam:
         # A row that never had a gradient has neither moment, and no e_j.
         scale = square.sqrt().add_(column(np.maximum(epsilon, 1e-30)))
         weight.sub_(torch.div(mean, scale, out=scale).mul_(column(moves)))
-        mean.mul_(column(_BETA1**missed))
-        square.mul_(column(_BETA2**missed))
+        mean.mul_(column(BETA1**missed))
+        square.mul_(column(BETA2**missed))

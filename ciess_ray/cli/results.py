@@ -82,6 +82,16 @@ def recommend(
         errors.say(
             f"{shown} lists are of what is popular, whose score counts interactions: nothing is known."
         )
+    is_there = best.items >= 0
+    if num_empty := int((~is_there.any(axis=1)).sum()):
+        again = "; --include-seen recommends them again" if user else ""
+        errors.say(
+            f"{num_empty:,} of {len(is_there):,} lists are empty: whoever they are for had every item{again}."
+        )
+    if served.table.neighbours is not None and (best.scores[is_there] == 0).any():
+        errors.say(
+            "a score of 0 says that nothing is known of an item for this user: those stand in any order."
+        )
     columns = ("user_id", "rank", "item_id", "score")
     ranked = (column.tolist() for column in served.ranked(user or [None], best))
     rows = list(zip(*ranked, strict=True))

@@ -151,7 +151,9 @@ def sweep(
         >>> base = {
         ...     "recommender": {"max_embedding_size": 8, "device": "cpu"},
         ...     "training": {"batch_size": 64, "max_batches": 20, "evaluate_every": 10},
-        ...     "search": {"num_episodes": 1, "episode_length": 2, "supernet_batches": 10},
+        ...     "search": {
+        ...         "num_episodes": 1, "episode_length": 2, "supernet_batches": 10, "num_candidates": 1
+        ...     },
         ...     "agent": {"hiddens": [8], "updates_per_step": 1},
         ... }
         >>> results = ciess_ray.sweep(
@@ -224,7 +226,7 @@ def compare(
         ... }
         >>> results = ciess_ray.compare(
         ...     ratings, user="customer", item="sku", base=base, space={"budget": ["25%"]},
-        ...     methods=["equal sizes"],
+        ...     methods=["equal sizes"], yardsticks=[],
         ... )
         >>> int(results.table().loc["equal sizes", "num_params"])
         64

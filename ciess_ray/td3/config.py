@@ -128,6 +128,8 @@ class TD3Config(AlgorithmConfig):
         self.env_runners(env_runner_cls=TableEnvRunner, rollout_fragment_length=1, sample_timeout_s=None)
         # A runner that died is wanted back before the next step, not a minute later.
         self.fault_tolerance(delay_between_env_runner_restarts_s=0, env_runner_health_probe_timeout_s=10)
+        # Learners get batches, not episodes; to make a connector takes a look through the whole stack.
+        self.learners(add_default_connectors_to_learner_pipeline=False)
         # There are no connectors whose states could differ.
         self._dont_auto_sync_env_runner_states = True
         # A tuple: the order of a set, and with it the initial weights, would differ between processes.

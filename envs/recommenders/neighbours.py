@@ -96,6 +96,7 @@ def ease_matrix(train: csr_array, l2: float) -> NDArray[np.float64]:
         l2: λ, above 0, in interactions.
 
     Raises:
+        ConfigError: λ is lost in rounding, and some items have no answer without it.
         NoMemoryError: This machine has none for matrices of items by items.
     """
     num_items = train.shape[1]
@@ -107,8 +108,13 @@ def ease_matrix(train: csr_array, l2: float) -> NDArray[np.float64]:
     gram = (train.T @ train).toarray().astype(np.float64)
     gram[np.diag_indices(num_items)] += l2
     # Positive definite: by Cholesky, in half the time of an inversion of any matrix, and in place.
-    factor, _ = dpotrf(gram.T, lower=1, overwrite_a=1)
+    factor, failed = dpotrf(gram.T, lower=1, overwrite_a=1)
     weights, _ = dpotri(factor, lower=1, overwrite_c=1)
+    if failed or not np.isfinite(np.diag(weights)).all():
+        raise ConfigError(
+            f"an l2 of {l2:g} is too little for EASE here: items that share every user have no answer in "
+            "double precision; take a larger one."
+        )
     weights = np.tril(weights)
     weights += np.tril(weights, -1).T
     weights /= -np.diag(weights)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from envs.dense_adam import DenseAdam
 from envs.errors import ConfigError, TrainingError, check_name
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender, find_recommender
@@ -180,7 +181,7 @@ class Trainer:
         self.loss = loss or make_loss(train, settings)
         self.draw_sizes = draw_sizes
         self.num_batches = 0
-        self._optimizer: torch.optim.Adam | None = None
+        self._optimizer: DenseAdam | None = None
         self._rows: tuple[OfRows, RowAdam] | None = None
 
     def train(self, num_batches: int) -> float:
@@ -206,10 +207,15 @@ class Trainer:
                 recommender.load_state_dict(good_state)
                 failed = good_batch + int(losses.isfinite().logical_not().nonzero()[0])
                 self.num_batches = good_batch
+                temperature = self.settings.temperature
+                scaled = (
+                    "" if temperature is None else f", or raise training.temperature above {temperature:g}"
+                )
                 raise TrainingError(
                     f"the loss of {type(recommender).__name__} is {float(losses[failed - good_batch])} at "
                     f"batch {failed + 1}, learning rate {self.settings.learning_rate_at(failed):g}: lower "
-                    f"training.learning_rate; the recommender is left as it was after {good_batch} batches."
+                    f"training.learning_rate{scaled}; the recommender is left as it was after {good_batch} "
+                    "batches."
                 )
             total += float(losses.sum())
         return total / max(num_batches, 1)
@@ -230,8 +236,7 @@ class Trainer:
         learning_rate = self.settings.learning_rate_at(self.num_batches)
         if self._optimizer is None:
             self._optimizer = self._begin(batch)
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.forget_gradients()
         recommender, adam = self.recommender, None
         if self._rows is not None:
             of_rows, adam = self._rows
@@ -239,13 +244,13 @@ class Trainer:
             recommender = cast(BaseRecommender, of_rows)
         loss = self.loss(recommender, *batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self._optimizer.step(learning_rate)
         if adam is not None:
             adam.step(learning_rate)
         self.num_batches += 1
         return loss.detach()
 
-    def _begin(self, batch: tuple[Tensor, ...]) -> torch.optim.Adam:
+    def _begin(self, batch: tuple[Tensor, ...]) -> DenseAdam:
         """Adam for all parameters, or for those beside a table that is trained by the rows that batches use.
 
         Args:
@@ -254,9 +259,7 @@ class Trainer:
         parameters = {name: p for name, p in self.recommender.named_parameters() if p.requires_grad}
         if (of_rows := few_rows(self.recommender, self.loss.used(batch))) is not None:
             self._rows = of_rows, RowAdam(parameters.pop("table.weight"))
-        # Adam takes no empty list, but an empty group.
-        groups = [{"params": list(parameters.values())}]
-        return torch.optim.Adam(groups, lr=self.settings.learning_rate, fused=True)
+        return DenseAdam(list(parameters.values()))
 
     def fit(
         self,

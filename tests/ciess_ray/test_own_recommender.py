@@ -33,6 +33,7 @@ TINY = [
     "search.num_episodes=1",
     "search.episode_length=2",
     "search.batches_per_step=4",
+    "search.supernet_batches=20",
     "search.num_candidates=1",
     "search.num_env_runners=1",
     "agent.hiddens=[8]",

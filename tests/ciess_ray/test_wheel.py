@@ -9,8 +9,12 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from envs.data import generate_interactions
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -97,7 +101,8 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
 def test_a_search_a_recommendation_and_a_report_run_from_the_wheel(run):
     where = run("python", "-c", "import ciess_ray, envs; print(ciess_ray.__file__, envs.__file__)").split()
     assert all(Path(file).is_relative_to(run.folder) for file in where)
-    run("ciess-ray", *"data generate log.parquet --users 200 --items 120 --interactions 4000".split())
+    log = generate_interactions(200, 120, 4_000, seed=0)
+    pq.write_table(pa.table({"user_id": log.user, "item_id": log.item}), run.work / "log.parquet")
     (run.work / "short.yaml").write_text(yaml.safe_dump(SHORT))
     assert "budget 20%" in run("ciess-ray", "search", "short.yaml")
     summary = json.loads((run.work / "runs" / "short" / "result.json").read_text())

@@ -215,7 +215,7 @@ class TestGrowing:
     def test_too_little_for_the_rows_of_the_next_segment_is_told_with_the_least(self):
         budget = MemoryBudget.parse("40kB")
         assert budget.cap_params(6_552, 1, 64) >= 6_552
-        with pytest.raises(BudgetError, match="for 8273 users and items.* the least that works is 42389B"):
+        with pytest.raises(BudgetError, match="for 8273 rows.* the least that works is 42389B"):
             budget.cap_params(8_273, 1, 64)
         assert MemoryBudget.parse("42389B").cap_params(8_273, 1, 64) == 8_273
 

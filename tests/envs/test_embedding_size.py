@@ -321,13 +321,21 @@ def test_the_smallest_table_there_is(make_env):
     assert EmbeddingSizes(info["user"]["embedding_sizes"], info["item"]["embedding_sizes"], 3, 3).width == 3
 
 
-def test_the_world_brings_neither_ray_nor_mlflow():
+def test_the_world_brings_neither_ray_nor_mlflow_and_training_no_compiler():
     code = (
         "import sys, gymnasium, envs\n"
         "small = {m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules}\n"
         "gymnasium.make('CIESS/ToySize-v0', num_users=3, num_items=2).reset(seed=0)\n"
-        "import envs.embedding_size\n"
-        "print(sorted(small | {m for m in ('ray', 'mlflow', 'ciess_ray') if m in sys.modules}))\n"
+        "import envs.embedding_size, numpy as np\n"
+        "from envs.sizes.embedding_sizes import EmbeddingSizes\n"
+        "from envs.data import generate_interactions, split_interactions\n"
+        "from envs.recommenders.training import Recipe, TrainingSettings\n"
+        "data = split_interactions(generate_interactions(30, 20, 300, seed=0), seed=0)\n"
+        "sizes = EmbeddingSizes(np.full(30, 2), np.full(20, 2), 1, 2)\n"
+        "trainer = Recipe(data.train, TrainingSettings(), 'mf').trainer(sizes, np.random.default_rng(0))\n"
+        "assert trainer.train(2) > 0\n"
+        "far = {m for m in ('ray', 'mlflow', 'ciess_ray', 'torch._dynamo', 'sympy') if m in sys.modules}\n"
+        "print(sorted(small | far))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

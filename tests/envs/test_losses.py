@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from torch import Tensor
 
-from envs.errors import ConfigError, DataError
+from envs.errors import ConfigError, DataError, TrainingError
 from envs.recommenders import MF, NCF
 from envs.recommenders.losses import (
     BPR,
@@ -21,6 +21,7 @@ from envs.recommenders.losses import (
     sce,
     softmax,
 )
+from envs.recommenders.training import Recipe, TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
@@ -221,3 +222,13 @@ class TestBuckets:
         rows, _ = sce.round_directions(recommender, recommender.encode(), users, torch.eye(30)[:2], 11, 40)
         is_moved = recommender.table.weight.grad[:30].abs().sum(dim=1) > 0
         assert 11 <= is_moved.sum() <= 22 and users[is_moved].tolist() == rows.unique().tolist()
+
+
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if loss.has_temperature])
+def test_a_temperature_that_no_float_is_divided_by_is_named(loss):
+    recipe = Recipe(
+        matrix_of([{0, 1}, {1, 2}, {3}], 6), TrainingSettings(loss=loss, temperature=1e-300), "mf"
+    )
+    trainer = recipe.trainer(EmbeddingSizes.full(3, 6, 4), np.random.default_rng(0))
+    with pytest.raises(TrainingError, match="or raise training.temperature above 1e-300; the recommender"):
+        trainer.train(1)

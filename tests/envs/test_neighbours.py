@@ -129,6 +129,15 @@ def test_next_to_nothing_is_no_trouble(dense, options):
     assert recommender.table.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("l2", [5e-324, 1e-20])
+def test_an_l2_that_rounding_loses_is_refused(l2):
+    # Items that share every user, and one that nobody had.
+    train = csr_array(np.repeat([[1, 1, 1, 0]], 6, axis=0).astype(np.float32))
+    with pytest.raises(ConfigError, match=f"an l2 of {l2:g} is too little for EASE"):
+        solved(train, 2, cls=Ease, l2=l2)
+    assert np.isfinite(scores_of(solved(train, 2, cls=Ease, l2=1e-3))).all()
+
+
 @pytest.mark.parametrize("num_kept", [1, 3])
 def test_rows_of_any_length_are_cut_as_a_sort_of_all_cuts_them(num_kept):
     rng = np.random.default_rng(0)

@@ -244,7 +244,13 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
         "cache": None,
         "recommender": {"max_embedding_size": 8, "device": "cpu"},
         "training": {"batch_size": 128, "evaluate_every": 10, "patience": 1, "max_batches": 20},
-        "search": {"num_episodes": 1, "episode_length": 2, "batches_per_step": 2, "num_candidates": 1},
+        "search": {
+            "num_episodes": 1,
+            "episode_length": 2,
+            "batches_per_step": 2,
+            "supernet_batches": 20,
+            "num_candidates": 1,
+        },
         "agent": {"hiddens": [8], "updates_per_step": 2},
         "tracking": {"mlflow": False},
     }

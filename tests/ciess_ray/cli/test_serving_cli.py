@@ -73,6 +73,16 @@ class TestRecommend:
         assert [row["item_id"] for row in json.loads(out)][:5] == served.ids_of(popular).tolist()
         assert status == 0 and "1 of 1 lists" in err
 
+    def test_lists_that_say_little_are_told(self, run, folder, make_result):
+        ids = [str(item) for item in ServedRecommender.open(folder).item_ids.tolist()]
+        status, out, err = run("recommend", folder, *(part for item in ids for part in ("--item", item)))
+        assert status == 0 and out.split() == ["rank", "item_id", "score"]
+        assert err == "1 of 1 lists are empty: whoever they are for had every item.\n"
+        neighbours = make_result("neighbours")[0]
+        status, out, err = run("recommend", neighbours, "--user", "3", "-k", str(len(ids)))
+        assert status == 0 and " 0.0000" in out and err.startswith("a score of 0 says that nothing is known")
+        assert not run("recommend", neighbours, "--user", "3", "-k", "1")[2]
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [

@@ -188,7 +188,7 @@ def test_a_cell_keeps_the_test_metrics_of_every_user(tmp_path):
             r"space.agent.gamma=0.5: Input should be a valid list",
         ),
         ({"space": {"budget": ["120%"]}}, "more than the full table"),
-        ({"space": {"budget": ["0.1%"]}}, "leaves 5 parameters for 320 users and items"),
+        ({"space": {"budget": ["0.1%"]}}, "leaves 5 parameters for 320 rows"),
         ({"space": {"recommender.name": ["lightgc"]}}, "unknown recommender 'lightgc'"),
         ({"random_search": {"seconds": 1}}, "unknown field 'random_search'"),
         ({"set": {"search.mode": "paper"}}, "methods are compared at one budget: set search.mode=projected"),

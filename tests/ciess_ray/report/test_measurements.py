@@ -63,7 +63,7 @@ def test_the_same_search_twice_is_told_apart(make, tmp_path, without_figures):
     assert [row["search"] for row in page.rows("budgets")] == ["run (1)", "run (2)"]
 
 
-def test_a_search_of_before_differs_in_no_field_that_is_now_as_it_was_there(make, tmp_path):
+def test_a_search_of_before_differs_in_no_field_that_is_now_as_it_was_there(make, tmp_path, without_figures):
     folders = [write_search(tmp_path / name, "10%", seed) for seed, name in enumerate(("now", "before"))]
     summary = json.loads((folders[1] / "result.json").read_text())
     summary["config"] |= {"looser_budgets": [], "agent": summary["config"]["agent"] | {"tau": 0.005}}

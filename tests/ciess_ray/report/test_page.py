@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 import pytest
+from matplotlib.figure import Figure
 from report_folders import (
     comparison_row,
     write_comparison,
@@ -17,6 +18,7 @@ from report_page import Page, name_of
 
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.report import write_report
+from ciess_ray.report.drawings import Drawing
 from envs.errors import ResultError
 
 HOSTILE = '</td></script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -196,11 +198,19 @@ class TestFiles:
         assert report.page.read_bytes() == before
         write_report([folder], report.page, overwrite=True)
 
-    def test_a_smaller_report_leaves_no_figures_of_a_larger_one(self, make, tmp_path):
+    def test_a_smaller_report_leaves_no_figures_of_a_larger_one(self, make, tmp_path, monkeypatch):
+        def draw(groups, searches):
+            """Three figures of a search, one of a comparison."""
+            for name in ("quality", "sizes", "course")[: 1 + 2 * len(searches)]:
+                yield Drawing("quality", name, name, name, Figure(figsize=(1, 1)))
+
+        monkeypatch.setattr("ciess_ray.report.page.draw_all", draw)
         report, _ = make(write_search(tmp_path / "quick"))
+        assert len(report.figures) == 3
         (report.figures_folder / "mine.png").write_text("mine")
         smaller = write_report([write_comparison(tmp_path / "compared")], report.page, overwrite=True)
         there = {file.name for file in report.figures_folder.iterdir()}
+        assert len(smaller.figures) == 1
         assert there == {file.name for file in smaller.figures} | {"mine.png"}
 
     def test_a_folder_is_no_page(self, tmp_path):
@@ -209,11 +219,15 @@ class TestFiles:
             write_report([write_search(tmp_path / "quick")], tmp_path / "out", overwrite=True)
 
 
-def test_the_same_folders_give_the_same_bytes(tmp_path):
-    folders = [write_search(tmp_path / "quick"), write_comparison(tmp_path / "compared")]
-    reports = [write_report(folders, tmp_path / name / "report.html") for name in ("one", "two")]
-    first, second = ([report.page, *report.figures] for report in reports)
-    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+def test_the_same_folders_give_the_same_bytes(quick, tmp_path):
+    searched, compared = quick[0].page.parents[1] / "quick", write_comparison(tmp_path / "compared")
+    pairs = [
+        (quick[0], write_report([searched], tmp_path / "searched" / "report.html")),
+        [write_report([compared], tmp_path / name / "report.html") for name in ("one", "two")],
+    ]
+    for pair in pairs:
+        first, second = ([report.page, *report.figures] for report in pair)
+        assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
 def test_a_large_search_stays_small(make, tmp_path):
@@ -237,7 +251,7 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
         return partial(run_cli, "report")
 
-    def test_it_says_what_it_wrote(self, run, tmp_path):
+    def test_it_says_what_it_wrote(self, run, tmp_path, monkeypatch):
         folder = write_search(tmp_path / "quick")
         status, out, err = run(folder)
         assert status == 0, err
@@ -247,7 +261,8 @@ class TestCommand:
             and meaning.startswith("R@20 is Recall@20, the share")
             and place == "report: report.html, 8 figures in report_figures"
         )
-        assert (tmp_path / "report.html").exists()
+        assert (tmp_path / "report.html").exists() and len([*(tmp_path / "report_figures").iterdir()]) == 8
+        monkeypatch.setattr("ciess_ray.report.page.draw_all", lambda groups, searches: [])
         status, out, err = run(folder)
         assert status == 2 and out == "" and "is there already" in err
         assert run(folder, "--overwrite")[0] == 0
@@ -266,7 +281,9 @@ class TestCommand:
         code = (
             "import sys\n"
             "from pathlib import Path\n"
-            "from ciess_ray.report import write_report\n"
+            "from ciess_ray.report import page, write_report\n"
+            # Drawing imports nothing more, and takes seconds.
+            "page.draw_all = lambda groups, searches: []\n"
             "write_report([Path(sys.argv[1])], Path(sys.argv[2]))\n"
             "print([name for name in ('ray', 'mlflow') if name in sys.modules])\n"
         )

@@ -45,14 +45,41 @@ def progress_of(folder):
 
 
 @pytest.mark.parametrize(
-    ("phase", "step"), [("full-size fit", 20), ("search", 1), ("search", 3), ("retraining", 1), ("test", 2)]
+    ("phase", "step", "error"),
+    [
+        ("full-size fit", 20, Killed),
+        ("search", 1, Killed),
+        ("search", 3, KeyboardInterrupt),
+        ("retraining", 1, Killed),
+        ("test", 2, KeyboardInterrupt),
+    ],
 )
-def test_a_search_that_was_broken_off_ends_as_if_it_had_not_been(
-    finished, make_config, tmp_path, phase, step
+def test_a_search_that_was_broken_off_leaves_what_was_found_and_ends_as_if_it_had_not_been(
+    finished, make_config, tmp_path, phase, step, error
 ):
     config = make_config(tmp_path / "out", cache=None, search=EVERY_STEP)
-    with pytest.raises(Killed):
-        search(config, on_progress=stop_at(phase, step))
+
+    def stop(progress):
+        if (progress.phase, progress.step) == (phase, step) and progress.is_step:
+            # What a search that is killed here leaves behind.
+            summary = json.loads((config.output / "result.json").read_text())
+            assert (summary["status"], summary["phase"]) == ("running", phase)
+            raise error
+
+    with pytest.raises(error):
+        search(config, on_progress=stop)
+    summary = json.loads((config.output / "result.json").read_text())
+    status = "interrupted" if error is KeyboardInterrupt else "failed"
+    num_steps = {"full-size fit": 0, "search": step}.get(phase, 6)
+    assert (summary["status"], summary["phase"], summary["num_steps"]) == (status, phase, num_steps)
+    assert "reason" in summary
+    candidates = config.output / "candidates.parquet"
+    assert candidates.exists() == (num_steps > 0)
+    if num_steps:
+        expected = pq.read_table(finished[0].output / "candidates.parquet").slice(0, num_steps)
+        assert pq.read_table(candidates).equals(expected)
+    with pytest.raises(ResultError, match=f"'{status}', not finished .phase '{phase}'"):
+        SearchResult.load(config.output)
     news = []
     result = resume(config.output, on_progress=news.append)
     assert_same_results(result, finished[1])

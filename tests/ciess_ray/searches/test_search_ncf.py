@@ -34,6 +34,7 @@ def test_search(ray_cluster, tmp_path, mode, budget, cap):
                 "num_episodes": 1,
                 "episode_length": 2,
                 "batches_per_step": 3,
+                "supernet_batches": 20,
                 "num_warmup_steps": 1,
                 "num_candidates": 1,
             },
