@@ -75,6 +75,8 @@ FIELDS: dict[tuple[str, str], dict[str, Any]] = {
         "training.positives": "user",
         "training.learning_rate": 0.5,
         "training.batch_size": 20_000,
+        "training.evaluate_every": 100,
+        "training.patience": "null",
         "recommender.options.l2": [0.00025, 0.0005],
         "recommender.options.init_std": 0.1,
         "recommender.options.num_layers": 3,
@@ -121,6 +123,8 @@ _NARROW: dict[tuple[str, str], dict[str, Any]] = {
         "training.learning_rate": 0.15,
         "training.decay_every": 17,
         "training.max_batches": 400,
+        "training.evaluate_every": 20,
+        "training.patience": 5,
         "recommender.options.l2": 0.01,
     },
     ("gowalla", "mf"): {"recommender.options.l2": [0.1, 0.03, 0.01]},
@@ -152,7 +156,7 @@ def _recipe(data: str, recommender: str, budget: str) -> list[str]:
         "training.evaluate_every": 20,
     }
     narrow = _NARROW.get((data, recommender), {}) if budget != FULL else {}
-    fields = FIELDS[data, recommender] | schedule | narrow
+    fields = schedule | FIELDS[data, recommender] | narrow
     return [f"{name}={value}" for name, value in fields.items()]
 
 
