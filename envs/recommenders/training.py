@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from envs.dense_adam import DenseAdam
+from envs.adam import DenseAdam, RowAdam
 from envs.errors import ConfigError, TrainingError, check_name
 from envs.metrics import RankingMetrics
 from envs.recommenders import build_recommender, find_recommender
@@ -25,7 +25,6 @@ from envs.recommenders.base import (
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.losses import LOSSES, POSITIVES, RankingLoss, check_any
 from envs.recommenders.rows import OfRows, Used, few_rows
-from envs.row_adam import RowAdam
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.

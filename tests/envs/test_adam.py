@@ -1,6 +1,6 @@
 import torch
 
-from envs.row_adam import RowAdam
+from envs.adam import DenseAdam, RowAdam
 
 NUM_ROWS, WIDTH = 40, 3
 
@@ -44,3 +44,25 @@ def test_gradients_near_epsilon():
 def test_it_does_not_matter_when_a_table_is_read():
     (weight, _), (once, _) = trained(120, 1e-3, 7), trained(120, 1e-3, 1000)
     torch.testing.assert_close(weight, once, rtol=1e-4, atol=1e-4)
+
+
+def test_dense_adam_is_pytorchs_to_the_bit_and_leaves_what_has_no_gradient():
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((40, 3), (7,), (2, 2))]
+    mine, theirs = ([part.clone().requires_grad_() for part in start] for _ in range(2))
+    adam, expected = DenseAdam(mine), torch.optim.Adam(theirs, fused=True)
+    for batch in range(30):
+        learning_rate = 0.1 * 0.9 ** (batch // 10)
+        expected.param_groups[0]["lr"] = learning_rate
+        # The second takes part in every other batch, the last one in none.
+        used = 1 + (batch % 2)
+        for parameters, optimizer in ((mine, adam), (theirs, expected)):
+            for parameter in parameters:
+                parameter.grad = None
+            sum((parameter**2).sum() * (batch + 1) for parameter in parameters[:used]).backward()
+            optimizer.step(*([learning_rate] if optimizer is adam else []))
+    for parameter, its in zip(mine, theirs, strict=True):
+        assert torch.equal(parameter, its)
+    assert torch.equal(mine[2], start[2]) and not torch.equal(mine[1], start[1])
+    adam.forget_gradients()
+    assert all(parameter.grad is None for parameter in mine)
