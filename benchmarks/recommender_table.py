@@ -93,6 +93,23 @@ def is_due(row: dict[str, Any] | None, settings: dict[str, Any], commit: str | N
     return row is None or row["settings"] != settings or (commit is not None and row["commit"] != commit)
 
 
+def rows_of_now(
+    cells: Sequence[Cell], rows: Sequence[dict[str, Any]], folder: Path
+) -> list[tuple[Cell, dict[str, Any] | None]]:
+    """Cells and their rows; None where it has other settings than now, of which no mean is taken with others.
+
+    Args:
+        cells: Those, in order.
+        rows: Of the file.
+        folder: Of the data.
+    """
+    found = ((cell, row_of(rows, cell)) for cell in cells)
+    return [
+        (cell, None if is_due(row, settings_of(cell, cell.config(folder)), None) else row)
+        for cell, row in found
+    ]
+
+
 def measure(config: RunConfig, kept: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     """The figures of a cell.
 
@@ -245,7 +262,7 @@ def main() -> None:
             run(cells, arguments.folder, file, provenance(), is_again=arguments.again)
         except CiessError as error:
             raise SystemExit(f"recommender_table: {error}") from error
-    write_summary(output, [(cell, row_of(Measurements(file).rows, cell)) for cell in every])
+    write_summary(output, rows_of_now(every, Measurements(file).rows, arguments.folder))
 
 
 if __name__ == "__main__":

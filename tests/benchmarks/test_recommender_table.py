@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import recommender_table
 import recommender_table_plan as plan
-from recommender_table import is_due, main, row_of, settings_of
+from recommender_table import is_due, main, row_of, rows_of_now, settings_of
 from recommender_table_page import drawn, page_of, write_summary
 from recommender_table_plan import BUILDING, HELD_OUT, Cell, DataSet, Selection, planned
 
@@ -281,6 +281,13 @@ def test_settings_of_trained_recommenders_have_their_training(tmp_path):
     assert "training" not in closed and closed["tried"]["spectrum_exponent"] == [0.0, 0.25]
     # Folders of one machine are in none.
     assert str(tmp_path) not in json.dumps([trained, closed])
+
+
+def test_a_row_of_other_settings_is_not_shown(tmp_path):
+    cells = [Cell("ml-1m", "lightgcn", "100%", split) for split in (0, 1)]
+    settings = settings_of(cells[0], cells[0].config(tmp_path))
+    rows = [cells[0].key | {"settings": settings}, cells[1].key | {"settings": settings | {"version": 0}}]
+    assert rows_of_now(cells, rows, tmp_path) == [(cells[0], rows[0]), (cells[1], None)]
 
 
 def test_a_cell_is_due_without_a_row_and_under_other_settings():
