@@ -109,7 +109,8 @@ _MEASURED: tuple[Column, ...] = (
     ("with histories", "served_with_histories_bytes", WHOLE),
     ("parameters", "num_params", WHOLE),
     ("quality", QUALITY, metric_text),
-    ("user size", "mean_user_size", TENTHS),
+    # Of those whose users have no rows it is nothing.
+    ("user size", "mean_user_size", lambda size: TENTHS(size) if size else ""),
     ("item size", "mean_item_size", TENTHS),
 )
 
