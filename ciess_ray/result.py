@@ -39,7 +39,6 @@ from ciess_ray.files.whole import check_writable, settle, write_whole
 from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.packed.embedding import pack_recommender, unpack_recommender
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.plain_text import command
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
@@ -47,6 +46,7 @@ from ciess_ray.serving.files import (
     TABLE_FILE,
     TEST_FILE,
     TableFolder,
+    check_finished,
     entity_columns,
     read_ids,
     read_interactions_file,
@@ -62,7 +62,7 @@ from envs.recommenders import BaseRecommender
 RESULT_FILE = names.RESULT_FILE
 CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
-RESULT_FORMAT = "ciess-ray result 1"
+RESULT_FORMAT = names.RESULT_FORMAT
 #: What of a configuration does not make two searches different.
 NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources")
 SIZES_FILE = "sizes.parquet"
@@ -279,12 +279,7 @@ class SearchResult:
         """
         path = Path(path)
         summary = read_summary(path)
-        if summary.get("status") != "finished":
-            raise ResultError(
-                f"{path}: this search is {summary.get('status')!r}, not finished (phase "
-                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
-                f"{command('ciess-ray', 'search', '--resume', path)}"
-            )
+        check_finished(path, summary)
         table = PackedTable.open(path / TABLE_FILE)
         train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
         return cls(path, summary, table, train)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray import names
-from ciess_ray.files.formats import read_parquet, write_parquet
+from ciess_ray.files.formats import read_json, read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
+from ciess_ray.plain_text import command
 from ciess_ray.serving.stream_tables import tables_below, tables_of
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -152,8 +153,8 @@ class TableFolder:
         """Read the folder of a finished search, or one that ``ciess-ray export`` made.
 
         Raises:
-            ResultError: A file is missing, damaged or of another search, or it is a stream, of whose tables
-                one has to be named.
+            ResultError: A file is missing, damaged or of another search, the search is not finished, or it is
+                a stream, of whose tables one has to be named.
         """
         if not path.is_dir():
             raise ResultError(
@@ -167,7 +168,10 @@ class TableFolder:
                 f"{', '.join(map(str, of_stream))}; the first is the best on validation."
             )
         manifest = Manifest.read(path)
-        below = [] if (path / TABLE_FILE).exists() else tables_below(path)
+        has_table, result = (path / TABLE_FILE).exists(), path / names.RESULT_FILE
+        if not has_table and result.exists():
+            check_finished(path, read_json(result, names.RESULT_FORMAT))
+        below = [] if has_table else tables_below(path)
         if below:
             others = f", or one of {len(below) - 1:,} others" if below[1:] else ""
             raise ResultError(f"{path}: there is no table in it; name {below[0]}{others}.")
@@ -181,6 +185,29 @@ class TableFolder:
         train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
         test = read_interactions_file(path / TEST_FILE, train.shape) if manifest.has(TEST_FILE) else None
         return cls(path, table, scorer, train, test, *read_ids(path, *train.shape))
+
+
+def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse a search that has no table yet.
+
+    Args:
+        path: Its folder.
+        summary: What ``result.json`` says of it.
+
+    Raises:
+        ResultError: It is not finished; with the command that goes on with it.
+    """
+    status = summary.get("status")
+    if status == "finished":
+        return
+    # A trial goes on with its sweep.
+    sweep = path.absolute().parent.parent
+    is_trial = (sweep / names.SWEEP_FILE).exists()
+    again = ("sweep", "--resume", sweep) if is_trial else ("search", "--resume", path)
+    raise ResultError(
+        f"{path}: this search is {status!r}, not finished (phase {summary.get('phase')!r}), and has no table "
+        f"yet; wait for it where it still runs, or go on with: {command('ciess-ray', *again)}"
+    )
 
 
 def shape_of(table: PackedTable) -> tuple[int | None, int]:
