@@ -14,7 +14,7 @@ import typer
 
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import SEARCH, STREAM_FILE, SWEEP_FILE
-from ciess_ray.plain_text import command, percent
+from ciess_ray.plain_text import command, mean_sizes, percent
 from ciess_ray.terminal import TextTable, console, errors, write_data
 from envs.errors import ConfigError, ResultError, check_name
 
@@ -272,6 +272,12 @@ def say_result(result: "SearchResult") -> None:
         console.show(_comparison(shown.summary))
         if shown is result:
             console.say(RANKING_NOTE)
+        if any(row.get("options") for row in shown.summary["methods"]):
+            chosen = "; ".join(
+                f"{row['name']} {row.get('options') or 'what is searched with'}"
+                for row in shown.summary["methods"]
+            )
+            console.say(f"options that validation chose: {chosen}")
         _say_files(shown.path, shown.summary)
     summary = result.summary
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
@@ -290,7 +296,8 @@ def say_store(uri: str) -> None:
 
 
 def _comparison(summary: dict[str, Any]) -> TextTable:
-    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
+    whose = "user : item" if any(row["mean_user_size"] for row in summary["methods"]) else "items"
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", whose)
     rows = [
         (
             row["name"],
@@ -300,7 +307,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
             f"{row['num_params']:,}",
             f"{row['packed_bytes']:,}",
             f"{row['served_bytes']:,}" if "served_bytes" in row else "",
-            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
+            mean_sizes(row["mean_user_size"], row["mean_item_size"]),
         )
         for row in summary["methods"]
     ]
