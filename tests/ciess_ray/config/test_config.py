@@ -202,7 +202,7 @@ def test_a_configuration_cannot_be_changed(file):
         ("serach.num_episodes=1", ConfigError, "unknown field 'serach'. Did you mean 'search'"),
         ("recommender.name=lightgnc", UnknownNameError, "Did you mean 'lightgcn'"),
         ("recommender.options.num_layer=1", UnknownNameError, "Did you mean 'num_layers'"),
-        ("recommender.device=gpu", UnknownNameError, "device 'gpu'.*Known: auto, cpu, cuda"),
+        ("recommender.device=gpu", UnknownNameError, "device 'gpu'. Did you mean 'cuda'.*auto, cpu, cuda"),
         ("agent.exploration.name=random_wlak", UnknownNameError, "Did you mean 'random_walk'"),
         ("agent.exploration.noise=gausian", UnknownNameError, "Did you mean 'gaussian'"),
         (
