@@ -316,6 +316,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
 
 def _say_files(path: Path, summary: dict[str, Any]) -> None:
     from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
+    from ciess_ray.searches.hints import refit_note
 
     budget, sizes = summary["budget"], summary["bytes"]
     console.say(
@@ -326,12 +327,16 @@ def _say_files(path: Path, summary: dict[str, Any]) -> None:
         f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
     )
     console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
-    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    searched = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    served = summary.get("refit") or searched
     if "served_bytes" in served:
         console.say(
             f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
             f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
         )
+    note = refit_note(summary.get("refit"))
+    if note is not None:
+        console.say(note, "refit:")
     kept = checkpoint_bytes(path)
     if kept:
         folder = path / CHECKPOINT_FOLDER

@@ -36,6 +36,7 @@ from ciess_ray.report.tables import (
     retrained_table,
     versions_table,
 )
+from ciess_ray.searches.hints import refit_note
 from envs.errors import ResultError
 
 #: Of a page, in which its mark stands.
@@ -225,9 +226,10 @@ def _hash(text: str) -> str:
 
 
 def _hints(searches: Sequence[Search]) -> Mapping[str, Sequence[str]]:
-    """Each hint once, with the searches that give it."""
+    """Each hint once, with the searches that give it, and what their tables know that figures do not."""
     hints: dict[str, list[str]] = {}
     for search in searches:
-        for hint in dict.fromkeys(search.summary.get("hints", [])):
+        note = refit_note(search.summary.get("refit"))
+        for hint in dict.fromkeys([*search.summary.get("hints", []), *([note] if note else [])]):
             hints.setdefault(hint, []).append(search.label)
     return hints

@@ -90,6 +90,8 @@ _ROLES = {
     "interactions.npz": "the training graph, and what users have seen",
     "ids.parquet": "the ids of your own data, by row",
     "test.npz": "the interactions that the test figures are of",
+    "measured.safetensors": "the table that the figures are of, trained without test",
+    "measured-scorer.safetensors": "its recommender's other weights",
     "sizes.parquet": "size and popularity of every entity",
     "candidates.parquet": "every step's sizes",
     "progress.jsonl": "a line a step",

@@ -270,3 +270,8 @@ class Interactions(_HasIds):
             train=sparse.csr_array(self.train + self.validation),
             validation=sparse.csr_array(self.validation.shape, dtype=np.float32),
         )
+
+    def merge_all_into_training(self) -> "Interactions":
+        """Train on everything that is known; validation is then empty, and test the same, but no secret."""
+        both = self.merge_validation_into_training()
+        return replace(both, train=sparse.csr_array(both.train + self.test))
