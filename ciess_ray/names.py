@@ -14,6 +14,7 @@ SERVED_COLUMNS = ("served_bytes", "served_as", "served_with_histories_bytes", "i
 
 #: What a search, or a method of a segment of a stream, came to, and its packed table.
 RESULT_FILE, TABLE_FILE = "result.json", "table.safetensors"
+RESULT_FORMAT = "ciess-ray result 1"
 
 #: By method, how the columns of a sweep's rows begin.
 SWEEP_PREFIXES = {SEARCH: "search", EQUAL_SIZES: "equal", FULL_SIZE: "full"}

@@ -39,6 +39,11 @@ def percent(value: float, digits: int) -> str:
     return f"{text}%"
 
 
+def mean_sizes(user: float, item: float) -> str:
+    """Mean embedding sizes of users and of items; of items alone where users have no rows."""
+    return f"{user:.1f} : {item:.1f}" if user else f"{item:.1f}"
+
+
 def _quoted(word: str) -> str:
     if visible_line(word) == word:
         return shlex.quote(word)

@@ -7,8 +7,11 @@ One folder, no pickle in it:
     sizes.parquet          kind, id, embedding size and popularity of every entity
     table.safetensors      the packed table: what the budget caps
     scorer.safetensors     the recommender's other weights
-    interactions.npz       the training graph, of training and validation interactions
+    interactions.npz       the training graph: all interactions, or without a refit those for training and
+                           validation
     test.npz               the interactions that the test figures are of; users have seen these too
+    measured.safetensors   after a refit the table that was measured on test, trained without it
+    measured-scorer.safetensors   its recommender's other weights
     ids.parquet            the ids of the user's own data, by row
     candidates.parquet     every table that was tried: step, what it was, kept ratio, quality, sizes
     progress.jsonl         a line a step of every phase
@@ -39,14 +42,16 @@ from ciess_ray.files.whole import check_writable, settle, write_whole
 from ciess_ray.metric_keys import TABLE_FIGURES
 from ciess_ray.packed.embedding import pack_recommender, unpack_recommender
 from ciess_ray.packed.table import PackedTable
-from ciess_ray.plain_text import command
 from ciess_ray.serving.files import (
     IDS_FILE,
     INTERACTIONS_FILE,
+    MEASURED_SCORER_FILE,
+    MEASURED_TABLE_FILE,
     SCORER_FILE,
     TABLE_FILE,
     TEST_FILE,
     TableFolder,
+    check_finished,
     entity_columns,
     read_ids,
     read_interactions_file,
@@ -54,7 +59,7 @@ from ciess_ray.serving.files import (
     write_interactions,
 )
 from ciess_ray.serving.recommender import ServedRecommender
-from ciess_ray.serving.served_bytes import write_companions
+from ciess_ray.serving.served_bytes import scorer_file, write_companions
 from envs.data import Interactions
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
@@ -62,7 +67,7 @@ from envs.recommenders import BaseRecommender
 RESULT_FILE = names.RESULT_FILE
 CANDIDATES_FILE = "candidates.parquet"
 PROGRESS_FILE = "progress.jsonl"
-RESULT_FORMAT = "ciess-ray result 1"
+RESULT_FORMAT = names.RESULT_FORMAT
 #: What of a configuration does not make two searches different.
 NOT_SETTINGS = ("seed", "output", "cache", "tracking", "resources")
 SIZES_FILE = "sizes.parquet"
@@ -79,6 +84,8 @@ _FILES = (
     SCORER_FILE,
     INTERACTIONS_FILE,
     TEST_FILE,
+    MEASURED_TABLE_FILE,
+    MEASURED_SCORER_FILE,
     "sizes.png",
     "search.png",
 )
@@ -167,6 +174,16 @@ class ResultFolder:
             "popularity": pa.array(popularity),
         }
         write_parquet(self.path / SIZES_FILE, pa.table(columns))
+
+    def write_measured(self, recommender: BaseRecommender, name: str) -> None:
+        """The table that was measured on test, beside the one that was trained on test too.
+
+        Args:
+            recommender: It was trained without test.
+            name: What the configuration calls it.
+        """
+        pack_recommender(recommender, name).save(self.path / MEASURED_TABLE_FILE)
+        scorer_file(recommender, name).write(self.path, MEASURED_SCORER_FILE)
 
 
 def checkpoint_bytes(path: Path) -> int:
@@ -260,7 +277,8 @@ class SearchResult:
         summary: What ``result.json`` says.
         table: The packed table.
         packed_table: What the budget caps.
-        train: The interactions that the table was trained on, shape (num_users, num_items).
+        train: The interactions that the table was trained on, shape (num_users, num_items); after a refit
+            all there are.
         keeper: Where the folder is a temporary one, what it lives as long as.
     """
 
@@ -279,12 +297,7 @@ class SearchResult:
         """
         path = Path(path)
         summary = read_summary(path)
-        if summary.get("status") != "finished":
-            raise ResultError(
-                f"{path}: this search is {summary.get('status')!r}, not finished (phase "
-                f"{summary.get('phase')!r}); wait for it where it still runs, or go on with: "
-                f"{command('ciess-ray', 'search', '--resume', path)}"
-            )
+        check_finished(path, summary)
         table = PackedTable.open(path / TABLE_FILE)
         train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
         return cls(path, summary, table, train)
@@ -335,17 +348,26 @@ class SearchResult:
     def _served(self) -> ServedRecommender:
         return ServedRecommender.open(self.path)
 
-    def recommender(self, own_class: type[BaseRecommender] | None = None) -> BaseRecommender:
+    def recommender(
+        self, own_class: type[BaseRecommender] | None = None, *, measured: bool = False
+    ) -> BaseRecommender:
         """The recommender, which scores as it did when it was packed; on the CPU, without Ray.
 
         Args:
             own_class: The class of a recommender that does not come with this package. Reading a folder never
                 imports the module that it names, which may be code of somebody else's.
+            measured: Whether it is to be the one that the test figures are of. After a refit that is another:
+                what is packed was trained on test too.
 
         Raises:
             ResultError: Its weights are missing or damaged, or another class is needed than was given.
         """
-        folder = TableFolder.read(self.path)
+        served = TableFolder.read(self.path)
+        folder = served.measured() if measured else served
+        if folder is None:
+            raise ResultError(
+                f"{self.path}: the table that was measured is not in it; the folder of the search has it."
+            )
         described = self.summary["config"]["recommender"]
         name = described["name"]
         needed = name.rpartition(":")[2] if ":" in name else None

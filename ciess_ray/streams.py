@@ -53,6 +53,8 @@ class Stream(IntEnum):
     RETRAINING = 22
     #: Trainings that are measured on test.
     TEST = 23
+    #: Trainings of what is packed, on all interactions.
+    REFIT = 28
     #: What is left over when candidates are projected onto a budget. Counter: the budget's position.
     PROJECTION = 24, 1
     #: A judgement beside the search. Counter: judgements so far.

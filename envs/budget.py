@@ -41,6 +41,8 @@ _UNITS: dict[str, tuple[BudgetUnit, int]] = {
     "gib": ("bytes", 2**30),
     "tib": ("bytes", 2**40),
 }
+#: As bytes are told: the first of these that tells them exactly.
+_BYTE_UNITS = {unit: _UNITS[unit.lower()][1] for unit in ("TB", "GB", "MB", "kB", "TiB", "GiB", "MiB", "KiB")}
 #: Commas and underscores part groups of three digits; a point begins the decimals.
 _WHOLE = r"[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:_[0-9]{3})+"
 _NUMBER = rf"(?:(?:{_WHOLE})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?"
@@ -238,7 +240,20 @@ class MemoryBudget:
             return f"{100 * self.amount:.6g}%"
         if self.unit == "mean size":
             return f"{self.amount:.6g} a row"
-        return f"{int(self.amount)} params" if self.unit == "params" else f"{int(self.amount)}B"
+        return f"{int(self.amount)} params" if self.unit == "params" else _told_bytes(int(self.amount))
+
+
+def _told_bytes(num_bytes: int) -> str:
+    """Bytes in the largest unit that tells them exactly, e.g. ``100kB`` or ``64MiB``.
+
+    Two decimals at most: a third would make thousands of them, see :meth:`MemoryBudget.parse`.
+    """
+    for unit, factor in _BYTE_UNITS.items():
+        # Of powers of two whole ones alone: 0.25 MiB is nobody's.
+        least = factor // 100 if factor % 1000 == 0 else factor
+        if num_bytes >= factor and num_bytes % least == 0:
+            return f"{num_bytes / factor:.15g}{unit}"
+    return f"{num_bytes}B"
 
 
 def _round_up(value: float, num_digits: int = 4) -> str:

@@ -19,6 +19,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 _MAX_LISTED = 20
+#: What some say for a name, and no spelling of it is near to.
+_SAME = {"gpu": "cuda"}
 
 
 class CiessError(Exception):
@@ -90,7 +92,8 @@ def check_name(what: str, name: str, names: Iterable[str]) -> str:
 def unknown_name(what: str, name: str, names: Iterable[str]) -> UnknownNameError:
     """What is raised where a name is in no table; see :func:`check_name`."""
     names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = _SAME.get(name.lower())
+    near = [meant] if meant in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     # Beside the nearest of very many names, the others are noise.
     listed = "" if near and len(names) > _MAX_LISTED else f" Known: {', '.join(names)}."

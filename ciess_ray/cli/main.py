@@ -59,7 +59,9 @@ def report(
         typer.Argument(help="Of searches, sweeps or comparisons, or a stream's.", metavar="FOLDER..."),
     ],
     output: Annotated[Path, typer.Option(help="The page.")] = Path(REPORT_FILE),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is no report on the same folders.")
+    ] = False,
 ) -> None:
     """Tell of searches, sweeps and comparisons, or of a stream, in one HTML page.
 

@@ -14,7 +14,7 @@ import typer
 
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import SEARCH, STREAM_FILE, SWEEP_FILE
-from ciess_ray.plain_text import command, percent
+from ciess_ray.plain_text import command, mean_sizes, percent
 from ciess_ray.terminal import TextTable, console, errors, write_data
 from envs.errors import ConfigError, ResultError, check_name
 
@@ -272,6 +272,12 @@ def say_result(result: "SearchResult") -> None:
         console.show(_comparison(shown.summary))
         if shown is result:
             console.say(RANKING_NOTE)
+        if any(row.get("options") for row in shown.summary["methods"]):
+            chosen = "; ".join(
+                f"{row['name']} {row.get('options') or 'what is searched with'}"
+                for row in shown.summary["methods"]
+            )
+            console.say(f"options that validation chose: {chosen}")
         _say_files(shown.path, shown.summary)
     summary = result.summary
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
@@ -290,7 +296,8 @@ def say_store(uri: str) -> None:
 
 
 def _comparison(summary: dict[str, Any]) -> TextTable:
-    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", "user : item")
+    whose = "user : item" if any(row["mean_user_size"] for row in summary["methods"]) else "items"
+    headings = ("", "kept", "R@20", "N@20", "parameters", "packed bytes", "served bytes", whose)
     rows = [
         (
             row["name"],
@@ -300,7 +307,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
             f"{row['num_params']:,}",
             f"{row['packed_bytes']:,}",
             f"{row['served_bytes']:,}" if "served_bytes" in row else "",
-            f"{row['mean_user_size']:.1f} : {row['mean_item_size']:.1f}",
+            mean_sizes(row["mean_user_size"], row["mean_item_size"]),
         )
         for row in summary["methods"]
     ]
@@ -309,6 +316,7 @@ def _comparison(summary: dict[str, Any]) -> TextTable:
 
 def _say_files(path: Path, summary: dict[str, Any]) -> None:
     from ciess_ray.result import CHECKPOINT_FOLDER, checkpoint_bytes
+    from ciess_ray.searches.hints import refit_note
 
     budget, sizes = summary["budget"], summary["bytes"]
     console.say(
@@ -319,12 +327,16 @@ def _say_files(path: Path, summary: dict[str, Any]) -> None:
         f"{name} {sizes[name]:,}" for name in ("scorer.safetensors", "interactions.npz", "ids.parquet")
     )
     console.say(f"bytes: table.safetensors {sizes['table.safetensors']:,}; beside it {beside}")
-    served = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    searched = next(row for row in summary["methods"] if row["name"] == SEARCH)
+    served = summary.get("refit") or searched
     if "served_bytes" in served:
         console.say(
             f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
             f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
         )
+    note = refit_note(summary.get("refit"))
+    if note is not None:
+        console.say(note, "refit:")
     kept = checkpoint_bytes(path)
     if kept:
         folder = path / CHECKPOINT_FOLDER

@@ -5,6 +5,7 @@ from typing import Any
 
 from ciess_ray.config.grid import other_fields
 from ciess_ray.metric_keys import TABLE_FIGURES
+from ciess_ray.plain_text import mean_sizes
 from ciess_ray.statistics import Difference, Spread
 
 #: Metrics in which the search is compared with every other method.
@@ -130,7 +131,7 @@ class MethodFigures:
                 f"{figures[name].mean:,.0f}" if name in figures else ""
                 for name in ("packed_bytes", "served_bytes", "served_with_histories_bytes")
             ),
-            f"{figures['mean_user_size'].mean:.1f} : {figures['mean_item_size'].mean:.1f}"
+            mean_sizes(figures["mean_user_size"].mean, figures["mean_item_size"].mean)
             if "mean_user_size" in figures
             else "",
             f"{figures['num_trainings'].mean:.0f}" if "num_trainings" in figures else "",

@@ -101,6 +101,12 @@ class SearchConfig(Section):
         "many communities beginning at columns of their own, at a byte a row, until one is no better than "
         "the last; for recommenders that propagate and tight budgets; none in CIESS",
     )
+    refit: bool = Field(
+        True,
+        description="whether what is packed is trained once more on all interactions, test included, at the "
+        "sizes, communities and options that were chosen; all figures stay those of the table that was "
+        "trained without test, which is kept beside it. false in sweeps, which compare",
+    )
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
     )

@@ -77,10 +77,11 @@ def load_interactions(config: RunConfig) -> Interactions:
         )
     if interactions.num_untrained_items:
         logger.warning(
-            "%s: %s of %s items have no interaction in training, so that nothing is learnt of them.",
+            "%s: %s of %s items have no interaction in training, so that nothing is learnt of them%s.",
             log.source,
             f"{interactions.num_untrained_items:,}",
             f"{interactions.num_items:,}",
+            " before the refit" if config.search.refit else "",
         )
     is_judged = np.diff(interactions.validation.indptr) > 0
     left, length = interactions.num_items - interactions.user_popularity[is_judged], max(CUTOFFS)

@@ -194,8 +194,11 @@ class Grid:
         return values | {"base": self.base_values}
 
     def read(self, values: Mapping[str, Any], source: str) -> Any:
-        """The configuration that the plain values of a point are."""
-        return parse_config(values, source)
+        """The configuration that the plain values of a point are; without a refit unless they say so."""
+        search = values.get("search", {})
+        # Many runs are there to be compared, and hardly one of their tables to be used.
+        compared = {"search": {"refit": False, **search}} if isinstance(search, Mapping) else {}
+        return parse_config({**values, **compared}, source)
 
     def parse(self, fields: Mapping[str, Any]) -> Any:
         """The configuration of the point that differs in these fields."""

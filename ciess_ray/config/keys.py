@@ -19,13 +19,15 @@ from ciess_ray.config.run import RunConfig, default_l2
 from envs.data import Interactions
 from envs.recommenders import own_source
 
-#: Where and how a run works, not what comes of it. Of data the interactions' fingerprint is what counts.
+#: Where and how a run works, and what is done once all has been measured. Of data the interactions'
+#: fingerprint is what counts.
 _NEVER = {
     "dataset",
     "output",
     "cache",
     "resources",
     "tracking",
+    "search.refit",
     "search.checkpoint_interval_s",
     "search.num_checkpoints",
 }

@@ -80,6 +80,11 @@ class _Retrained(BaseModel):
     quality_in_search: _Number | None
 
 
+class _Refit(BaseModel):
+    num_interactions: _Count
+    num_left_out: _Count
+
+
 class _Summary(BaseModel):
     """What a page tells of a ``result.json``."""
 
@@ -100,6 +105,7 @@ class _Summary(BaseModel):
     bytes: dict[str, _Count] = {}
     hints: list[str] = []
     methods: list[_Method] = []
+    refit: _Refit | None = None
     retrained: list[_Retrained] = []
     versions: dict[str, str] = {}
 

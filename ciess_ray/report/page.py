@@ -36,7 +36,11 @@ from ciess_ray.report.tables import (
     retrained_table,
     versions_table,
 )
+from ciess_ray.searches.hints import refit_note
 from envs.errors import ResultError
+
+#: Of a page, in which its mark stands.
+_HEAD_BYTES = 2_000
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,20 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     Args:
         folders: Of searches, sweeps and comparisons, in any mixture, or of one stream.
         output: The page; its figures go to ``<stem>_figures/``.
-        overwrite: Whether a page that is there may be replaced.
+        overwrite: Whether what is there may be replaced that is no report on the same folders; such a one is.
 
     Raises:
-        ResultError: A folder is none of these or damaged, or the page is there already.
+        ResultError: A folder is none of these or damaged, or another file is there already.
     """
     folder = output.with_name(f"{output.stem}_figures")
     if output.is_dir() or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ResultError(f"{output}: cannot be written; name an HTML file.")
-    content = _content(folders)
-    if output.exists() and not overwrite:
-        raise ResultError(f"{output}: is there already; name another file with --output, or add --overwrite.")
+    content, mark = _content(folders), _mark(folders)
+    if output.exists() and not (overwrite or _bears(output, mark)):
+        raise ResultError(
+            f"{output}: is there already, and is no report on the same folders; name another file with "
+            "--output, or add --overwrite."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for number, drawing in enumerate(content.drawings, 1):
@@ -89,6 +96,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         content.template,
         tables={part: [table for table in of_part if table.rows] for part, of_part in content.tables.items()},
         pictures=list(pictures.values()),
+        mark=mark,
         **content.values,
     )
     write_whole(output, page)
@@ -97,6 +105,20 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         if file not in pictures:
             file.unlink()
     return Report(output, tuple(pictures), folder, content.headline)
+
+
+def _mark(folders: Sequence[Path]) -> str:
+    """By which a page is known to be a report on these folders, wherever they are named from."""
+    places = "\n".join(str(folder.resolve()) for folder in folders)
+    return hashlib.sha256(places.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _bears(page: Path, mark: str) -> bool:
+    """Whether a file is a page with a mark, which stands in its head."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        return f'<meta name="ciess-ray-report" content="{mark}">'.encode() in file.read(_HEAD_BYTES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,9 +226,10 @@ def _hash(text: str) -> str:
 
 
 def _hints(searches: Sequence[Search]) -> Mapping[str, Sequence[str]]:
-    """Each hint once, with the searches that give it."""
+    """Each hint once, with the searches that give it, and what their tables know that figures do not."""
     hints: dict[str, list[str]] = {}
     for search in searches:
-        for hint in dict.fromkeys(search.summary.get("hints", [])):
+        note = refit_note(search.summary.get("refit"))
+        for hint in dict.fromkeys([*search.summary.get("hints", []), *([note] if note else [])]):
             hints.setdefault(hint, []).append(search.label)
     return hints

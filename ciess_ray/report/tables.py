@@ -90,6 +90,8 @@ _ROLES = {
     "interactions.npz": "the training graph, and what users have seen",
     "ids.parquet": "the ids of your own data, by row",
     "test.npz": "the interactions that the test figures are of",
+    "measured.safetensors": "the table that the figures are of, trained without test",
+    "measured-scorer.safetensors": "its recommender's other weights",
     "sizes.parquet": "size and popularity of every entity",
     "candidates.parquet": "every step's sizes",
     "progress.jsonl": "a line a step",
@@ -109,7 +111,8 @@ _MEASURED: tuple[Column, ...] = (
     ("with histories", "served_with_histories_bytes", WHOLE),
     ("parameters", "num_params", WHOLE),
     ("quality", QUALITY, metric_text),
-    ("user size", "mean_user_size", TENTHS),
+    # Of those whose users have no rows it is nothing.
+    ("user size", "mean_user_size", lambda size: TENTHS(size) if size else ""),
     ("item size", "mean_item_size", TENTHS),
 )
 

@@ -36,7 +36,8 @@ from ciess_ray.result import (
 )
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
-from ciess_ray.searches.finalists import measure, retrain, write_result
+from ciess_ray.searches.finalists import retrain
+from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
 from ciess_ray.searches.run import Budget, Journal, Run, Watcher
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
@@ -129,6 +130,8 @@ def _config_of(
     """What a folder's search was told, its data where they lie now."""
     values = copy.deepcopy(before["config"]) | {"output": str(folder)}
     values["search"]["num_episodes"] += more_episodes
+    # One from before there was a refit ends without.
+    values["search"].setdefault("refit", False)
     dataset = before["dataset"]
     if dataset.get("path") is not None:
         # A whole project may have moved, data and all.
@@ -296,11 +299,17 @@ def _run_phases(
         whole, finalists = retrain(run, full, pretrained)
     with journal.phase("test", 1 + 2 * len(finalists)):
         measured = measure(run, whole, finalists)
+    refits: Sequence[Refitted | None] = [None] * len(finalists)
+    if settings.refit:
+        with journal.phase("refit", len(finalists)):
+            refits = refit(run, finalists)
     summary = journal.summary | {"status": "finished", "phase": "done", "num_steps": run.num_steps}
     with replaced_files(config.output) as new:
-        for budget, its_finalists, (rows, recommender) in zip(run.budgets, finalists, measured, strict=True):
+        for budget, chosen, (rows, recommender), refitted in zip(
+            run.budgets, finalists, measured, refits, strict=True
+        ):
             its_folder = ResultFolder(new / budget.name)
-            its = summary | write_result(run, budget, its_folder, its_finalists, rows, recommender)
+            its = summary | write_result(run, budget, its_folder, chosen, rows, recommender, refitted)
             its["hints"] = [*skipped, *its["hints"]]
             if budget.name:
                 different = {"budget": budget.asked, "output": str(config.output / budget.name)}

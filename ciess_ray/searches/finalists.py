@@ -1,9 +1,9 @@
-"""From the candidates of a search to its results: retraining, test figures, a folder for each budget.
+"""From the candidates of a search to what is best on validation once trained, for each budget.
 
 CIESS (arXiv 2304.03501) section 2.2.6: the best candidates are trained from scratch, and the best of these on
 validation is what is returned; equal sizes and the full-size table are trained alike beside it. Each is
 trained in a Ray task of its own, and kept as it ends: it depends on its sizes, its seed and the run, on
-nothing that ran before or beside it.
+nothing that ran before or beside it. So are those that are measured on test, and what is packed.
 """
 
 import hashlib
@@ -12,17 +12,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ciess_ray import metric_keys
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.resources import num_threads
-from ciess_ray.result import ResultFolder
-from ciess_ray.searches.hints import rank_hints, training_hints
 from ciess_ray.searches.run import Budget, Run
-from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.contest import (
     Allocation,
@@ -39,14 +34,12 @@ from ciess_ray.training.convergence import (
     Trained,
     fit_to_convergence,
     full_sizes,
-    recipe_of,
     train_for_test,
+    train_for_use,
 )
 from ciess_ray.training.preparing import Training, train_side_by_side
 from envs.budget import MemoryBudget
 from envs.data import Interactions
-from envs.mdp import KINDS
-from envs.recommenders import BaseRecommender
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State, state_of
 
@@ -90,7 +83,7 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
 
     def train(asked: Sequence[tuple[int, Allocation]]) -> list[Trained]:
         run.journal.begin_round(len(asked))
-        return train_all(run, [_titled(run, contests[position][0], table) for position, table in asked])
+        return train_all(run, [titled(run, contests[position][0], table) for position, table in asked])
 
     (whole, _), *chosen_tables = choose(
         [contest for _, contest in contests],
@@ -111,87 +104,11 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
     return whole, finalists
 
 
-def _titled(run: Run, budget: Budget | None, allocation: Allocation) -> Allocation:
+def titled(run: Run, budget: Budget | None, allocation: Allocation) -> Allocation:
     """With a name by which a reader knows which budget's it is, and which options it is tried with."""
     of_budget = "" if budget is None or len(run.budgets) == 1 else f"{budget.asked}: "
     options = "" if allocation.trained else options_text(allocation.options)
     return replace(allocation, name=of_budget + allocation.name + (options and f", {options}"))
-
-
-def measure(
-    run: Run, whole: Allocation, finalists: Sequence[Finalists]
-) -> list[tuple[list[dict[str, Any]], BaseRecommender]]:
-    """Train on training and validation interactions and measure on test.
-
-    Args:
-        run: The search.
-        whole: Full size.
-        finalists: Of every budget.
-
-    Returns:
-        For each budget the rows of full size, equal sizes and the search; and the search's recommender.
-    """
-    rivals: list[tuple[Budget | None, Allocation]] = [(None, whole)]
-    for budget, chosen in zip(run.budgets, finalists, strict=True):
-        rivals += [(budget, chosen.equal), (budget, replace(chosen.best, name=SEARCH))]
-    run.journal.begin_round(len(rivals))
-    tested = train_all(run, [_titled(run, budget, table) for budget, table in rivals], on_test=True)
-    both = run.interactions.merge_validation_into_training()
-    recipe = recipe_of(run.config, both)
-    rows: list[dict[str, Any]] = []
-    measured = []
-    for (_, table), outcome in zip(rivals, tested, strict=True):
-        recommender = recipe.recommender(table.sizes, np.random.default_rng(0), outcome.state)
-        rows.append(_row(table, outcome, recommender, run.config, both))
-        if table.name == SEARCH:
-            measured.append(([rows[0], *rows[-2:]], recommender))
-    return measured
-
-
-def write_result(
-    run: Run,
-    budget: Budget,
-    folder: ResultFolder,
-    finalists: Finalists,
-    rows: list[dict[str, Any]],
-    recommender: BaseRecommender,
-) -> dict[str, Any]:
-    """The packed table of one budget with what belongs to it; what ``result.json`` is to say of it."""
-    # Matplotlib is imported where something is drawn.
-    import pandas as pd
-
-    from ciess_ray.figures import draw_sizes, save_png
-
-    sizes, interactions = recommender.sizes, run.interactions.merge_validation_into_training()
-    folder.write_table(recommender, interactions, run.config.recommender.name)
-    of_kinds = zip(
-        KINDS,
-        (sizes.user, sizes.item),
-        (interactions.user_popularity, interactions.item_popularity),
-        strict=True,
-    )
-    entities = {
-        kind: pd.DataFrame({"embedding_size": rows, "popularity": popularity})
-        for kind, rows, popularity in of_kinds
-        if len(rows)
-    }
-    save_png(draw_sizes(entities), folder.path / "sizes.png")
-    return {
-        "budget": {
-            "asked": budget.asked,
-            "cap_params": budget.cap_params,
-            "num_params": sizes.num_params,
-            "kept_ratio": sizes.kept_ratio,
-            "max_packed_bytes": sizes.packed_bytes
-            + sizes.num_params * recommender.id_bytes(interactions.num_items),
-        },
-        "methods": rows,
-        "retrained": finalists.retrained,
-        "hints": [
-            *rank_hints(*rows, is_equal_packed=finalists.best is finalists.equal),
-            *training_hints(run.config, rows),
-        ],
-    }
 
 
 def chosen_candidates(run: Run, position: int, pretrained: State | None) -> list[Allocation]:
@@ -239,32 +156,9 @@ def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dic
     }
 
 
-def _row(
-    allocation: Allocation,
-    tested: Trained,
-    recommender: BaseRecommender,
-    config: RunConfig,
-    trained_on: Interactions,
-) -> dict[str, Any]:
-    sizes, outcome = allocation.sizes, allocation.outcome
-    return {
-        "name": allocation.name,
-        "num_params": sizes.num_params,
-        "kept_ratio": sizes.kept_ratio,
-        **vars(served_bytes(recommender, trained_on, config.recommender.name)),
-        "validation": outcome.metrics | {"quality": outcome.quality},
-        "test": tested.metrics,
-        "num_columns": sizes.width,
-        "l2": config.recommender.options_with(allocation.options).get("l2"),
-        "options": options_text(allocation.options),
-        "best_batch": outcome.num_batches,
-        "num_test_batches": tested.num_batches,
-        "mean_user_size": sizes.mean_sizes[0],
-        "mean_item_size": sizes.mean_sizes[1],
-    }
-
-
-def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = False) -> list[Trained]:
+def train_all(
+    run: Run, allocations: Sequence[Allocation], stage: Stream = Stream.RETRAINING
+) -> list[Trained]:
     """Train all of them; what a run that was broken off has trained before is read.
 
     The journal is told of each as it ends, and now and then of how far one has come.
@@ -272,21 +166,21 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
     Args:
         run: The search.
         allocations: Each with the name that a reader knows it by.
-        on_test: Whether they are trained on training and validation interactions, for as long as was best on
-            validation, and measured on test; otherwise that is found out.
+        stage: ``RETRAINING`` finds out how long is best on validation. ``TEST`` trains for so long on
+            training and validation interactions and measures on test; ``REFIT`` on test interactions too.
 
     Raises:
         TrainingError: A loss is NaN or infinite, or the process of a training died again and again.
     """
     config, journal = run.config, run.journal
-    # One seed for all: sizes are compared, not draws.
-    seed = key_of(config.seed, Stream.TEST if on_test else Stream.RETRAINING)
+    # One seed for all of a stage, by which their files are told apart: sizes are compared, not draws.
+    seed, is_stretched = key_of(config.seed, stage), stage is not Stream.RETRAINING
     trainings = [
         (
             config.with_options(table.options),
             table.sizes,
             seed,
-            table.outcome.num_batches if on_test else None,
+            table.outcome.num_batches if is_stretched else None,
         )
         for table in allocations
     ]
@@ -294,7 +188,7 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
         Training(
             table.name,
             config.checkpoint_folder / f"training-{training_key(run.interactions, *training)}.npz",
-            partial(_train, *training),
+            partial(_train, stage, *training),
         )
         for table, training in zip(allocations, trainings, strict=True)
     ]
@@ -309,12 +203,13 @@ def train_all(run: Run, allocations: Sequence[Allocation], *, on_test: bool = Fa
             }
             journal.advance(len(trained), metrics, note=allocation.name)
         else:
-            how_far = "batch {} of {}" if on_test else "batch {}, quality {:.4f}"
+            how_far = "batch {} of {}" if is_stretched else "batch {}, quality {:.4f}"
             journal.tell(f"{allocation.name}, {how_far.format(*news)}")
     return [trained[position] for position in range(len(allocations))]
 
 
 def _train(
+    stage: Stream,
     config: RunConfig,
     sizes: EmbeddingSizes,
     seed: tuple[int, ...],
@@ -326,6 +221,9 @@ def _train(
     if best_batch is None:
         _, report = fit_to_convergence(config, interactions, sizes, seed, tell)
         return Trained.of(report)
+    if stage is Stream.REFIT:
+        recommender, num_batches = train_for_use(config, interactions, sizes, best_batch, seed, tell)
+        return Trained({}, float("nan"), num_batches, state_of(recommender))
     recommender, report = train_for_test(config, interactions, sizes, best_batch, seed, tell)
     return Trained(report.best.summary(), float("nan"), report.best_batch, state_of(recommender))
 

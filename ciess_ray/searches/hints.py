@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ciess_ray.config.run import RunConfig, default_l2
+from ciess_ray.serving.files import MEASURED_TABLE_FILE
 
 Row = Mapping[str, Any]
 
@@ -81,3 +82,19 @@ def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: 
     if searched["validation"]["quality"] < equal["validation"]["quality"]:
         return ["equal sizes were better on validation than all that the search found: give it more steps."]
     return []
+
+
+def refit_note(told: Mapping[str, Any] | None) -> str | None:
+    """What the packed table was trained on, and what the figures are of; None where that is one table.
+
+    Args:
+        told: What ``result.json`` says of the refit, if there was one.
+    """
+    if not told:
+        return None
+    num_cold = told["num_left_out"]
+    cold = f", without {num_cold:,} of users and items that training does not know" if num_cold else ""
+    return (
+        f"the table is trained on all {told['num_interactions']:,} interactions{cold}; figures are of one "
+        f"that was trained without test, {MEASURED_TABLE_FILE} beside it."
+    )

@@ -13,12 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
-from ciess_ray.packed.embedding import unpack_recommender
 from ciess_ray.packed.file import VALUE_TYPES
 from ciess_ray.packed.resize import unshared
 from ciess_ray.serving.files import (
@@ -33,11 +31,10 @@ from ciess_ray.serving.files import (
     propagated_form,
     safetensors_of,
 )
+from ciess_ray.serving.forms import ndcg_of_forms
 from ciess_ray.serving.neighbour_scorer import NeighbourScorer
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
 from envs.errors import ConfigError, ResultError, check_name, within
-from envs.recommenders import RECOMMENDERS
-from envs.recommenders.evaluation import evaluate
 
 TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 PACKED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE)
@@ -148,19 +145,18 @@ def export(
     with within(folder / TABLE_FILE):
         source.table.verify()
     Manifest.read(folder).verify(TABLE_FILE)
-    made = _propagated(source) if propagated else source
-    if format != "packed":
-        # No other form has rows that are shared.
-        made = replace(made, table=unshared(made.table))
-    if dtype != made.table.dtype:
-        made = replace(made, table=made.table.astype(dtype))
+    made = _made(source, format, dtype, propagated)
     with (whole_folder if form.files else whole_file)(destination) as new:
         form.write(made, new)
     before = Form(source.table.dtype, _bytes_of(folder / name for name in form.held))
     after = Form(format, _bytes_of([destination / name for name in form.files] or [destination]))
     if format == "packed":
         after = replace(after, name=f"{dtype}, propagated" if propagated else dtype)
-        return _measured(source, made, Exported(destination, before, after))
+        found = ndcg_of_forms(source, made, lambda judged: _made(judged, format, dtype, propagated))
+        if isinstance(found, str):
+            return Exported(destination, before, after, [f"N@20 was not measured: {found}"])
+        before, after = (replace(of, ndcg=ndcg) for of, ndcg in zip((before, after), found, strict=True))
+        return Exported(destination, before, after)
     more = after.num_bytes - before.num_bytes
     notes = [f"{more:,} bytes more than the packed form of the same: {form.reason}"] if more > 0 else []
     return Exported(destination, before, after, notes)
@@ -199,6 +195,14 @@ def _bytes_of(files: Iterable[Path]) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in files if file.exists()}
 
 
+def _made(source: TableFolder, format: str, dtype: str, propagated: bool) -> TableFolder:
+    made = _propagated(source) if propagated else source
+    if format != "packed":
+        # No other form has rows that are shared.
+        made = replace(made, table=unshared(made.table))
+    return made if dtype == made.table.dtype else replace(made, table=made.table.astype(dtype))
+
+
 def _propagated(source: TableFolder) -> TableFolder:
     """The representations of a recommender that propagates, as the table of one that does not."""
     name = source.scorer.recommender
@@ -213,27 +217,6 @@ def _propagated(source: TableFolder) -> TableFolder:
     rows = np.concatenate([built.of_users(np.arange(num_users)), built.item])
     table, scorer = propagated_form(name, rows, num_users)
     return replace(source, table=table, scorer=scorer)
-
-
-def _measured(source: TableFolder, made: TableFolder, exported: Exported) -> Exported:
-    """With N@20 before and after where it can be measured, or why it cannot."""
-    if source.scorer.recommender not in RECOMMENDERS:
-        reason = f"{source.scorer.recommender} is a recommender of your own"
-    elif source.test is None:
-        reason = f"there is no {TEST_FILE} in {source.path}"
-    else:
-        before = replace(exported.before, ndcg=_ndcg(source, source.test))
-        return replace(exported, before=before, after=replace(exported.after, ndcg=_ndcg(made, source.test)))
-    return replace(exported, notes=[f"N@20 was not measured: {reason}"])
-
-
-def _ndcg(folder: TableFolder, test: csr_array) -> float:
-    """N@20 on the test interactions."""
-    scorer = folder.scorer
-    recommender = unpack_recommender(
-        folder.table, folder.train, scorer.recommender, scorer.options, scorer.state
-    )
-    return evaluate(recommender, folder.train, test, (20,)).summary()["ndcg@20"]
 
 
 def _write_packed(made: TableFolder, new: Path) -> None:

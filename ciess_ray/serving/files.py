@@ -7,7 +7,7 @@ Ray. Nothing in them is believed: what contradicts itself is refused.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from ciess_ray import names
-from ciess_ray.files.formats import read_parquet, write_parquet
+from ciess_ray.files.formats import read_json, read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
 from ciess_ray.files.whole import arrays_of, whole_file, write_whole
 from ciess_ray.packed.table import PackedTable
+from ciess_ray.plain_text import command
 from ciess_ray.serving.stream_tables import tables_below, tables_of
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -29,8 +30,10 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 TABLE_FILE = names.TABLE_FILE
 SCORER_FILE = "scorer.safetensors"
 INTERACTIONS_FILE = "interactions.npz"
-#: Held-out interactions, by which an export says what it costs; users have seen these too.
+#: Those that the test figures are of, by which an export says what it costs; users have seen these too.
 TEST_FILE = "test.npz"
+#: Of the table that was measured on them, where the one that is served was trained on them too.
+MEASURED_TABLE_FILE, MEASURED_SCORER_FILE = "measured.safetensors", "measured-scorer.safetensors"
 IDS_FILE = "ids.parquet"
 #: Recommenders that score by the inner product of rows which their graph computes.
 PROPAGATING = ("lightgcn", "ngcf")
@@ -65,7 +68,7 @@ class ScorerFile:
     state: dict[str, NDArray[Any]]
     origin: str | None = None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = SCORER_FILE) -> None:
         """Write the file into a folder; equal parts make equal bytes."""
         metadata = {
             "format": SCORER_FORMAT,
@@ -75,17 +78,17 @@ class ScorerFile:
         if self.origin is not None:
             metadata["origin"] = self.origin
         state = {name: np.ascontiguousarray(value) for name, value in self.state.items()}
-        write_whole(folder / SCORER_FILE, safetensors_of(state, metadata))
+        write_whole(folder / name, safetensors_of(state, metadata))
 
     @classmethod
-    def read(cls, folder: Path) -> "ScorerFile":
+    def read(cls, folder: Path, name: str = SCORER_FILE) -> "ScorerFile":
         """Read the file of a folder.
 
         Raises:
             ResultError: There is none, it is damaged, or of another format.
         """
-        file = folder / SCORER_FILE
-        Manifest.read(folder).verify(SCORER_FILE)
+        file = folder / name
+        Manifest.read(folder).verify(name)
         try:
             with safetensors.safe_open(file, framework="numpy") as opened:
                 metadata = opened.metadata() or {}
@@ -152,8 +155,8 @@ class TableFolder:
         """Read the folder of a finished search, or one that ``ciess-ray export`` made.
 
         Raises:
-            ResultError: A file is missing, damaged or of another search, or it is a stream, of whose tables
-                one has to be named.
+            ResultError: A file is missing, damaged or of another search, the search is not finished, or it is
+                a stream, of whose tables one has to be named.
         """
         if not path.is_dir():
             raise ResultError(
@@ -167,20 +170,75 @@ class TableFolder:
                 f"{', '.join(map(str, of_stream))}; the first is the best on validation."
             )
         manifest = Manifest.read(path)
-        below = [] if (path / TABLE_FILE).exists() else tables_below(path)
+        has_table, result = (path / TABLE_FILE).exists(), path / names.RESULT_FILE
+        if not has_table and result.exists():
+            check_finished(path, read_json(result, names.RESULT_FORMAT))
+        below = [] if has_table else tables_below(path)
         if below:
             others = f", or one of {len(below) - 1:,} others" if below[1:] else ""
             raise ResultError(f"{path}: there is no table in it; name {below[0]}{others}.")
-        table, scorer = PackedTable.open(path / TABLE_FILE), ScorerFile.read(path)
-        fault = None if ":" in scorer.recommender else scorer.fault(table)
-        if fault is not None:
-            raise ResultError(
-                f"{path}: the scorer's weights are not those of a {scorer.recommender} of this table: "
-                f"{fault}."
-            )
+        table, scorer = _read_table(path, TABLE_FILE, SCORER_FILE)
         train = read_interactions_file(path / INTERACTIONS_FILE, shape_of(table))
         test = read_interactions_file(path / TEST_FILE, train.shape) if manifest.has(TEST_FILE) else None
         return cls(path, table, scorer, train, test, *read_ids(path, *train.shape))
+
+    def measured(self) -> "TableFolder | None":
+        """The table that the test figures are of, with what it was trained on.
+
+        It is this one, or, where this one was trained on test too, the one beside it; None where that is not
+        there, as in a folder that only serves, or nobody knows what was for test.
+
+        Raises:
+            ResultError: It is damaged, or of another search.
+        """
+        if self.test is None or not self.train.multiply(self.test).nnz:
+            return self if self.test is not None else None
+        if not Manifest.read(self.path).has(MEASURED_TABLE_FILE):
+            return None
+        table, scorer = _read_table(self.path, MEASURED_TABLE_FILE, MEASURED_SCORER_FILE)
+        if shape_of(table) != shape_of(self.table):
+            raise ResultError(f"{self.path / MEASURED_TABLE_FILE}: is of other users and items.")
+        train = csr_array(self.train - self.train.multiply(self.test))
+        train.eliminate_zeros()
+        return replace(self, table=table, scorer=scorer, train=train)
+
+
+def _read_table(path: Path, table_file: str, scorer_file: str) -> tuple[PackedTable, ScorerFile]:
+    """A table of a folder, none of whose values is read, and what scores beside it.
+
+    Raises:
+        ResultError: They are damaged, or do not belong together.
+    """
+    table, scorer = PackedTable.open(path / table_file), ScorerFile.read(path, scorer_file)
+    fault = None if ":" in scorer.recommender else scorer.fault(table)
+    if fault is not None:
+        raise ResultError(
+            f"{path}: the scorer's weights are not those of a {scorer.recommender} of this table: {fault}."
+        )
+    return table, scorer
+
+
+def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse a search that has no table yet.
+
+    Args:
+        path: Its folder.
+        summary: What ``result.json`` says of it.
+
+    Raises:
+        ResultError: It is not finished; with the command that goes on with it.
+    """
+    status = summary.get("status")
+    if status == "finished":
+        return
+    # A trial goes on with its sweep.
+    sweep = path.absolute().parent.parent
+    is_trial = (sweep / names.SWEEP_FILE).exists()
+    again = ("sweep", "--resume", sweep) if is_trial else ("search", "--resume", path)
+    raise ResultError(
+        f"{path}: this search is {status!r}, not finished (phase {summary.get('phase')!r}), and has no table "
+        f"yet; wait for it where it still runs, or go on with: {command('ciess-ray', *again)}"
+    )
 
 
 def shape_of(table: PackedTable) -> tuple[int | None, int]:

@@ -107,9 +107,14 @@ def write_companions(
         interactions: What it was trained on.
         name: What the configuration calls it.
     """
-    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
-    ScorerFile(name, options_of(recommender), state).write(folder)
+    scorer_file(recommender, name).write(folder)
     _write_data(folder, interactions)
+
+
+def scorer_file(recommender: BaseRecommender, name: str) -> ScorerFile:
+    """What a recommender, by its name in the configuration, scores with beside its packed table."""
+    state = {key: value.numpy() for key, value in recommender.scorer_state().items()}
+    return ScorerFile(name, options_of(recommender), state)
 
 
 def _write_data(folder: Path, interactions: Interactions) -> None:

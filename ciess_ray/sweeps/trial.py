@@ -31,7 +31,7 @@ OBJECTIVE, STEP, PHASE, ROWS, IS_FINISHED = "objective", "step", "phase", "rows"
 TRIAL_FILE = "trial.json"
 
 #: Phases in which a step is worth a report of its own, because it would take minutes again.
-_SLOW_PHASES = ("retraining", "test")
+_SLOW_PHASES = ("retraining", "test", "refit")
 
 
 def run_trial(config: Mapping[str, Any], location: str, sweep: str, shared: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 CIESS (arXiv 2304.03501) section 2.2.6: candidates of the search are trained from scratch. What is published
 is trained on training and validation interactions together and measured on test; no data is left to stop
 on there, so the number of batches is the one that was best on validation, and it and the learning rate's
-decay are stretched as the interactions grew.
+decay are stretched as the interactions grew. What is packed for use is trained once more in the same way,
+on test interactions too.
 """
 
 import contextlib
@@ -195,6 +196,42 @@ def train_for_test(
         The recommender, and where it ended: its metrics on test, of no user where no test is revealed.
     """
     merged = interactions.merge_validation_into_training()
+    recommender, num_batches = _train_stretched(
+        config, interactions, merged, sizes, best_batch, seed, progress, initial
+    )
+    return recommender, FitReport(evaluate(recommender, merged.train, merged.test), num_batches)
+
+
+def train_for_use(
+    config: RunConfig,
+    interactions: Interactions,
+    sizes: EmbeddingSizes,
+    best_batch: int,
+    seed: tuple[int, ...],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[BaseRecommender, int]:
+    """Train on all interactions, test included, otherwise as :func:`train_for_test`.
+
+    Nothing is left to measure it on.
+
+    Returns:
+        The recommender, and the batches that it was trained.
+    """
+    merged = interactions.merge_all_into_training()
+    return _train_stretched(config, interactions, merged, sizes, best_batch, seed, progress)
+
+
+def _train_stretched(
+    config: RunConfig,
+    interactions: Interactions,
+    merged: Interactions,
+    sizes: EmbeddingSizes,
+    best_batch: int,
+    seed: tuple[int, ...],
+    progress: Callable[[int, int], None] | None = None,
+    initial: State | None = None,
+) -> tuple[BaseRecommender, int]:
+    """Train on merged interactions for as many batches more as they are than those for training."""
     growth = merged.train.nnz / interactions.train.nnz
     num_batches = round(best_batch * growth)
     recipe = recipe_of(config, merged)
@@ -206,8 +243,7 @@ def train_for_test(
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
-    metrics = evaluate(trainer.recommender, merged.train, merged.test)
-    return trainer.recommender, FitReport(metrics, num_batches)
+    return trainer.recommender, num_batches
 
 
 def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:

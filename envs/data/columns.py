@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from envs.data.interactions import SPLITS, Ids, InteractionLog, check_rows
+from envs.data.interactions import SPLITS, Ids, InteractionLog, TimeUnit, check_rows
 from envs.errors import DataError
 
 #: Names a row, counted from 0, in the words of its source: "ratings.csv, line 7".
@@ -241,6 +241,13 @@ def _times_of_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.Chunk
     )
 
 
+def _time_unit(column: pa.ChunkedArray) -> TimeUnit | None:
+    """What dates count since 1970; None of plain numbers, which may count anything."""
+    if pa.types.is_date(column.type):
+        return "s"
+    return column.type.unit if pa.types.is_timestamp(column.type) else None
+
+
 def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -> NDArray[Any]:
     """A numeric column without gaps, shape (n,), int64 where it is integer and float64 otherwise."""
     _refuse_first(pc.is_null(column).to_numpy(), column, name, where, "")
@@ -291,13 +298,14 @@ def build_log(
     check_rows(len(columns["user"]), len(columns), source)
     user_ids, user = _encode_ids(columns["user"], names["user"], where, parse_ids)
     item_ids, item = _encode_ids(columns["item"], names["item"], where, parse_ids)
-    rating = timestamp = None
+    rating = timestamp = time_unit = None
     if "rating" in columns:
         rating = _numbers(columns["rating"], names["rating"], where, _FLOAT32_MAX).astype(np.float32)
     if "timestamp" in columns:
         times = columns["timestamp"]
         if _is_text(times.type) and not times.null_count:
             times = _times_of_text(times, names["timestamp"], where)
+        time_unit = _time_unit(times)
         timestamp = _numbers(times, names["timestamp"], where, float(np.finfo(np.float64).max))
     split = _splits(columns["split"], names["split"], where) if "split" in columns else None
-    return InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split)
+    return InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split, time_unit)

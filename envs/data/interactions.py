@@ -24,6 +24,7 @@ _MAX_ROWS = 2**31 - 1
 _VALUE_BYTES = 8
 #: Of rows with the same user and item, which stays.
 Keep = Literal["first", "last"]
+TimeUnit = Literal["s", "ms", "us", "ns"]
 #: What a row is for, where the data say so themselves.
 SPLITS = ("train", "validation", "test")
 
@@ -83,6 +84,7 @@ class InteractionLog(_HasIds):
         item: Code of each row's item, shape (num_rows,), int32.
         rating: Shape (num_rows,), float32; None where the data has none.
         timestamp: Shape (num_rows,), int64 or float64, in the data's own unit; None where it has none.
+        time_unit: What the times count since 1970, as NumPy names it, where they were dates; else None.
         num_duplicates: Rows left out because their pair was there again.
         source: Where the rows came from, for messages.
         split: What each row is for, as its place in :data:`SPLITS`, shape (num_rows,), int8; None where
@@ -98,6 +100,7 @@ class InteractionLog(_HasIds):
     num_duplicates: int
     source: str
     split: NDArray[np.int8] | None = None
+    time_unit: TimeUnit | None = None
 
     @property
     def num_rows(self) -> int:
@@ -267,3 +270,8 @@ class Interactions(_HasIds):
             train=sparse.csr_array(self.train + self.validation),
             validation=sparse.csr_array(self.validation.shape, dtype=np.float32),
         )
+
+    def merge_all_into_training(self) -> "Interactions":
+        """Train on everything that is known; validation is then empty, and test the same, but no secret."""
+        both = self.merge_validation_into_training()
+        return replace(both, train=sparse.csr_array(both.train + self.test))

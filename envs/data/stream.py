@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from envs.data.interactions import Ids, InteractionLog
+from envs.data.interactions import Ids, InteractionLog, TimeUnit
 from envs.errors import ConfigError, DataError
 
 Period = Literal["day", "week", "month", "quarter", "year"]
 _PERIODS = {"day": "D", "month": "M", "year": "Y"}
-#: Times at least so large are in milliseconds, microseconds and nanoseconds since 1970, not in seconds.
-_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (0.0, "s"))
+#: Numbers at least so large are milliseconds, microseconds and nanoseconds since 1970, not seconds: seconds
+#: from 2286 on are nobody's, and milliseconds from April 1970 on are somebody's.
+_UNITS: tuple[tuple[float, TimeUnit], ...] = ((1e16, "ns"), (1e13, "us"), (1e10, "ms"), (0.0, "s"))
 #: Shares of a segment's rows, in order of time, before validation begins and before test begins.
 VALIDATION_BEGINS, TEST_BEGINS = 0.7, 0.8
 #: Rows of a last segment: 4 and 5 have three parts too, but 6 have not, and one that has begun has to stay.
@@ -165,7 +166,7 @@ def cut_stream(
     elif rows is not None:
         cuts = np.arange(rows, log.num_rows - rows + 1, rows)
     elif period is not None:
-        times = _times(timestamp, log.source)
+        times = _times(timestamp, log.time_unit, log.source)
         periods = _periods(times, period)
         cuts = np.flatnonzero(periods[1:] != periods[:-1]) + 1
     if len(cuts) and log.num_rows - cuts[-1] < _LEAST_AT_END:
@@ -214,8 +215,10 @@ def entity_cuts(
     return np.array(cuts, np.int64)
 
 
-def _times(timestamp: NDArray[np.int64] | NDArray[np.float64], source: str) -> NDArray[np.datetime64]:
-    """Times in seconds and UTC.
+def _times(
+    timestamp: NDArray[np.int64] | NDArray[np.float64], unit: TimeUnit | None, source: str
+) -> NDArray[np.datetime64]:
+    """Times in seconds and UTC, of numbers that count so, or what their size says.
 
     Raises:
         DataError: They are too large.
@@ -227,7 +230,7 @@ def _times(timestamp: NDArray[np.int64] | NDArray[np.float64], source: str) -> N
             "nanoseconds since 1970, which a period of the calendar needs; convert them, or have segments "
             "end by rows."
         )
-    unit = next(name for least, name in _UNITS if largest >= least)
+    unit = unit or next(name for least, name in _UNITS if largest >= least)
     return timestamp.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
 
 

@@ -113,6 +113,8 @@ def table_of(log: InteractionLog) -> pa.Table:
     split = None if log.split is None else np.array(SPLITS)[log.split]
     values = {"rating": log.rating, "timestamp": log.timestamp, _SPLIT: split}
     columns |= {name: pa.array(array) for name, array in values.items() if array is not None}
+    if log.time_unit is not None:
+        columns["timestamp"] = columns["timestamp"].cast(pa.timestamp(log.time_unit))
     return pa.table(columns).replace_schema_metadata({_SOURCE: log.source})
 
 

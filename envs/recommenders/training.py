@@ -29,6 +29,8 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of the learning rate at each decay, in the authors' code; ``decay_every`` says how fast the rate falls.
 _DECAY = 0.9
+#: Within which a temperature leaves something to learn.
+_TEMPERATURES = 1e-4, 100.0
 #: Batches between two copies of the parameters that a NaN is undone with.
 _BATCHES_PER_SNAPSHOT = 100
 
@@ -40,7 +42,7 @@ class TrainingSettings(BaseModel):
 
     Raises:
         UnknownNameError: There is no such loss, or no such draw of positives.
-        ConfigError: The loss knows no temperature.
+        ConfigError: The loss knows no temperature, or float32 nothing of one so small or so large.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -68,10 +70,10 @@ class TrainingSettings(BaseModel):
         description="user: each user is as likely, as in CIESS; interaction: each interaction, so that who "
         "has more counts more",
     )
-    temperature: Annotated[float, Field(gt=0)] | None = Field(
+    temperature: float | None = Field(
         None,
         description="what cosines are divided by that take the place of inner products in training, of all "
-        "losses but bpr; null: inner products",
+        "losses but bpr, 0.0001 to 100; null: inner products",
     )
     evaluate_every: int = Field(100, ge=1, description="batches between two validations")
     patience: Annotated[int, Field(ge=1)] | None = Field(
@@ -83,7 +85,16 @@ class TrainingSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_temperature(self) -> "TrainingSettings":
-        if self.temperature is not None and not LOSSES[self.loss].has_temperature:
+        if self.temperature is None:
+            return self
+        least, most = _TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ConfigError(
+                f"training.temperature={self.temperature:g}: choose {least:g} to {most:g}; 0.05 to 0.5 is "
+                "usual. float32 has cosines to some 1e-7, which divided by less are rounding as much as what "
+                "is learnt, and divided by more are all alike."
+            )
+        if not LOSSES[self.loss].has_temperature:
             others = [name for name, loss in LOSSES.items() if loss.has_temperature]
             raise ConfigError(
                 f"training.temperature: training.loss={self.loss} has none; leave it out, or take "
@@ -206,15 +217,10 @@ class Trainer:
                 recommender.load_state_dict(good_state)
                 failed = good_batch + int(losses.isfinite().logical_not().nonzero()[0])
                 self.num_batches = good_batch
-                temperature = self.settings.temperature
-                scaled = (
-                    "" if temperature is None else f", or raise training.temperature above {temperature:g}"
-                )
                 raise TrainingError(
                     f"the loss of {type(recommender).__name__} is {float(losses[failed - good_batch])} at "
                     f"batch {failed + 1}, learning rate {self.settings.learning_rate_at(failed):g}: lower "
-                    f"training.learning_rate{scaled}; the recommender is left as it was after {good_batch} "
-                    "batches."
+                    f"training.learning_rate; the recommender is left as it was after {good_batch} batches."
                 )
             total += float(losses.sum())
         return total / max(num_batches, 1)

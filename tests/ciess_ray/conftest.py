@@ -57,6 +57,8 @@ def make_config(workplace):
                 "supernet_batches": 20,
                 "num_warmup_steps": 2,
                 "num_candidates": 2,
+                # Of those that are about it.
+                "refit": False,
             },
             "agent": {"hiddens": (16, 16), "updates_per_step": 2},
             "tracking": {"mlflow": False},

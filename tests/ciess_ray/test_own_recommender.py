@@ -109,10 +109,10 @@ class TestDocument:
                 result.recommender(*given)
         from my_recommender import MyRecommender
 
-        recommender = result.recommender(MyRecommender)
+        recommender = result.recommender(MyRecommender, measured=True)
         assert recommender.l2 == 0.001 and recommender.item_bias.abs().max() > 0
         merged = load_interactions(config).merge_validation_into_training()
-        metrics = evaluate(recommender, result.train, merged.test).summary()
+        metrics = evaluate(recommender, merged.train, merged.test).summary()
         assert metrics == pytest.approx(result.summary["methods"][2]["test"], rel=1e-5)
 
     def test_a_class_for_a_result_that_needs_none_is_refused(self, finished):

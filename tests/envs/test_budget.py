@@ -64,6 +64,15 @@ class TestParse:
         assert MemoryBudget.parse(str(budget)) == budget
 
     @pytest.mark.parametrize(
+        "text",
+        ["100kB", "64MB", "1.5GB", "2TB", "12.25MB", "64MiB", "3KiB", "1500B", "259329B", "10%", "8 a row"],
+    )
+    def test_is_told_as_it_is_written(self, text):
+        told = "1.5kB" if text == "1500B" else text
+        assert str(MemoryBudget.parse(text)) == told
+        assert MemoryBudget.parse(told) == MemoryBudget.parse(text)
+
+    @pytest.mark.parametrize(
         ("text", "says"),
         [
             (0, "above 0"),

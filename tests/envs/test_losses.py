@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from torch import Tensor
 
-from envs.errors import ConfigError, DataError, TrainingError
+from envs.errors import ConfigError, DataError
 from envs.recommenders import MF, NCF
 from envs.recommenders.losses import (
     BPR,
@@ -224,11 +224,17 @@ class TestBuckets:
         assert 11 <= is_moved.sum() <= 22 and users[is_moved].tolist() == rows.unique().tolist()
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 9e-5, 101.0, -0.1, 0.0])
+def test_a_temperature_that_leaves_nothing_to_learn_is_refused(temperature):
+    with pytest.raises(ConfigError, match=r"training\.temperature=.*: choose 0\.0001 to 100; .*float32"):
+        TrainingSettings(loss="sce", temperature=temperature)
+
+
 @pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if loss.has_temperature])
-def test_a_temperature_that_no_float_is_divided_by_is_named(loss):
-    recipe = Recipe(
-        matrix_of([{0, 1}, {1, 2}, {3}], 6), TrainingSettings(loss=loss, temperature=1e-300), "mf"
-    )
+@pytest.mark.parametrize("temperature", [1e-4, 100.0])
+def test_the_smallest_and_the_largest_temperature_train(loss, temperature):
+    settings = TrainingSettings(loss=loss, temperature=temperature)
+    recipe = Recipe(matrix_of([{0, 1}, {1, 2}, {3}], 6), settings, "mf")
     trainer = recipe.trainer(EmbeddingSizes.full(3, 6, 4), np.random.default_rng(0))
-    with pytest.raises(TrainingError, match="or raise training.temperature above 1e-300; the recommender"):
-        trainer.train(1)
+    before = trainer.recommender.table.weight.detach().clone()
+    assert np.isfinite(trainer.train(1)) and not torch.equal(before, trainer.recommender.table.weight)

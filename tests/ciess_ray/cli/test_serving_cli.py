@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,22 @@ class TestExport:
     def test_a_form_without_figures(self, run, folder, tmp_path):
         status, out, _ = run("export", folder, tmp_path / "x.parquet", "--format", "parquet")
         assert status == 0 and "N@20" not in out and "x.parquet" in out
+
+
+@pytest.mark.parametrize("arguments", [["recommend", "--user", "1"], ["verify"], ["export", "served"]])
+def test_a_search_that_is_not_finished_says_so_and_how_it_goes_on(run, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("out", "many/first/result"):
+        Path(folder).mkdir(parents=True)
+        described = {"format": "ciess-ray result 1", "status": "interrupted", "phase": "retraining"}
+        (Path(folder) / "result.json").write_text(json.dumps(described))
+    Path("many/sweep.json").touch()
+    name, *others = arguments
+    said = "this search is 'interrupted', not finished (phase 'retraining'), and has no table yet; "
+    assert f"{said}wait" in (err := run(name, "out", *others)[2])
+    assert err.endswith("go on with: ciess-ray search --resume out\n")
+    err = run(name, "many/first/result", *others)[2]
+    assert said in err and err.endswith(f"go on with: ciess-ray sweep --resume {tmp_path / 'many'}\n")
 
 
 def test_a_damaged_table_is_found(run, folder, tmp_path):

@@ -146,7 +146,8 @@ class TestFormerFields:
         now = flatten(read.model_dump(mode="json"))
         of_then = {name: value for name, value in flatten(recorded).items() if name not in FORMER}
         # What has come since is as it was before it.
-        assert now == of_then | {"dataset.split": "random", "training.temperature": None}
+        since = {"dataset.split": "random", "training.temperature": None, "search.refit": True}
+        assert now == of_then | since
         assert flatten(recorded).keys() >= FORMER.keys()
         recorded["agent"]["tau"] = 0.01
         with pytest.raises(ConfigError, match="result.json: there is no field 'agent.tau' any more: targets"):
@@ -202,7 +203,7 @@ def test_a_configuration_cannot_be_changed(file):
         ("serach.num_episodes=1", ConfigError, "unknown field 'serach'. Did you mean 'search'"),
         ("recommender.name=lightgnc", UnknownNameError, "Did you mean 'lightgcn'"),
         ("recommender.options.num_layer=1", UnknownNameError, "Did you mean 'num_layers'"),
-        ("recommender.device=gpu", UnknownNameError, "device 'gpu'.*Known: auto, cpu, cuda"),
+        ("recommender.device=gpu", UnknownNameError, "device 'gpu'. Did you mean 'cuda'.*auto, cpu, cuda"),
         ("agent.exploration.name=random_wlak", UnknownNameError, "Did you mean 'random_walk'"),
         ("agent.exploration.noise=gausian", UnknownNameError, "Did you mean 'gaussian'"),
         (

@@ -5,6 +5,7 @@ import yaml
 
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import load_interactions, read_data
+from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.searches.driver import budgets_of
 from ciess_ray.sweeps.config import SweepPlan
 from envs.errors import CiessError, ConfigError
@@ -86,6 +87,15 @@ def test_draws_are_the_same_at_every_point_and_by_seed(plan_of):
 def test_a_presets_defaults_come_after_the_sweeps_fields(plan_of):
     paper, projected = plan_of({"search.mode": ["paper", "projected"]}).trials
     assert paper.config.agent.gamma == 0.99 and projected.config.agent.gamma == 0.0
+
+
+def test_many_runs_refit_nothing_unless_they_say_so(plan_of):
+    for space, wanted in (({"seed": [0]}, [False]), ({"search.refit": [True, False]}, [True, False])):
+        assert [trial.config.search.refit for trial in plan_of(space).trials] == wanted
+    assert plan_of({"seed": [0]}, set={"search.refit": True}).trials[0].config.search.refit
+    values = {"base": BASE, "space": {"seed": [0]}, "methods": ["split"]}
+    (trial,) = ComparisonPlan.of(values, "comparison", Path()).trials
+    assert not trial.config.search.refit and parse_config(BASE).search.refit
 
 
 def test_the_base_may_be_a_file_beside_the_sweep(tmp_path):

@@ -189,14 +189,26 @@ def test_passwords_are_not_handed_on(make, tmp_path, without_figures):
 
 
 class TestFiles:
-    def test_what_is_there_stays(self, make, tmp_path, without_figures):
+    def test_what_is_there_stays_but_a_report_on_the_same_folders(
+        self, make, tmp_path, without_figures, monkeypatch
+    ):
         folder = write_search(tmp_path / "quick")
         report, _ = make(folder)
         before = report.page.read_bytes()
-        with pytest.raises(ResultError, match=r"report\.html: is there already; .*--overwrite"):
-            make(folder)
+        for others in ([write_search(tmp_path / "other")], [folder, tmp_path / "other"]):
+            with pytest.raises(
+                ResultError, match=r"report\.html: is there already, .*same folders; .*--overwrite"
+            ):
+                make(*others)
         assert report.page.read_bytes() == before
-        write_report([folder], report.page, overwrite=True)
+        write_report([tmp_path / "other"], report.page, overwrite=True)
+        report.page.write_text("mine")
+        with pytest.raises(ResultError, match="is there already"):
+            make(folder)
+        report.page.write_bytes(before.replace(b"CIESS-Ray report", b"of an older state"))
+        monkeypatch.chdir(folder)
+        write_report([folder / ".." / "quick"], report.page)
+        assert report.page.read_bytes() == before
 
     def test_a_smaller_report_leaves_no_figures_of_a_larger_one(self, make, tmp_path, monkeypatch):
         def draw(groups, searches):
@@ -263,6 +275,8 @@ class TestCommand:
         )
         assert (tmp_path / "report.html").exists() and len([*(tmp_path / "report_figures").iterdir()]) == 8
         monkeypatch.setattr("ciess_ray.report.page.draw_all", lambda groups, searches: [])
+        assert run(folder)[0] == 0
+        (tmp_path / "report.html").write_text("mine")
         status, out, err = run(folder)
         assert status == 2 and out == "" and "is there already" in err
         assert run(folder, "--overwrite")[0] == 0

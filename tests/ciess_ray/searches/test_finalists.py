@@ -9,6 +9,7 @@ from ciess_ray.result import ResultFolder
 from ciess_ray.searches.driver import budgets_of
 from ciess_ray.searches.finalists import train_all
 from ciess_ray.searches.run import Journal, Run
+from ciess_ray.streams import Stream
 from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.convergence import Trained
@@ -86,7 +87,7 @@ def test_a_training_for_test_hands_its_parameters_over(make_run):
     run = make_run()
     (two,) = allocations(run, (2,))
     with run.journal.phase("test", 1):
-        (tested,) = train_all(run, [replace(two, trained=Trained({}, 0.5, num_batches=20))], on_test=True)
+        (tested,) = train_all(run, [replace(two, trained=Trained({}, 0.5, num_batches=20))], Stream.TEST)
     assert np.isnan(tested.quality) and tested.num_batches > 20
     assert sum(value.size for value in tested.state.values()) >= two.sizes.num_params
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.searches.hints import rank_hints, training_hints
+from ciess_ray.searches.hints import rank_hints, refit_note, training_hints
 
 NAMES = ("full size", "equal sizes", "search")
 
@@ -69,3 +69,10 @@ def test_a_weight_of_l2_beyond_which_none_was_tried_is_named(hints_of):
 def test_a_search_that_loses_to_equal_sizes_is_told(hints_of):
     (hint,) = hints_of(qualities=(0.3, 0.26, 0.25))
     assert hint.startswith("equal sizes were better on validation")
+
+
+def test_what_a_refit_leaves_out_is_told():
+    told = {"num_interactions": 12_000, "num_left_out": 3_000}
+    note = refit_note(told)
+    assert "all 12,000 interactions, without 3,000 of users and items that training does not know; " in note
+    assert "without 0" not in refit_note(told | {"num_left_out": 0}) and refit_note(None) is None

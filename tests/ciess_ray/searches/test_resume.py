@@ -9,9 +9,14 @@ import pytest
 from secrets_left import SECRET, holding
 
 from ciess_ray.config.data import load_interactions
+from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.files.whole import sole_writer
+from ciess_ray.packed.embedding import pack_recommender
+from ciess_ray.packed.table import PackedTable
 from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import resume, search
+from ciess_ray.streams import Stream, key_of
+from ciess_ray.training.convergence import train_for_use
 from ciess_ray.training.preparing import Preparation
 from envs.errors import CiessError, ConfigError, ResultError
 
@@ -39,6 +44,26 @@ def assert_same_results(mine, theirs):
         assert mine.summary[name] == theirs.summary[name]
 
 
+def assert_refitted(mine, measured):
+    """What is packed is trained on all interactions, and nothing else is other than in a search without."""
+    for name in ("methods", "retrained", "num_steps", "budget"):
+        assert mine.summary[name] == measured.summary[name]
+    beside = PackedTable.open(mine.path / "measured.safetensors")
+    np.testing.assert_array_equal(beside.values, measured.packed_table.values)
+    assert mine.packed_table.num_bytes == beside.num_bytes
+    config = parse_config(mine.summary["config"])
+    interactions, told = load_interactions(config), mine.summary["refit"]
+    assert (mine.train != interactions.merge_all_into_training().train).nnz == 0
+    assert told["num_interactions"] == mine.train.nnz == interactions.num_interactions
+    best_batch, seed = mine.summary["methods"][-1]["best_batch"], key_of(config.seed, Stream.REFIT)
+    sizes = measured.packed_table.sizes
+    recommender, num_batches = train_for_use(config, interactions, sizes, best_batch, seed)
+    assert told["num_batches"] == num_batches > mine.summary["methods"][-1]["num_test_batches"]
+    expected = pack_recommender(recommender, "lightgcn").values
+    np.testing.assert_allclose(mine.packed_table.values, expected, rtol=1e-3, atol=1e-5)
+    assert np.abs(mine.packed_table.values - beside.values).max() > 0.01
+
+
 def progress_of(folder):
     lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     return [(line["phase"], line["step"]) for line in lines]
@@ -52,12 +77,14 @@ def progress_of(folder):
         ("search", 3, KeyboardInterrupt),
         ("retraining", 1, Killed),
         ("test", 2, KeyboardInterrupt),
+        ("refit", 1, Killed),
     ],
 )
 def test_a_search_that_was_broken_off_leaves_what_was_found_and_ends_as_if_it_had_not_been(
     finished, make_config, tmp_path, phase, step, error
 ):
-    config = make_config(tmp_path / "out", cache=None, search=EVERY_STEP)
+    is_refit = phase == "refit"
+    config = make_config(tmp_path / "out", cache=None, search=EVERY_STEP | {"refit": is_refit})
 
     def stop(progress):
         if (progress.phase, progress.step) == (phase, step) and progress.is_step:
@@ -82,7 +109,7 @@ def test_a_search_that_was_broken_off_leaves_what_was_found_and_ends_as_if_it_ha
         SearchResult.load(config.output)
     news = []
     result = resume(config.output, on_progress=news.append)
-    assert_same_results(result, finished[1])
+    (assert_refitted if is_refit else assert_same_results)(result, finished[1])
     told = progress_of(config.output)
     searched = [told_step for told_phase, told_step in told if told_phase == "search"]
     assert searched == list(range(1, 7))

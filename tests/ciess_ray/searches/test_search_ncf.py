@@ -57,7 +57,7 @@ def test_search(ray_cluster, tmp_path, mode, budget, cap):
         assert own == row["num_params"] and row["kept_ratio"] == own / FULL_PARAMS
         assert 0 < row["proposed_ratio"] <= 1
         assert mode == "paper" or own == cap
-    recommender = SearchResult.load(tmp_path / "out").recommender()
+    recommender = SearchResult.load(tmp_path / "out").recommender(measured=True)
     assert isinstance(recommender, NCF) and not recommender.training
     merged = load_interactions(config).merge_validation_into_training()
     with torch.no_grad():

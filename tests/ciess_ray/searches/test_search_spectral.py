@@ -49,6 +49,7 @@ def test_what_is_judged_is_what_is_packed_and_served(make_config, tmp_path):
     assert "mean sizes: items" in page and "recommender.max_embedding_size" in page
     # Nothing was trained.
     assert not any(what in page for what in ("training.max_batches", "search.supernet_batches", "best batch"))
+    assert "item size" in page and "user size" not in page
 
 
 def test_memory_that_its_table_has_no_room_in_is_told_without_a_word_on_training(make_config, tmp_path):

@@ -56,6 +56,9 @@ def test_validation_merges_into_training(interactions: Interactions) -> None:
     assert np.array_equal(merged.train.toarray(), expected)
     assert merged.validation.nnz == 0 and merged.validation.shape == (60, 40)
     assert np.array_equal(merged.test.toarray(), interactions.test.toarray())
+    known = interactions.merge_all_into_training()
+    assert np.array_equal(known.train.toarray(), expected + interactions.test.toarray())
+    assert known.validation.nnz == 0 and (known.test != interactions.test).nnz == 0
     assert merged.fingerprint != interactions.fingerprint
     assert np.array_equal(merged.user_popularity, expected.sum(axis=1))
 

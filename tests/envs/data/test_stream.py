@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.data import InteractionLog
+from envs.data import InteractionLog, read_interactions
 from envs.data.stream import cut_stream, entity_cuts
+from envs.data.tables import log_from_frame, table_of
 from envs.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "streaming.json"
@@ -93,6 +96,27 @@ def test_months_without_rows_are_left_out_and_units_are_seen():
         for times in (seconds * factor, (seconds - 5_000 * day) * factor):
             log = make_log(np.arange(20), np.arange(20), times)
             assert [segment.num_rows for segment in cut_stream(log, period="month").segments] == [10, 10]
+
+
+def test_the_first_years_after_1970_have_months_too():
+    days = np.arange("1971-01-01", "1971-03-01", dtype="datetime64[D]").astype(np.int64)
+    seconds = days * 86_400
+    for factor in (1, 10**3, 10**6, 10**9):
+        log = make_log(days % 7, days, seconds * factor)
+        assert [segment.num_rows for segment in cut_stream(log, period="month").segments] == [31, 28]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_dates_need_no_guess(unit, tmp_path):
+    """Of 1 January 1970 on nothing could be told by size."""
+    days = np.arange("1969-12-30", "1970-01-09", dtype="datetime64[D]")
+    times = np.repeat(days, 4).astype(f"datetime64[{unit}]")
+    frame = pd.DataFrame({"user_id": np.arange(40) % 7, "item_id": np.arange(40), "timestamp": times})
+    log = log_from_frame(frame)
+    pq.write_table(table_of(log), tmp_path / "log.parquet")
+    for read in (log, read_interactions(tmp_path / "log.parquet")):
+        segments = cut_stream(read, period="week").segments
+        assert [segment.num_rows for segment in segments] == [24, 16]
 
 
 def test_a_month_that_has_just_begun_belongs_to_the_one_before():
