@@ -89,7 +89,7 @@ def search(
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
     from ciess_ray.config.yaml_file import load_config
 
-    run = load_config(Path(config or ""), changes) if resume is None else None
+    run = load_config(config or "", changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches import driver as searches

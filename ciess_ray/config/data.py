@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,7 +258,7 @@ def check_places(configs: Iterable[RunConfig], what: str, location: object) -> N
         ResultError: A file is not there.
     """
     for path in dict.fromkeys(config.dataset.path for config in configs):
-        if path is not None and not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise ResultError(
                 f"{location}: its data, {path}, are not there; say where they lie now: "
                 f"{command('ciess-ray', what, '--resume', location, 'dataset.path=FILE')}"

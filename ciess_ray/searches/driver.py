@@ -133,7 +133,7 @@ def _config_of(
     # One from before there was a refit ends without.
     values["search"].setdefault("refit", False)
     dataset = before["dataset"]
-    if dataset.get("path") is not None:
+    if dataset.get("path_from_folder") is not None:
         # A whole project may have moved, data and all.
         places = Path(dataset["path"]), folder / dataset["path_from_folder"]
         values["dataset"]["path"] = next((place for place in places if place.exists()), places[0])
@@ -373,12 +373,14 @@ def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: b
 
 
 def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
-    path = None if config.dataset.path is None else config.dataset.path.absolute()
+    path = config.dataset.path
+    if isinstance(path, Path):
+        path = path.absolute()
     return {
         "source": interactions.source,
         # A search that goes on may be started in another folder.
         "path": path and str(path),
-        "path_from_folder": path and os.path.relpath(path, config.output),
+        "path_from_folder": os.path.relpath(path, config.output) if isinstance(path, Path) else None,
         "fingerprint": interactions.fingerprint,
         "num_users": interactions.num_users,
         "num_items": interactions.num_items,
