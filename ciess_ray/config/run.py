@@ -205,6 +205,10 @@ class RecommenderConfig(Section):
         """Rows of its table that are users', of which there may be none, and rows that are items'."""
         return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
 
+    def most_numbers(self, interactions: Interactions) -> int | None:
+        """Numbers of a row that can say something of these data; None where all can."""
+        return find_recommender(self.name).most_numbers(interactions.num_users, interactions.num_items)
+
     def id_bytes(self, interactions: Interactions) -> int:
         """Bytes that a parameter of its table has beside it in the packed file."""
         return find_recommender(self.name).id_bytes(interactions.num_items)
