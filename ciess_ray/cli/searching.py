@@ -66,8 +66,9 @@ def search(
     field.
 
     The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
-    budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
-    searched, and each further one gets a folder of its own in the output folder.
+    budget caps, trained on all interactions once it has been measured) and what scoring needs beside it. Of
+    several budgets the first must be the tightest: it is searched, and each further one gets a folder of its
+    own in the output folder.
 
     A search that was killed, interrupted or out of disk goes on from its last checkpoint with
     [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished
