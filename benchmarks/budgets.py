@@ -70,7 +70,9 @@ def _searched(arguments: argparse.Namespace, folder: Path, budgets: Sequence[str
     is_finished = (folder / RESULT_FILE).exists() and read_summary(folder)["status"] == "finished"
     if not is_finished:
         own = [f"budget={list(budgets)}", f"output={folder}"]
-        search(load_config(arguments.config, [*arguments.set, *own]), overwrite=True)
+        # What is measured is packed.
+        changed = ["search.refit=false", *arguments.set, *own]
+        search(load_config(arguments.config, changed), overwrite=True)
     return SearchResult.load(folder)
 
 

@@ -61,6 +61,7 @@ from ciess_ray.serving.files import (
 from ciess_ray.serving.recommender import ServedRecommender
 from ciess_ray.serving.served_bytes import scorer_file, write_companions
 from envs.data import Interactions
+from envs.data.places import name_of
 from envs.errors import ResultError
 from envs.recommenders import BaseRecommender
 
@@ -265,7 +266,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 def dataset_name(config: Mapping[str, Any]) -> str:
     """What a reader calls the data of a configuration, of which these are the plain values."""
     dataset = config["dataset"]
-    return str(dataset["sample"] or Path(dataset["path"]).name)
+    return str(dataset["sample"] or name_of(dataset["path"]))
 
 
 @dataclass(frozen=True, eq=False)

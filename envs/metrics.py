@@ -13,6 +13,8 @@ from scipy.sparse import csr_array
 from envs.errors import DataError
 
 CUTOFFS = (5, 10, 20)
+#: Scores of neighbour tables below it, by absolute value, say nothing: see :func:`below_scores`.
+NO_SCORE = 1e-29
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,23 @@ def ranking_metrics(
     recall[judged] = hits_to[judged][:, last] / relevant_of_judged
     ndcg[judged] = gain_to[judged][:, last] / ideal_to[np.minimum(relevant_of_judged, cutoffs)]
     return RankingMetrics(recall, ndcg, cutoffs)
+
+
+def below_scores(popularity: NDArray[np.integer]) -> NDArray[np.float32]:
+    """What is added to sums of weights, so that items of which they say nothing stand by popularity.
+
+    It is below :data:`NO_SCORE`, so that float32 loses it beside any sum that says something.
+
+    Args:
+        popularity: Of each item, shape (num_items,).
+
+    Returns:
+        Shape (num_items,), from 0 for the least popular; of equals the first is above the others.
+    """
+    rows = np.arange(len(popularity))
+    places = np.empty(len(popularity))
+    places[np.lexsort((-rows, popularity))] = rows
+    return np.asarray(places * (NO_SCORE / 2 / max(len(popularity), 1)), np.float32)
 
 
 def entity_quality(metrics: RankingMetrics, train: csr_array) -> dict[str, NDArray[np.float64]]:

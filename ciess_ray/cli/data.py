@@ -16,7 +16,9 @@ data_app = typer.Typer(help="Look at interactions, or make some up.", no_args_is
 
 @data_app.command("describe")
 def describe(
-    file: Annotated[Path, typer.Argument(help="File of interactions.")],
+    file: Annotated[
+        str, typer.Argument(help="File or folder of interactions, or a URI such as s3://bucket/folder.")
+    ],
     format: Annotated[
         str,
         typer.Option(
@@ -127,7 +129,7 @@ tracking:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="File of data.")],
+    file: Annotated[str, typer.Argument(help="File or folder of data, or a URI.")],
     budget: Annotated[str, typer.Option(help="0.1, 10%, '62000 params', or 64MB of packed file.")] = "10%",
     user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
     item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
@@ -142,7 +144,9 @@ def init(
 
     ciess-ray init purchases.csv --user customer --item sku --budget 5% --output mine.yaml
     """
-    name = file.name.partition(".")[0] or "search"
+    from envs.data.places import name_of
+
+    name = name_of(file).partition(".")[0] or "search"
     written = output or Path(f"{name}.yaml")
     if written.exists() and not overwrite:
         raise ConfigError(
@@ -155,15 +159,15 @@ def init(
     from envs.recommenders import RECOMMENDERS
 
     names = read_column_names(file)
-    columns = _guessed(names, {"user": user, "item": item}, str(file))
+    columns = _guessed(names, {"user": user, "item": item}, file)
     log = read_interactions(file, columns=Columns(**columns) if columns else None)
     counts = f"{log.num_users:,} users, {log.num_items:,} items, {log.num_rows:,} interactions"
     others = [visible_line(name) for name in names if name not in columns.values()]
     text = _TEXT.format(
-        data=visible_line(str(file)),
+        data=visible_line(file),
         counts=counts,
         search=command("ciess-ray", "search", written),
-        path=as_yaml(str(file)),
+        path=as_yaml(file),
         columns=_section(columns, others),
         budget=as_yaml(budget),
         output=as_yaml(f"runs/{name}"),

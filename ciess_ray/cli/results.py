@@ -90,7 +90,7 @@ def recommend(
         )
     if served.table.neighbours is not None and (best.scores[is_there] == 0).any():
         errors.say(
-            "a score of 0 says that nothing is known of an item for this user: those stand in any order."
+            "a score of 0 says that nothing is known of an item for this user: those stand by popularity."
         )
     columns = ("user_id", "rank", "item_id", "score")
     ranked = (column.tolist() for column in served.ranked(user or [None], best))

@@ -66,8 +66,9 @@ def search(
     field.
 
     The result is a folder: result.json, sizes.parquet, table.safetensors (the packed table, which is what the
-    budget caps) and what scoring needs beside it. Of several budgets the first must be the tightest: it is
-    searched, and each further one gets a folder of its own in the output folder.
+    budget caps, trained on all interactions once it has been measured) and what scoring needs beside it. Of
+    several budgets the first must be the tightest: it is searched, and each further one gets a folder of its
+    own in the output folder.
 
     A search that was killed, interrupted or out of disk goes on from its last checkpoint with
     [bold]--resume[/bold], with [bold]dataset.path=FILE[/bold] where its data have moved; one that is finished
@@ -89,7 +90,7 @@ def search(
     # Each command imports what it needs: PyTorch takes seconds, RLlib more.
     from ciess_ray.config.yaml_file import load_config
 
-    run = load_config(Path(config or ""), changes) if resume is None else None
+    run = load_config(config or "", changes) if resume is None else None
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches import driver as searches

@@ -76,7 +76,7 @@ def stream(
     # Each command imports what it needs: PyTorch takes seconds.
     from ciess_ray.streaming.config import load_stream_config, recorded_config
 
-    configured = load_stream_config(Path(config or ""), changes) if resume is None else None
+    configured = load_stream_config(config or "", changes) if resume is None else None
 
     from ciess_ray.streaming.driver import read_stream, resume_stream, run_stream
     from ciess_ray.streaming.live import StreamView, log_line, stream_table

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,25 @@ def load_interactions(config: RunConfig) -> Interactions:
             length,
             length,
         )
+    _tell_of_zeros(config, interactions)
     return interactions
+
+
+def _tell_of_zeros(config: RunConfig, interactions: Interactions) -> None:
+    """Say where rows of the full table can only hold zeros, which a budget in shares of it counts."""
+    recommender = config.recommender
+    most = recommender.most_numbers(interactions)
+    if most is not None and most < recommender.max_embedding_size:
+        logger.warning(
+            "recommender.max_embedding_size=%s: of %s users and %s items a row of %s has at most %s numbers "
+            "that say something, and zeros beyond, which are packed and count in a budget: lower it to %s.",
+            f"{recommender.max_embedding_size:,}",
+            f"{interactions.num_users:,}",
+            f"{interactions.num_items:,}",
+            recommender.name,
+            f"{most:,}",
+            most,
+        )
 
 
 def caps_params_of(config: RunConfig, interactions: Interactions) -> list[int]:
@@ -257,7 +276,7 @@ def check_places(configs: Iterable[RunConfig], what: str, location: object) -> N
         ResultError: A file is not there.
     """
     for path in dict.fromkeys(config.dataset.path for config in configs):
-        if path is not None and not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise ResultError(
                 f"{location}: its data, {path}, are not there; say where they lie now: "
                 f"{command('ciess-ray', what, '--resume', location, 'dataset.path=FILE')}"
@@ -279,10 +298,15 @@ def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True)
         CiessError: Data cannot be read, or a budget not be met.
     """
     read: dict[str, Interactions] = {}
+    told: set[tuple[str, str, int]] = set()
     for trial in trials:
-        key = dataset_key(trial.config)
+        key, recommender = dataset_key(trial.config), trial.config.recommender
+        table = key, recommender.name, recommender.max_embedding_size
         if key not in read:
             read[key] = load_interactions(trial.config)
+        elif table not in told:
+            _tell_of_zeros(trial.config, read[key])
+        told.add(table)
         with within(f"{source}: the trial {trial.name}"):
             check_budgets(trial.config, read[key], trains_full=trains_full)
     return read

@@ -31,6 +31,7 @@ from ciess_ray.config.yaml_file import (
     section_names,
 )
 from ciess_ray.streams import Stream, rng_of
+from envs.data.places import is_uri, name_of
 from envs.errors import ConfigError, within
 
 #: Fields that are set for every run.
@@ -217,7 +218,9 @@ def absolute_paths(values: Any, name: str = "") -> Any:
         values: Of a field, of a dimension of it, or of a whole configuration.
         name: The dotted name of the field.
     """
-    return _with_paths(values, lambda path: str(Path(expanduser(path)).absolute()), name)
+    return _with_paths(
+        values, lambda path: str(path) if is_uri(path) else str(Path(expanduser(path)).absolute()), name
+    )
 
 
 def _with_paths(values: Any, change: Callable[[str | Path], str], name: str = "") -> Any:
@@ -296,7 +299,7 @@ def slug(fields: Mapping[str, Any]) -> str:
     """Fields as the end of a folder's name, in which no character needs care; what is cut ends in a hash."""
     parts = []
     for name, value in fields.items():
-        value = _with_paths(value, lambda path: Path(path).name, name)
+        value = _with_paths(value, name_of, name)
         text = (
             f"{value:.4g}"
             if isinstance(value, float)

@@ -19,6 +19,7 @@ from pydantic import (
 from ciess_ray.config.agent import AgentConfig, SearchConfig
 from ciess_ray.config.section import (
     CpuClaim,
+    DataPlace,
     GpuClaim,
     Place,
     Section,
@@ -57,10 +58,11 @@ def default_l2(recommender: str) -> Any:
 class LogConfig(Section):
     """Which interactions. Give one of ``path`` and ``sample``."""
 
-    path: Place | None = Field(
+    path: DataPlace | None = Field(
         None,
         description="file of interactions: Parquet (or a folder of its parts), CSV, TSV, MovieLens, "
-        "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started",
+        "RecBole, adjacency; text may be compressed with gzip; relative to where the command is started, "
+        "or a URI such as s3://bucket/folder",
     )
     sample: Annotated[str, one_of("dataset.sample", SAMPLES)] | None = Field(
         None, description=f"data that pip brings: {', '.join(sorted(SAMPLES))}"
@@ -202,6 +204,10 @@ class RecommenderConfig(Section):
     def row_counts(self, interactions: Interactions) -> tuple[int, int]:
         """Rows of its table that are users', of which there may be none, and rows that are items'."""
         return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
+
+    def most_numbers(self, interactions: Interactions) -> int | None:
+        """Numbers of a row that can say something of these data; None where all can."""
+        return find_recommender(self.name).most_numbers(interactions.num_users, interactions.num_items)
 
     def id_bytes(self, interactions: Interactions) -> int:
         """Bytes that a parameter of its table has beside it in the packed file."""

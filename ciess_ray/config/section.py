@@ -1,6 +1,7 @@
 """What the parts of every configuration have in common, and kinds of field."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from os.path import expanduser
@@ -19,10 +20,13 @@ from pydantic_core import PydanticCustomError
 
 from ciess_ray.config.credentials import without_secrets
 from envs.budget import MemoryBudget
+from envs.data.places import is_uri
 from envs.errors import ConfigError, check_name, within
 
 #: The smallest part of a CPU or a GPU that Ray knows.
 _LEAST_CLAIM = 1e-4
+#: A URI, or what becomes of one that is made a path.
+_ANY_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class Section(BaseModel):
@@ -64,8 +68,35 @@ def _refuse_empty(path: Any) -> Any:
     return path
 
 
+def _refuse_uri(path: Any) -> Any:
+    """As a path it would be a folder by the name of its scheme, where a command was started."""
+    if _ANY_URI.match(str(path)):
+        raise PydanticCustomError("uri", "a URI, where only a path does; name a folder, or mount it as one")
+    return path
+
+
+def _as_data_place(path: Any) -> Any:
+    """A path of data, or a URI as it is."""
+    if not isinstance(path, str | Path) or path == "":
+        return _refuse_empty(path)
+    if not is_uri(path):
+        return Path(expanduser(path))
+    if without_secrets(path) != path:
+        raise PydanticCustomError(
+            "secret", "a URI with credentials in it, which a result would tell; leave them to the environment"
+        )
+    return path
+
+
 #: A field that names a file or a folder.
-Place = Annotated[Path, BeforeValidator(_refuse_empty), AfterValidator(lambda path: Path(expanduser(path)))]
+Place = Annotated[
+    Path,
+    BeforeValidator(_refuse_uri),
+    BeforeValidator(_refuse_empty),
+    AfterValidator(lambda path: Path(expanduser(path))),
+]
+#: One that names data: a path, or a URI, which as a path would lose a stroke.
+DataPlace = Annotated[Path | str, BeforeValidator(_as_data_place)]
 #: One that names a service. What is written anywhere is read by others.
 Uri = Annotated[str, PlainSerializer(without_secrets, when_used="json")]
 #: A folder, or a URI in its place.

@@ -15,19 +15,20 @@ from ciess_ray.config.keys import FORMER
 from ciess_ray.config.run import PRESETS, RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
 from envs.data import guess_format
+from envs.data.places import is_uri
 from envs.errors import ConfigError, DataError, unknown_name, within
 
 Model = TypeVar("Model", bound=BaseModel)
 
 #: Fields whose values are of several kinds, which pydantic names where it says where a mistake is.
-_OF_SEVERAL_KINDS = (("base",), ("budget",), ("search", "memory_weight"))
+_OF_SEVERAL_KINDS = (("base",), ("budget",), ("dataset", "path"), ("search", "memory_weight"))
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, or take a file of data with every default, and put ``section.field=value`` over it.
 
     Args:
-        path: The file.
+        path: The file, or the URI of data.
         overrides: E.g. ``training.batch_size=2048``; values are read as YAML.
 
     Raises:
@@ -37,20 +38,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(put_overrides(values, overrides), str(path))
 
 
-def is_data(path: Path) -> bool:
-    """Whether a file is one of data, by its name; Parquet may be a folder of parts."""
+def is_data(path: str | Path) -> bool:
+    """Whether a file is one of data, by its name; Parquet may be a folder of parts, or lie behind a URI."""
     try:
-        return path.is_dir() or bool(guess_format(path))
+        return is_uri(path) or Path(path).is_dir() or bool(guess_format(path))
     except DataError:
         return False
 
 
-def read_values(path: Path) -> dict[str, Any]:
+def read_values(path: str | Path) -> dict[str, Any]:
     """The plain values of a YAML file.
 
     Raises:
         ConfigError: The file is missing or no YAML mapping.
     """
+    path = Path(path)
     try:
         # What is no file, such as a pipe, may never end, or never begin.
         if not stat.S_ISREG(path.stat().st_mode):

@@ -71,6 +71,8 @@ def draw_segments(panels: Sequence[Panel], names: Sequence[str], label: str = "s
         elif panel.kind == "share":
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # As their folders are called.
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:03.0f}")
     axes.set_xlabel(label)
     # A line that only one of the panels has is named too.
     fullest = max(all_axes[:, 0], key=lambda axes: len(axes.get_legend_handles_labels()[1]))

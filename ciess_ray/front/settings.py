@@ -102,7 +102,7 @@ def settings_of(
     dataset: dict[str, Any] = {"columns": names} if names else {}
     file: Path | None = None
     log: InteractionLog | None = None
-    if isinstance(ratings, str | Path) and is_data(Path(ratings)):
+    if isinstance(ratings, str | Path) and is_data(ratings):
         dataset |= {"path": str(ratings), "sample": None}
     elif isinstance(ratings, str | Path):
         file = Path(ratings)

@@ -63,7 +63,8 @@ def search(
             ``training={"max_batches": 700}``, or their fields, ``**{"training.max_batches": 700}``.
 
     Returns:
-        The result: :meth:`SearchResult.table`, :meth:`SearchResult.recommend`, and its folder.
+        The result: :meth:`SearchResult.table`, :meth:`SearchResult.recommend`, and its folder. What
+        recommends was trained on all interactions; what the table has figures of was trained without test.
 
     Raises:
         CiessError: Before minutes are lost: data, budget, a field or the output folder are wrong.

@@ -227,6 +227,8 @@ class Verdict:
 def verdicts(means: Iterable[Row]) -> Iterator[Verdict]:
     """One for each searched budget that has a full table to be measured against, in the order of the means.
 
+    Of one that finds nothing of what is tested no share can be kept.
+
     Of several searches at one budget, and of several other methods, the best on validation is told of: to
     choose by test figures would flatter it.
     """
@@ -240,22 +242,20 @@ def verdicts(means: Iterable[Row]) -> Iterator[Verdict]:
         full = _beside(searched, here, FULL_SIZE)
         if full is None or not full.get("packed_bytes") or not searched.get("packed_bytes"):
             continue
+        whole = full[HEADLINE_METRIC].mean
+        if not whole:
+            continue
         others = [row for row in at_budget if row["method"] not in _ORDER]
         beside = (
             searched,
             _beside(searched, at_budget, EQUAL_SIZES),
             max(others, key=_quality, default=None),
         )
-        whole = full[HEADLINE_METRIC].mean
         yield Verdict(
             f"{recommender} on {dataset}",
             budget,
             100 * searched["packed_bytes"] / full["packed_bytes"],
-            {
-                row["method"]: 100 * row[HEADLINE_METRIC].mean / whole if whole else 0.0
-                for row in beside
-                if row is not None
-            },
+            {row["method"]: 100 * row[HEADLINE_METRIC].mean / whole for row in beside if row is not None},
         )
 
 

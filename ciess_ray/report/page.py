@@ -164,7 +164,7 @@ def _of_stream(folder: Path) -> _Content:
             "verdict": told,
             "places": places(material),
             "budget": f"budget {budget}",
-            "over": "segment 0" if len(material.segments) == 1 else "mean of segments after the first",
+            "over": "segment 000" if len(material.segments) == 1 else "mean of segments after the first",
             "looks": looks,
             "full_scale": max([100.0, *(told.bars.values() if told else ())]),
             "terms": RANKING_TERMS,

@@ -256,7 +256,7 @@ def ages(material: StreamMaterial) -> dict[str, dict[str, dict[int, float]]]:
 def age_rows(material: StreamMaterial) -> tuple[list[str], list[Row]]:
     """Mean sizes by arrival for a table: the names of its columns, and a row a method and kind."""
     groups = np.array_split(np.arange(len(material.segments)), min(len(material.segments), _MAX_AGES))
-    names = [str(of[0]) if len(of) == 1 else f"{of[0]}-{of[-1]}" for of in groups]
+    names = [f"{of[0]:03}" if len(of) == 1 else f"{of[0]:03}-{of[-1]:03}" for of in groups]
     rows: list[Row] = []
     for method, kind, sizes in _sizes(material):
         arrived = material.arrivals(kind, len(sizes))

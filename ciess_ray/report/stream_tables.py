@@ -30,6 +30,8 @@ _MEASURED: tuple[Column, ...] = (
 #: Of a method, means over segments.
 _MEANS = (*(name for _, name, _ in _MEASURED), "num_moved", OVERLAP)
 _COLD = "Cold are rows of somebody or something that training does not know."
+#: A segment is called what its folder is.
+_NUMBER = "{:03}".format
 
 
 def _share(value: float) -> str:
@@ -84,7 +86,7 @@ def _segments_table(material: StreamMaterial) -> Table:
         "Every segment and method, with what validation chose.",
         rows,
         (
-            ("segment", "segment", str),
+            ("segment", "segment", _NUMBER),
             ("method", "method", None),
             *_MEASURED,
             ("users", "test/num_users", WHOLE),
@@ -124,7 +126,7 @@ def _memory_table(material: StreamMaterial) -> Table:
         "for each user or item.",
         rows,
         (
-            ("segment", "segment", str),
+            ("segment", "segment", _NUMBER),
             ("rows", "rows", WHOLE),
             ("users known", "users", WHOLE),
             ("items known", "items", WHOLE),
@@ -201,7 +203,7 @@ def _churn_tables(material: StreamMaterial) -> list[Table]:
             "churn",
             "What changes in every segment.",
             rows,
-            (("segment", "segment", str), ("method", "method", None), *_MOVES),
+            (("segment", "segment", _NUMBER), ("method", "method", None), *_MOVES),
         ),
     ]
 

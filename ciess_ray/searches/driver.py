@@ -43,7 +43,7 @@ from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
 from envs.data import Interactions
-from envs.errors import ConfigError, ResultError, within
+from envs.errors import ConfigError, ResultError, TrainingError, within
 from envs.recommenders import own_source, resolve_device
 
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
@@ -133,7 +133,7 @@ def _config_of(
     # One from before there was a refit ends without.
     values["search"].setdefault("refit", False)
     dataset = before["dataset"]
-    if dataset.get("path") is not None:
+    if dataset.get("path_from_folder") is not None:
         # A whole project may have moved, data and all.
         places = Path(dataset["path"]), folder / dataset["path_from_folder"]
         values["dataset"]["path"] = next((place for place in places if place.exists()), places[0])
@@ -290,7 +290,7 @@ def _run_phases(
                 tell=lambda batch, loss: journal.advance(batch, {}, f"loss {loss:.4f}"),
                 shared=shared,
             ).state
-    skipped = resumed.skipped if resumed else []
+    skipped = [*resumed.skipped] if resumed else []
     note = "; ".join([f"goes on after step {run.num_steps}", *skipped]) if resumed else ""
     with journal.phase("search", settings.num_steps + settings.num_greedy_steps, run.num_steps, note):
         find_candidates(run, full, pretrained, checkpoints, resumed)
@@ -302,7 +302,11 @@ def _run_phases(
     refits: Sequence[Refitted | None] = [None] * len(finalists)
     if settings.refit:
         with journal.phase("refit", len(finalists)):
-            refits = refit(run, finalists)
+            try:
+                refits = refit(run, finalists)
+            except TrainingError as error:
+                # All has been measured by now, and it would fail again.
+                skipped.append(f"the refit failed: {error} What was measured is packed, without test.")
     summary = journal.summary | {"status": "finished", "phase": "done", "num_steps": run.num_steps}
     with replaced_files(config.output) as new:
         for budget, chosen, (rows, recommender), refitted in zip(
@@ -373,12 +377,14 @@ def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: b
 
 
 def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
-    path = None if config.dataset.path is None else config.dataset.path.absolute()
+    path = config.dataset.path
+    if isinstance(path, Path):
+        path = path.absolute()
     return {
         "source": interactions.source,
         # A search that goes on may be started in another folder.
         "path": path and str(path),
-        "path_from_folder": path and os.path.relpath(path, config.output),
+        "path_from_folder": os.path.relpath(path, config.output) if isinstance(path, Path) else None,
         "fingerprint": interactions.fingerprint,
         "num_users": interactions.num_users,
         "num_items": interactions.num_items,

@@ -137,7 +137,8 @@ class TableFolder:
         table: The packed table, mapped into memory; none of its values is read.
         scorer: What scores beside it.
         train: The interactions that it was trained on, shape (num_users, num_items).
-        test: Those held out for test; None in an older folder, which may have none.
+        test: Those that test figures are of, which after a refit are among the former; None in an older
+            folder, which may have none.
         user_ids: The ids of the user's own data, by row.
         item_ids: The same of items.
     """
@@ -183,18 +184,19 @@ class TableFolder:
         return cls(path, table, scorer, train, test, *read_ids(path, *train.shape))
 
     def measured(self) -> "TableFolder | None":
-        """The table that the test figures are of, with what it was trained on.
+        """The table that the test figures are of, with what it was trained on; this one without a refit.
 
-        It is this one, or, where this one was trained on test too, the one beside it; None where that is not
-        there, as in a folder that only serves, or nobody knows what was for test.
+        None where nobody knows what was for test, or it is not there, as in a folder that only serves.
 
         Raises:
             ResultError: It is damaged, or of another search.
         """
         if self.test is None or not self.train.multiply(self.test).nnz:
             return self if self.test is not None else None
-        if not Manifest.read(self.path).has(MEASURED_TABLE_FILE):
+        manifest = Manifest.read(self.path)
+        if not manifest.has(MEASURED_TABLE_FILE):
             return None
+        manifest.verify(MEASURED_TABLE_FILE)
         table, scorer = _read_table(self.path, MEASURED_TABLE_FILE, MEASURED_SCORER_FILE)
         if shape_of(table) != shape_of(self.table):
             raise ResultError(f"{self.path / MEASURED_TABLE_FILE}: is of other users and items.")

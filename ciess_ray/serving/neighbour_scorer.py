@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import TableFolder
+from envs.metrics import below_scores
 
 Floats = NDArray[np.float32]
 #: Residual, as a share of what is asked for, at which the weights of a new item have been solved for.
@@ -33,6 +34,7 @@ class NeighbourScorer:
         weights = weights_of(folder.table)
         # Of each item that a user had, what it says of all.
         self._weights = weights if self._is_outgoing else csr_array(weights.T)
+        self._below = below_scores(np.bincount(self._histories.indices, minlength=self._weights.shape[1]))
         self._num_kept, self._least = folder.table.largest_size, _least_of_rows(folder.table)
 
     def of_users(self, users: NDArray[np.integer]) -> csr_array:
@@ -62,9 +64,15 @@ class NeighbourScorer:
         return csr_array((data[kept], (rows[kept], found.indices[kept])), shape=found.shape)
 
     def score(self, representations: csr_array, items: csr_array | None = None) -> Floats:
-        """Sums of weights of all items, shape (n, num_items), or of new ones, shape (n, m)."""
+        """Sums of weights of all items, shape (n, num_items), or of new ones, shape (n, m).
+
+        Where they are none, items that are known stand by popularity.
+        """
         weights = self._weights if items is None else csr_array(items.T)
-        return np.asarray((representations @ weights).toarray(), np.float32)
+        scores = np.asarray((representations @ weights).toarray(), np.float32)
+        if items is None:
+            scores += self._below
+        return scores
 
     def _shared(self, firsts: csr_array) -> csr_array:
         """Items by the users they share with new ones, see ``envs.recommenders.neighbours.Neighbours``."""

@@ -20,6 +20,7 @@ from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.files import TableFolder
 from ciess_ray.serving.scorers import Floats, Scorer, build_scorer
 from envs.errors import ConfigError, DataError, ResultError, check_name, within
+from envs.metrics import NO_SCORE
 
 #: What is done with those who are not in the table.
 Unknown = Literal["popular", "refuse"]
@@ -233,6 +234,9 @@ class ServedRecommender:
             order = np.lexsort((best, -of_best))
             items[part] = np.take_along_axis(best, order, axis=1)
             scores[part] = np.take_along_axis(of_best, order, axis=1)
+        if self.table.neighbours is not None:
+            # It has ordered them, and says nothing else.
+            scores[np.abs(scores) < NO_SCORE] = 0.0
         return Recommendations(np.where(scores == -np.inf, -1, items), scores, np.zeros(len(items), bool))
 
     def _with_popular(self, of_known: Recommendations, is_known: NDArray[np.bool_]) -> Recommendations:

@@ -185,7 +185,7 @@ class StreamConfig(Section):
         return MemoryBudget.parse(self.budget)
 
 
-def load_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfig:
+def load_stream_config(path: str | Path, overrides: Sequence[str] = ()) -> StreamConfig:
     """Read a YAML file, or take a file of data with every default, and put ``section.field=value`` over it.
 
     Args:

@@ -90,7 +90,7 @@ def resume_stream(
     state = folder.read()
     config = recorded_config(path, state["config"], overrides)
     data = config.dataset.path
-    if data is not None and not data.exists():
+    if isinstance(data, Path) and not data.exists():
         raise ResultError(
             f"{path}: its log, {data}, is not there; say where it lies now: "
             f"{command('ciess-ray', 'stream', '--resume', path, 'dataset.path=FILE')}"

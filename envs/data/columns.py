@@ -1,31 +1,23 @@
-"""Columns of ids, ratings and timestamps: how they are named, checked and turned into a log."""
+"""Columns of ids, ratings and timestamps: how they are named, and turned into a log."""
 
-import contextlib
 import difflib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from envs.data.interactions import SPLITS, Ids, InteractionLog, TimeUnit, check_rows
+from envs.data.ids import IdColumn
+from envs.data.interactions import InteractionLog, check_rows
+from envs.data.values import NumberColumn, SplitColumn, TimeColumn, Where, shown
 from envs.errors import DataError
 
-#: Names a row, counted from 0, in the words of its source: "ratings.csv, line 7".
-Where = Callable[[int], str]
-
-#: A number as it may stand in a text file.
-NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
-_CANONICAL_INTEGER = r"\A(0|-?[1-9][0-9]*)\z"
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-#: What other programs write for a value that is missing; no array, for which pyarrow would import pandas.
-MISSING_IDS = "nan NaN NAN null Null NULL None NA N/A n/a <NA> NaT #N/A \\N".split()
-_MAX_SHOWN = 60
+#: What reads the columns beside the ids, by role.
+_KINDS: dict[str, type[NumberColumn] | type[TimeColumn] | type[SplitColumn]] = {
+    "rating": NumberColumn,
+    "timestamp": TimeColumn,
+    "split": SplitColumn,
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +29,6 @@ class Columns:
     rating: str | None = None
     timestamp: str | None = None
     split: str | None = None
-
-
-def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text):,} characters)"
 
 
 def pick_columns(
@@ -92,220 +78,87 @@ def pick_columns(
     return asked
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    return type_ in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _refuse_first(
-    is_bad: NDArray[np.bool_],
-    values: pa.Array | pa.ChunkedArray,
-    name: str,
-    where: Where,
-    why: str,
-    places: NDArray[np.integer] | None = None,
-) -> None:
-    """Refuse the first bad row of a column.
+class LogBuilder:
+    """Checks typed columns that come in chunks, and makes a log of them, in which a pair may stand twice.
 
     Args:
-        is_bad: Which rows are, shape (n,).
-        values: What the rows hold.
-        name: The column's name.
-        where: Names a row.
-        why: What is wrong with a value that is there, and the remedy.
-        places: Of each row the place of its value; None where each row has its own.
-
-    Raises:
-        DataError: A row is bad.
-    """
-    if is_bad.any():
-        row = int(is_bad.argmax())
-        value = values[row if places is None else int(places[row])].as_py()
-        what = "missing; give the row one or delete it" if value is None else f"{shown(value)}, {why}"
-        raise DataError(f"{where(row)}: {name} is {what}")
-
-
-def checked_text(
-    column: pa.Array | pa.ChunkedArray,
-    name: str,
-    where: Where,
-    remedy: str = "write the column anew as UTF-8",
-) -> pa.Array | pa.ChunkedArray:
-    """A column of text, or of bytes, as text that is UTF-8, which the types of a Parquet file do not ensure.
-
-    Raises:
-        DataError: A row is not, with the remedy.
-    """
-    raw = column.cast(pa.binary_view() if pa.types.is_string_view(column.type) else pa.large_binary())
-    try:
-        return raw.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        is_bad = [value.decode(errors="ignore").encode() != value for value in raw.to_pylist()]
-        _refuse_first(np.array(is_bad), raw, name, where, f"not UTF-8 text; {remedy}")
-        raise
-
-
-def _encode_ids(
-    column: pa.ChunkedArray, name: str, where: Where, parse: bool
-) -> tuple[Ids, NDArray[np.int32]]:
-    """Sorted ids of a column and the code of each row; blanks around text are no part of it.
-
-    Args:
-        column: Ids, shape (n,).
-        name: The column's name, for messages.
+        num_rows: Rows that will come.
+        names: By role (``user``, ``item``, perhaps ``rating``, ``timestamp``, ``split``), the columns' names
+            in the data, for messages.
+        source: Where the data is, for messages.
         where: Names a row, for messages.
-        parse: Whether text that is all canonical integers becomes int64, as it does in text formats.
-
-    Returns:
-        The ids, shape (num_ids,), and the codes, shape (n,), int32.
+        parse_ids: The ids are text of a format that has no types: integers where all are.
 
     Raises:
-        DataError: An id is missing, empty, negative, holds a line end or is of a type that names nothing.
+        DataError: There is no row, or there are more than memory can hold.
     """
-    _refuse_first(pc.is_null(column).to_numpy(), column, name, where, "")
-    types = pa.types
-    if not parse:
-        if types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if _is_text(column.type):
-            column = checked_text(column, name, where)
-        elif not (types.is_integer(column.type) or types.is_floating(column.type)):
-            raise DataError(
-                f"{where(0)}: {name} is of type {column.type}; ids are integers or text, store the column as "
-                "one of them"
-            )
-    chunks = column.dictionary_encode().unify_dictionaries().chunks
-    ids, codes = chunks[0].dictionary, np.concatenate([chunk.indices for chunk in chunks])
 
-    def refuse(is_bad: pa.BooleanArray, why: str) -> None:
-        """Refuse the first row whose id is a bad one."""
-        _refuse_first(is_bad.to_numpy(zero_copy_only=False)[codes], ids, name, where, why, codes)
+    def __init__(
+        self, num_rows: int, names: Mapping[str, str], source: str, where: Where, *, parse_ids: bool = False
+    ) -> None:
+        if num_rows == 0:
+            raise DataError(f"{source}: it holds no interactions; bring a file with one row an interaction")
+        check_rows(num_rows, len(names), source)
+        self._source = source
+        self._ids = {role: IdColumn(num_rows, names[role], where, parse_ids) for role in ("user", "item")}
+        self._values = {
+            role: kind(num_rows, names[role], where) for role, kind in _KINDS.items() if role in names
+        }
 
-    if _is_text(ids.type):
-        stripped = pc.utf8_trim_whitespace(ids).dictionary_encode()
-        ids, codes = stripped.dictionary, stripped.indices.to_numpy()[codes]
-        refuse(pc.equal(ids, ""), "which names nothing; give the row an id or delete it")
-        refuse(pc.match_substring_regex(ids, r"[\r\n]"), "and an id holds no line end; correct it")
-        refuse(
-            pc.is_in(ids, pa.array(MISSING_IDS).cast(ids.type)),
-            "which other programs write where a value is missing; give the row an id or delete it, or rename "
-            "the id where it is one",
+    def add(self, role: str, chunk: pa.Array) -> None:
+        """Take the next rows of a column.
+
+        Raises:
+            DataError: A value cannot be used.
+        """
+        column = self._ids[role] if role in self._ids else self._values[role]
+        column.add(chunk)
+
+    def finish(self) -> InteractionLog:
+        """The log, of columns that have come as a whole.
+
+        Raises:
+            DataError: An id cannot be used, which all of the column tell.
+        """
+        (user_ids, user), (item_ids, item) = self._ids["user"].finish(), self._ids["item"].finish()
+        values: dict[str, Any] = {role: column.finish() for role, column in self._values.items()}
+        time = self._values.get("timestamp")
+        return InteractionLog(
+            user_ids,
+            item_ids,
+            user,
+            item,
+            values.get("rating"),
+            values.get("timestamp"),
+            0,
+            self._source,
+            values.get("split"),
+            time.unit if isinstance(time, TimeColumn) else None,
         )
-        if parse and pc.all(pc.match_substring_regex(ids, _CANONICAL_INTEGER)).as_py():
-            with contextlib.suppress(pa.ArrowInvalid):  # Beyond int64 it is as good a name as any other text.
-                ids = ids.cast(pa.int64())
-    if not _is_text(ids.type):
-        # Above 2^53 neighbouring integers are the same float64.
-        is_float = types.is_floating(ids.type)
-        numbers = ids.cast(pa.float64() if is_float else ids.type).to_numpy()
-        is_id = (
-            (numbers >= 0) & (numbers <= (2**53 if is_float else 2**63 - 1)) & (np.floor(numbers) == numbers)
-        )
-        refuse(
-            pa.array(~is_id),
-            "and integer ids are whole, from 0 to 2^63 - 1; correct or renumber them, or store them as text",
-        )
-        ids = pa.array(numbers.astype(np.int64))
-    order = pc.array_sort_indices(ids).to_numpy()
-    code_of = np.empty(len(order), np.int32)
-    code_of[order] = np.arange(len(order), dtype=np.int32)
-    return ids.take(pa.array(order)).to_numpy(zero_copy_only=False), code_of[codes]
-
-
-def _kind_of_time(value: str) -> str:
-    if NUMBER.fullmatch(value):
-        return "a number"
-    try:
-        time = datetime.fromisoformat(value)
-    except ValueError:
-        return "neither a number nor an ISO time such as 2001-01-31 12:00:00"
-    return "an ISO time" if time.tzinfo is None else "an ISO time with an offset from UTC"
-
-
-def _times_of_text(column: pa.ChunkedArray, name: str, where: Where) -> pa.ChunkedArray:
-    """ISO times as timestamps, to the microsecond where that tells all; none of them is missing.
-
-    Raises:
-        DataError: A value is no such time, or only some have an offset from UTC.
-    """
-    text = pc.utf8_trim_whitespace(checked_text(column, name, where))
-    for unit in ("us", "ns"):
-        for zone in (None, "UTC"):
-            # The next may fit; where none does, the row that is at fault is looked for.
-            with contextlib.suppress(pa.ArrowInvalid):
-                return text.cast(pa.timestamp(unit, zone))
-    kinds = [_kind_of_time(value) for value in text.to_pylist()]
-    row = next((row for row, kind in enumerate(kinds) if kind != kinds[0] or "neither" in kind), 0)
-    raise DataError(
-        f"{where(row)}: {name} is {shown(text[row].as_py())}, {kinds[row]}; store all of the column as "
-        "numbers, or as ISO times that all have an offset from UTC or have none"
-    )
-
-
-def _time_unit(column: pa.ChunkedArray) -> TimeUnit | None:
-    """What dates count since 1970; None of plain numbers, which may count anything."""
-    if pa.types.is_date(column.type):
-        return "s"
-    return column.type.unit if pa.types.is_timestamp(column.type) else None
-
-
-def _numbers(column: pa.ChunkedArray, name: str, where: Where, largest: float) -> NDArray[Any]:
-    """A numeric column without gaps, shape (n,), int64 where it is integer and float64 otherwise."""
-    _refuse_first(pc.is_null(column).to_numpy(), column, name, where, "")
-    types = pa.types
-    if types.is_date(column.type):
-        column = column.cast(pa.timestamp("s"))
-    if types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
-    is_integer = types.is_integer(column.type)
-    if not (is_integer or types.is_floating(column.type) or types.is_decimal(column.type)):
-        raise DataError(f"{where(0)}: {name} is of type {column.type}; store the column as numbers")
-    numbers = np.asarray(column.cast(pa.int64() if is_integer else pa.float64(), safe=False))
-    why = "not a finite number; correct or delete the row"
-    _refuse_first(~(np.abs(numbers) <= largest), column, name, where, why)
-    return numbers
-
-
-def _splits(column: pa.ChunkedArray, name: str, where: Where) -> NDArray[np.int8]:
-    """Positions in :data:`SPLITS`, shape (n,)."""
-    codes = pc.index_in(column.cast(pa.string()), pa.array(SPLITS))
-    why = f"none of {', '.join(SPLITS)}; correct the row"
-    _refuse_first(pc.is_null(codes).to_numpy(zero_copy_only=False), column, name, where, why)
-    return np.asarray(codes.to_numpy(), np.int8)
 
 
 def build_log(
-    columns: dict[str, pa.ChunkedArray],
-    names: dict[str, str],
+    columns: Mapping[str, pa.ChunkedArray],
+    names: Mapping[str, str],
     source: str,
     where: Where,
     *,
     parse_ids: bool = False,
 ) -> InteractionLog:
-    """Check typed columns and make a log of them, in which a pair may stand twice; a reader's last step.
+    """Check columns that are in memory and make a log of them, as :class:`LogBuilder` does.
 
     Args:
-        columns: By role (``user``, ``item``, perhaps ``rating``, ``timestamp``, ``split``), each shape (n,).
-        names: By role, the columns' names in the data, for messages.
-        source: Where the data is, for messages.
-        where: Names a row, for messages.
-        parse_ids: The ids are dictionary-encoded text of a format that has no types: integers where all are.
+        columns: By role, each shape (n,).
+        names: As there.
+        source: As there.
+        where: As there.
+        parse_ids: As there.
 
     Raises:
         DataError: There is no row, or a value cannot be used.
     """
-    if len(columns["user"]) == 0:
-        raise DataError(f"{source}: it holds no interactions; bring a file with one row an interaction")
-    check_rows(len(columns["user"]), len(columns), source)
-    user_ids, user = _encode_ids(columns["user"], names["user"], where, parse_ids)
-    item_ids, item = _encode_ids(columns["item"], names["item"], where, parse_ids)
-    rating = timestamp = time_unit = None
-    if "rating" in columns:
-        rating = _numbers(columns["rating"], names["rating"], where, _FLOAT32_MAX).astype(np.float32)
-    if "timestamp" in columns:
-        times = columns["timestamp"]
-        if _is_text(times.type) and not times.null_count:
-            times = _times_of_text(times, names["timestamp"], where)
-        time_unit = _time_unit(times)
-        timestamp = _numbers(times, names["timestamp"], where, float(np.finfo(np.float64).max))
-    split = _splits(columns["split"], names["split"], where) if "split" in columns else None
-    return InteractionLog(user_ids, item_ids, user, item, rating, timestamp, 0, source, split, time_unit)
+    builder = LogBuilder(len(columns["user"]), names, source, where, parse_ids=parse_ids)
+    for role, column in columns.items():
+        for chunk in column.chunks:
+            builder.add(role, chunk)
+    return builder.finish()

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from os import PathLike
-from os.path import expanduser
-from pathlib import Path
 
 import pyarrow as pa
 
 from envs.data.adjacency import read_adjacency
 from envs.data.columns import Columns
 from envs.data.interactions import InteractionLog, Keep, merge_duplicates
+from envs.data.places import DataFile, data_file, name_of
 from envs.data.tables import log_from_frame, read_parquet, read_splits, table_columns
 from envs.data.text import (
     CSV,
@@ -25,7 +24,6 @@ from envs.data.text import (
     MOVIELENS_DAT,
     RECBOLE,
     TSV,
-    is_compressed,
     read_text,
     text_columns,
 )
@@ -45,9 +43,9 @@ class Reader:
         has_parts: Whether a folder may hold it in parts, and it is compressed in itself.
     """
 
-    read: Callable[[Path, Columns | None], InteractionLog]
+    read: Callable[[DataFile, Columns | None], InteractionLog]
     patterns: tuple[str, ...]
-    column_names: Callable[[Path], list[str]] | None = None
+    column_names: Callable[[DataFile], list[str]] | None = None
     has_parts: bool = False
 
 
@@ -74,7 +72,7 @@ def guess_format(path: str | PathLike[str]) -> str:
     Raises:
         DataError: It tells none.
     """
-    name = Path(path).name.lower().removesuffix(".gz")
+    name = name_of(path).lower().removesuffix(".gz")
     fitting = {
         pattern: form
         for form, reader in READERS.items()
@@ -100,8 +98,10 @@ def read_interactions(
     """Read a file of interactions.
 
     Args:
-        path: The file; a ``~`` at its beginning is the home folder. Text may be compressed with gzip if the
-            name ends in ``.gz``; Parquet may be a folder of parts.
+        path: The file; a ``~`` at its beginning is the home folder. Or a URI that pyarrow knows, such as
+            ``s3://bucket/folder``, for which the credentials are those of the environment, and none with
+            ``s3://anonymous@bucket/folder``. Text may be compressed with gzip if the name ends in ``.gz``;
+            Parquet may be a folder of parts.
         format: A name in ``READERS``, or ``"auto"`` to go by the file's name.
         columns: Names of the columns to read; None for the format's own, of which rating and timestamp are
             read where they exist.
@@ -136,43 +136,32 @@ def read_column_names(path: str | PathLike[str], *, format: str = "auto") -> lis
 
 
 @contextmanager
-def _opened(path: str | PathLike[str], format: str) -> Iterator[tuple[Path, Reader]]:
+def _opened(path: str | PathLike[str], format: str) -> Iterator[tuple[DataFile, Reader]]:
     """The file and what reads it, of which all is well that can be known before it is read.
 
     Raises:
         DataError: It is not, or what is read in the context fails in a way that no reader names.
     """
     check_name("file format", format, [*READERS, "auto"])
-    try:
-        path = Path(expanduser(path))
-        num_bytes = path.stat().st_size
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise DataError(f"{path}: there is no such file to read ({reason}); check the path") from error
-    is_folder = path.is_dir()
+    file = data_file(path)
     if format == "auto":
-        format = "parquet" if is_folder else guess_format(path)
+        format = "parquet" if file.is_folder else guess_format(path)
     reader = READERS[format]
-    if not (is_folder or path.is_file()):
+    if file.is_folder and not reader.has_parts:
+        raise DataError(f"{file}: it is a directory; name the one file that holds the interactions")
+    if file.is_compressed and reader.has_parts and not file.is_folder:
         raise DataError(
-            f"{path}: it is a pipe or a device, and interactions are read more than once; write them to a "
-            "file and name that"
+            f"{file}: Parquet is compressed in itself and read in parts; decompress the file first"
         )
-    if is_folder and not reader.has_parts:
-        raise DataError(f"{path}: it is a directory; name the one file that holds the interactions")
-    if is_compressed(path) and reader.has_parts and not is_folder:
-        raise DataError(
-            f"{path}: Parquet is compressed in itself and read in parts; decompress the file first"
-        )
-    if num_bytes == 0:
-        raise DataError(f"{path}: it is empty (0 bytes); bring a file with one row an interaction")
+    if file.num_bytes == 0 and not file.is_folder:
+        raise DataError(f"{file}: it is empty (0 bytes); bring a file with one row an interaction")
     try:
-        yield path, reader
+        yield file, reader
     except MemoryError as error:
-        raise DataError(f"{path}: it needs more memory than there is; bring a part of it") from error
+        raise DataError(f"{file}: it needs more memory than there is; bring a part of it") from error
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: it cannot be read ({error}); bring it anew where it is cut off or no such format, or "
+            f"{file}: it cannot be read ({error}); bring it anew where it is cut off or no such format, or "
             "check its permissions"
         ) from error
 

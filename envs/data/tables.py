@@ -1,15 +1,18 @@
 """Interactions in tables with types: Parquet files and DataFrames."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from envs.data.columns import Columns, Where, build_log, pick_columns
+from envs.data.columns import Columns, LogBuilder, build_log, pick_columns
 from envs.data.interactions import SPLITS, InteractionLog, Interactions, Keep, check_rows, merge_duplicates
+from envs.data.places import DataFile
+from envs.data.values import Where
 from envs.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,14 +24,14 @@ _SPLIT = "split"
 _SOURCE = b"ciess-ray.source"
 
 
-def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAULTS) -> InteractionLog:
-    """Read a Parquet file, or the parts of one in a folder as one.
+def read_parquet(file: DataFile, columns: Columns | None, defaults: Columns = _DEFAULTS) -> InteractionLog:
+    """Read a Parquet file, or the parts of one in a folder as one, in batches of rows.
 
-    The file's types are kept: integers are integer ids and text is text ids, "12" included. Floats are
-    taken as integers where all of them are whole. Messages count rows from 1.
+    The file's types are kept: integers are integer ids and text is text ids, "12" included. Floats and
+    decimals are taken as integers where all of them are whole. Messages count rows from 1.
 
     Args:
-        path: The file or folder; parts are all files below it that end in ``.parquet``, in the order of their
+        file: The file or folder; parts are all files below it that end in ``.parquet``, in the order of their
             names, without those that begin with a dot or an underscore.
         columns: Names to read; None for user_id, item_id and, where they exist, rating and timestamp.
         defaults: What None stands for, where it is something else.
@@ -36,51 +39,102 @@ def read_parquet(path: Path, columns: Columns | None, defaults: Columns = _DEFAU
     Raises:
         DataError: A file is no Parquet, a column is missing, or a value cannot be used.
     """
-    parts = _parts(path) if path.is_dir() else [path]
-    tables: list[pa.Table] = []
+    parts = _parts(file)
+    footers: list[pq.FileMetaData] = []
+    schemas: list[pa.Schema] = []
     roles: dict[str, str] = {}
-    num_rows, source = 0, str(path)
+    num_rows, source = 0, str(file)
+    # All of them first, so that what cannot be held or read is refused before anything is.
     for part in parts:
-        try:
-            # Not pq.read_table, which would take a column of a directory's name for data.
-            with pq.ParquetFile(part, page_checksum_verification=True) as file:
-                read = pick_columns(file.schema_arrow.names, columns, defaults, str(part))
-                num_rows += file.metadata.num_rows
-                source = (file.schema_arrow.metadata or {}).get(_SOURCE, source.encode()).decode()
-                check_rows(num_rows, len(read), str(path))
-                table = file.read(columns=list(read.values())).select(list(read.values()))
-                tables.append(table.rename_columns(list(read)))
-                roles |= read
-            pa.concat_tables([tables[0], tables[-1]], promote_options="permissive")
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{part}: it cannot be read as Parquet, or not as {parts[0].name} is ({error}); write it "
-                "anew, all parts alike, or name its format with format="
-            ) from error
-    ends = np.cumsum([table.num_rows for table in tables])
+        with _opened(part, parts[0]) as content:
+            read = pick_columns(content.schema_arrow.names, columns, defaults, str(part))
+            if footers and read != roles:
+                raise DataError(
+                    f"{part}: its columns are {', '.join(read.values())}, and those of {parts[0].name} are "
+                    f"{', '.join(roles.values())}; write all parts alike, or name the columns to read"
+                )
+            roles = read
+            schemas.append(_value_types(content.schema_arrow, roles))
+            pa.unify_schemas([schemas[0], schemas[-1]], promote_options="permissive")
+            source = (content.schema_arrow.metadata or {}).get(_SOURCE, source.encode()).decode()
+            footers.append(content.metadata)
+            num_rows += content.metadata.num_rows
+            check_rows(num_rows, len(roles), str(file))
+    ends = np.cumsum([footer.num_rows for footer in footers])
 
     def where(row: int) -> str:
         part = int(np.searchsorted(ends, row, side="right"))
-        return f"{parts[part]}, row {row - int(ends[part]) + tables[part].num_rows + 1}"
+        return f"{parts[part]}, row {row - int(ends[part]) + footers[part].num_rows + 1}"
 
-    table = pa.concat_tables(tables, promote_options="permissive")
-    return build_log({role: table.column(role) for role in roles}, roles, source, where)
+    builder = LogBuilder(num_rows, roles, source, where)
+    for part, footer in zip(parts, footers, strict=True):
+        with _opened(part, parts[0], footer) as content:
+            num_read = 0
+            # What is read ahead over a network is a group, not the file.
+            for group in range(footer.num_row_groups):
+                for batch in content.iter_batches(row_groups=[group], columns=list(roles.values())):
+                    num_read += batch.num_rows
+                    if num_read > footer.num_rows:
+                        break
+                    for role, name in roles.items():
+                        builder.add(role, batch.column(name))
+            if num_read != footer.num_rows:
+                raise DataError(
+                    f"{part}: it says that it has {footer.num_rows:,} rows, and has others; write it anew"
+                )
+    return builder.finish()
 
 
-def read_splits(path: Path, columns: Columns | None) -> InteractionLog:
+def _value_types(schema: pa.Schema, roles: Mapping[str, str]) -> pa.Schema:
+    """What columns hold, by role; of a dictionary that is what it stands for."""
+    types = {role: schema.field(name).type for role, name in roles.items()}
+    return pa.schema(
+        {role: kind.value_type if pa.types.is_dictionary(kind) else kind for role, kind in types.items()}
+    )
+
+
+@contextmanager
+def _opened(
+    part: DataFile, first: DataFile, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, whose checksums are looked at.
+
+    Args:
+        part: The file.
+        first: The first of all parts.
+        footer: What was read of it before.
+
+    Raises:
+        DataError: It is none, or what is read in the context fails.
+    """
+    try:
+        # Not pq.read_table, which would take a column of a directory's name for data.
+        with (
+            part.filesystem.open_input_file(part.path) as content,
+            pq.ParquetFile(content, metadata=footer, page_checksum_verification=True) as file,
+        ):
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{part}: it cannot be read as Parquet, or not as {first.name} is ({error}); write it anew, all "
+            "parts alike, or name its format with format="
+        ) from error
+
+
+def read_splits(file: DataFile, columns: Columns | None) -> InteractionLog:
     """Read Parquet whose column ``split`` says of each row ``train``, ``validation`` or ``test``.
 
     A search of it takes these splits; its seed and shares change nothing about them.
 
     Args:
-        path: As of :func:`read_parquet`.
+        file: As of :func:`read_parquet`.
         columns: Names of the other columns.
 
     Raises:
         DataError: As there.
     """
     named = None if columns is None else replace(columns, split=_SPLIT)
-    return read_parquet(path, named, replace(_DEFAULTS, split=_SPLIT))
+    return read_parquet(file, named, replace(_DEFAULTS, split=_SPLIT))
 
 
 def log_of_splits(interactions: Interactions) -> InteractionLog:
@@ -118,25 +172,23 @@ def table_of(log: InteractionLog) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({_SOURCE: log.source})
 
 
-def table_columns(path: Path) -> list[str]:
+def table_columns(file: DataFile) -> list[str]:
     """Names of the columns of a Parquet file, or of the first part of one in a folder."""
-    return list(pq.read_schema(_parts(path)[0] if path.is_dir() else path).names)
+    first = _parts(file)[0]
+    with _opened(first, first) as content:
+        return list(content.schema_arrow.names)
 
 
-def _parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder.
+def _parts(file: DataFile) -> list[DataFile]:
+    """The Parquet files of a folder, or the one that there is.
 
     Raises:
         DataError: There is none.
     """
-    parts = [
-        part
-        for part in sorted(folder.rglob("*.parquet"))
-        if part.is_file() and not any(name[0] in "._" for name in part.relative_to(folder).parts)
-    ]
+    parts = file.parts(".parquet") if file.is_folder else [file]
     if not parts:
         raise DataError(
-            f"{folder}: it is a directory without Parquet files; name the one that holds the interactions"
+            f"{file}: it is a directory without Parquet files; name the one that holds the interactions"
         )
     return parts
 

@@ -4,21 +4,21 @@ Arrow reads the file; where it fails, the file is gone through again, row by row
 quotation marks are not by the book, to see that none has swallowed rows.
 """
 
-import gzip
 import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from envs.data.columns import NUMBER, Columns, build_log, pick_columns, shown
+from envs.data.columns import Columns, build_log, pick_columns
 from envs.data.interactions import InteractionLog
+from envs.data.places import DataFile
+from envs.data.values import NUMBER, shown
 from envs.errors import DataError
 
 #: What an id may look like: an integer where all of the others are.
@@ -86,17 +86,7 @@ class _Row(NamedTuple):
     behind: Sequence[int] = ()
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file's name says that it is compressed with gzip."""
-    return path.suffix.lower() == ".gz"
-
-
-def open_bytes(path: Path) -> BinaryIO:
-    """A file's content, decompressed where it is compressed."""
-    return cast(BinaryIO, gzip.open(path) if is_compressed(path) else path.open("rb"))
-
-
-def _rows(path: Path, form: TextFormat) -> Iterator[_Row]:
+def _rows(file: DataFile, form: TextFormat) -> Iterator[_Row]:
     """The rows of a file; blank lines are none. Bytes that are not UTF-8 come as lone surrogates.
 
     Raises:
@@ -106,24 +96,24 @@ def _rows(path: Path, form: TextFormat) -> Iterator[_Row]:
     rest = rf"[^{part}\r\n]*"
     # In quotation marks, with what stands behind them, or without; then a separator, or the end of the row.
     value = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"({rest})|(?!")({rest}))(?:({part})|[\r\n]*\Z)')
-    with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape", newline="") as file:
-        lines = enumerate(file, start=1)
+    with io.TextIOWrapper(file.open_content(), "utf-8-sig", "surrogateescape", newline="") as text_file:
+        lines = enumerate(text_file, start=1)
         for line, text in lines:
             if form.has_quotes and '"' in text:
-                yield _quoted_row(path, value, line, text, lines)
+                yield _quoted_row(file, value, line, text, lines)
             elif row := text.rstrip("\r\n"):
                 yield _Row(line, line, row.split(form.separator))
 
 
 def _quoted_row(
-    path: Path, value: re.Pattern[str], first: int, text: str, lines: Iterator[tuple[int, str]]
+    file: DataFile, value: re.Pattern[str], first: int, text: str, lines: Iterator[tuple[int, str]]
 ) -> _Row:
     """A row with quotation marks, which goes on in the next lines where a value does.
 
     Text behind the mark that closes a value, as in ``1,"Weird Al" Yankovic``, is part of it, as Arrow has it.
 
     Args:
-        path: The file.
+        file: The file.
         value: Matches a value: what is quoted, the text behind it, or one without marks; and a separator.
         first: The row's first line, counted from 1.
         text: That line.
@@ -140,7 +130,7 @@ def _quoted_row(
             last, line = next(lines, (last, ""))
             if not line or len(text) - start > _MAX_VALUE:
                 raise DataError(
-                    f"{path}, line {first + len(_LINE_END.findall(text[:start]))}: the quotation mark that "
+                    f"{file}, line {first + len(_LINE_END.findall(text[:start]))}: the quotation mark that "
                     f"opens a value here is never closed, or not within {_MAX_VALUE:,} characters; close or "
                     "delete it"
                 )
@@ -154,20 +144,20 @@ def _quoted_row(
             return _Row(first, last, fields, behind)
 
 
-def _text_behind(path: Path, line: int, what: str) -> DataError:
+def _text_behind(file: DataFile, line: int, what: str) -> DataError:
     return DataError(
-        f"{path}, line {line}: there is text behind the quotation mark that closes {what}; delete it, or "
+        f"{file}, line {line}: there is text behind the quotation mark that closes {what}; delete it, or "
         "double the marks within the value"
     )
 
 
 def _check_rows(
-    path: Path, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table | None
+    file: DataFile, form: TextFormat, names: list[str], positions: dict[str, int], table: pa.Table | None
 ) -> None:
     """Refuse the first row that Arrow cannot have read, or not as it is meant.
 
     Args:
-        path: The file.
+        file: The file.
         form: Its format.
         names: Of the columns.
         positions: Of the columns that are read, by role.
@@ -181,43 +171,43 @@ def _check_rows(
         ids = [table.column(role).unify_dictionaries().chunk(0).dictionary for role in ("user", "item")]
         is_integer = [pc.all(pc.match_substring_regex(values, f"^{_INTEGER}$")).as_py() for values in ids]
         id_patterns = [_INTEGER if are_all else _TEXT for are_all in is_integer]
-    for row in islice(_rows(path, form), 0 if form.names else 1, None):
+    for row in islice(_rows(file, form), 0 if form.names else 1, None):
         line, last, fields, behind = row
         if line != last:
-            _check_line_ends(path, form, names, positions, row, id_patterns)
+            _check_line_ends(file, form, names, positions, row, id_patterns)
         if len(fields) != len(names):
             raise DataError(
-                f"{path}, line {line}: {len(fields)} fields where there should be {len(names)} "
+                f"{file}, line {line}: {len(fields)} fields where there should be {len(names)} "
                 f"({form.separator.join(names)}); correct or delete the line"
             )
         if table is None and len("".join(fields).encode(errors="surrogateescape")) > _BLOCK_BYTES:
             raise DataError(
-                f"{path}, line {line}: a row of more than {_BLOCK_BYTES:,} bytes; look for line ends that "
+                f"{file}, line {line}: a row of more than {_BLOCK_BYTES:,} bytes; look for line ends that "
                 "are missing, or shorten it"
             )
         for role, position in positions.items():
             value = fields[position]
             if position in behind:
-                raise _text_behind(path, line, names[position])
+                raise _text_behind(file, line, names[position])
             if '"' in value and form.has_quotes and _BLANK_BEFORE_QUOTE.match(value):
                 raise DataError(
-                    f"{path}, line {line}: {names[position]} begins with a blank before its quotation mark; "
+                    f"{file}, line {line}: {names[position]} begins with a blank before its quotation mark; "
                     "delete the blanks behind the separators"
                 )
             if table is not None:
                 continue
             if _NOT_UTF8.search(value):
-                raise DataError(f"{path}, line {line}: it is not UTF-8 text; {utf8_remedy(path)}")
+                raise DataError(f"{file}, line {line}: it is not UTF-8 text; {utf8_remedy(file)}")
             if role == "rating" and not NUMBER.fullmatch(value.strip(" \t")):
                 hint = ", with a point before its decimals" if "," in value else ""
                 raise DataError(
-                    f"{path}, line {line}: {names[position]} is {shown(value)}, not a number{hint}; correct "
+                    f"{file}, line {line}: {names[position]} is {shown(value)}, not a number{hint}; correct "
                     "or delete the line"
                 )
 
 
 def _check_line_ends(
-    path: Path,
+    file: DataFile,
     form: TextFormat,
     names: list[str],
     positions: dict[str, int],
@@ -239,7 +229,7 @@ def _check_line_ends(
         if not is_whole or position in positions.values():
             what = names[position] if is_whole else "a value"
             raise DataError(
-                f"{path}, line {line}: {what} begins here with {shown(value.strip())} and goes on in the "
+                f"{file}, line {line}: {what} begins here with {shown(value.strip())} and goes on in the "
                 "next line; look for a quotation mark too many or too few"
             )
         swallowed = [text.split(form.separator) for text in _LINE_END.split(value)[1:]]
@@ -248,24 +238,24 @@ def _check_line_ends(
             ids = [fields[positions[role]] for role in ("user", "item")] if len(fields) == len(names) else []
             if ids and all(map(re.fullmatch, id_patterns, ids)):
                 raise DataError(
-                    f"{path}, line {line}: {names[position]} begins here and goes on in line {number}, which "
+                    f"{file}, line {line}: {names[position]} begins here and goes on in line {number}, which "
                     "looks like a row of its own; look for a quotation mark too many, or leave that column "
                     "out of the file"
                 )
     if row.behind:
-        raise _text_behind(path, row.last, "a value")
+        raise _text_behind(file, row.last, "a value")
 
 
-def utf8_remedy(path: Path) -> str:
+def utf8_remedy(file: DataFile) -> str:
     """What to do about a file that is not UTF-8 text, by what it may be."""
-    with open_bytes(path) as file:
-        beginning = file.read(8)
+    with file.open_content() as content:
+        beginning = content.read(8)
     kinds = (kind for start, kind in _BEGINNINGS.items() if beginning.startswith(start))
     return next(kinds, "save the file as UTF-8")
 
 
 def _arrow_table(
-    path: Path,
+    file: DataFile,
     form: TextFormat,
     num_fields: int,
     positions: dict[str, int],
@@ -277,62 +267,63 @@ def _arrow_table(
     text = pa.dictionary(pa.int32(), pa.string())
     types = {"user": text, "item": text, "rating": pa.float64(), "timestamp": time}
     empty = [f"field {place}" for place, name in enumerate(form.names or ()) if not name]
-    return pacsv.read_csv(
-        pa.CompressedInputStream(str(path), "gzip") if is_compressed(path) else str(path),
-        read_options=pacsv.ReadOptions(
-            column_names=[role_at.get(place, f"field {place}") for place in range(num_fields)],
-            skip_rows=skip_rows,
-        ),
-        parse_options=pacsv.ParseOptions(
-            delimiter=form.separator,
-            quote_char='"' if form.has_quotes else False,
-            newlines_in_values=form.has_quotes,
-        ),
-        convert_options=pacsv.ConvertOptions(
-            column_types=types | dict.fromkeys(empty, pa.null()),
-            include_columns=[*positions, *empty],
-            # A field that is not a number is an error with its line, never a gap.
-            null_values=[""] if empty else [],
-        ),
-    )
+    with file.open_stream() as content:
+        return pacsv.read_csv(
+            content,
+            read_options=pacsv.ReadOptions(
+                column_names=[role_at.get(place, f"field {place}") for place in range(num_fields)],
+                skip_rows=skip_rows,
+            ),
+            parse_options=pacsv.ParseOptions(
+                delimiter=form.separator,
+                quote_char='"' if form.has_quotes else False,
+                newlines_in_values=form.has_quotes,
+            ),
+            convert_options=pacsv.ConvertOptions(
+                column_types=types | dict.fromkeys(empty, pa.null()),
+                include_columns=[*positions, *empty],
+                # A field that is not a number is an error with its line, never a gap.
+                null_values=[""] if empty else [],
+            ),
+        )
 
 
-def _begin(path: Path, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
+def _begin(file: DataFile, form: TextFormat) -> tuple[TextFormat, int, list[str]]:
     """The format with its separator, the last line of the header, and the names of the columns.
 
     Raises:
         DataError: The file is empty, or its header cannot be one.
     """
-    first_row = next(_rows(path, form), None)
+    first_row = next(_rows(file, form), None)
     if first_row is None:
-        raise DataError(f"{path}: it is empty; bring a file with one row an interaction")
+        raise DataError(f"{file}: it is empty; bring a file with one row an interaction")
     if form.names:
         return form, 0, list(form.names)
     if len(first_row.fields) == 1:
         others = [separator for separator in form.other_separators if separator in first_row.fields[0]]
         form = replace(form, separator=[*others, form.separator][0])
-        first_row = next(_rows(path, form))
+        first_row = next(_rows(file, form))
     names = [name.strip() for name in first_row.fields]
     if any(map(_NOT_UTF8.search, names)):
-        raise DataError(f"{path}, line {first_row.first}: it is not UTF-8 text; {utf8_remedy(path)}")
+        raise DataError(f"{file}, line {first_row.first}: it is not UTF-8 text; {utf8_remedy(file)}")
     if any(map(_LINE_END.search, names)):
         raise DataError(
-            f"{path}, line {first_row.first}: a name of a column goes on in the next line; look for a "
+            f"{file}, line {first_row.first}: a name of a column goes on in the next line; look for a "
             "quotation mark too many or too few"
         )
     return form, first_row.last, [name.partition(":")[0] for name in names] if form.has_types else names
 
 
-def text_columns(path: Path, form: TextFormat) -> list[str]:
+def text_columns(file: DataFile, form: TextFormat) -> list[str]:
     """Names of the columns of a text file.
 
     Raises:
         DataError: It is empty, or its header is not UTF-8.
     """
-    return _begin(path, form)[-1]
+    return _begin(file, form)[-1]
 
 
-def read_text(path: Path, columns: Columns | None, form: TextFormat) -> InteractionLog:
+def read_text(file: DataFile, columns: Columns | None, form: TextFormat) -> InteractionLog:
     """Read a text file with one row an interaction.
 
     Ids are integers where all of a column are written as integers are, without a leading zero or plus;
@@ -340,7 +331,7 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
     Blank lines are skipped. Messages count lines from 1.
 
     Args:
-        path: The file, compressed with gzip if its name ends in ``.gz``.
+        file: The file, compressed with gzip if its name ends in ``.gz``.
         columns: Names to read; None for the format's own, of which rating and timestamp may be missing.
         form: The format.
 
@@ -348,41 +339,41 @@ def read_text(path: Path, columns: Columns | None, form: TextFormat) -> Interact
         DataError: The file has no rows or is not UTF-8, a column is missing, a row cannot be used, or a
             quotation mark has swallowed rows.
     """
-    form, skip_rows, names = _begin(path, form)
+    form, skip_rows, names = _begin(file, form)
     remedy = f"; fields are separated by {_SEPARATOR_NAMES[form.separator]}" if len(names) == 1 else ""
     if any(map(NUMBER.fullmatch, names)):
         remedy = "; the first line looks like a row: put one of names above it, a name for each field"
-    roles = pick_columns(names, columns, form.defaults, str(path), remedy)
+    roles = pick_columns(names, columns, form.defaults, str(file), remedy)
     positions = {role: names.index(name) for role, name in roles.items()}
     num_before = 0 if form.names else 1
-    if next(islice(_rows(path, form), num_before, None), None) is None:
-        raise DataError(f"{path}: it holds no interactions, only a header; bring a file with rows under it")
+    if next(islice(_rows(file, form), num_before, None), None) is None:
+        raise DataError(f"{file}: it holds no interactions, only a header; bring a file with rows under it")
 
     table = None
     # Whole numbers are read as such, since a float64 cannot hold every time in nanoseconds.
     for time in (pa.int64(), pa.float64(), pa.string()):
         try:
-            table = _arrow_table(path, form, len(names), positions, skip_rows, time)
+            table = _arrow_table(file, form, len(names), positions, skip_rows, time)
             break
         except (pa.ArrowException, OSError) as error:
             failure = error
-    if table is None or (form.has_quotes and not _is_by_the_book(path, form.separator)):
-        _check_rows(path, form, names, positions, table)
+    if table is None or (form.has_quotes and not _is_by_the_book(file, form.separator)):
+        _check_rows(file, form, names, positions, table)
     if table is None:
         raise DataError(
-            f"{path}: it cannot be read ({failure}); correct the row or name the file's format with format="
+            f"{file}: it cannot be read ({failure}); correct the row or name the file's format with format="
         ) from failure
 
     def where(row: int) -> str:
-        return f"{path}, line {next(islice(_rows(path, form), row + num_before, None)).first}"
+        return f"{file}, line {next(islice(_rows(file, form), row + num_before, None)).first}"
 
-    return build_log({role: table.column(role) for role in roles}, roles, str(path), where, parse_ids=True)
+    return build_log({role: table.column(role) for role in roles}, roles, str(file), where, parse_ids=True)
 
 
-def _is_by_the_book(path: Path, separator: str) -> bool:
+def _is_by_the_book(file: DataFile, separator: str) -> bool:
     """Whether each line is a row whose quotation marks begin and end a value, or are doubled in one."""
     part = re.escape(separator)
     field = rf'(?:"(?:[^"\r\n]|"")*"|[^"{part}\r\n]*)'
     row = re.compile(rf"{field}(?:{part}{field})*[\r\n]*".encode())
-    with open_bytes(path) as file:
-        return all(b'"' not in line or row.fullmatch(line) for line in file)
+    with file.open_content() as content:
+        return all(b'"' not in line or row.fullmatch(line) for line in content)

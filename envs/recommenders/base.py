@@ -214,6 +214,16 @@ class BaseRecommender(nn.Module, ABC):
         """Bytes that a parameter of the table has beside it in the packed file."""
         return bytes_per_id(num_items) if cls.has_ids else 0
 
+    @classmethod
+    def most_numbers(cls, num_users: int, num_items: int) -> int | None:
+        """Numbers of a row that can say something, beyond which it holds zeros; None where all can.
+
+        Args:
+            num_users: Users that there are.
+            num_items: Items that there are.
+        """
+        return None
+
     def xavier(self, fan_in: int, fan_out: int, *shape: int, generator: torch.Generator) -> nn.Parameter:
         """A parameter of a layer, normal with the deviation of Glorot and Bengio (AISTATS 2010)."""
         values = torch.randn(shape, generator=generator) * (2.0 / (fan_in + fan_out)) ** 0.5

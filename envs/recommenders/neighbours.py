@@ -22,6 +22,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from envs.errors import ConfigError, NoMemoryError
+from envs.metrics import below_scores
 from envs.recommenders.base import ClosedForm, Encoded, check_exponents
 from envs.recommenders.propagation import to_torch
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -234,6 +235,12 @@ class NeighbourTable(ClosedForm):
             raise ConfigError(f"the option outgoing of neighbours must be 0 or 1, not {outgoing}.")
         self.outgoing = outgoing
         self._train = train
+        self._below = below_scores(np.bincount(train.indices, minlength=self.num_items))
+
+    @classmethod
+    def most_numbers(cls, num_users: int, num_items: int) -> int | None:
+        """Neighbours that an item can have: every other item."""
+        return max(num_items - 1, 1)
 
     @abstractmethod
     def weights(self, num_neighbours: int) -> csr_array:
@@ -278,11 +285,14 @@ class NeighbourTable(ClosedForm):
         return to_torch(self._train, cpu), to_torch(matrix, cpu)
 
     def score(self, encoded: Encoded, users: Tensor, items: Tensor | None = None) -> Tensor:
-        """Sums of weights, shape (batch, number of items)."""
+        """Sums of weights, shape (batch, number of items); where they are none, by popularity."""
         histories, weights = map(_matrix, encoded)
+        below = self._below
         if items is not None:
-            weights = weights[:, items.cpu().numpy()]
+            columns = items.cpu().numpy()
+            weights, below = weights[:, columns], below[columns]
         scores = (histories[users.cpu().numpy()] @ weights).toarray()
+        scores += below
         return torch.from_numpy(scores).to(self.device)
 
     def score_pairs(self, encoded: Encoded, users: Tensor, items: Tensor) -> Tensor:

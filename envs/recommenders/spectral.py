@@ -166,6 +166,11 @@ class Spectral(ClosedForm, DotProductRecommender):
         self.history_weight = nn.Buffer(torch.ones(self.num_items, dtype=torch.float16, device=self.device))
         self.fold_in = nn.Buffer(torch.zeros(self.table.width, device=self.device))
 
+    @classmethod
+    def most_numbers(cls, num_users: int, num_items: int) -> int | None:
+        """Factors that there can be: the rank of the interactions is no larger."""
+        return min(num_users, num_items)
+
     def solve(self, rng: np.random.Generator) -> None:
         """Compute table, weights of histories and what new items are folded in with.
 

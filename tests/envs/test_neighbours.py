@@ -53,9 +53,24 @@ def test_scores_by_hand():
     near, far = 2 / np.sqrt(6), 1 / np.sqrt(3)
     incoming, outgoing = (scores_of(solved(TRAIN, 1, outgoing=way, **COSINES)) for way in (0, 1))
     # Item 1 asks whether a user had item 0, and item 2 whether item 1.
-    np.testing.assert_allclose(incoming[2], [near, 0, far, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(incoming[2], [near, 0, far, 0, 0], rtol=1e-6, atol=1e-20)
     # Items 1 and 2, which the third user had, speak for their nearest.
-    np.testing.assert_allclose(outgoing[2], [near, far, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(outgoing[2], [near, far, 0, 0, 0], rtol=1e-6, atol=1e-20)
+
+
+@pytest.mark.parametrize("options", [{}, {"outgoing": 1}, {"cls": Ease}])
+def test_items_of_which_nothing_is_known_stand_by_popularity(options):
+    # The first user had an item beside item 3; items 4 to 9 have 1, 4, 2, 4, 3 and no users of their own.
+    pairs = [(0, 0), (1, 0), (1, 3)]
+    counts = dict(zip(range(4, 10), (1, 4, 2, 4, 3, 0), strict=True))
+    pairs += [(2 + user, item) for item, count in counts.items() for user in range(count)]
+    user, item = np.array(pairs).T
+    train = csr_array((np.ones(len(pairs), np.float32), (user, item)), shape=(6, 10))
+    recommender = solved(train, 1, **options)
+    ranked = rank_items(recommender, train, np.array([0]), 9)
+    assert ranked.tolist() == [[3, 5, 7, 8, 6, 4, 1, 2, 9]]
+    # A score that says something is what it was.
+    assert scores_of(recommender)[0, 3] == recommender.table.weight[0 if options else 3, 0]
 
 
 def test_powers_of_degrees_by_hand():

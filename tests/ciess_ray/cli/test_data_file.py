@@ -1,10 +1,15 @@
 """A file of data where a configuration may stand, and the configuration that ``init`` writes for it."""
 
+import fsspec
 import pytest
 import yaml
 
 import ciess_ray
+from ciess_ray.config.data import load_interactions
+from ciess_ray.config.grid import absolute_paths, slug
 from ciess_ray.config.yaml_file import load_config
+from ciess_ray.result import dataset_name
+from envs.errors import DataError
 
 
 @pytest.fixture
@@ -36,6 +41,37 @@ def test_a_file_of_data_and_a_budget_are_enough(configured):
     assert config.dataset.columns == {"user": "customer", "item": "sku"}
     config = configured("search", "a.tsv.gz", "--timestamp", "when", "dataset.k_core=3", "--budget", "5%")
     assert config.dataset.columns == {"timestamp": "when"} and config.dataset.k_core == 3
+
+
+def test_so_is_a_uri_which_keeps_both_of_its_strokes(configured, tmp_path):
+    uri = "s3://bucket/log?region=eu-west-1"
+    for arguments in ([uri], ["run.yaml", f"dataset.path={uri}"]):
+        (tmp_path / "run.yaml").write_text("dataset: {path: a.csv}\n")
+        config = configured("search", *arguments)
+        assert config.dataset.path == config.model_dump(mode="json")["dataset"]["path"] == uri
+        assert dataset_name(config.model_dump(mode="json")) == "log"
+    assert absolute_paths({"dataset": {"path": uri}}) == {"dataset": {"path": uri}}
+    assert slug({"dataset.path": uri}) == "path-log"
+
+
+def test_what_lies_behind_a_uri_is_read_and_described(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = fsspec.filesystem("memory")
+    try:
+        store.pipe(
+            "/bucket/log.csv", b"customer,sku\n" + b"".join(b"c%d,%d\n" % (n % 5, n) for n in range(40))
+        )
+        uri = "fsspec+memory:///bucket/log.csv"
+        status, told, _ = run_cli("data", "describe", uri, "--user", "customer", "--item", "sku")
+        assert status == 0 and "interactions" in told
+        assert run_cli("init", uri)[0] == 0
+        config = load_config("log.yaml")
+        assert config.dataset.path == uri and load_interactions(config).num_users == 5
+        store.rm("/bucket/log.csv")
+        with pytest.raises(DataError, match=r"bucket/log\.csv: there is no such file to read; check the URI"):
+            load_interactions(config)
+    finally:
+        store.rm("/", recursive=True)
 
 
 def test_so_is_a_folder_of_parquet_and_columns_go_over_a_file_of_yaml(configured, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ciess_ray.figures import Point, draw_quality, format_bytes, to_svg
+from ciess_ray.figures import Panel, Point, draw_quality, draw_segments, format_bytes, to_svg
 from ciess_ray.statistics import Spread
 
 
@@ -23,6 +23,11 @@ def test_a_label_changes_no_attribute():
     assert 'aria-label="an &quot;alt&quot; &lt;text&gt;"' in svg
     assert "<script" not in svg and "&lt;R&amp;D&gt;" in svg
     assert 'id="x" #1d2733 url(#a)' in svg
+
+
+def test_segments_have_the_numbers_of_their_folders():
+    (axes,) = draw_segments([Panel("quality", {"split": {9: 0.1, 10: 0.2}})], ["split"]).axes
+    assert [axes.xaxis.get_major_formatter()(number, 0) for number in (9.0, 10.0)] == ["009", "010"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,6 @@ def test_it_runs_and_shows_progress(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert [entry.name for entry in here.iterdir()] == ["short.ipynb"]
     _, _, search, table, *_ = outputs(json.loads(done.read_text(encoding="utf-8")))
-    for phase in ("full-size fit", "supernet", "search", "retraining", "test"):
+    for phase in ("full-size fit", "supernet", "search", "retraining", "test", "refit"):
         assert phase in search["text/plain"] and phase in search["text/html"]
     assert "━━" in search["text/html"] and "full size" in table["text/plain"]

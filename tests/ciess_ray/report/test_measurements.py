@@ -7,6 +7,7 @@ import pytest
 from report_folders import (
     comparison_row,
     comparison_rows,
+    method_row,
     write_comparison,
     write_search,
     write_sweep,
@@ -156,6 +157,13 @@ def test_a_comparison_with_little_in_it(make, tmp_path):
     report, page = make(write_comparison(tmp_path / "little", rows))
     assert report.headline and len(report.figures) == 1
     assert {row["method"] for row in page.rows("cells")} > {"search", "hashing"}
+
+
+def test_of_a_full_table_that_finds_nothing_no_share_is_kept(make, tmp_path, without_figures):
+    rows = [method_row(name, 1_000, 0.0) for name in ("full size", "equal sizes", "search")]
+    report, page = make(write_search(tmp_path / "quick", methods=rows))
+    assert report.headline == "" and "beside a full one that finds anything" in page.text
+    assert "keeps" not in page.text
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])

@@ -12,6 +12,7 @@ from ciess_ray.config.data import load_interactions
 from ciess_ray.resources import ray_session
 from ciess_ray.result import SearchResult
 from ciess_ray.searches.driver import search
+from ciess_ray.streams import Stream
 from ciess_ray.training.contest import reshape_candidates, select_candidates, select_finalists
 from ciess_ray.training.preparing import file_of, preparations_of, prepare
 from envs.errors import BudgetError, ConfigError, DataError, ResultError, TrainingError
@@ -284,9 +285,21 @@ class TestModes:
         # What a search finds differs with the weight of its steps; equal sizes are what they were.
         assert tuned[1] == plain[1] | {"options": "L2 0.001"}
 
-    def test_bytes_cap_the_file(self, make_config, tmp_path):
-        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1}
+    def test_bytes_cap_the_file_also_where_a_refit_fails(self, make_config, tmp_path, monkeypatch):
+        from ciess_ray.searches import outcome
+
+        trained = outcome.train_all
+
+        def fail(run, allocations, stage):
+            if stage is Stream.REFIT:
+                raise TrainingError("the loss is nan.")
+            return trained(run, allocations, stage)
+
+        monkeypatch.setattr(outcome, "train_all", fail)
+        settings = {"num_episodes": 1, "num_warmup_steps": 1, "num_candidates": 1, "refit": True}
         result = search(make_config(tmp_path / "out", budget="4000B", search=settings))
+        assert result.summary["hints"][0].startswith("the refit failed: the loss is nan. What was measured")
+        assert result.summary["refit"] is None and not (result.path / "measured.safetensors").exists()
         assert (result.path / "table.safetensors").stat().st_size <= 4_000
         assert result.packed_table.sizes.num_params == (4_000 - 320 - 1024) // 4
 

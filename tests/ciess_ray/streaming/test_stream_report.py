@@ -125,7 +125,7 @@ def test_its_figures_are_those_of_the_folder(done):
     last = rows[-3:]
     segments = page.rows("segments")[-3:]
     for row, told in zip(last, segments, strict=True):
-        assert (told["segment"], told["method"]) == (str(row["segment"]), row["method"])
+        assert (told["segment"], told["method"]) == (f"{row['segment']:03}", row["method"])
         assert told["N@20"] == f"{row['test/ndcg@20']:.4f}"
         assert told["cold R@20"] == f"{row['test_cold/recall@20']:.4f}"
     churn = next(row for row in page.rows("churn")[::-1] if row["method"] == "last sizes")
@@ -134,11 +134,11 @@ def test_its_figures_are_those_of_the_folder(done):
     assert churn["of the table"] == f"{100 * row['num_moved'] / row['num_params']:.1f}%"
     # What came last has the least size, where sizes are kept.
     ages = next(row for row in page.rows("ages") if (row["method"], row["of"]) == ("last sizes", "users"))
-    assert ages[str(row["segment"])] == "1.0" < ages["0"]
+    assert ages[f"{row['segment']:03}"] == "1.0" < ages["000"]
     sizes = pq.read_table(folder / "current" / "last-sizes" / "sizes.parquet").to_pandas()
     users = sizes[sizes["kind"] == "user"]["embedding_size"].to_numpy()
     state = json.loads((folder / "stream.json").read_text())
-    assert ages["0"] == f"{users[: state['segments'][0]['num_users']].mean():.1f}"
+    assert ages["000"] == f"{users[: state['segments'][0]['num_users']].mean():.1f}"
     costs = next(row for row in page.rows("costs") if row["method"] == "equal sizes")
     of_method = [row["cpu_s"] for row in rows if row["method"] == "equal sizes"]
     assert costs["CPU s"] == f"{sum(of_method):.1f}"

@@ -87,6 +87,29 @@ def test_yardsticks_of_little_data_are_finite(case, tmp_path):
         assert 0 <= row["test/ndcg@20"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("spectral", 12), ("neighbours", 14), ("ease", 14), ("mf", None), ("ncf", None)]
+)
+def test_numbers_that_can_only_be_zeros_are_told(name, most, tmp_path, caplog):
+    config = config_of(tmp_path, [pair for pair in block(12, 15) if pair != (0, 0)], name)
+    wide = {"max_embedding_size": 64}
+    with caplog.at_level(logging.WARNING):
+        load_interactions(
+            config.model_copy(update={"recommender": config.recommender.model_copy(update=wide)})
+        )
+        told = [record.getMessage() for record in caplog.records if "embedding_size" in record.getMessage()]
+        assert bool(told) == (most is not None)
+        assert not told or (
+            f"max_embedding_size=64: of 12 users and 15 items a row of {name} has at most {most} numbers"
+            in told[0]
+            and told[0].endswith(f"lower it to {most}.")
+        )
+        caplog.clear()
+        # One that fits says nothing.
+        load_interactions(config)
+    assert "embedding_size" not in caplog.text
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_split_is_refused_with_what_to_bring(case, tmp_path):
     pairs = REFUSED[case]

@@ -281,7 +281,10 @@ def test_text_that_is_not_utf8(name: str, content: bytes, line: int, tmp_path: P
         ({"user_id": pa.array([2**64 - 1], pa.uint64()), "item_id": [1]}, "row 1: user_id is 1844674"),
         ({"user_id": [True, False], "item_id": [1, 2]}, "user_id is of type bool"),
         ({"user_id": [[1], [2]], "item_id": [1, 2]}, "user_id is of type list"),
-        ({"user_id": [b"a"], "item_id": [1]}, "user_id is of type binary"),
+        (
+            {"user_id": [b"a", b"\xff\xfe"], "item_id": [1, 2]},
+            r"row 2: user_id is b'\xff\xfe', not UTF-8 text",
+        ),
         ({"user_id": pa.nulls(1), "item_id": [1]}, "row 1: user_id is missing"),
         ({"user_id": [1, 1], "item_id": [1, 2], "rating": [1.0, float("nan")]}, "row 2: rating is nan"),
         ({"user_id": [1, 1], "item_id": [1, 2], "rating": [float("inf"), 1]}, "row 1: rating is inf"),

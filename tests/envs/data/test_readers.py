@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from logs import log_of
 
 from envs.data import READERS, Columns, InteractionLog, guess_format, log_from_frame, read_interactions
-from envs.data.columns import MISSING_IDS
+from envs.data.ids import MISSING_IDS
 from envs.errors import ConfigError, DataError, UnknownNameError
 
 # (user, item, rating, timestamp)
