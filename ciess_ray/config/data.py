@@ -105,12 +105,13 @@ def _tell_of_zeros(config: RunConfig, interactions: Interactions) -> None:
     most = recommender.most_numbers(interactions)
     if most is not None and most < recommender.max_embedding_size:
         logger.warning(
-            "recommender.max_embedding_size=%s: of %s users and %s items a row of %s has at most %s numbers "
-            "that say something, and zeros beyond, which are packed and count in a budget: lower it to %s.",
+            "recommender.max_embedding_size=%s: a row of %s, with as many users (%s) and items (%s) as here, "
+            "has at most %s numbers that say something, and zeros beyond, which are packed and count in a "
+            "budget: lower it to %s.",
             f"{recommender.max_embedding_size:,}",
+            recommender.name,
             f"{interactions.num_users:,}",
             f"{interactions.num_items:,}",
-            recommender.name,
             f"{most:,}",
             most,
         )

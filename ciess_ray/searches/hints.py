@@ -72,6 +72,11 @@ def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: 
         searched: Of the search.
         is_equal_packed: Whether the search handed over equal sizes.
     """
+    if full is not None and not full["validation"]["quality"]:
+        return [
+            "full size finds nothing of what is held out for validation, so that no share of its quality is "
+            "kept or lost: bring data with more interactions an item."
+        ]
     if full is not None and searched["num_params"] == full["num_params"]:
         return ["the budget has room for the full table: nothing had to shrink; ask for less."]
     if is_equal_packed:

@@ -51,6 +51,11 @@ def test_a_yardstick_that_was_best_at_its_first_validation_is_named(hints_of):
     assert not any("first" in hint for hint in hints_of((20, 20, 20), max_batches=20))
 
 
+def test_a_full_table_that_finds_nothing_is_told(hints_of):
+    (hint,) = hints_of(qualities=(0.0, 0.0, 0.01))
+    assert hint.startswith("full size finds nothing of what is held out for validation")
+
+
 def test_a_yardstick_that_was_still_rising_is_named(hints_of):
     (hint,) = hints_of((1000, 200, 200))
     assert "before full size (best at batch 1,000) had stopped rising: raise it" in hint

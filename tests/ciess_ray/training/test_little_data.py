@@ -17,12 +17,14 @@ from ciess_ray.training.convergence import fit_to_convergence, full_sizes, train
 from ciess_ray.training.preparing import preparations_of
 from envs.errors import DataError
 from envs.recommenders import RECOMMENDERS
+from envs.recommenders.losses import LOSSES as EVERY_LOSS
 
 
 def block(num_users, num_items):
     return list(itertools.product(range(num_users), range(num_items)))
 
 
+LOSSES = [loss for loss in EVERY_LOSS if loss != "bpr"]
 #: Data that can be searched, with what is said of them.
 SEARCHED = {
     "one user": ([(0, item) for item in range(30)], "14 of 30 items have no interaction in training"),
@@ -40,7 +42,7 @@ REFUSED = {
 }
 
 
-def config_of(folder, pairs, name="mf"):
+def config_of(folder, pairs, name="mf", loss="bpr"):
     file = folder / "log.csv"
     file.write_text("\n".join(["user_id,item_id", *(f"{user},{item}" for user, item in pairs)]))
     return parse_config(
@@ -49,17 +51,19 @@ def config_of(folder, pairs, name="mf"):
             "budget": "50%",
             "output": folder / "out",
             "recommender": {"name": name, "max_embedding_size": 6, "device": "cpu"},
-            "training": {"batch_size": 16, "evaluate_every": 2, "max_batches": 4},
+            "training": {"batch_size": 16, "evaluate_every": 2, "max_batches": 4, "loss": loss},
             "search": {"supernet_batches": 2},
         }
     )
 
 
-@pytest.mark.parametrize("name", RECOMMENDERS)
+@pytest.mark.parametrize(
+    ("name", "loss"), [*((name, "bpr") for name in RECOMMENDERS), *(("mf", loss) for loss in LOSSES)]
+)
 @pytest.mark.parametrize("case", SEARCHED)
-def test_what_can_be_searched_gives_finite_figures(case, name, tmp_path, caplog):
+def test_what_can_be_searched_gives_finite_figures(case, name, loss, tmp_path, caplog):
     pairs, said = SEARCHED[case]
-    config = config_of(tmp_path, pairs, name)
+    config = config_of(tmp_path, pairs, name, loss)
     with caplog.at_level(logging.WARNING):
         interactions = load_interactions(config)
     assert said in caplog.text and (said or not caplog.records)
@@ -100,7 +104,8 @@ def test_numbers_that_can_only_be_zeros_are_told(name, most, tmp_path, caplog):
         told = [record.getMessage() for record in caplog.records if "embedding_size" in record.getMessage()]
         assert bool(told) == (most is not None)
         assert not told or (
-            f"max_embedding_size=64: of 12 users and 15 items a row of {name} has at most {most} numbers"
+            f"max_embedding_size=64: a row of {name}, with as many users (12) and items (15) as here, has at "
+            f"most {most} numbers"
             in told[0]
             and told[0].endswith(f"lower it to {most}.")
         )
