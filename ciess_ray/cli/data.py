@@ -34,9 +34,10 @@ def describe(
         typer.Option("--k-core", min=2, help="Keep users and items with so many interactions each."),
     ] = None,
 ) -> None:
-    """Read a file of interactions and print what was found."""
+    """Read a file of interactions, print what was found, and what stands out of it, where anything does."""
     import numpy as np
 
+    from ciess_ray.cli.oddities import counts_since_1970, oddities, shown_times
     from envs.data import Columns, k_core, read_interactions, split_interactions
 
     given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
@@ -48,6 +49,13 @@ def describe(
     untrained = "-"
     if not is_few.all():
         untrained = f"{split_interactions(log, seed=0).num_untrained_items:,} (of the split with seed 0)"
+    times = "no"
+    if log.timestamp is not None:
+        low, high = log.timestamp.min(), log.timestamp.max()
+        times = f"{low} to {high}"
+        if counts_since_1970(log):
+            shown = shown_times(log)
+            times += f" ({shown(low)} to {shown(high)})"
     rows = (
         ("users", f"{log.num_users:,}"),
         ("items", f"{log.num_items:,}"),
@@ -59,10 +67,12 @@ def describe(
         ("users with < 3", f"{int(is_few.sum()):,} (kept in training, not evaluated)"),
         ("items untrained", untrained),
         ("ratings", "no" if log.rating is None else f"{log.rating.min():g} to {log.rating.max():g}"),
-        ("timestamps", "no" if log.timestamp is None else f"{log.timestamp.min()} to {log.timestamp.max()}"),
+        ("timestamps", times),
         ("full table", f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f} MB at 128 dimensions"),
     )
     console.show(TextTable("", "", rows=rows, show_header=False))
+    for line in oddities(log, np.datetime64("now")):
+        console.say(line)
 
 
 @data_app.command("generate")

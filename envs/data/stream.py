@@ -215,6 +215,11 @@ def entity_cuts(
     return np.array(cuts, np.int64)
 
 
+def unit_of_times(largest: float) -> TimeUnit:
+    """What times count since 1970, as the largest of them tells, in absolute terms."""
+    return next(name for least, name in _UNITS if largest >= least)
+
+
 def _times(
     timestamp: NDArray[np.int64] | NDArray[np.float64], unit: TimeUnit | None, source: str
 ) -> NDArray[np.datetime64]:
@@ -230,7 +235,7 @@ def _times(
             "nanoseconds since 1970, which a period of the calendar needs; convert them, or have segments "
             "end by rows."
         )
-    unit = unit or next(name for least, name in _UNITS if largest >= least)
+    unit = unit or unit_of_times(largest)
     return timestamp.astype(np.int64).astype(f"datetime64[{unit}]").astype("datetime64[s]")
 
 
