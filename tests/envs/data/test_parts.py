@@ -200,3 +200,14 @@ def test_a_uri_of_this_machine_is_a_path(tmp_path: Path) -> None:
     assert read_interactions(path.as_uri()).source == str(path)
     with pytest.raises(DataError, match="no such file to read"):
         read_interactions((tmp_path / "none.csv").as_uri())
+
+
+def test_too_many_rows_are_refused_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in range(3):
+        write(tmp_path / "log" / f"{part}.parquet", user_id=[1, 2], item_id=[3, 4])
+    monkeypatch.setattr("envs.data.interactions._MAX_ROWS", 5)
+    monkeypatch.setattr(IdColumn, "add", lambda *_: pytest.fail("a row is read"))
+    with pytest.raises(DataError, match=r"log: 6 rows, and at most 5 can be numbered"):
+        read_interactions(tmp_path / "log")
