@@ -13,7 +13,7 @@ from ciess_ray.result import ResultFolder
 from ciess_ray.searches.live import RunsView, SearchView, remaining_s
 from ciess_ray.searches.run import Journal, Progress
 from ciess_ray.terminal import Terminal
-from ciess_ray.tracking.runs import NullTracker, RunsState, RunState
+from ciess_ray.tracking.runs import RunsState, RunState
 
 
 class TestSearchView:
@@ -42,7 +42,7 @@ class TestSearchView:
 
 def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_are(tmp_path):
     news = []
-    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    journal = Journal(ResultFolder(tmp_path), news.append)
     with journal.phase("search", 10):
         journal.advance(2, {metric_keys.KEPT_RATIO: 0.1}, note="warm-up")
         journal.tell("batch 5")
@@ -52,7 +52,7 @@ def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_a
 
 def test_rounds_of_a_phase_are_counted_anew(tmp_path):
     news = []
-    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    journal = Journal(ResultFolder(tmp_path), news.append)
     with journal.phase("retraining", 4):
         for num_steps in (4, 3):
             journal.begin_round(num_steps)
