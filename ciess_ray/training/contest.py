@@ -6,9 +6,10 @@ shaped anew.
 
 Choosing is the same for a search and for a cell of a comparison. First those that were proposed are trained.
 Then the best of them, and the best plain split among them, are trained with their users in communities, each
-in more and more until that is no better; then the best of both in other ways to train, and in the best of
-these under other weights of L2, or of whichever option of the recommender several values are tried. The plain
-split too, because tables of varied sizes that are better on validation are not always as much better on test.
+in more and more until that is no better; then the best and the best plain split in other ways to train, and
+in the best of these under other weights of L2, or of whichever option of the recommender several values are
+tried. The plain split too, because tables of varied sizes that are better on validation are not always as
+much better on test.
 """
 
 import itertools
@@ -288,19 +289,33 @@ def choose(
         ]
         for allocations, forms in zip(best, tried, strict=True):
             allocations += [form for _, form in forms]
-    rivals = [
-        [*firsts, *(_with_options(one, way.options) for one in firsts for way in ways[1:])]
-        for firsts in map(_firsts, best)
+    lanes = [_firsts(allocations) for allocations in best]
+    other_ways = [way.options for way in ways[1:]]
+    lanes = _best_forms([[(one, other_ways) for one in its] for its in lanes], train)
+    others = [
+        [next(way.others for way in ways if way.options == one.options) for one in its] for its in lanes
     ]
-    chosen = list(map(_best, _converge(rivals, train)))
-    of_ways = [next(way.others for way in ways if way.options == one.options) for one in chosen]
-    for name in dict.fromkeys(name for others in of_ways for name in others):
-        rivals = [
-            [one, *(_with_options(one, {name: value}) for value in others.get(name, ()))]
-            for one, others in zip(chosen, of_ways, strict=True)
+    for name in {name: None for its in others for each in its for name in each}:
+        asked = [
+            [(one, [{name: value} for value in each.get(name, ())]) for one, each in zip(*both, strict=True)]
+            for both in zip(lanes, others, strict=True)
         ]
-        chosen = list(map(_best, _converge(rivals, train)))
-    return list(zip(chosen, converged, strict=True))
+        lanes = _best_forms(asked, train)
+    return [(_best(its), allocations) for its, allocations in zip(lanes, converged, strict=True)]
+
+
+def _best_forms(
+    asked: Sequence[Sequence[tuple[Allocation, Sequence[Mapping[str, Any]]]]], train: Train
+) -> list[list[Allocation]]:
+    """Of allocations of each contest the best of itself, trained, and of itself with other options, each."""
+    forms = [
+        [[one, *(_with_options(one, other) for other in others)] for one, others in its] for its in asked
+    ]
+    trained = _converge([list(itertools.chain(*its)) for its in forms], train)
+    return [
+        [_best(list(itertools.islice(outcomes, len(each)))) for each in its]
+        for its, outcomes in zip(forms, map(iter, trained), strict=True)
+    ]
 
 
 def _with_options(allocation: Allocation, options: Mapping[str, Any]) -> Allocation:

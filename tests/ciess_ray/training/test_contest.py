@@ -68,7 +68,7 @@ def test_without_a_plain_split_there_is_the_best_alone():
 @pytest.mark.parametrize(("gain", "l2"), [(0.1, 0.01), (-0.1, None)])
 def test_another_weight_of_l2_is_tried_for_the_best_of_all(gain, l2):
     best, asked = chosen([VARIED, SPLIT], {}, tried=(), tried_l2=[0.01], l2={0.01: gain})
-    assert asked == [["varied", "split"], ["varied"]]
+    assert asked == [["varied", "split"], ["varied", "split"]]
     assert best.name == "varied" and best.options.get("l2") == l2
 
 
