@@ -138,6 +138,7 @@ def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dic
     outcome, candidate = allocation.outcome, allocation.candidate
     return {
         "name": name,
+        "table": allocation.name if candidate is None else "candidate",
         "step": None if candidate is None else candidate.step,
         "kind": None if candidate is None else candidate.kind,
         "quality_in_search": None if candidate is None else allocation.step_quality,

@@ -8,6 +8,7 @@ import pytest
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.report.recipes import recipes_table
 from ciess_ray.result import read_summary
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.training import recipes
@@ -178,6 +179,9 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
     assert result.summary["recipe"] == other.summary["recipe"]
     assert result.summary["config"]["training"]["loss"] == "full_softmax" or result.summary["recipe"]
     assert phases[0] == "recipe" and len(result.summary["recipe"]["tried"]) >= 27 + 6
+    shown = recipes_table([SimpleNamespace(label="mine", summary=result.summary)])
+    assert len(shown.rows) == len(result.summary["recipe"]["tried"])
+    assert {row[0].text for row in shown.rows} == {"equal sizes", "full size", "users first"}
     # The split that leaves items the least is trained whatever steps make of it.
     assert [row["step"] is None for row in result.summary["retrained"]].count(True) == 2
     assert [row["is_packed"] for row in result.summary["retrained"]].count(True) == 1
