@@ -194,13 +194,14 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
     num_rows = sum(config.recommender.row_counts(interactions))
     mean_size = min(caps_params_of(config, interactions)) / num_rows / config.recommender.num_tables
     held_out = np.diff(interactions.validation.indptr)
+    held_out = held_out[held_out > 0]
     told: dict[str, dict[str, Any]] = {
         "search": {
             "num_episodes": 20,
             "num_warmup_steps": 120,
             "evaluation_interval": 5,
             "num_candidates": 3,
-            "shows_quality": bool(np.median(held_out[held_out > 0]) >= _TELLING),
+            "shows_quality": bool(len(held_out) and np.median(held_out) >= _TELLING),
         },
         "agent": {"hiddens": (64, 64), "updates_per_step": 5},
     }
