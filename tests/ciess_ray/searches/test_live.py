@@ -30,7 +30,9 @@ class TestSearchView:
             "search 2/10  kept 10.00%  quality 95.0% of full-size fit  λ 0.400  1:02:05 left  warm-up",
         ]
 
-    def test_a_table_that_moves_in_a_terminal(self):
+    def test_a_table_that_moves_in_a_terminal(self, monkeypatch):
+        # One that is dumb has no table that moves.
+        monkeypatch.setenv("TERM", "xterm")
         stream = io.StringIO()
         with SearchView(Terminal(file=stream, width=200, force_terminal=True)) as view:
             view(self.STEP)
