@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ciess_ray.config.run import RunConfig
-from ciess_ray.searches.finalists import equal_sizes, training_key
+from ciess_ray.searches.finalists import training_key
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, choose
-from ciess_ray.training.convergence import Meter, Trained, fit_to_convergence, train_for_test
+from ciess_ray.training.convergence import Meter, Trained, equal_sizes, fit_to_convergence, train_for_test
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import FitReport
@@ -79,7 +79,7 @@ def best_equal_table(
             [Contest([equal])],
             lambda asked: [trained(table) for _, table in asked],
             (),
-            config.recommender.other_options,
+            config.ways,
         )
     meter.cpu_s["choosing"] += found_cpu_s
     with meter.phase("computing, test"):

@@ -5,6 +5,8 @@ from typing import Any
 
 #: What a reader calls the tables that every search measures side by side.
 FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
+#: The plain split that leaves items the least.
+USERS_FIRST = "users first"
 
 #: What stands beside the methods of a comparison and keeps to no budget.
 YARDSTICKS = ("ease", "item cosine", "most popular")

@@ -39,7 +39,6 @@ from ciess_ray.resources import ray_session
 from ciess_ray.result import ResultFolder
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.run import Budget, Journal, Run
-from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.convergence import Trained, fit_to_convergence
 from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -170,7 +169,7 @@ def measure_steps(setting: Setting, table: Measurements, key: dict[str, Any]) ->
         interactions = setting.problem.interactions
         started = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
-            journal = Journal(ResultFolder(Path(folder)), NullTracker(), None)
+            journal = Journal(ResultFolder(Path(folder)), None)
             journal.full_quality = setting.full.quality
             budget = Budget(str(config.budget), setting.problem.cap_params)
             run = Run(config, interactions, ray.put(interactions), [budget], journal)

@@ -129,8 +129,7 @@ seed: 0  # of every draw
 recommender:
   name: lightgcn  # or {others}, or package.module:ClassName of your own
   max_embedding_size: 128  # width of the full table: {full_mb} MB
-search:
-  num_episodes: 30  # of ten table steps each; a first look takes fewer
+# How to train is found from the data; what was found is printed, and pins it here as 'training'.
 # MLflow's store; 'mlflow: false' does without.
 tracking:
   mlflow: true

@@ -117,6 +117,12 @@ def fields(
     table.columns[0].no_wrap = True
     # A pipe has no width.
     console.show(table, console.width if console.is_terminal else _FIELDS_WIDTH)
+    if model is RunConfig:
+        console.say(
+            "A configuration that names no field of training has all of them found from its data, and with "
+            "them l2 and init_std of the recommender, and the length of the search where search and agent "
+            "leave it open: docs/search.md. Defaults of training are for one that names any of its fields."
+        )
 
 
 def _help_of(command: Callable[..., None]) -> str:

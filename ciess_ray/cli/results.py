@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import SEARCH, STREAM_FILE, SWEEP_FILE
 from ciess_ray.plain_text import command, mean_sizes, percent
@@ -280,6 +281,12 @@ def say_result(result: "SearchResult") -> None:
             console.say(f"options that validation chose: {chosen}")
         _say_files(shown.path, shown.summary)
     summary = result.summary
+    if summary.get("recipe"):
+        recipe = summary["recipe"]
+        console.say(
+            f"recipe: found on validation with {len(recipe['tried'])} short trainings; as YAML, to pin it: "
+            f"{as_yaml(recipe['pinned'])}"
+        )
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
     console.say(f"time: {seconds}")
     console.say(f"look at it: {command('ciess-ray', 'report', result.path)}")

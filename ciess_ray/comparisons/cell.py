@@ -8,13 +8,14 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -23,9 +24,9 @@ from ciess_ray.comparisons.config import FORMER_METHODS, RANDOM_SEARCH, Cell, Co
 from ciess_ray.comparisons.methods import METHODS, Problem
 from ciess_ray.config.data import caps_params_of, dataset_key, read_data
 from ciess_ray.config.keys import JUDGING, SEARCHING, SUPERNET, digest, key_of_run
+from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
-from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, choose, options_text, place
@@ -33,11 +34,13 @@ from ciess_ray.training.convergence import (
     Cost,
     Meter,
     Trained,
+    equal_sizes,
     fit_to_convergence,
     full_sizes,
     train_for_test,
 )
 from ciess_ray.training.preparing import Preparation, kept_ratios_of
+from ciess_ray.training.recipes import find_recipe, with_sections
 from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
 from envs.metrics import RankingMetrics
@@ -118,6 +121,39 @@ class Board:
             if not cell.is_yardstick:
                 self._caps[cell.group].update(self._budget_caps(cell))
 
+    @property
+    def finds_recipes(self) -> bool:
+        """Whether it is still to be found how cells train."""
+        return any(cell.config.finds_recipe and not cell.is_yardstick for cell in self.plan.cells)
+
+    def find_recipes(self, folder: Path, tell: Callable[[str], None]) -> None:
+        """Have cells that do not say how they train do so, all budgets of a group alike.
+
+        Args:
+            folder: Where what is trained for it is kept.
+            tell: Called with what has been tried.
+
+        Raises:
+            TrainingError: No recipe gives numbers.
+        """
+        cells = [cell for cell in self.plan.cells if cell.config.finds_recipe and not cell.is_yardstick]
+        budgets: defaultdict[str, list[str]] = defaultdict(list)
+        for cell in cells:
+            budgets[cell.group] += map(str, cell.config.memory_budgets)
+
+        def told(num_done: int, num_trainings: int, quality: float, name: str) -> None:
+            tell(f"recipe {num_done} of {num_trainings}: {name}, quality {quality:.4f}")
+
+        found: dict[str, RunConfig] = {}
+        for group, cell in {cell.group: cell for cell in cells}.items():
+            asked = cell.config.model_copy(update={"budget": tuple(budgets[group]), "cache": folder})
+            interactions = self.interactions(cell).without_test()
+            found[group], _ = find_recipe(asked, interactions, ray.put(interactions), told)
+        self.plan.cells = [
+            replace(cell, config=with_sections(cell.config, found[cell.group])) if cell in cells else cell
+            for cell in self.plan.cells
+        ]
+
     def interactions(self, cell: Cell) -> Interactions:
         """The splits of a cell, test included."""
         return self.data[dataset_key(cell.config)]
@@ -158,7 +194,7 @@ class Board:
         else:
             ignores |= JUDGING | SUPERNET
         if not method.is_search:
-            ignores.add("search.tried_communities")
+            ignores |= {"search.tried_communities", "search.tries_users_first"}
         if cell.method == FULL_SIZE:
             ignores |= {"budget", "recommender.min_embedding_size", "search.num_candidates"}
         if cell.method == RANDOM_SEARCH:
@@ -237,7 +273,7 @@ def run_cell(
         "allocation": chosen.name,
         "step_quality": chosen.step_quality,
         "num_columns": sizes.width,
-        "l2": config.recommender.options_with(chosen.options).get("l2"),
+        "l2": config.with_options(chosen.options).recommender.options_with().get("l2"),
         "options": options_text(chosen.options),
         "best_batch": outcome.num_batches,
         "is_still_rising": config.training.is_cut_short(outcome.num_batches),
@@ -292,7 +328,7 @@ def _best_trained(problem: Problem, proposed: Sequence[Allocation], is_search: b
     if is_search:
         equal = equal_sizes(config, interactions, problem.cap_params)
         contests.append(Contest([Allocation(EQUAL_SIZES, equal)]))
-    chosen = choose(contests, train, config.search.tried_communities, config.recommender.other_options)
+    chosen = choose(contests, train, config.search.tried_communities, config.ways)
     return max((best for best, _ in chosen), key=lambda allocation: allocation.quality)
 
 

@@ -66,17 +66,16 @@ def compare(
     board = Board(plan)
     # Ray takes seconds.
     with sole_writer(folder / CACHE_FOLDER):
-        cells, others = board.kept(folder)
-        if others and not overwrite:
-            raise ResultError(
-                f"{folder}: {len(others)} cells were finished under other settings or on other interactions, "
-                f"e.g. {others[0]}; name another output, or compute them anew with --overwrite."
-            )
+        if not board.finds_recipes:
+            cells = _kept(board, folder, overwrite=overwrite)
         with ray_session():
             for config in {trial.config.model_dump_json(): trial.config for trial in plan.trials}.values():
                 check_resources(config)
             store = MlflowStore(plan.config.tracking, folder) if plan.config.tracking.mlflow else None
             with monitor_of(plan, store, _write_plan(plan, folder), on_change) as monitor:
+                if board.finds_recipes:
+                    board.find_recipes(folder / CACHE_FOLDER, lambda news: monitor.tell(news, "prepared"))
+                    cells = _kept(board, folder, overwrite=overwrite)
                 for cell in plan.cells:
                     if cell.name in cells:
                         record(monitor, cell, cells[cell.name], "found in the cache")
@@ -88,6 +87,21 @@ def compare(
                     monitor.files = [folder / COMPARISON_FILE, folder / COMPARISON_ROWS_FILE]
     results.problems += monitor.problems
     return results
+
+
+def _kept(board: Board, folder: Path, *, overwrite: bool) -> dict[str, CellResult]:
+    """Finished cells of a folder.
+
+    Raises:
+        ResultError: Some are finished under other settings, and may not be replaced.
+    """
+    cells, others = board.kept(folder)
+    if others and not overwrite:
+        raise ResultError(
+            f"{folder}: {len(others)} cells were finished under other settings or on other interactions, "
+            f"e.g. {others[0]}; name another output, or compute them anew with --overwrite."
+        )
+    return cells
 
 
 def read_plan(folder: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
@@ -118,7 +132,10 @@ def check(plan: ComparisonPlan) -> list[tuple[Cell, str]]:
     Raises:
         CiessError: Data cannot be read, or a budget not be met.
     """
-    done, others = Board(plan).kept(plan.config.output)
+    board = Board(plan)
+    if board.finds_recipes:
+        return [(cell, "to do, once it is found how to train") for cell in plan.cells]
+    done, others = board.kept(plan.config.output)
     return [
         (cell, "finished" if cell.name in done else "other settings" if cell.name in others else "to do")
         for cell in plan.cells

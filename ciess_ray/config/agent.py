@@ -107,6 +107,17 @@ class SearchConfig(Section):
         "sizes, communities and options that were chosen; all figures stay those of the table that was "
         "trained without test, which is kept beside it. false in sweeps, which compare",
     )
+    tries_users_first: bool = Field(
+        False,
+        description="whether the last of the candidates is the plain split that leaves items the least, "
+        "whatever steps make of it; for recommenders that propagate. Found where nothing is said of training",
+    )
+    tried_recipes: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="other ways to train, by fields of training and options of the recommender, such as "
+        "{training.loss: bpr, l2: 0.001}: the full table, equal sizes and what was chosen are trained in "
+        "each of them too, and keep what is best on validation. Found where nothing is said of training",
+    )
     num_env_runners: int = Field(
         0, ge=0, description="Ray actors that take steps in parallel; 0: the driver does"
     )

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from ciess_ray.config.run import RunConfig, default_l2
+from ciess_ray.config.recommender import default_l2
+from ciess_ray.config.run import RunConfig
 from envs.data import Interactions
 from envs.recommenders import own_source
 
@@ -61,6 +62,8 @@ BUDGETS = {"budget", "looser_budgets"}
 CHOOSING = {
     "search.num_candidates",
     "search.tried_communities",
+    "search.tried_recipes",
+    "search.tries_users_first",
     "training.tried_l2",
     "recommender.tried_options",
 }
@@ -104,8 +107,11 @@ def values_of_key(config: RunConfig, ignores: Collection[str]) -> dict[str, Any]
     values = _with_tried_apart(with_former(config.model_dump(mode="json")))
     training = values["training"]
     if training["temperature"] is None:
-        # It came later, and says nothing then.
+        # It came later, and says nothing then; as what recipes are tried does.
         del training["temperature"]
+    for name in ("tried_recipes", "tries_users_first"):
+        if not values["search"][name]:
+            del values["search"][name]
     if training["loss"] == "softmax":
         # That of then, of 128 negatives, was another.
         del training["num_negatives"]

@@ -4,19 +4,20 @@ Every field carries its meaning, and its default the source. What can be known t
 any work is done. ``yaml_file`` reads them.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
     Field,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
 from ciess_ray.config.agent import AgentConfig, SearchConfig
+from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.config.section import (
     CpuClaim,
     DataPlace,
@@ -26,13 +27,12 @@ from ciess_ray.config.section import (
     Uri,
     one_of,
     refuse_equal_budgets,
-    refuse_twice,
 )
 from ciess_ray.config.yaml_values import read_yaml
-from envs.budget import MemoryBudget, check_bounds
-from envs.data import READERS, SAMPLES, TEST_SHARE, Interactions
-from envs.errors import ConfigError
-from envs.recommenders import DEVICES, RECOMMENDERS, ClosedForm, check_recommender, find_recommender
+from envs.budget import MemoryBudget
+from envs.data import READERS, SAMPLES, TEST_SHARE
+from envs.errors import ConfigError, within
+from envs.recommenders import find_recommender
 from envs.recommenders.training import TrainingSettings, check_temperature
 from envs.step_modes import STEP_MODES, StepMode
 
@@ -40,6 +40,8 @@ from envs.step_modes import STEP_MODES, StepMode
 MAX_SEED = 4_000_000_000
 #: Of recommenders in closed form.
 _MASKED = "masked"
+#: How fields of training begin in a recipe, beside options of the recommender.
+OF_TRAINING = "training."
 #: How interactions are split into training, validation and test.
 SPLIT_RULES = ("random", "time")
 #: By ``search.mode``, the sections of a file of that name beside this one.
@@ -49,10 +51,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def default_l2(recommender: str) -> Any:
-    """The weight of L2 of a recommender whose options name none; None where it knows no L2."""
-    parameter = inspect.signature(find_recommender(recommender)).parameters.get("l2")
-    return None if parameter is None else parameter.default
+class Way(NamedTuple):
+    """A way to train.
+
+    Attributes:
+        options: What differs from what is searched with: fields of training, and options of the recommender.
+        others: By option, the values that are tried beside that.
+    """
+
+    options: dict[str, Any]
+    others: dict[str, tuple[float, ...]]
 
 
 class LogConfig(Section):
@@ -127,91 +135,6 @@ class DatasetConfig(LogConfig):
                 "dataset.columns: dataset.split=time needs the column of times; name it too, e.g. "
                 "{timestamp: date}."
             )
-
-
-class RecommenderConfig(Section):
-    """The base recommender whose table is to shrink."""
-
-    #: d_min of CIESS: a row of nothing would be no row.
-    min_embedding_size: ClassVar[int] = 1
-
-    name: str = Field(
-        "lightgcn",
-        description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for a class of your own",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict,
-        description="what the recommender itself takes: l2, init_std; lightgcn and ngcf: num_layers; ngcf: "
-        "node_dropout, message_dropout; spectral: user_exponent, item_exponent, spectrum_exponent; "
-        "neighbours: user_exponent, item_exponent, outgoing; ease: l2, in interactions. Of a list "
-        "(l2: [0.0001, 0.0003]) the first is what is searched with; what was chosen, equal sizes and "
-        "the full table are trained with each of the others too, and keep what is best on validation. "
-        "spectral, neighbours and ease try some values where none is given",
-    )
-    max_embedding_size: int = Field(128, description="d_max, the width of the full table; 128 in CIESS")
-    # Whether there is a GPU is seen where the training runs, which need not be here.
-    device: Annotated[str, one_of("device", DEVICES)] = Field(
-        "auto", description="cpu, cuda, or auto: a GPU where there is one"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "RecommenderConfig":
-        lists = {name: value for name, value in self.options.items() if isinstance(value, list | tuple)}
-        for name, values in lists.items():
-            if not values:
-                raise ConfigError(f"recommender.options.{name}: the list names none; leave it out.")
-            refuse_twice(f"recommender.options.{name}", values)
-        check_recommender(self.name, self.options_with())
-        for name, values in lists.items():
-            for value in values[1:]:
-                check_recommender(self.name, self.options_with({name: value}))
-        check_bounds(self.min_embedding_size, self.max_embedding_size)
-        return self
-
-    @property
-    def weights_of_l2(self) -> list[Any]:
-        """Those that options name, the first of which is searched with; None for the recommender's own."""
-        l2 = self.options.get("l2")
-        return list(l2) if isinstance(l2, list | tuple) else [l2]
-
-    @property
-    def other_options(self) -> dict[str, tuple[float, ...]]:
-        """By option, the values that are tried beside what is searched with."""
-        named = {
-            name: tuple(value[1:]) for name, value in self.options.items() if isinstance(value, list | tuple)
-        }
-        by_default = find_recommender(self.name).tried
-        return {name: values for name, values in by_default.items() if name not in self.options} | named
-
-    def options_with(self, chosen: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """What its constructor is given, with values of some options, or else the first that are named."""
-        first = {
-            name: value[0] if isinstance(value, list | tuple) else value
-            for name, value in self.options.items()
-        }
-        return first | dict(chosen or {})
-
-    @property
-    def num_tables(self) -> int:
-        """Tables of the recommender in which every row has its size; the budget caps them together."""
-        return find_recommender(self.name).num_tables
-
-    @property
-    def is_closed_form(self) -> bool:
-        """Whether its table is computed, not trained."""
-        return issubclass(find_recommender(self.name), ClosedForm)
-
-    def row_counts(self, interactions: Interactions) -> tuple[int, int]:
-        """Rows of its table that are users', of which there may be none, and rows that are items'."""
-        return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
-
-    def most_numbers(self, interactions: Interactions) -> int | None:
-        """Numbers of a row that can say something of these data; None where all can."""
-        return find_recommender(self.name).most_numbers(interactions.num_users, interactions.num_items)
-
-    def id_bytes(self, interactions: Interactions) -> int:
-        """Bytes that a parameter of its table has beside it in the packed file."""
-        return find_recommender(self.name).id_bytes(interactions.num_items)
 
 
 class ResourcesConfig(Section):
@@ -318,7 +241,27 @@ class RunConfig(Section):
                 f"search.tried_communities: these are of the rows of users, of which {name} has none; leave "
                 "it out."
             )
+        for number, recipe in enumerate(search.tried_recipes):
+            with within(f"search.tried_recipes, number {number + 1}"):
+                tried = self.with_options(recipe)
+                RecommenderConfig.model_validate(dict(tried.recommender))
+                check_temperature(tried.training, find_recommender(name), name)
         return self
+
+    @property
+    def finds_recipe(self) -> bool:
+        """Whether it is found from the data how recommenders are trained: nothing is said of it."""
+        return self.search.mode == "projected" and not self.training.model_fields_set
+
+    @property
+    def ways(self) -> list[Way]:
+        """All ways to train; first what is searched with."""
+        ways = [Way({}, self.recommender.other_options)]
+        for recipe in self.search.tried_recipes:
+            recommender = self.with_options(recipe).recommender
+            first = {name: recommender.options_with().get(name, value) for name, value in recipe.items()}
+            ways.append(Way(first, recommender.other_options))
+        return ways
 
     @property
     def step_mode(self) -> str:
@@ -334,12 +277,33 @@ class RunConfig(Section):
         """What that mode does."""
         return STEP_MODES[self.step_mode]
 
-    def with_options(self, chosen: Mapping[str, float]) -> "RunConfig":
-        """The same run with these values of options alone; without any it is left as it is configured."""
+    def with_options(self, chosen: Mapping[str, Any]) -> "RunConfig":
+        """The same run with these values of options alone; without any it is left as it is configured.
+
+        Args:
+            chosen: Options of the recommender, and fields of training by dotted names.
+
+        Raises:
+            ConfigError: A field of training is none, or its value is wrong.
+        """
         if not chosen:
             return self
-        recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(chosen)})
-        return self.model_copy(update={"recommender": recommender})
+        fields = {
+            name.removeprefix(OF_TRAINING): value
+            for name, value in chosen.items()
+            if name.startswith(OF_TRAINING)
+        }
+        options = {name: value for name, value in chosen.items() if not name.startswith(OF_TRAINING)}
+        recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(options)})
+        training = self.training
+        if fields:
+            try:
+                training = TrainingSettings.model_validate({**training.model_dump(), **fields})
+            except ValidationError as error:
+                first = error.errors()[0]
+                name = ".".join(map(str, first["loc"]))
+                raise ConfigError(f"training.{name}: {first['msg']}.") from error
+        return self.model_copy(update={"recommender": recommender, "training": training})
 
     @property
     def step_training(self) -> TrainingSettings:

@@ -85,6 +85,17 @@ class _Refit(BaseModel):
     num_left_out: _Count
 
 
+class _Tried(BaseModel):
+    recipe: str
+    table: str
+    share: _Number
+    quality: _Number
+
+
+class _Recipe(BaseModel):
+    tried: list[_Tried]
+
+
 class _Summary(BaseModel):
     """What a page tells of a ``result.json``."""
 
@@ -106,6 +117,7 @@ class _Summary(BaseModel):
     hints: list[str] = []
     methods: list[_Method] = []
     refit: _Refit | None = None
+    recipe: _Recipe | None = None
     retrained: list[_Retrained] = []
     versions: dict[str, str] = {}
 

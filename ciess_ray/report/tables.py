@@ -254,7 +254,7 @@ def retrained_table(searches: Sequence[Search]) -> Table:
         row
         | {
             "search": search.label if len(searches) > 1 else None,
-            "table": EQUAL_SIZES if row["step"] is None else "candidate",
+            "table": row.get("table") or (EQUAL_SIZES if row["step"] is None else "candidate"),
             "best_batch": row.get("best_batch") or None,
             "packed": text("packed" if row.get("is_packed") else None, "good"),
             "is_strong": row.get("is_packed"),

@@ -7,10 +7,9 @@ validation once trained to convergence, next to the full-size table and to equal
 import contextlib
 import copy
 import errno
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import ray
 
 from ciess_ray import metric_keys
 from ciess_ray.config.credentials import without_secrets
-from ciess_ray.config.data import check_budgets, check_places, load_interactions
-from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key, without_former
+from ciess_ray.config.data import check_places, load_interactions
+from ciess_ray.config.keys import without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_overrides
 from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
@@ -30,21 +29,21 @@ from ciess_ray.result import (
     RESULT_FILE,
     ResultFolder,
     SearchResult,
-    check_output,
     read_summary,
     search_lines,
 )
+from ciess_ray.searches.beginning import budgets_of, checkpoints_of, describe, recorded
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.finalists import retrain
 from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
-from ciess_ray.searches.run import Budget, Journal, Run, Watcher
+from ciess_ray.searches.run import Journal, Run, Watcher
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
-from envs.data import Interactions
+from ciess_ray.training.recipes import RECIPE, find_recipe, pinned, with_rules
 from envs.errors import ConfigError, ResultError, TrainingError, within
-from envs.recommenders import own_source, resolve_device
+from envs.recommenders import resolve_device
 
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
 #: what it was until that is over.
@@ -196,6 +195,8 @@ def _search(
     # This process takes the steps.
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
+    # What a user leaves alone is found.
+    asked, config = config, with_rules(config, interactions)
     if before and before["dataset"]["fingerprint"] != interactions.fingerprint:
         raise ResultError(
             f"{config.output}: {interactions.source} holds other interactions than when this search began; "
@@ -204,7 +205,7 @@ def _search(
         )
     budgets = budgets_of(config, interactions, overwrite=overwrite)
     checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
-    resumed = checkpoints.latest() if before else None
+    resumed = checkpoints.latest() if before and not asked.finds_recipe else None
     if work and resumed is None:
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
     with _prepared(config):
@@ -216,45 +217,77 @@ def _search(
         if work and not (config.output / work).exists() and (config.output / PROGRESS_FILE).exists():
             copy_whole(config.output / PROGRESS_FILE, config.output / work / PROGRESS_FILE)
         folder = ResultFolder(config.output / work, resume=bool(before))
-        tags = {"dataset.fingerprint": interactions.fingerprint}
-        with (
-            track(config, config.output.name, before.get("mlflow_run_id"), tags)
-            if tracker is None
-            else contextlib.nullcontext(tracker)
-        ) as tracker:
-            num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
-            journal = Journal(folder, tracker, on_progress, before.get("seconds"), num_tracked)
-            run = Run(config, interactions, ray.put(interactions), budgets, journal)
-            if resumed:
-                journal.summary["seconds"]["search"] = resumed.state["elapsed_s"]
-                run.candidates.extend(resumed.state["candidates"])
-            journal.summary |= {
-                "status": "running",
-                "config": config.model_dump(mode="json"),
-                "dataset": _describe(config, interactions),
-                "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
-                "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
-                "mlflow_run_id": tracker.run_id,
-            }
-            try:
+        num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
+        journal = Journal(folder, on_progress, before.get("seconds"))
+        run = Run(config, interactions, ray.put(interactions), budgets, journal)
+        if resumed:
+            journal.summary["seconds"]["search"] = resumed.state["elapsed_s"]
+            run.candidates.extend(resumed.state["candidates"])
+        journal.summary |= {
+            "status": "running",
+            "config": recorded(asked, config),
+            "dataset": describe(config, interactions),
+            "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
+            "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
+            "mlflow_run_id": before.get("mlflow_run_id"),
+            "recipe": before.get("recipe"),
+        }
+        with _told(run, folder):
+            if asked.finds_recipe:
+                run = _with_recipe(run, asked)
+                config = run.config
+                checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
+            tags = {"dataset.fingerprint": interactions.fingerprint}
+            with (
+                track(config, config.output.name, before.get("mlflow_run_id"), tags)
+                if tracker is None
+                else contextlib.nullcontext(tracker)
+            ) as tracker:
+                journal.record_with(tracker, num_tracked)
+                journal.summary["mlflow_run_id"] = tracker.run_id
                 _run_phases(run, folder, tracker, checkpoints, resumed, shared)
-            except BaseException as error:
-                # Ctrl-C as well as a failure leaves a folder that tells how far it came.
-                journal.summary |= {
-                    "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
-                    "num_steps": run.num_steps,
-                    "reason": without_secrets(f"{type(error).__name__}: {error}".removesuffix(": ")),
-                }
-                # A full disk must not hide what filled it.
-                with contextlib.suppress(OSError):
-                    if not folder.is_finished:
-                        if run.candidates:
-                            folder.write_candidates(run.candidates)
-                        folder.write_result(journal.summary)
-                raise
-            tracker.log_folder(config.output)
-            tracker.log_model(config.output)
+                tracker.log_folder(config.output)
+                tracker.log_model(config.output)
     return SearchResult.load(config.output)
+
+
+@contextlib.contextmanager
+def _told(run: Run, folder: ResultFolder) -> Iterator[None]:
+    """Ctrl-C as well as a failure leaves a folder that tells how far the search came."""
+    try:
+        yield
+    except BaseException as error:
+        summary = run.journal.summary
+        summary |= {
+            "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "failed",
+            "num_steps": run.num_steps,
+            "reason": without_secrets(f"{type(error).__name__}: {error}".removesuffix(": ")),
+        }
+        # A full disk must not hide what filled it.
+        with contextlib.suppress(OSError):
+            if not folder.is_finished:
+                if run.candidates:
+                    folder.write_candidates(run.candidates)
+                folder.write_result(summary)
+        raise
+
+
+def _with_recipe(run: Run, asked: RunConfig) -> Run:
+    """The run with the recipe that is found, which its folder is told."""
+    journal = run.journal
+
+    def tell(num_done: int, num_trainings: int, quality: float, name: str) -> None:
+        if num_done == 1:
+            journal.begin_round(num_trainings)
+        journal.advance(num_done, {metric_keys.QUALITY: quality}, f"{name}: quality {quality:.4f}")
+
+    with journal.phase(RECIPE, 1):
+        config, tried = find_recipe(asked, run.interactions, run.interactions_ref, tell)
+    journal.summary |= {
+        "config": config.model_dump(mode="json"),
+        "recipe": {"pinned": pinned(config), "tried": [asdict(recipe) for recipe in tried]},
+    }
+    return replace(run, config=config)
 
 
 def _run_phases(
@@ -331,66 +364,3 @@ def _run_phases(
     shutil.rmtree(config.output / EXTENSION_FOLDER, ignore_errors=True)
     # More episodes need the last one alone.
     checkpoints.keep(1)
-
-
-def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
-    """The budgets of a run, in parameters.
-
-    Raises:
-        BudgetError: One cannot be met.
-        ConfigError: One that should be looser is not, there are too few users or items for communities, or
-            the full table is too large for this machine.
-        ResultError: A result would be overwritten.
-    """
-    caps_params = check_budgets(config, interactions)
-    budgets: list[Budget] = []
-    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
-        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
-        if budgets and cap_params <= caps_params[0]:
-            raise ConfigError(
-                f"budget: {asked} ({cap_params:,} parameters) is not looser than {budgets[0].asked} "
-                f"({caps_params[0]:,}): name the tightest one first."
-            )
-        check_output(config.output / name, overwrite=overwrite)
-        budgets.append(Budget(str(asked), cap_params, name))
-    return budgets
-
-
-def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
-    """Those of a run, with what each must belong to."""
-    settings = values_of_key(config, NOT_CHECKPOINT)
-    recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
-    identity = {
-        "dataset": f"{digest(interactions.fingerprint)[:12]} ({interactions.num_users:,} users, "
-        f"{interactions.num_items:,} items, {interactions.num_interactions:,} interactions)",
-        "recommender": f"{config.recommender.name} ({digest(recommender)[:12]})",
-        "version": f"ciess-ray {version('ciess-ray')} with ray {version('ray')}",
-        "settings": digest(settings)[:12],
-    }
-    return Checkpoints(
-        config.checkpoint_folder,
-        identity,
-        interval_s=config.search.checkpoint_interval_s,
-        # The last one may be damaged. Tune takes the folder of a trial wherever the sweep is kept, at each.
-        num_kept=1 if is_trial else 2,
-    )
-
-
-def _describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
-    path = config.dataset.path
-    if isinstance(path, Path):
-        path = path.absolute()
-    return {
-        "source": interactions.source,
-        # A search that goes on may be started in another folder.
-        "path": path and str(path),
-        "path_from_folder": os.path.relpath(path, config.output) if isinstance(path, Path) else None,
-        "fingerprint": interactions.fingerprint,
-        "num_users": interactions.num_users,
-        "num_items": interactions.num_items,
-        "num_interactions": interactions.num_interactions,
-        "num_duplicates": interactions.num_duplicates,
-        "num_unevaluated_users": interactions.num_unevaluated_users,
-        "num_untrained_items": interactions.num_untrained_items,
-        "num_cold_rows": interactions.num_cold_rows,
-    }

@@ -6,7 +6,6 @@ trained in a Ray task of its own, and kept as it ends: it depends on its sizes, 
 nothing that ran before or beside it. So are those that are measured on test, and what is packed.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 from ciess_ray import metric_keys
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
-from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, USERS_FIRST
 from ciess_ray.resources import num_threads
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.streams import Stream, key_of, rng_of
@@ -32,12 +31,14 @@ from ciess_ray.training.contest import (
 )
 from ciess_ray.training.convergence import (
     Trained,
+    equal_sizes,
     fit_to_convergence,
     full_sizes,
     train_for_test,
     train_for_use,
+    users_first,
 )
-from ciess_ray.training.preparing import Training, train_side_by_side
+from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -89,7 +90,7 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
         [contest for _, contest in contests],
         train,
         config.search.tried_communities,
-        config.recommender.other_options,
+        config.ways,
     )
     finalists = []
     for (best_equal, (equal,)), (packed, searched) in zip(
@@ -120,31 +121,24 @@ def chosen_candidates(run: Run, position: int, pretrained: State | None) -> list
         is_cheap = not run.config.steps.trains
         judge = judge_of(run.config, run.interactions, pretrained) if is_cheap else None
         candidates = reshape_candidates(candidates, budget.cap_params, rng, judge)
-    chosen = select_finalists(candidates, budget.cap_params, settings.num_candidates)
-    return [
+    num_others = settings.num_candidates - settings.tries_users_first
+    chosen = select_finalists(candidates, budget.cap_params, max(num_others, 1))
+    allocations = [
         Allocation(candidate.name, candidate.sizes, candidate.quality, candidate=candidate)
         # λ alone may not get there.
         for candidate in chosen or [project_smallest(candidates, budget.cap_params, rng)]
     ]
-
-
-def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
-    """The same size for everyone, at a cap."""
-    recommender = config.recommender
-    return EmbeddingSizes.equal(
-        *recommender.row_counts(interactions),
-        cap_params,
-        recommender.min_embedding_size,
-        recommender.max_embedding_size,
-        rng_of(config.seed, Stream.EQUAL_SIZES),
-        num_tables=recommender.num_tables,
-    )
+    if settings.tries_users_first:
+        sizes = users_first(run.config, run.interactions, budget.cap_params)
+        allocations.append(Allocation(USERS_FIRST, sizes))
+    return allocations
 
 
 def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dict[str, Any]:
     outcome, candidate = allocation.outcome, allocation.candidate
     return {
         "name": name,
+        "table": allocation.name if candidate is None else "candidate",
         "step": None if candidate is None else candidate.step,
         "kind": None if candidate is None else candidate.kind,
         "quality_in_search": None if candidate is None else allocation.step_quality,
@@ -152,7 +146,7 @@ def _retrained_row(name: str, allocation: Allocation, packed: Allocation) -> dic
         "best_batch": outcome.num_batches,
         "num_params": allocation.sizes.num_params,
         # What was packed is that table, be it in communities and under another weight of L2.
-        "is_packed": candidate is packed.candidate,
+        "is_packed": candidate is packed.candidate and packed.name.partition(",")[0] == allocation.name,
     }
 
 
@@ -236,14 +230,4 @@ def training_key(
     best_batch: int | None,
 ) -> str:
     """By which a training that is over is found again."""
-    kept = sizes.user.tobytes() + sizes.item.tobytes()
-    if sizes.first_columns is not None:
-        kept += sizes.first_columns.tobytes()
-    return key_of_run(
-        config,
-        interactions,
-        [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()],
-        list(seed),
-        best_batch,
-        ignores=NOT_TRAINING,
-    )
+    return key_of_run(config, interactions, digest_of(sizes), list(seed), best_batch, ignores=NOT_TRAINING)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ciess_ray.config.run import RunConfig, default_l2
+from ciess_ray.config.recommender import default_l2
+from ciess_ray.config.run import RunConfig
 from ciess_ray.serving.files import MEASURED_TABLE_FILE
 
 Row = Mapping[str, Any]

@@ -182,7 +182,7 @@ def _row(
         "validation": outcome.metrics | {"quality": outcome.quality},
         "test": tested.metrics,
         "num_columns": sizes.width,
-        "l2": config.recommender.options_with(allocation.options).get("l2"),
+        "l2": config.with_options(allocation.options).recommender.options_with().get("l2"),
         "options": options_text(allocation.options),
         "best_batch": outcome.num_batches,
         "num_test_batches": tested.num_batches,

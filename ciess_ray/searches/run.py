@@ -11,7 +11,7 @@ from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
 from ciess_ray.result import ResultFolder
-from ciess_ray.tracking.runs import Tracker
+from ciess_ray.tracking.runs import NullTracker, Tracker
 from envs.data import Interactions
 
 
@@ -58,26 +58,27 @@ class Journal:
 
     Args:
         folder: Gets a line of ``progress.jsonl`` a step.
-        tracker: Gets the search's metrics.
         watcher: Called with every piece of news; None for nobody.
         seconds: What the phases of a search that is resumed took before.
-        num_tracked_steps: Steps of the search that the tracker knows from before.
     """
 
     def __init__(
         self,
         folder: ResultFolder,
-        tracker: Tracker,
         watcher: Watcher | None,
         seconds: Mapping[str, float] | None = None,
-        num_tracked_steps: int = 0,
     ) -> None:
-        self._folder, self._tracker = folder, tracker
+        self._folder = folder
+        self._tracker: Tracker = NullTracker()
+        self._num_tracked_steps = 0
         self._tell = watcher or (lambda progress: None)
-        self._num_tracked_steps = num_tracked_steps
         self.summary: dict[str, Any] = {"phase": "start", "seconds": dict(seconds or {})}
         self.num_steps = 0
         self.full_quality: float | None = None
+
+    def record_with(self, tracker: Tracker, num_steps: int) -> None:
+        """From now on a tracker gets the search's metrics, which knows so many of its steps from before."""
+        self._tracker, self._num_tracked_steps = tracker, num_steps
 
     @contextlib.contextmanager
     def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:

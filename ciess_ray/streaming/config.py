@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ciess_ray.config.run import MAX_SEED, LogConfig, RecommenderConfig, TrackingConfig
+from ciess_ray.config.recommender import RecommenderConfig
+from ciess_ray.config.run import MAX_SEED, LogConfig, TrackingConfig
 from ciess_ray.config.section import CpuClaim, GpuClaim, Names, Place, Section, one_of, refuse_twice
 from ciess_ray.config.yaml_file import check_values, is_data, put_overrides, read_values
 from ciess_ray.names import FULL_SIZE

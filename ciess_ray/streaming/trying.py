@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import torch
 
-from ciess_ray.config.run import RecommenderConfig
+from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.resources import gpus_of_each
 from ciess_ray.streaming.config import StreamResources
 from ciess_ray.streaming.methods import Proposal

@@ -326,6 +326,8 @@ def prepare_shared(
         preparation
         for trial in plan.trials
         if plan.config.searcher != "random" or read_summary_of(storage, trial.name) is None
+        # Each trial finds its own recipe first.
+        if not trial.config.finds_recipe
         for preparation in preparations_of(trial.config, data[dataset_key(trial.config)])
     ]
     folder = Path(storage.location) / CACHE_FOLDER if storage.is_local else work / CACHE_FOLDER

@@ -6,19 +6,21 @@ shaped anew.
 
 Choosing is the same for a search and for a cell of a comparison. First those that were proposed are trained.
 Then the best of them, and the best plain split among them, are trained with their users in communities, each
-in more and more until that is no better; then the best of all under other weights of L2, or of whichever
-option of the recommender several values are tried. The plain split too, because tables of varied sizes that
-are better on validation are not always as much better on test.
+in more and more until that is no better; then the best and the best plain split in other ways to train, and
+in the best of these under other weights of L2, or of whichever option of the recommender several values are
+tried. The plain split too, because tables of varied sizes that are better on validation are not always as
+much better on test.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ciess_ray.candidate import Candidate
-from ciess_ray.config.run import RunConfig
+from ciess_ray.config.run import OF_TRAINING, RunConfig, Way
 from ciess_ray.streams import Stream, rng_of
 from ciess_ray.training.convergence import Trained, full_sizes, recipe_of
 from envs.budget import MemoryBudget
@@ -37,6 +39,11 @@ from envs.step_modes import State, StepRecommenders, batches_of_step
 #: What finalists differ by, at least. Nearer tables differ less than two trainings of one table do, half a
 #: percent of quality: to train both would be to draw twice.
 FINALIST_DISTANCE = 0.02
+#: Of a recipe, what follows from the rest of it.
+_SCHEDULE = {
+    OF_TRAINING + name
+    for name in ("batch_size", "min_learning_rate", "decay_every", "evaluate_every", "max_batches")
+}
 #: Candidates, best first, that are shaped anew and judged for a looser budget.
 NUM_RESHAPED = 32
 
@@ -188,7 +195,8 @@ class Allocation:
         step_quality: Validation quality in the search's step mode; NaN where it was not judged.
         candidate: Of a search, whose sizes these are; None where it is none.
         start: Where its training starts; None for drawn parameters.
-        options: Of the recommender's, by name, those that are not what is searched with.
+        options: Of training and of the recommender, by name, what is not as it is searched with, see
+            :meth:`ciess_ray.config.run.RunConfig.with_options`.
         trained: Where it has been trained to convergence already, what came of it.
     """
 
@@ -197,7 +205,7 @@ class Allocation:
     step_quality: float = float("nan")
     candidate: Candidate | None = None
     start: Start | None = None
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     trained: Trained | None = None
 
     @property
@@ -212,9 +220,14 @@ class Allocation:
         return self.outcome.quality
 
 
-def options_text(options: Mapping[str, float]) -> str:
+def options_text(options: Mapping[str, Any]) -> str:
     """Options that were tried, as people read them; empty for those that are searched with."""
-    return ", ".join(f"{'L2' if name == 'l2' else name} {value:g}" for name, value in options.items())
+    return ", ".join(
+        f"{'L2' if name == 'l2' else name.removeprefix(OF_TRAINING).replace('_', ' ')} "
+        f"{value if isinstance(value, str) else format(value, 'g')}"
+        for name, value in options.items()
+        if value is not None and name not in _SCHEDULE
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +252,7 @@ def choose(
     contests: Sequence[Contest],
     train: Train,
     tried_communities: Sequence[int],
-    other_options: Mapping[str, Sequence[float]],
+    ways: Sequence[Way],
 ) -> list[tuple[Allocation, list[Allocation]]]:
     """Train and compare, stage after stage, all contests in step.
 
@@ -248,14 +261,14 @@ def choose(
         train: Is asked for everything that a stage needs at once.
         tried_communities: Numbers of communities, in turn until one is no better than the same table had
             been by then.
-        other_options: By option of the recommender, the values beside the one that is searched with; one
-            option after another, each at the best of those before.
+        ways: All ways to train, of which the first is what is proposed in; in the best of them, the other
+            values of one option after another, each at the best of those before.
 
     Returns:
         For each contest the allocation that is best on validation, and those that were proposed, trained.
     """
     converged = _converge([contest.proposed for contest in contests], train)
-    best = [[_best(allocations)] for allocations in converged]
+    best = [_firsts(allocations) for allocations in converged]
     # What each contest tries in communities: as it was proposed, and its best form by now.
     tried = [
         [(first, first) for first in _firsts(allocations)] if contest.place else []
@@ -276,14 +289,38 @@ def choose(
         ]
         for allocations, forms in zip(best, tried, strict=True):
             allocations += [form for _, form in forms]
-    chosen = list(map(_best, best))
-    for name, values in other_options.items():
-        rivals = [
-            [one, *(replace(one, options={**one.options, name: value}, trained=None) for value in values)]
-            for one in chosen
+    lanes = [_firsts(allocations) for allocations in best]
+    other_ways = [way.options for way in ways[1:]]
+    lanes = _best_forms([[(one, other_ways) for one in its] for its in lanes], train)
+    others = [
+        [next(way.others for way in ways if way.options == one.options) for one in its] for its in lanes
+    ]
+    for name in {name: None for its in others for each in its for name in each}:
+        asked = [
+            [(one, [{name: value} for value in each.get(name, ())]) for one, each in zip(*both, strict=True)]
+            for both in zip(lanes, others, strict=True)
         ]
-        chosen = list(map(_best, _converge(rivals, train)))
-    return list(zip(chosen, converged, strict=True))
+        lanes = _best_forms(asked, train)
+    return [(_best(its), allocations) for its, allocations in zip(lanes, converged, strict=True)]
+
+
+def _best_forms(
+    asked: Sequence[Sequence[tuple[Allocation, Sequence[Mapping[str, Any]]]]], train: Train
+) -> list[list[Allocation]]:
+    """Of allocations of each contest the best of itself, trained, and of itself with other options, each."""
+    forms = [
+        [[one, *(_with_options(one, other) for other in others)] for one, others in its] for its in asked
+    ]
+    trained = _converge([list(itertools.chain(*its)) for its in forms], train)
+    return [
+        [_best(list(itertools.islice(outcomes, len(each)))) for each in its]
+        for its, outcomes in zip(forms, map(iter, trained), strict=True)
+    ]
+
+
+def _with_options(allocation: Allocation, options: Mapping[str, Any]) -> Allocation:
+    """The same, not trained yet, with other options."""
+    return replace(allocation, options={**allocation.options, **options}, trained=None)
 
 
 def _firsts(proposed: Sequence[Allocation]) -> list[Allocation]:

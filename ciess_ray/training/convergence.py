@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import read_arrays, write_arrays
+from ciess_ray.streams import Stream, rng_of
 from envs.data import Interactions
 from envs.mdp import KINDS
 from envs.recommenders import BaseRecommender, resolve_device
@@ -264,4 +265,33 @@ def full_sizes(config: RunConfig, interactions: Interactions) -> EmbeddingSizes:
         config.recommender.max_embedding_size,
         config.recommender.min_embedding_size,
         config.recommender.num_tables,
+    )
+
+
+def equal_sizes(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
+    """The same size for everyone, at a cap."""
+    recommender = config.recommender
+    return EmbeddingSizes.equal(
+        *recommender.row_counts(interactions),
+        cap_params,
+        recommender.min_embedding_size,
+        recommender.max_embedding_size,
+        rng_of(config.seed, Stream.EQUAL_SIZES),
+        num_tables=recommender.num_tables,
+    )
+
+
+def users_first(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
+    """The plain split at a cap in which users have all that leaves items the least."""
+    recommender = config.recommender
+    num_users, num_items = recommender.row_counts(interactions)
+    return EmbeddingSizes.from_proposal(
+        np.full(num_users, recommender.max_embedding_size),
+        np.full(num_items, recommender.min_embedding_size),
+        cap_params,
+        recommender.min_embedding_size,
+        recommender.max_embedding_size,
+        rng_of(config.seed, Stream.EQUAL_SIZES),
+        fill=True,
+        num_tables=recommender.num_tables,
     )

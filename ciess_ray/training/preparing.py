@@ -4,6 +4,7 @@ The full-size table, which every quality is measured against, and the supernet w
 trained once for a search, a sweep and a comparison alike, and handed on through Ray's object store.
 """
 
+import hashlib
 import queue
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from ciess_ray.training.convergence import Meter, Trained, fit_to_convergence, f
 from envs.data import Interactions
 from envs.errors import TrainingError
 from envs.metrics import entity_quality
+from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import state_of, train_supernet
 
 FULL_SIZE_FIT, SUPERNET = "full-size fit", "supernet"
@@ -273,6 +275,14 @@ def as_ready(tasks: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
 def file_of(preparation: Preparation, folder: Path) -> Path:
     """Where what is trained is looked for and left."""
     return folder / f"{preparation.key}.npz"
+
+
+def digest_of(sizes: EmbeddingSizes) -> list[str]:
+    """What a key has of sizes: what they are, and where their rows begin."""
+    kept = sizes.user.tobytes() + sizes.item.tobytes()
+    if sizes.first_columns is not None:
+        kept += sizes.first_columns.tobytes()
+    return [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()]
 
 
 def claiming(function: Any, config: RunConfig, num_claims: int) -> Any:

@@ -8,7 +8,7 @@ from os import PathLike
 from os.path import expanduser
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -132,7 +132,7 @@ def _remote_file(uri: str) -> DataFile:
     try:
         filesystem, path = _filesystem(uri)
         info = filesystem.get_file_info(path)
-    except (OSError, ImportError, ValueError, pa.ArrowException) as error:
+    except (OSError, ImportError, TypeError, ValueError, pa.ArrowException) as error:
         # What went wrong may repeat the URI.
         reason = str(error).replace(uri, shown)
         raise DataError(
@@ -150,8 +150,9 @@ def _filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     scheme, _, rest = uri.partition("://")
     if scheme.lower() == "s3" and rest.startswith(_ANONYMOUS):
         path, _, query = rest.removeprefix(_ANONYMOUS).partition("?")
-        options = dict(part.partition("=")[::2] for part in query.split("&") if part)
-        options.setdefault("region", pafs.resolve_s3_region(path.partition("/")[0]))
+        options = dict(parse_qsl(query))
+        if not {"region", "endpoint_override"} & options.keys():
+            options["region"] = pafs.resolve_s3_region(path.partition("/")[0])
         return pafs.S3FileSystem(anonymous=True, **options), path.rstrip("/")
     filesystem, path = pafs.FileSystem.from_uri(uri)
     return filesystem, path.rstrip("/")

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ciess_ray.comparisons.methods.method import Problem
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE
-from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Allocation
+from ciess_ray.training.convergence import equal_sizes
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 _NUM_BISECTIONS = 60

@@ -14,7 +14,6 @@ from ciess_ray.searches.finalists import chosen_candidates
 from ciess_ray.searches.run import Budget, Journal, Run
 from ciess_ray.streams import Stream
 from ciess_ray.td3.warmup import SPREAD, plain_splits
-from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.contest import Allocation, select_finalists
 from envs.mdp import KINDS
 from envs.sizes.by_popularity import table_sizes
@@ -27,7 +26,7 @@ def search(problem: Problem) -> list[Allocation]:
     from ciess_ray.searches.candidates import find_candidates
 
     config, full, interactions = problem.config, problem.full_fit, problem.interactions
-    journal = Journal(ResultFolder(problem.work), NullTracker(), None)
+    journal = Journal(ResultFolder(problem.work), None)
     budget = Budget(str(config.budget), problem.cap_params)
     run = Run(config, interactions, ray.put(interactions), [budget], journal)
     journal.full_quality = full.quality

@@ -146,7 +146,8 @@ class TestFormerFields:
         now = flatten(read.model_dump(mode="json"))
         of_then = {name: value for name, value in flatten(recorded).items() if name not in FORMER}
         # What has come since is as it was before it.
-        since = {"dataset.split": "random", "training.temperature": None, "search.refit": True}
+        since = {"dataset.split": "random", "training.temperature": None}
+        since |= {"search.refit": True, "search.tried_recipes": [], "search.tries_users_first": False}
         assert now == of_then | since
         assert flatten(recorded).keys() >= FORMER.keys()
         recorded["agent"]["tau"] = 0.01

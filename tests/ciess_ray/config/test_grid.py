@@ -6,7 +6,7 @@ import yaml
 from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import load_interactions, read_data
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.searches.driver import budgets_of
+from ciess_ray.searches.beginning import budgets_of
 from ciess_ray.sweeps.config import SweepPlan
 from envs.errors import CiessError, ConfigError
 

@@ -15,7 +15,7 @@ from ciess_ray.config.keys import values_of_key, without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
-from ciess_ray.searches.driver import checkpoints_of
+from ciess_ray.searches.beginning import checkpoints_of
 from ciess_ray.searches.finalists import training_key
 from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -25,7 +25,8 @@ NEVER = ("output", "cache", "resources", "tracking", "search.refit", "search.che
 BUDGETS = ("budget",)
 STEPS = ("search.step_mode", "search.batches_per_step", "search.step_learning_rate")
 SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
-CHOSEN = ("search.num_candidates", "search.tried_communities")
+WAYS = ("search.tried_recipes",)
+CHOSEN = ("search.num_candidates", "search.tried_communities", "search.tries_users_first", *WAYS)
 RANDOM = tuple(
     f"search.{name}"
     for name in (
@@ -56,8 +57,9 @@ IGNORED = {
 #: Of what is ignored above, the fields that matter all the same.
 COUNTED = {
     "supernet": SUPERNET,
-    "cell equal sizes": ("search.num_candidates",),
-    "cell split": (*STEPS, *SUPERNET, "search.num_candidates"),
+    "cell full size": WAYS,
+    "cell equal sizes": ("search.num_candidates", *WAYS),
+    "cell split": (*STEPS, *SUPERNET, "search.num_candidates", *WAYS),
     "cell random search": (
         *STEPS,
         *SUPERNET,
@@ -75,6 +77,7 @@ OTHERS = {
     "search.mode": "paper",
     "search.step_mode": "fresh",
     "search.memory_weight": 0.5,
+    "search.tried_recipes": ({"training.loss": "softmax", "l2": 0.5},),
     "search.supernet_kept_ratios": (0.1, 0.9),
 }
 

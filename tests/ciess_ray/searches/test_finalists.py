@@ -6,11 +6,10 @@ import ray
 
 from ciess_ray.config.data import load_interactions
 from ciess_ray.result import ResultFolder
-from ciess_ray.searches.driver import budgets_of
+from ciess_ray.searches.beginning import budgets_of
 from ciess_ray.searches.finalists import train_all
 from ciess_ray.searches.run import Journal, Run
 from ciess_ray.streams import Stream
-from ciess_ray.tracking.runs import NullTracker
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.convergence import Trained
 from envs.errors import BudgetError, ConfigError, TrainingError
@@ -22,7 +21,7 @@ def make_run(ray_cluster, make_config, tmp_path):
     def make(on_progress=None, **sections):
         config = make_config(tmp_path / "out", **sections)
         interactions = load_interactions(config)
-        journal = Journal(ResultFolder(config.output), NullTracker(), on_progress)
+        journal = Journal(ResultFolder(config.output), on_progress)
         return Run(
             config,
             interactions,

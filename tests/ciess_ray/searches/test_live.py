@@ -13,7 +13,7 @@ from ciess_ray.result import ResultFolder
 from ciess_ray.searches.live import RunsView, SearchView, remaining_s
 from ciess_ray.searches.run import Journal, Progress
 from ciess_ray.terminal import Terminal
-from ciess_ray.tracking.runs import NullTracker, RunsState, RunState
+from ciess_ray.tracking.runs import RunsState, RunState
 
 
 class TestSearchView:
@@ -30,7 +30,9 @@ class TestSearchView:
             "search 2/10  kept 10.00%  quality 95.0% of full-size fit  λ 0.400  1:02:05 left  warm-up",
         ]
 
-    def test_a_table_that_moves_in_a_terminal(self):
+    def test_a_table_that_moves_in_a_terminal(self, monkeypatch):
+        # One that is dumb has no table that moves.
+        monkeypatch.setenv("TERM", "xterm")
         stream = io.StringIO()
         with SearchView(Terminal(file=stream, width=200, force_terminal=True)) as view:
             view(self.STEP)
@@ -42,7 +44,7 @@ class TestSearchView:
 
 def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_are(tmp_path):
     news = []
-    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    journal = Journal(ResultFolder(tmp_path), news.append)
     with journal.phase("search", 10):
         journal.advance(2, {metric_keys.KEPT_RATIO: 0.1}, note="warm-up")
         journal.tell("batch 5")
@@ -52,7 +54,7 @@ def test_news_from_within_a_step_leave_the_figures_of_the_last_step_where_they_a
 
 def test_rounds_of_a_phase_are_counted_anew(tmp_path):
     news = []
-    journal = Journal(ResultFolder(tmp_path), NullTracker(), news.append)
+    journal = Journal(ResultFolder(tmp_path), news.append)
     with journal.phase("retraining", 4):
         for num_steps in (4, 3):
             journal.begin_round(num_steps)

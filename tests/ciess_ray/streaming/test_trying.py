@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ciess_ray.config.run import RecommenderConfig
+from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.streaming.config import StreamResources
 from ciess_ray.streaming.methods import Proposal
 from ciess_ray.streaming.trying import Teaching, Tried

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ciess_ray.training.contest import Allocation, Contest, choose
+from ciess_ray.config.run import Way
+from ciess_ray.training.contest import Allocation, Contest, choose, options_text
 from ciess_ray.training.convergence import Trained
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -32,7 +33,8 @@ def chosen(proposed, communities, *, tried=(2, 3, 4), tried_l2=(), l2=None):
         )
         return [Trained({}, quality, 1) for quality in qualities]
 
-    ((best, _),) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, {"l2": tried_l2})
+    ways = [Way({}, {"l2": tried_l2})]
+    ((best, _),) = choose([Contest(proposed, lambda sizes, _: sizes)], train, tried, ways)
     return best, asked
 
 
@@ -66,7 +68,7 @@ def test_without_a_plain_split_there_is_the_best_alone():
 @pytest.mark.parametrize(("gain", "l2"), [(0.1, 0.01), (-0.1, None)])
 def test_another_weight_of_l2_is_tried_for_the_best_of_all(gain, l2):
     best, asked = chosen([VARIED, SPLIT], {}, tried=(), tried_l2=[0.01], l2={0.01: gain})
-    assert asked == [["varied", "split"], ["varied"]]
+    assert asked == [["varied", "split"], ["varied", "split"]]
     assert best.name == "varied" and best.options.get("l2") == l2
 
 
@@ -78,7 +80,7 @@ def test_contests_are_trained_in_step():
         return [Trained({}, PLAIN[one.name.split(",")[0]], 1) for _, one in stage]
 
     contests = [Contest([VARIED]), Contest([SPLIT, WORSE_SPLIT], lambda sizes, _: sizes)]
-    assert [best.name for best, _ in choose(contests, train, (2, 3), {})] == ["varied", "split"]
+    assert [best.name for best, _ in choose(contests, train, (2, 3), [Way({}, {})])] == ["varied", "split"]
     assert stages == [[0, 1, 1], [1]]
 
 
@@ -93,6 +95,37 @@ def test_options_are_tried_one_after_another_each_at_the_best_of_those_before():
             for _, one in stage
         ]
 
-    ((best, _),) = choose([Contest([VARIED])], train, (), {"a": (1, 2), "b": (7, 8)})
+    ((best, _),) = choose([Contest([VARIED])], train, (), [Way({}, {"a": (1, 2), "b": (7, 8)})])
     assert asked == [{}, {"a": 1}, {"a": 2}, {"a": 2, "b": 7}, {"a": 2, "b": 8}]
     assert best.options == {"a": 2, "b": 8}
+
+
+def test_other_ways_to_train_are_tried_on_the_best_and_options_in_the_best_of_them():
+    asked = []
+    gains = {"bpr": 0.1, "softmax": 0.2, 0.03: 0.1}
+
+    def train(stage):
+        asked.extend(dict(one.options) for _, one in stage)
+        return [
+            Trained({}, sum(gains.get(value, 0) for value in one.options.values()), 1) for _, one in stage
+        ]
+
+    loss = "training.loss"
+    ways = [
+        Way({}, {"l2": (9.0,)}),
+        Way({loss: "bpr", "l2": 1.0}, {}),
+        Way({loss: "softmax"}, {"l2": (0.03, 7)}),
+    ]
+    ((best, _),) = choose([Contest([VARIED])], train, (), ways)
+    assert asked == [
+        {},
+        {loss: "bpr", "l2": 1.0},
+        {loss: "softmax"},
+        *({loss: "softmax", "l2": l2} for l2 in (0.03, 7)),
+    ]
+    assert best.options == {loss: "softmax", "l2": 0.03}
+    assert options_text(best.options) == "loss softmax, L2 0.03"
+    assert (
+        options_text({loss: "softmax", "training.temperature": None, "training.max_batches": 9})
+        == "loss softmax"
+    )

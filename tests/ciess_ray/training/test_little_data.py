@@ -11,9 +11,8 @@ import torch
 from ciess_ray.comparisons.yardsticks import YARDSTICKS, run_yardstick
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.yaml_file import parse_config
-from ciess_ray.searches.finalists import equal_sizes
 from ciess_ray.training.contest import judge_of
-from ciess_ray.training.convergence import fit_to_convergence, full_sizes, train_for_test
+from ciess_ray.training.convergence import equal_sizes, fit_to_convergence, full_sizes, train_for_test
 from ciess_ray.training.preparing import preparations_of
 from envs.errors import DataError
 from envs.recommenders import RECOMMENDERS

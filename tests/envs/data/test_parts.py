@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -195,8 +196,41 @@ def test_a_uri_without_data_names_no_secret() -> None:
         assert "secret" not in str(raised.value)
 
 
+def test_a_bucket_that_anybody_may_read_needs_no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def s3(**options: Any) -> pafs.FileSystem:
+        opened.append(options)
+        return pafs.SubTreeFileSystem("/nowhere", pafs.LocalFileSystem())
+
+    monkeypatch.setattr(pafs, "S3FileSystem", s3)
+    monkeypatch.setattr(pafs, "resolve_s3_region", lambda bucket: f"where {bucket} is")
+    for query in ("", "?region=here", "?endpoint_override=localhost%3A9000&scheme=http"):
+        with pytest.raises(DataError, match=r"^s3://open/log: there is no such file to read"):
+            read_interactions(f"s3://anonymous@open/log{query}")
+    assert opened == [
+        {"anonymous": True, "region": "where open is"},
+        {"anonymous": True, "region": "here"},
+        {"anonymous": True, "endpoint_override": "localhost:9000", "scheme": "http"},
+    ]
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"^s3://open/log: it cannot be reached \(.*wrong"):
+        read_interactions("s3://anonymous@open/log?region=here&wrong=1")
+
+
 def test_a_uri_of_this_machine_is_a_path(tmp_path: Path) -> None:
     path = write(tmp_path / "a b.parquet", user_id=[1], item_id=[2])
     assert read_interactions(path.as_uri()).source == str(path)
     with pytest.raises(DataError, match="no such file to read"):
         read_interactions((tmp_path / "none.csv").as_uri())
+
+
+def test_too_many_rows_are_refused_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in range(3):
+        write(tmp_path / "log" / f"{part}.parquet", user_id=[1, 2], item_id=[3, 4])
+    monkeypatch.setattr("envs.data.interactions._MAX_ROWS", 5)
+    monkeypatch.setattr(IdColumn, "add", lambda *_: pytest.fail("a row is read"))
+    with pytest.raises(DataError, match=r"log: 6 rows, and at most 5 can be numbered"):
+        read_interactions(tmp_path / "log")

@@ -1,0 +1,92 @@
+"""What a search begins with: its budgets, its checkpoints, and what its folder says of it."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ciess_ray.config.data import check_budgets
+from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
+from ciess_ray.config.run import RunConfig
+from ciess_ray.result import check_output
+from ciess_ray.searches.checkpoints import Checkpoints
+from ciess_ray.searches.run import Budget
+from ciess_ray.training.recipes import FOUND_FIELDS
+from envs.data import Interactions
+from envs.errors import ConfigError
+from envs.recommenders import own_source
+
+
+def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
+    """The budgets of a run, in parameters.
+
+    Raises:
+        BudgetError: One cannot be met.
+        ConfigError: One that should be looser is not, there are too few users or items for communities, or
+            the full table is too large for this machine.
+        ResultError: A result would be overwritten.
+    """
+    caps_params = check_budgets(config, interactions)
+    budgets: list[Budget] = []
+    for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
+        name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
+        if budgets and cap_params <= caps_params[0]:
+            raise ConfigError(
+                f"budget: {asked} ({cap_params:,} parameters) is not looser than {budgets[0].asked} "
+                f"({caps_params[0]:,}): name the tightest one first."
+            )
+        check_output(config.output / name, overwrite=overwrite)
+        budgets.append(Budget(str(asked), cap_params, name))
+    return budgets
+
+
+def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
+    """Those of a run, with what each must belong to."""
+    settings = values_of_key(config, NOT_CHECKPOINT)
+    recommender = [settings.pop("recommender"), own_source(config.recommender.name)]
+    identity = {
+        "dataset": f"{digest(interactions.fingerprint)[:12]} ({interactions.num_users:,} users, "
+        f"{interactions.num_items:,} items, {interactions.num_interactions:,} interactions)",
+        "recommender": f"{config.recommender.name} ({digest(recommender)[:12]})",
+        "version": f"ciess-ray {version('ciess-ray')} with ray {version('ray')}",
+        "settings": digest(settings)[:12],
+    }
+    return Checkpoints(
+        config.checkpoint_folder,
+        identity,
+        interval_s=config.search.checkpoint_interval_s,
+        # The last one may be damaged. Tune takes the folder of a trial wherever the sweep is kept, at each.
+        num_kept=1 if is_trial else 2,
+    )
+
+
+def describe(config: RunConfig, interactions: Interactions) -> dict[str, Any]:
+    """What a folder says of its data."""
+    path = config.dataset.path
+    if isinstance(path, Path):
+        path = path.absolute()
+    return {
+        "source": interactions.source,
+        # A search that goes on may be started in another folder.
+        "path": path and str(path),
+        "path_from_folder": os.path.relpath(path, config.output) if isinstance(path, Path) else None,
+        "fingerprint": interactions.fingerprint,
+        "num_users": interactions.num_users,
+        "num_items": interactions.num_items,
+        "num_interactions": interactions.num_interactions,
+        "num_duplicates": interactions.num_duplicates,
+        "num_unevaluated_users": interactions.num_unevaluated_users,
+        "num_untrained_items": interactions.num_untrained_items,
+        "num_cold_rows": interactions.num_cold_rows,
+    }
+
+
+def recorded(asked: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """What a folder says of a search that begins: nothing of what is yet to be found."""
+    values = config.model_dump(mode="json")
+    if asked.finds_recipe:
+        del values["training"]
+        values["recommender"] = asked.recommender.model_dump(mode="json")
+        for name in FOUND_FIELDS - asked.search.model_fields_set:
+            del values["search"][name]
+    return values

@@ -1,0 +1,407 @@
+"""How the recommenders of a run are trained where it says nothing of that: found from its data.
+
+What the numbers of data tell is set by rule: the length of a search, the size of a batch. What they do not
+tell, the loss, the learning rate, the weight of L2, is found in two rounds of successive halving (Jamieson
+& Talwalkar, AISTATS 2016): a few recipes train the full table, equal sizes at the tightest budget and, where
+rows are propagated, the split there that leaves items the least; for a quarter of a training, and the best
+for a whole one. Tables of different shapes do not like the same recipe. So the search has the one that is
+best on average, and what comes of it is trained with each table's own, too.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ciess_ray.config.data import caps_params_of
+from ciess_ray.config.keys import NOT_TRAINING, key_of_run
+from ciess_ray.config.recommender import RecommenderConfig
+from ciess_ray.config.run import OF_TRAINING, RunConfig
+from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, USERS_FIRST
+from ciess_ray.resources import num_threads
+from ciess_ray.serving.files import PROPAGATING
+from ciess_ray.streams import Stream, key_of, rng_of
+from ciess_ray.training.convergence import Trained, equal_sizes, fit_to_convergence, full_sizes, users_first
+from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
+from envs.data import Interactions
+from envs.errors import TrainingError
+from envs.recommenders import DotProductRecommender, find_recommender
+from envs.recommenders.training import TrainingSettings
+from envs.sizes.embedding_sizes import EmbeddingSizes
+
+#: The phase of a search in which one is found.
+RECIPE = "recipe"
+#: Fields of the search that follow from it.
+FOUND_FIELDS = frozenset({"supernet_batches", "tried_recipes"})
+#: Parts of a training that the rounds take; and recipes that the second one has of all tables, and of each.
+_ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
+#: Factors of the weight of L2 that are tried on what is chosen.
+_FACTORS_OF_L2 = (3.0, 1 / 3)
+#: Positives of a batch: a part of the interactions, rounded to a power of 2 between these.
+_BATCHES_PER_EPOCH, _LEAST_BATCH, _MOST_BATCH = 32, 2**12, 2**15
+#: Batches of a training at least, of a softmax, and of BPR, whose batches take half as long; and how often it
+#: sees all interactions at least.
+_SOFTMAX_BATCHES, _BPR_BATCHES, _EPOCHS = 600, 1_000, 8
+#: Decays of the learning rate by 0.9 in a training: to a twelfth.
+_DECAYS = 24
+#: Trainings that a supernet takes as many batches as.
+_SUPERNET = 2
+_VALIDATIONS = 10
+#: Up to so many items a softmax is taken over all of them.
+_MOST_ITEMS_OF_FULL_SOFTMAX = 20_000
+#: Mean size below which users in communities are tried, and into how many they are parted.
+_TIGHT_SIZE, _COMMUNITIES = 8, (16, 32)
+#: Held-out interactions of a middling user from which on the state shows an entity's quality.
+_TELLING = 10
+#: Users at most whose held-out interactions recipes are compared on.
+_MOST_USERS = 3_000
+
+#: Is told how many trainings of a round are done, and how many there are; quality and name of the last one.
+Tell = Callable[[int, int, float, str], None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe that is tried.
+
+    Attributes:
+        loss: ``softmax`` stands for both, over all items where these are few.
+        learning_rate: The first one.
+        l2: The weight of L2.
+        positives: What counts the same.
+        temperature: Of cosines.
+        init_std: Standard deviation of initial values.
+    """
+
+    loss: str
+    learning_rate: float
+    l2: float
+    positives: str = "interaction"
+    temperature: float | None = None
+    init_std: float = 0.01
+
+    def __str__(self) -> str:
+        cosine = "" if self.temperature is None else f", temperature {self.temperature:g}"
+        return (
+            f"{self.loss} by {self.positives}{cosine}, learning rate {self.learning_rate:g}, L2 {self.l2:g}"
+        )
+
+
+#: Quality on validation by recipe and table.
+Qualities = dict[tuple[Arm, str], float]
+
+
+def _bpr(learning_rate: float, l2: float) -> Arm:
+    return Arm("bpr", learning_rate, l2, "user", init_std=0.1)
+
+
+def _softmax(learning_rate: float, *weights: float, positives: str = "interaction") -> list[Arm]:
+    return [Arm("softmax", learning_rate, l2, positives) for l2 in weights]
+
+
+_COSINE = Arm("softmax", 0.03, 1e-5, temperature=0.1, init_std=0.1)
+#: By recommender, the likeliest first (docs/findings.md).
+_GRAPH_ARMS = [
+    *_softmax(0.15, 0.01, 0.003, 0.03),
+    *_softmax(0.5, 0.003, 0.001),
+    *_softmax(0.3, 0.03, positives="user"),
+    _bpr(0.5, 5e-4),
+    _bpr(0.1, 2e-4),
+    _COSINE,
+]
+_MF_ARMS = [
+    *_softmax(0.03, 0.03, 0.01, 0.1),
+    *_softmax(0.03, 0.03, 0.1, positives="user"),
+    _bpr(0.1, 0.01),
+    _bpr(0.1, 0.03),
+]
+_OTHER_ARMS = [_bpr(rate, l2) for rate in (0.02, 0.005) for l2 in (0.01, 0.003, 0.03)]
+_NGCF_ARMS = [*_softmax(0.05, 0.01, 0.03, positives="user"), *_softmax(0.05, 0.01), _bpr(0.3, 0.005)]
+_ARMS = {"lightgcn": _GRAPH_ARMS, "mf": _MF_ARMS, "ngcf": _NGCF_ARMS, "ncf": _OTHER_ARMS}
+
+
+def arms_of(config: RunConfig) -> list[Arm]:
+    """The recipes that are tried for a recommender, the likeliest first; none for one in closed form."""
+    recommender = config.recommender
+    if recommender.is_closed_form:
+        return []
+    has_product = issubclass(find_recommender(recommender.name), DotProductRecommender)
+    return _ARMS.get(recommender.name, _MF_ARMS if has_product else _OTHER_ARMS)
+
+
+def _fields_of(arm: Arm, interactions: Interactions) -> dict[str, Any]:
+    """A recipe as fields of training."""
+    num_interactions = interactions.train.nnz
+    exponent = round(math.log2(max(num_interactions / _BATCHES_PER_EPOCH, 1)))
+    batch_size = min(max(2**exponent, _LEAST_BATCH), _MOST_BATCH)
+    least = _BPR_BATCHES if arm.loss == "bpr" else _SOFTMAX_BATCHES
+    num_batches = max(least, math.ceil(_EPOCHS * num_interactions / batch_size))
+    is_full = arm.loss == "softmax" and interactions.num_items <= _MOST_ITEMS_OF_FULL_SOFTMAX
+    return {
+        "loss": "full_softmax" if is_full else arm.loss,
+        "positives": arm.positives,
+        "temperature": arm.temperature,
+        "learning_rate": arm.learning_rate,
+        "min_learning_rate": 0.0,
+        "batch_size": batch_size,
+        **_schedule(num_batches),
+        "patience": None,
+    }
+
+
+def _schedule(num_batches: int) -> dict[str, int]:
+    """A training of so many batches."""
+    return {
+        "max_batches": num_batches,
+        "decay_every": max(1, round(num_batches / _DECAYS)),
+        "evaluate_every": max(1, round(num_batches / _VALIDATIONS)),
+    }
+
+
+def _options_of(arm: Arm, config: RunConfig, factors: Sequence[float] = ()) -> dict[str, Any]:
+    """A recipe's options of the recommender, but for those that its user names, or it has not.
+
+    Args:
+        arm: The recipe.
+        config: What its user asked for.
+        factors: Of its weight of L2, for those that are tried beside it.
+    """
+    known = inspect.signature(find_recommender(config.recommender.name)).parameters
+    weights = [arm.l2, *(arm.l2 * factor for factor in factors)]
+    options = {"init_std": arm.init_std, "l2": weights if factors else arm.l2}
+    return {
+        name: value
+        for name, value in options.items()
+        if name in known and name not in config.recommender.options
+    }
+
+
+def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
+    """The run with what its data tell by rule in fields that are left alone; of its recipes the likeliest.
+
+    Args:
+        config: What a user asked for; one that says how to train is left as it is.
+        interactions: The splits.
+    """
+    if not config.finds_recipe:
+        return config
+    arms = arms_of(config)
+    num_rows = sum(config.recommender.row_counts(interactions))
+    mean_size = min(caps_params_of(config, interactions)) / num_rows / config.recommender.num_tables
+    held_out = np.diff(interactions.validation.indptr)
+    held_out = held_out[held_out > 0]
+    told: dict[str, dict[str, Any]] = {
+        "search": {
+            "num_episodes": 20,
+            "num_warmup_steps": 120,
+            "evaluation_interval": 5,
+            "num_candidates": 3,
+            "shows_quality": bool(len(held_out) and np.median(held_out) >= _TELLING),
+        },
+        "agent": {"hiddens": (64, 64), "updates_per_step": 5},
+    }
+    if arms:
+        training = _fields_of(arms[0], interactions)
+        told["training"] = training
+        told["search"]["supernet_batches"] = _SUPERNET * training["max_batches"]
+        told["search"]["tries_users_first"] = config.recommender.name in PROPAGATING
+        if config.recommender.name in PROPAGATING and mean_size < _TIGHT_SIZE:
+            told["search"]["tried_communities"] = _COMMUNITIES
+    sections = {name: _filled(getattr(config, name), fields) for name, fields in told.items()}
+    options = _options_of(arms[0], config) if arms else {}
+    return config.model_copy(update={**sections, "recommender": _with_options(config, options)})
+
+
+def _filled(section: Any, fields: Mapping[str, Any]) -> Any:
+    """A section with these fields where its user says nothing."""
+    return type(section).model_validate({**fields, **section.model_dump(exclude_unset=True)})
+
+
+def _with_options(config: RunConfig, options: Mapping[str, Any]) -> RecommenderConfig:
+    """A user's recommender with options that they do not name."""
+    recommender = config.recommender
+    return recommender.model_copy(update={"options": {**options, **recommender.options}})
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A recipe that was tried.
+
+    Attributes:
+        recipe: For people.
+        table: Which it trained.
+        share: Part of a training that it was tried for.
+        quality: On validation, of some users; below 0 where it gave no numbers.
+    """
+
+    recipe: str
+    table: str
+    share: float
+    quality: float
+
+
+def find_recipe(
+    config: RunConfig, interactions: Interactions, interactions_ref: Any, tell: Tell
+) -> tuple[RunConfig, list[Tried]]:
+    """The run with all that is left alone: what its data tell by rule, and the recipe that validation likes.
+
+    Each training is a Ray task, and kept: what is found is the same when it is broken off and gone on with.
+
+    Args:
+        config: What a user asked for; one that says how to train is left as it is.
+        interactions: The splits; test is not looked at.
+        interactions_ref: Reference to them.
+        tell: Is told how far it is.
+
+    Returns:
+        The run, and what was tried.
+
+    Raises:
+        TrainingError: No recipe gives numbers, or the process of a training died again and again.
+    """
+    ruled, arms = with_rules(config, interactions), arms_of(config)
+    if not config.finds_recipe or not arms:
+        return ruled, []
+    tables = _tables(ruled, interactions)
+    tried: list[Tried] = []
+    quality: Qualities = {}
+    pairs = [(arm, table) for arm in arms for table in tables]
+    for share in _ROUNDS:
+        if quality:
+            all_round = sorted(arms, key=lambda arm: -_relative(quality, arm))[:_NUM_LEFT]
+            firsts = {(arm, table) for table in tables for arm in _ranked(quality, table)[:_NUM_LEFT]}
+            pairs = [pair for pair in pairs if pair[0] in all_round or pair in firsts]
+        configs = [_with_arm(config, ruled, interactions, arm, share) for arm, _ in pairs]
+        trainings = [
+            Training(
+                f"{table}, {arm}",
+                ruled.kept_folder / f"recipe-{_key(each, interactions, tables[table])}.npz",
+                partial(_try, each, tables[table]),
+            )
+            for (arm, table), each in zip(pairs, configs, strict=True)
+        ]
+        done: dict[int, float] = {}
+        for position, news in train_side_by_side(ruled, trainings, interactions_ref, num_threads(ruled)):
+            if isinstance(news, Trained):
+                done[position] = news.quality
+                tell(len(done), len(pairs), news.quality, trainings[position].name)
+        quality = {pair: done[position] for position, pair in enumerate(pairs)}
+        tried += [Tried(str(arm), table, share, value) for (arm, table), value in quality.items()]
+    best = max(all_round, key=lambda arm: _relative(quality, arm))
+    if quality[best, EQUAL_SIZES] < 0:
+        raise TrainingError(
+            f"none of the recipes that are tried for {config.recommender.name} gives numbers on these "
+            "interactions; set training.learning_rate, and the rest of training, by hand."
+        )
+    found = _with_arm(config, ruled, interactions, best)
+    if "tried_recipes" not in config.search.model_fields_set:
+        others = dict.fromkeys(_ranked(quality, table)[0] for table in tables)
+        recipes = [_recipe_of(arm, config, found.training, interactions) for arm in others if arm is not best]
+        search = found.search.model_copy(update={"tried_recipes": tuple(recipes)})
+        found = found.model_copy(update={"search": search})
+    return found, tried
+
+
+def _ranked(quality: Qualities, table: str) -> list[Arm]:
+    """Recipes that a table was trained with, best first."""
+    arms = [arm for arm, trained in quality if trained == table]
+    return sorted(arms, key=lambda arm: -quality[arm, table])
+
+
+def _relative(quality: Qualities, arm: Arm) -> float:
+    """How near a recipe comes to the best of each table, in the mean of all."""
+    best = {table: quality[_ranked(quality, table)[0], table] for _, table in quality}
+    return float(np.mean([quality[arm, table] / max(abs(best[table]), 1e-12) for table in best]))
+
+
+def _tables(config: RunConfig, interactions: Interactions) -> dict[str, EmbeddingSizes]:
+    """What recipes are tried on, at the tightest budget."""
+    cap_params, recommender = min(caps_params_of(config, interactions)), config.recommender
+    full, equal = full_sizes(config, interactions), equal_sizes(config, interactions, cap_params)
+    tables = {EQUAL_SIZES: equal}
+    if equal.num_params < full.num_params:
+        tables[FULL_SIZE] = full
+    if recommender.name in PROPAGATING and len(tables) > 1:
+        tables[USERS_FIRST] = users_first(config, interactions, cap_params)
+    return tables
+
+
+def with_sections(config: RunConfig, found: RunConfig) -> RunConfig:
+    """The run with what was found for another of the same data."""
+    names = "training", "recommender", "search", "agent"
+    return config.model_copy(update={name: getattr(found, name) for name in names})
+
+
+def pinned(config: RunConfig) -> dict[str, Any]:
+    """What was found of a run, as a configuration says it."""
+    search = {name: getattr(config.search, name) for name in sorted(FOUND_FIELDS)}
+    return {
+        "training": config.training.model_dump(mode="json"),
+        "recommender": {"options": config.recommender.options},
+        "search": search,
+    }
+
+
+def _with_arm(
+    config: RunConfig, ruled: RunConfig, interactions: Interactions, arm: Arm, share: float = 1.0
+) -> RunConfig:
+    """The run with a recipe; for a part of a training it is validated at its end alone."""
+    fields = _fields_of(arm, interactions)
+    options = _options_of(arm, config, _FACTORS_OF_L2)
+    if share < 1:
+        num_batches = max(1, round(share * fields["max_batches"]))
+        fields |= _schedule(num_batches) | {"evaluate_every": num_batches}
+    training = TrainingSettings.model_validate(fields)
+    supernet = {"supernet_batches": _SUPERNET * training.max_batches}
+    search = _filled(config.search, ruled.search.model_dump() | supernet)
+    recommender = _with_options(config, options)
+    return ruled.model_copy(update={"training": training, "search": search, "recommender": recommender})
+
+
+def _recipe_of(
+    arm: Arm, config: RunConfig, training: TrainingSettings, interactions: Interactions
+) -> dict[str, Any]:
+    """A recipe as one of ``search.tried_recipes``: what differs from the training that was found."""
+    fields = {
+        OF_TRAINING + name: value
+        for name, value in _fields_of(arm, interactions).items()
+        if value != getattr(training, name)
+    }
+    return fields | _options_of(arm, config, _FACTORS_OF_L2)
+
+
+def _key(config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes) -> str:
+    return key_of_run(config, interactions, RECIPE, digest_of(sizes), ignores=NOT_TRAINING)
+
+
+def _try(
+    config: RunConfig,
+    sizes: EmbeddingSizes,
+    interactions: Interactions,
+    tell: Callable[..., None] | None = None,
+) -> Trained:
+    """Train a table in this process; one that gives no numbers has a quality below 0."""
+    judging = replace(
+        interactions, validation=_of_some_users(interactions.validation, rng_of(config.seed, Stream.RECIPE))
+    )
+    try:
+        _, report = fit_to_convergence(config, judging, sizes, key_of(config.seed, Stream.RECIPE))
+    except TrainingError:
+        return Trained({}, -1.0, 0)
+    return Trained.of(report)
+
+
+def _of_some_users(held_out: csr_array, rng: np.random.Generator) -> csr_array:
+    """Held-out interactions of so many users that have any, drawn, and none of the others."""
+    counts = np.diff(held_out.indptr)
+    judged = np.flatnonzero(counts)
+    is_judged = np.zeros(len(counts), bool)
+    is_judged[rng.permutation(judged)[:_MOST_USERS]] = True
+    kept = np.repeat(is_judged, counts)
+    ends = np.concatenate([[0], np.cumsum(np.where(is_judged, counts, 0))])
+    return csr_array((held_out.data[kept], held_out.indices[kept], ends), shape=held_out.shape)

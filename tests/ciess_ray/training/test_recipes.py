@@ -1,0 +1,192 @@
+"""How trainings are found from the data where a run says nothing of them."""
+
+import json
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+
+from ciess_ray.config.data import load_interactions
+from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.report.recipes import recipes_table
+from ciess_ray.result import read_summary
+from ciess_ray.searches.driver import resume, search
+from ciess_ray.training import recipes
+from ciess_ray.training.convergence import Trained
+from ciess_ray.training.recipes import arms_of, find_recipe, pinned, with_rules
+from envs.recommenders.training import TrainingSettings
+
+
+@pytest.fixture
+def run_of(make_config, tmp_path):
+    """Makes a run that says nothing of training."""
+
+    def make(name="lightgcn", **sections):
+        config = make_config(tmp_path / "out", recommender={"name": name}, **sections)
+        return config.model_copy(update={"training": TrainingSettings()})
+
+    return make
+
+
+@pytest.fixture
+def short_trainings(monkeypatch):
+    for name, value in {"_SOFTMAX_BATCHES": 8, "_BPR_BATCHES": 12, "_EPOCHS": 0}.items():
+        monkeypatch.setattr(recipes, name, value)
+
+
+class TestRules:
+    def test_what_a_user_says_stays(self, make_config, run_of, tmp_path, make_interactions):
+        says = make_config(tmp_path)
+        assert with_rules(says, make_interactions()) is says
+        config = run_of()
+        ruled = with_rules(config, make_interactions())
+        assert ruled.search.num_episodes == 2 and ruled.agent.hiddens == (16, 16)
+        # What it leaves alone follows from the data.
+        assert config.search.num_candidates == 2 and ruled.search.evaluation_interval == 5
+
+    def test_bare_runs_are_filled(self, make_interactions):
+        config = parse_config({"dataset": {"path": "log.csv"}})
+        ruled = with_rules(config, make_interactions())
+        assert ruled.training.loss == "full_softmax" and ruled.training.patience is None
+        assert ruled.agent.hiddens == (64, 64) and ruled.search.num_warmup_steps == 120
+        assert ruled.search.supernet_batches == 2 * ruled.training.max_batches
+        # 12.8 numbers a row are not few; users of this data have few held-out interactions.
+        assert not ruled.search.tried_communities and not ruled.search.shows_quality
+        tight = with_rules(config.model_copy(update={"budget": "5%"}), make_interactions())
+        assert tight.search.tried_communities == (16, 32)
+
+    @pytest.mark.parametrize("mode", ["paper", "reference"])
+    def test_modes_of_the_paper_are_left_as_they_are(self, make_interactions, mode):
+        config = parse_config({"dataset": {"path": "log.csv"}, "search": {"mode": mode}})
+        assert with_rules(config, make_interactions()) is config
+
+    @pytest.mark.parametrize("name", ["mf", "ncf", "ngcf"])
+    def test_every_recipe_is_one_that_its_recommender_takes(self, make_interactions, name):
+        config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": name}})
+        ruled = with_rules(config, make_interactions())
+        for arm in arms_of(config):
+            asked = recipes._with_arm(config, ruled, make_interactions(), arm)
+            assert parse_config(json.loads(asked.model_dump_json())).training == asked.training
+            assert asked.recommender.weights_of_l2[0] == arm.l2
+
+    def test_options_that_a_user_names_are_not_tried(self, make_interactions):
+        options = {"l2": 0.5, "init_std": 0.2, "num_layers": 1}
+        config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"options": options}})
+        assert with_rules(config, make_interactions()).recommender.options == options
+
+    def test_a_closed_form_is_not_trained(self, make_interactions):
+        config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": "spectral"}})
+        ruled, tried = find_recipe(config, make_interactions(), None, lambda *news: None)
+        assert tried == [] and ruled.recommender.options == {} and ruled.search.num_warmup_steps == 120
+
+    @pytest.mark.parametrize(
+        ("num_interactions", "num_items", "loss", "batch_size", "num_batches"),
+        [
+            (900, 40, "full_softmax", 4096, 600),
+            (750_000, 3_706, "full_softmax", 2**15, 600),
+            (10_000_000, 30_000, "softmax", 2**15, 2442),
+        ],
+    )
+    def test_batches_and_losses_follow_the_size_of_the_data(
+        self, num_interactions, num_items, loss, batch_size, num_batches
+    ):
+        arm = arms_of(parse_config({"dataset": {"path": "log.csv"}}))[0]
+        data = SimpleNamespace(train=SimpleNamespace(nnz=num_interactions), num_items=num_items)
+        fields = recipes._fields_of(arm, data)
+        assert (fields["loss"], fields["batch_size"], fields["max_batches"]) == (
+            loss,
+            batch_size,
+            num_batches,
+        )
+
+
+class TestChoosing:
+    """Qualities are given; nothing is trained."""
+
+    def found(self, config, interactions, monkeypatch, quality):
+        asked = []
+
+        def train(config, trainings, reference, num_threads):
+            asked.append([training.name for training in trainings])
+            # They end in any order.
+            for position in reversed(range(len(trainings))):
+                table, arm = trainings[position].name.split(", ", 1)
+                yield position, ("news",)
+                yield position, Trained({}, quality(table, arm), 1)
+
+        monkeypatch.setattr(recipes, "train_side_by_side", train)
+        told = []
+        config, tried = find_recipe(config, interactions, None, lambda *news: told.append(news))
+        assert len(told) == len(tried) == sum(map(len, asked))
+        return config, tried, asked
+
+    def test_the_best_in_the_mean_is_searched_with_and_the_best_of_each_table_is_tried(
+        self, run_of, make_interactions, monkeypatch
+    ):
+        def quality(table, arm):
+            if arm.startswith("bpr by user, learning rate 0.5"):
+                return 0.3 if table == "users first" else 0.1
+            return 0.2 if "0.15, L2 0.003" in arm else 0.15
+
+        config, tried, asked = self.found(run_of(), make_interactions(), monkeypatch, quality)
+        num_arms = len(arms_of(config))
+        assert len(asked[0]) == 3 * num_arms
+        # Two recipes on all tables, and BPR where it is best.
+        assert len(asked[1]) == 7
+        assert config.training.loss == "full_softmax" and config.training.learning_rate == 0.15
+        assert config.recommender.options["l2"] == pytest.approx([0.003, 0.009, 0.001])
+        (other,) = config.search.tried_recipes
+        assert other["training.loss"] == "bpr" and other["l2"][0] == 0.0005
+        assert config.with_options(other).training.learning_rate == 0.5
+        # Each is named, in the order in which they were tried.
+        assert [(row.table, row.share) for row in tried[:2]] == [("equal sizes", 0.25), ("full size", 0.25)]
+        again = parse_config(json.loads(config.model_dump_json()))
+        assert not again.finds_recipe and pinned(again) == pinned(config)
+
+    def test_where_one_is_the_best_of_all_no_other_is_tried(self, run_of, make_interactions, monkeypatch):
+        config, *_ = self.found(
+            run_of("mf"), make_interactions(), monkeypatch, lambda table, arm: 0.1 + ("L2 0.1" in arm)
+        )
+        assert config.recommender.options["l2"][0] == 0.1 and config.search.tried_recipes == ()
+
+    def test_a_budget_with_room_for_everything_has_one_table(self, run_of, make_interactions, monkeypatch):
+        *_, asked = self.found(run_of(budget="100%"), make_interactions(), monkeypatch, lambda *_: 0.0)
+        assert {name.split(", ")[0] for name in asked[0]} == {"equal sizes"}
+
+
+def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had_not_been(
+    run_of, tmp_path, short_trainings, ray_cluster
+):
+    config = run_of().model_copy(update={"cache": None})
+    num_done = 0
+
+    def stop(progress):
+        nonlocal num_done
+        num_done += progress.is_step
+        if progress.phase == "recipe" and num_done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(config, on_progress=stop)
+    summary = read_summary(config.output)
+    assert (summary["status"], summary["phase"]) == ("interrupted", "recipe")
+    assert "training" not in summary["config"]
+    phases = []
+    result = resume(config.output, on_progress=lambda news: phases.append(news.phase))
+    other = search(config.model_copy(update={"output": tmp_path / "other"}))
+    for name in ("sizes.parquet", "candidates.parquet"):
+        assert pq.read_table(result.path / name).equals(pq.read_table(other.path / name))
+    assert result.summary["recipe"] == other.summary["recipe"]
+    assert result.summary["config"]["training"]["loss"] == "full_softmax" or result.summary["recipe"]
+    assert phases[0] == "recipe" and len(result.summary["recipe"]["tried"]) >= 27 + 6
+    shown = recipes_table([SimpleNamespace(label="mine", summary=result.summary)])
+    assert len(shown.rows) == len(result.summary["recipe"]["tried"])
+    assert {row[0].text for row in shown.rows} == {"equal sizes", "full size", "users first"}
+    # The split that leaves items the least is trained whatever steps make of it.
+    assert [row["step"] is None for row in result.summary["retrained"]].count(True) == 2
+    assert [row["is_packed"] for row in result.summary["retrained"]].count(True) == 1
+    # What was found is what it was searched with.
+    found = parse_config(json.loads(json.dumps(result.summary["config"])))
+    assert not found.finds_recipe and found.training.max_batches in (8, 12)
+    interactions = load_interactions(found)
+    assert len(found.ways) == 1 + len(found.search.tried_recipes) and interactions.num_users == 200
