@@ -281,8 +281,8 @@ def say_result(result: "SearchResult") -> None:
             console.say(f"options that validation chose: {chosen}")
         _say_files(shown.path, shown.summary)
     summary = result.summary
-    if summary.get("recipe"):
-        recipe = summary["recipe"]
+    # What is computed has none.
+    if (recipe := summary.get("recipe")) and recipe["tried"]:
         console.say(
             f"recipe: found on validation with {len(recipe['tried'])} short trainings; as YAML, to pin it: "
             f"{as_yaml(recipe['pinned'])}"

@@ -18,6 +18,7 @@ from ciess_ray.config.run import LogConfig, RunConfig
 from ciess_ray.config.yaml_file import put_overrides
 from ciess_ray.files.formats import parse_json
 from ciess_ray.plain_text import command
+from envs.budget import MemoryBudget
 from envs.communities import most_communities
 from envs.data import (
     TEST_SHARE,
@@ -170,14 +171,28 @@ def _check_communities(config: RunConfig, interactions: Interactions, caps_param
             f"search.tried_communities: {', '.join(map(str, too_many))} communities of "
             f"{interactions.num_users:,} users and {interactions.num_items:,} items; ask for 2 to {most}."
         )
-    recommender, num_rows = config.recommender, interactions.num_entities
-    least = num_rows * recommender.min_embedding_size * recommender.num_tables
+    num_rows = interactions.num_entities
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
-        if asked.unit == "bytes" and cap_params - column_params(num_rows) < least:
+        if not _has_room_for_columns(config, asked, cap_params, num_rows):
             raise BudgetError(
                 f"the memory budget {asked} has no room for a byte a row, which search.tried_communities "
                 f"takes of a budget in bytes: leave it out, or ask for {num_rows:,} bytes more."
             )
+
+
+def _has_room_for_columns(config: RunConfig, asked: MemoryBudget, cap_params: int, num_rows: int) -> bool:
+    recommender = config.recommender
+    least = num_rows * recommender.min_embedding_size * recommender.num_tables
+    return asked.unit != "bytes" or cap_params - column_params(num_rows) >= least
+
+
+def has_room_for_communities(config: RunConfig, interactions: Interactions, num_communities: int) -> bool:
+    """Whether users can be parted into so many, and every budget has room for where their rows begin."""
+    caps_params = caps_params_of(config, interactions)
+    return num_communities <= most_communities(interactions.num_users, interactions.num_items) and all(
+        _has_room_for_columns(config, asked, cap_params, interactions.num_entities)
+        for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True)
+    )
 
 
 def check_training_memory(config: RunConfig, interactions: Interactions) -> None:

@@ -33,6 +33,7 @@ from envs.budget import MemoryBudget
 from envs.data import READERS, SAMPLES, TEST_SHARE
 from envs.errors import ConfigError, within
 from envs.recommenders import find_recommender
+from envs.recommenders.losses import LOSSES
 from envs.recommenders.training import TrainingSettings, check_temperature
 from envs.step_modes import STEP_MODES, StepMode
 
@@ -297,6 +298,9 @@ class RunConfig(Section):
         recommender = self.recommender.model_copy(update={"options": self.recommender.options_with(options)})
         training = self.training
         if fields:
+            if fields.get("loss") in [name for name, loss in LOSSES.items() if not loss.has_temperature]:
+                # It goes with the loss that it is of, which may be found only later.
+                fields = {"temperature": None} | fields
             try:
                 training = TrainingSettings.model_validate({**training.model_dump(), **fields})
             except ValidationError as error:

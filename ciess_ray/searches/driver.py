@@ -41,7 +41,7 @@ from ciess_ray.searches.run import Journal, Run, Watcher
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
-from ciess_ray.training.recipes import RECIPE, find_recipe, pinned, with_rules
+from ciess_ray.training.recipes import RECIPE, find_recipe, pinned, with_rules, with_sections
 from envs.errors import ConfigError, ResultError, TrainingError, within
 from envs.recommenders import resolve_device
 
@@ -120,6 +120,9 @@ def resume(
             raise ResultError(f"{folder}: this search is finished; --more-episodes N takes N episodes more.")
     if config is None:
         config = _config_of(folder, before, more_episodes, overrides)
+    elif config.finds_recipe and before.get("recipe"):
+        # What was found is not found anew.
+        config = with_sections(config, _config_of(folder, before, more_episodes, ()))
     return _search(config, before, work, on_progress, tracker, shared, overwrite=True)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from ciess_ray.config.data import caps_params_of
+from ciess_ray.config.data import caps_params_of, has_room_for_communities
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.config.run import OF_TRAINING, RunConfig
@@ -38,6 +38,22 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 RECIPE = "recipe"
 #: Fields of the search that follow from it.
 FOUND_FIELDS = frozenset({"supernet_batches", "tried_recipes"})
+#: What a search that finds one has by rule, or finds, by section, beside its training and options.
+_PINNED = {
+    "search": {
+        *FOUND_FIELDS,
+        "num_episodes",
+        "num_warmup_steps",
+        "evaluation_interval",
+        "num_candidates",
+        "shows_quality",
+        "tries_users_first",
+        "tried_communities",
+    },
+    "agent": {"hiddens", "updates_per_step"},
+}
+#: Options of a recommender in which recipes differ.
+_OPTIONS = "l2", "init_std"
 #: Parts of a training that the rounds take; and recipes that the second one has of all tables, and of each.
 _ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
 #: Factors of the weight of L2 that are tried on what is chosen.
@@ -131,7 +147,12 @@ def arms_of(config: RunConfig) -> list[Arm]:
     if recommender.is_closed_form:
         return []
     has_product = issubclass(find_recommender(recommender.name), DotProductRecommender)
-    return _ARMS.get(recommender.name, _MF_ARMS if has_product else _OTHER_ARMS)
+    arms = _ARMS.get(recommender.name, _MF_ARMS if has_product else _OTHER_ARMS)
+    known = inspect.signature(find_recommender(recommender.name)).parameters
+    # Recipes do not differ in what a user names, nor in what the recommender has not.
+    settled: dict[str, Any] = {name: 0.0 for name in _OPTIONS if name not in known}
+    settled |= {name: value for name, value in recommender.options_with().items() if name in _OPTIONS}
+    return list(dict.fromkeys(replace(arm, **settled) for arm in arms))
 
 
 def _fields_of(arm: Arm, interactions: Interactions) -> dict[str, Any]:
@@ -211,7 +232,9 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
         told["search"]["supernet_batches"] = _SUPERNET * training["max_batches"]
         told["search"]["tries_users_first"] = config.recommender.name in PROPAGATING
         if config.recommender.name in PROPAGATING and mean_size < _TIGHT_SIZE:
-            told["search"]["tried_communities"] = _COMMUNITIES
+            told["search"]["tried_communities"] = [
+                number for number in _COMMUNITIES if has_room_for_communities(config, interactions, number)
+            ]
     sections = {name: _filled(getattr(config, name), fields) for name, fields in told.items()}
     options = _options_of(arms[0], config) if arms else {}
     return config.model_copy(update={**sections, "recommender": _with_options(config, options)})
@@ -339,11 +362,12 @@ def with_sections(config: RunConfig, found: RunConfig) -> RunConfig:
 
 def pinned(config: RunConfig) -> dict[str, Any]:
     """What was found of a run, as a configuration says it."""
-    search = {name: getattr(config.search, name) for name in sorted(FOUND_FIELDS)}
     return {
         "training": config.training.model_dump(mode="json"),
         "recommender": {"options": config.recommender.options},
-        "search": search,
+    } | {
+        section: getattr(config, section).model_dump(mode="json", include=fields)
+        for section, fields in _PINNED.items()
     }
 
 

@@ -6,15 +6,25 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from ciess_ray.config.data import load_interactions
+from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.report.recipes import recipes_table
 from ciess_ray.result import read_summary
+from ciess_ray.searches import driver
+from ciess_ray.searches.beginning import describe, recorded
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.training import recipes
 from ciess_ray.training.convergence import Trained
 from ciess_ray.training.recipes import arms_of, find_recipe, pinned, with_rules
+from envs.recommenders import MF
 from envs.recommenders.training import TrainingSettings
+
+
+class Bare(MF):
+    """A recommender without options."""
+
+    def __init__(self, train, sizes, *, generator, device=None):
+        super().__init__(train, sizes, generator=generator, device=device)
 
 
 @pytest.fixture
@@ -69,10 +79,60 @@ class TestRules:
             assert parse_config(json.loads(asked.model_dump_json())).training == asked.training
             assert asked.recommender.weights_of_l2[0] == arm.l2
 
+    def test_a_loss_without_temperature_is_tried_beside_every_recipe(self, make_interactions):
+        search = {"tried_recipes": [{"training.loss": "bpr"}]}
+        config = parse_config({"dataset": {"path": "log.csv"}, "search": search})
+        ruled = with_rules(config, make_interactions())
+        for arm in arms_of(config):
+            found = recipes._with_arm(config, ruled, make_interactions(), arm)
+            assert found.with_options(found.ways[1].options).training.temperature is None
+
     def test_options_that_a_user_names_are_not_tried(self, make_interactions):
         options = {"l2": 0.5, "init_std": 0.2, "num_layers": 1}
         config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"options": options}})
         assert with_rules(config, make_interactions()).recommender.options == options
+
+    @pytest.mark.parametrize(
+        ("name", "options", "num_arms"),
+        [
+            ("ncf", {"l2": 0.5}, 2),
+            ("mf", {"l2": [0.5, 0.7]}, 3),
+            ("lightgcn", {"l2": 0.5, "init_std": 0.2}, 6),
+        ],
+    )
+    def test_recipes_that_options_of_a_user_make_alike_are_tried_once(self, name, options, num_arms):
+        recommender = {"name": name, "options": options}
+        arms = arms_of(parse_config({"dataset": {"path": "log.csv"}, "recommender": recommender}))
+        # A reader is told the weight that they are trained with.
+        assert len(arms) == num_arms and all("L2 0.5" in str(arm) for arm in arms)
+
+    def test_a_recommender_without_l2_has_no_recipes_that_differ_in_it(self):
+        config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": f"{__name__}:Bare"}})
+        assert len(arms_of(config)) == 3
+
+    @pytest.mark.parametrize(
+        ("num_users", "num_items", "budget", "tried"),
+        [
+            (5, 40, "5%", ()),
+            (40, 21, "5%", (16,)),
+            (60, 40, "5%", (16, 32)),
+            (60, 40, "1800B", (16, 32)),
+            (60, 40, "1600B", ()),
+        ],
+    )
+    def test_communities_that_data_or_budget_have_no_room_for_are_not_tried(
+        self, make_interactions, num_users, num_items, budget, tried
+    ):
+        interactions = make_interactions(num_users, num_items, 10 * num_users)
+        ruled = with_rules(parse_config({"dataset": {"path": "log.csv"}, "budget": budget}), interactions)
+        assert ruled.search.tried_communities == tried
+        check_budgets(ruled, interactions)
+
+    def test_what_is_pinned_is_all_that_was_found(self, make_interactions):
+        values = {"dataset": {"path": "log.csv"}, "budget": "5%"}
+        found = with_rules(parse_config(values), make_interactions())
+        again = parse_config(values | json.loads(json.dumps(pinned(found))))
+        assert not again.finds_recipe and again.model_dump() == found.model_dump()
 
     def test_a_closed_form_is_not_trained(self, make_interactions):
         config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": "spectral"}})
@@ -129,7 +189,7 @@ class TestChoosing:
             return 0.2 if "0.15, L2 0.003" in arm else 0.15
 
         config, tried, asked = self.found(run_of(), make_interactions(), monkeypatch, quality)
-        num_arms = len(arms_of(config))
+        num_arms = len(arms_of(run_of()))
         assert len(asked[0]) == 3 * num_arms
         # Two recipes on all tables, and BPR where it is best.
         assert len(asked[1]) == 7
@@ -190,3 +250,24 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
     assert not found.finds_recipe and found.training.max_batches in (8, 12)
     interactions = load_interactions(found)
     assert len(found.ways) == 1 + len(found.search.tried_recipes) and interactions.num_users == 200
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_a_search_that_is_told_its_configuration_anew_goes_on_with_what_it_found(
+    run_of, make_interactions, monkeypatch, is_found
+):
+    asked, begun = run_of(), []
+    found = with_rules(asked, make_interactions())
+    config = found if is_found else asked
+    summary = {
+        "status": "interrupted",
+        "config": recorded(config, found),
+        "dataset": describe(config, make_interactions()),
+        "recipe": {"pinned": pinned(found), "tried": []} if is_found else None,
+    }
+    monkeypatch.setattr(driver, "read_summary", lambda folder: summary)
+    monkeypatch.setattr(driver, "_search", lambda config, *others, **rest: begun.append(config))
+    resume(asked.output, config=asked)
+    (config,) = begun
+    assert config.finds_recipe is not is_found
+    assert config.training == (found if is_found else asked).training
