@@ -8,9 +8,7 @@ for a whole one. Tables of different shapes do not like the same recipe. So the 
 best on average, and what comes of it is trained with each table's own, too.
 """
 
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,11 +24,11 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, USERS_FIRST
 from ciess_ray.resources import num_threads
 from ciess_ray.serving.files import PROPAGATING
 from ciess_ray.streams import Stream, key_of, rng_of
+from ciess_ray.training.arms import FACTORS_OF_L2, Arm, arms_of, fields_of, options_of, schedule
 from ciess_ray.training.convergence import Trained, equal_sizes, fit_to_convergence, full_sizes, users_first
 from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
 from envs.data import Interactions
 from envs.errors import TrainingError
-from envs.recommenders import DotProductRecommender, find_recommender
 from envs.recommenders.training import TrainingSettings
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -52,24 +50,10 @@ _PINNED = {
     },
     "agent": {"hiddens", "updates_per_step"},
 }
-#: Options of a recommender in which recipes differ.
-_OPTIONS = "l2", "init_std"
 #: Parts of a training that the rounds take; and recipes that the second one has of all tables, and of each.
 _ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
-#: Factors of the weight of L2 that are tried on what is chosen.
-_FACTORS_OF_L2 = (3.0, 1 / 3)
-#: Positives of a batch: a part of the interactions, rounded to a power of 2 between these.
-_BATCHES_PER_EPOCH, _LEAST_BATCH, _MOST_BATCH = 32, 2**12, 2**15
-#: Batches of a training at least, of a softmax, and of BPR, whose batches take half as long; and how often it
-#: sees all interactions at least.
-_SOFTMAX_BATCHES, _BPR_BATCHES, _EPOCHS = 600, 1_000, 8
-#: Decays of the learning rate by 0.9 in a training: to a twelfth.
-_DECAYS = 24
 #: Trainings that a supernet takes as many batches as.
 _SUPERNET = 2
-_VALIDATIONS = 10
-#: Up to so many items a softmax is taken over all of them.
-_MOST_ITEMS_OF_FULL_SOFTMAX = 20_000
 #: Mean size below which users in communities are tried, and into how many they are parted.
 _TIGHT_SIZE, _COMMUNITIES = 8, (16, 32)
 #: Held-out interactions of a middling user from which on the state shows an entity's quality.
@@ -81,125 +65,8 @@ _MOST_USERS = 3_000
 Tell = Callable[[int, int, float, str], None]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A recipe that is tried.
-
-    Attributes:
-        loss: ``softmax`` stands for both, over all items where these are few.
-        learning_rate: The first one.
-        l2: The weight of L2.
-        positives: What counts the same.
-        temperature: Of cosines.
-        init_std: Standard deviation of initial values.
-    """
-
-    loss: str
-    learning_rate: float
-    l2: float
-    positives: str = "interaction"
-    temperature: float | None = None
-    init_std: float = 0.01
-
-    def __str__(self) -> str:
-        cosine = "" if self.temperature is None else f", temperature {self.temperature:g}"
-        return (
-            f"{self.loss} by {self.positives}{cosine}, learning rate {self.learning_rate:g}, L2 {self.l2:g}"
-        )
-
-
 #: Quality on validation by recipe and table.
 Qualities = dict[tuple[Arm, str], float]
-
-
-def _bpr(learning_rate: float, l2: float) -> Arm:
-    return Arm("bpr", learning_rate, l2, "user", init_std=0.1)
-
-
-def _softmax(learning_rate: float, *weights: float, positives: str = "interaction") -> list[Arm]:
-    return [Arm("softmax", learning_rate, l2, positives) for l2 in weights]
-
-
-_COSINE = Arm("softmax", 0.03, 1e-5, temperature=0.1, init_std=0.1)
-#: By recommender, the likeliest first (docs/findings.md).
-_GRAPH_ARMS = [
-    *_softmax(0.15, 0.01, 0.003, 0.03),
-    *_softmax(0.5, 0.003, 0.001),
-    *_softmax(0.3, 0.03, positives="user"),
-    _bpr(0.5, 5e-4),
-    _bpr(0.1, 2e-4),
-    _COSINE,
-]
-_MF_ARMS = [
-    *_softmax(0.03, 0.03, 0.01, 0.1),
-    *_softmax(0.03, 0.03, 0.1, positives="user"),
-    _bpr(0.1, 0.01),
-    _bpr(0.1, 0.03),
-]
-_OTHER_ARMS = [_bpr(rate, l2) for rate in (0.02, 0.005) for l2 in (0.01, 0.003, 0.03)]
-_NGCF_ARMS = [*_softmax(0.05, 0.01, 0.03, positives="user"), *_softmax(0.05, 0.01), _bpr(0.3, 0.005)]
-_ARMS = {"lightgcn": _GRAPH_ARMS, "mf": _MF_ARMS, "ngcf": _NGCF_ARMS, "ncf": _OTHER_ARMS}
-
-
-def arms_of(config: RunConfig) -> list[Arm]:
-    """The recipes that are tried for a recommender, the likeliest first; none for one in closed form."""
-    recommender = config.recommender
-    if recommender.is_closed_form:
-        return []
-    has_product = issubclass(find_recommender(recommender.name), DotProductRecommender)
-    arms = _ARMS.get(recommender.name, _MF_ARMS if has_product else _OTHER_ARMS)
-    known = inspect.signature(find_recommender(recommender.name)).parameters
-    # Recipes do not differ in what a user names, nor in what the recommender has not.
-    settled: dict[str, Any] = {name: 0.0 for name in _OPTIONS if name not in known}
-    settled |= {name: value for name, value in recommender.options_with().items() if name in _OPTIONS}
-    return list(dict.fromkeys(replace(arm, **settled) for arm in arms))
-
-
-def _fields_of(arm: Arm, interactions: Interactions) -> dict[str, Any]:
-    """A recipe as fields of training."""
-    num_interactions = interactions.train.nnz
-    exponent = round(math.log2(max(num_interactions / _BATCHES_PER_EPOCH, 1)))
-    batch_size = min(max(2**exponent, _LEAST_BATCH), _MOST_BATCH)
-    least = _BPR_BATCHES if arm.loss == "bpr" else _SOFTMAX_BATCHES
-    num_batches = max(least, math.ceil(_EPOCHS * num_interactions / batch_size))
-    is_full = arm.loss == "softmax" and interactions.num_items <= _MOST_ITEMS_OF_FULL_SOFTMAX
-    return {
-        "loss": "full_softmax" if is_full else arm.loss,
-        "positives": arm.positives,
-        "temperature": arm.temperature,
-        "learning_rate": arm.learning_rate,
-        "min_learning_rate": 0.0,
-        "batch_size": batch_size,
-        **_schedule(num_batches),
-        "patience": None,
-    }
-
-
-def _schedule(num_batches: int) -> dict[str, int]:
-    """A training of so many batches."""
-    return {
-        "max_batches": num_batches,
-        "decay_every": max(1, round(num_batches / _DECAYS)),
-        "evaluate_every": max(1, round(num_batches / _VALIDATIONS)),
-    }
-
-
-def _options_of(arm: Arm, config: RunConfig, factors: Sequence[float] = ()) -> dict[str, Any]:
-    """A recipe's options of the recommender, but for those that its user names, or it has not.
-
-    Args:
-        arm: The recipe.
-        config: What its user asked for.
-        factors: Of its weight of L2, for those that are tried beside it.
-    """
-    known = inspect.signature(find_recommender(config.recommender.name)).parameters
-    weights = [arm.l2, *(arm.l2 * factor for factor in factors)]
-    options = {"init_std": arm.init_std, "l2": weights if factors else arm.l2}
-    return {
-        name: value
-        for name, value in options.items()
-        if name in known and name not in config.recommender.options
-    }
 
 
 def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
@@ -227,7 +94,7 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
         "agent": {"hiddens": (64, 64), "updates_per_step": 5},
     }
     if arms:
-        training = _fields_of(arms[0], interactions)
+        training = fields_of(arms[0], interactions)
         told["training"] = training
         told["search"]["supernet_batches"] = _SUPERNET * training["max_batches"]
         told["search"]["tries_users_first"] = config.recommender.name in PROPAGATING
@@ -236,7 +103,7 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
                 number for number in _COMMUNITIES if has_room_for_communities(config, interactions, number)
             ]
     sections = {name: _filled(getattr(config, name), fields) for name, fields in told.items()}
-    options = _options_of(arms[0], config) if arms else {}
+    options = options_of(arms[0], config) if arms else {}
     return config.model_copy(update={**sections, "recommender": _with_options(config, options)})
 
 
@@ -375,11 +242,11 @@ def _with_arm(
     config: RunConfig, ruled: RunConfig, interactions: Interactions, arm: Arm, share: float = 1.0
 ) -> RunConfig:
     """The run with a recipe; for a part of a training it is validated at its end alone."""
-    fields = _fields_of(arm, interactions)
-    options = _options_of(arm, config, _FACTORS_OF_L2)
+    fields = fields_of(arm, interactions)
+    options = options_of(arm, config, FACTORS_OF_L2)
     if share < 1:
         num_batches = max(1, round(share * fields["max_batches"]))
-        fields |= _schedule(num_batches) | {"evaluate_every": num_batches}
+        fields |= schedule(num_batches) | {"evaluate_every": num_batches}
     training = TrainingSettings.model_validate(fields)
     supernet = {"supernet_batches": _SUPERNET * training.max_batches}
     search = _filled(config.search, ruled.search.model_dump() | supernet)
@@ -393,10 +260,10 @@ def _recipe_of(
     """A recipe as one of ``search.tried_recipes``: what differs from the training that was found."""
     fields = {
         OF_TRAINING + name: value
-        for name, value in _fields_of(arm, interactions).items()
+        for name, value in fields_of(arm, interactions).items()
         if value != getattr(training, name)
     }
-    return fields | _options_of(arm, config, _FACTORS_OF_L2)
+    return fields | options_of(arm, config, FACTORS_OF_L2)
 
 
 def _key(config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes) -> str:

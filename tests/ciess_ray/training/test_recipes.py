@@ -13,9 +13,10 @@ from ciess_ray.result import read_summary
 from ciess_ray.searches import driver
 from ciess_ray.searches.beginning import describe, recorded
 from ciess_ray.searches.driver import resume, search
-from ciess_ray.training import recipes
+from ciess_ray.training import arms, recipes
+from ciess_ray.training.arms import arms_of, fields_of
 from ciess_ray.training.convergence import Trained
-from ciess_ray.training.recipes import arms_of, find_recipe, pinned, with_rules
+from ciess_ray.training.recipes import find_recipe, pinned, with_rules
 from envs.recommenders import MF
 from envs.recommenders.training import TrainingSettings
 
@@ -41,7 +42,7 @@ def run_of(make_config, tmp_path):
 @pytest.fixture
 def short_trainings(monkeypatch):
     for name, value in {"_SOFTMAX_BATCHES": 8, "_BPR_BATCHES": 12, "_EPOCHS": 0}.items():
-        monkeypatch.setattr(recipes, name, value)
+        monkeypatch.setattr(arms, name, value)
 
 
 class TestRules:
@@ -102,9 +103,9 @@ class TestRules:
     )
     def test_recipes_that_options_of_a_user_make_alike_are_tried_once(self, name, options, num_arms):
         recommender = {"name": name, "options": options}
-        arms = arms_of(parse_config({"dataset": {"path": "log.csv"}, "recommender": recommender}))
+        tried = arms_of(parse_config({"dataset": {"path": "log.csv"}, "recommender": recommender}))
         # A reader is told the weight that they are trained with.
-        assert len(arms) == num_arms and all("L2 0.5" in str(arm) for arm in arms)
+        assert len(tried) == num_arms and all("L2 0.5" in str(arm) for arm in tried)
 
     def test_a_recommender_without_l2_has_no_recipes_that_differ_in_it(self):
         config = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": f"{__name__}:Bare"}})
@@ -152,7 +153,7 @@ class TestRules:
     ):
         arm = arms_of(parse_config({"dataset": {"path": "log.csv"}}))[0]
         data = SimpleNamespace(train=SimpleNamespace(nnz=num_interactions), num_items=num_items)
-        fields = recipes._fields_of(arm, data)
+        fields = fields_of(arm, data)
         assert (fields["loss"], fields["batch_size"], fields["max_batches"]) == (
             loss,
             batch_size,
