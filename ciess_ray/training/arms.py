@@ -134,7 +134,8 @@ def options_of(arm: Arm, config: RunConfig, factors: Sequence[float] = ()) -> di
         factors: Of its weight of L2, for those that are tried beside it.
     """
     known = inspect.signature(find_recommender(config.recommender.name)).parameters
-    weights = [arm.l2, *(arm.l2 * factor for factor in factors)]
+    # As people would write them.
+    weights = [arm.l2, *(float(f"{arm.l2 * factor:.3g}") for factor in factors)]
     options = {"init_std": arm.init_std, "l2": weights if factors else arm.l2}
     return {
         name: value
