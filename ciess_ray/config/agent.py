@@ -133,6 +133,11 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "SearchConfig":
         refuse_twice("search.tried_communities", self.tried_communities)
+        refuse_twice("search.tried_recipes", self.tried_recipes)
+        if {} in self.tried_recipes:
+            raise ConfigError(
+                "search.tried_recipes: {} is what is searched with; name a field of training or an option."
+            )
         low, high = self.supernet_kept_ratios or (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise ConfigError(

@@ -62,7 +62,7 @@ def _softmax(learning_rate: float, *weights: float, positives: str = "interactio
 
 
 _COSINE = Arm("softmax", 0.03, 1e-5, temperature=0.1, init_std=0.1)
-#: By recommender, the likeliest first (docs/findings.md).
+#: By recommender, the likeliest first.
 _GRAPH_ARMS = [
     *_softmax(0.15, 0.01, 0.003, 0.03),
     *_softmax(0.5, 0.003, 0.001),

@@ -63,8 +63,6 @@ _MOST_USERS = 3_000
 
 #: Is told how many trainings of a round are done, and how many there are; quality and name of the last one.
 Tell = Callable[[int, int, float, str], None]
-
-
 #: Quality on validation by recipe and table.
 Qualities = dict[tuple[Arm, str], float]
 

@@ -17,6 +17,7 @@ from ciess_ray.training import arms, recipes
 from ciess_ray.training.arms import arms_of, fields_of
 from ciess_ray.training.convergence import Trained
 from ciess_ray.training.recipes import find_recipe, pinned, with_rules
+from envs.errors import ConfigError
 from envs.recommenders import MF
 from envs.recommenders.training import TrainingSettings
 
@@ -43,6 +44,16 @@ def run_of(make_config, tmp_path):
 def short_trainings(monkeypatch):
     for name, value in {"_SOFTMAX_BATCHES": 8, "_BPR_BATCHES": 12, "_EPOCHS": 0}.items():
         monkeypatch.setattr(arms, name, value)
+
+
+@pytest.mark.parametrize(
+    ("recipes_asked", "says"),
+    [([{}], "is what is searched with"), ([{"l2": 0.1}] * 2, "stands there twice")],
+)
+def test_a_recipe_that_says_nothing_or_says_it_twice_is_refused(recipes_asked, says):
+    search = {"tried_recipes": recipes_asked}
+    with pytest.raises(ConfigError, match=says):
+        parse_config({"dataset": {"path": "log.csv"}, "search": search})
 
 
 class TestRules:
