@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.plain_text import command
 from ciess_ray.terminal import TextTable, console
 from envs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ciess_ray.searches.beginning import Outlook
 
 
 def search(
@@ -37,6 +40,9 @@ def search(
     output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what the search would be, and take; nothing is written.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result in the folder.")] = False,
     resume: Annotated[
         Path | None, typer.Option(help="Folder of a search to go on with; takes the place of CONFIG.")
@@ -56,6 +62,8 @@ def search(
       ciess-ray search configs/ml-1m-lightgcn.yaml dataset.path=ratings.parquet search.num_episodes=3
 
       ciess-ray search configs/quickstart.yaml --budget 5% --budget 10% --budget 20%
+
+      ciess-ray search configs/quickstart.yaml --dry-run
 
       ciess-ray search --resume runs/small
 
@@ -81,7 +89,13 @@ def search(
         | {"output": output, "seed": seed, "recommender.device": device}
     )
     changes = changed_fields(
-        "search", config, overrides, options, resume, is_refused=overwrite, beside="--more-episodes, "
+        "search",
+        config,
+        overrides,
+        options,
+        resume,
+        is_refused=overwrite or dry_run,
+        beside="--more-episodes, ",
     )
     if more_episodes and resume is None:
         raise ConfigError(
@@ -94,7 +108,12 @@ def search(
 
     # RLlib takes seconds to import, which a mistake in the configuration should not have to wait for.
     from ciess_ray.searches import driver as searches
+    from ciess_ray.searches.beginning import look_ahead
     from ciess_ray.searches.live import SearchView
+
+    if run is not None and dry_run:
+        _say_outlook(look_ahead(run, overwrite=overwrite))
+        return
 
     with SearchView(console) as view:
         if resume is not None:
@@ -102,6 +121,26 @@ def search(
         elif run is not None:
             result = searches.search(run, overwrite=overwrite, on_progress=view)
     say_result(result)
+
+
+def _say_outlook(outlook: "Outlook") -> None:
+    """What a search would be, and take, phase by phase."""
+    data, forecast = outlook.interactions, outlook.forecast
+    console.say(
+        f"{data.source}: {data.num_users:,} users, {data.num_items:,} items, "
+        f"{data.num_interactions:,} interactions"
+    )
+    for budget in outlook.budgets:
+        console.say(
+            f"budget {budget.asked}: at most {budget.cap_params:,} of {outlook.full_params:,} parameters, "
+            f"{4 * budget.cap_params:,} bytes"
+        )
+    console.say(forecast.line)
+    rows = [
+        (phase.name, f"{phase.num_trainings:.0f}", f"{phase.cpu_s:,.0f}", f"{forecast.wall_s_of(phase):,.0f}")
+        for phase in forecast.phases
+    ]
+    console.show(TextTable("phase", "trainings", "CPU s", "s", rows=rows, first_number=1))
 
 
 def sweep(

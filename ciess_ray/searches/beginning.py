@@ -1,20 +1,29 @@
 """What a search begins with: its budgets, its checkpoints, and what its folder says of it."""
 
 import os
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ciess_ray.config.data import check_budgets
+import ray
+
+from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
+from ciess_ray.files.whole import check_writable
+from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.searches.checkpoints import Checkpoints
+from ciess_ray.searches.clock import foretell
 from ciess_ray.searches.run import Budget
-from ciess_ray.training.recipes import FOUND_FIELDS
+from ciess_ray.training.convergence import full_sizes
+from ciess_ray.training.forecast import Forecast
+from ciess_ray.training.recipes import FOUND_FIELDS, with_rules
+from ciess_ray.training.usage import Usage
 from envs.data import Interactions
-from envs.errors import ConfigError
-from envs.recommenders import own_source
+from envs.errors import ConfigError, within
+from envs.recommenders import own_source, resolve_device
 
 
 def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool) -> list[Budget]:
@@ -38,6 +47,46 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
         check_output(config.output / name, overwrite=overwrite)
         budgets.append(Budget(str(asked), cap_params, name))
     return budgets
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """What a search would be.
+
+    Attributes:
+        interactions: The splits.
+        budgets: What it would serve.
+        full_params: Parameters of the full table.
+        forecast: What it would take.
+    """
+
+    interactions: Interactions
+    budgets: list[Budget]
+    full_params: int
+    forecast: Forecast
+
+
+def look_ahead(config: RunConfig, *, overwrite: bool = False) -> Outlook:
+    """See what a search would be, and take; nothing is written, and nothing recorded.
+
+    Args:
+        config: The run.
+        overwrite: Whether a result in the output folder might be replaced.
+
+    Raises:
+        CiessError: What the search would be refused for, but for MLflow's store, which is not asked.
+    """
+    resolve_device(config.recommender.device)
+    interactions = load_interactions(config)
+    ruled = with_rules(config, interactions)
+    budgets = budgets_of(ruled, interactions, overwrite=overwrite)
+    with within("cache"):
+        check_writable(ruled.kept_folder)
+    with ray_session():
+        check_resources(ruled)
+        with Usage() as usage:
+            forecast = foretell(config, ruled, interactions, ray.put(interactions), usage)
+    return Outlook(interactions, budgets, full_sizes(ruled, interactions).num_params, forecast)
 
 
 def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:

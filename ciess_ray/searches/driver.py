@@ -35,6 +35,7 @@ from ciess_ray.result import (
 from ciess_ray.searches.beginning import budgets_of, checkpoints_of, describe, recorded
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
+from ciess_ray.searches.clock import Clock, foretell
 from ciess_ray.searches.finalists import retrain
 from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
 from ciess_ray.searches.run import Journal, Run, Watcher
@@ -221,7 +222,9 @@ def _search(
             copy_whole(config.output / PROGRESS_FILE, config.output / work / PROGRESS_FILE)
         folder = ResultFolder(config.output / work, resume=bool(before))
         num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
-        journal = Journal(folder, on_progress, before.get("seconds"))
+        # What a finished search took is its own; that of an extension is told anew.
+        clock = Clock(before.get("clock") if before.get("status") != "finished" else None)
+        journal = Journal(folder, on_progress, before.get("seconds"), clock)
         run = Run(config, interactions, ray.put(interactions), budgets, journal)
         if resumed:
             journal.summary["seconds"]["search"] = resumed.state["elapsed_s"]
@@ -235,7 +238,14 @@ def _search(
             "mlflow_run_id": before.get("mlflow_run_id"),
             "recipe": before.get("recipe"),
         }
-        with _told(run, folder):
+        with clock.usage, _told(run, folder):
+            # What others share they look at together.
+            if not clock.has_forecast and shared is None:
+                forecast = foretell(
+                    asked, config, interactions, run.interactions_ref, clock.usage, run.num_steps
+                )
+                clock.foretell(forecast)
+                journal.say("clock", forecast.line)
             if asked.finds_recipe:
                 run = _with_recipe(run, asked)
                 config = run.config

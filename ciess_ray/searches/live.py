@@ -97,9 +97,9 @@ class SearchView(LiveView):
         for progress in list(self._latest.values()):
             table.add_row(
                 progress.phase,
-                f"{progress.step}/{progress.num_steps}",
+                f"{progress.step}/{progress.num_steps}" if progress.num_steps else "",
                 *_figures(progress).values(),
-                duration(progress.elapsed_s),
+                duration(progress.elapsed_s) if progress.num_steps else "",
                 "" if progress.remaining_s is None else duration(progress.remaining_s),
                 progress.note,
                 *([ProgressBar(progress.num_steps or 1, progress.step, width=24)] if has_bars else []),
@@ -108,7 +108,7 @@ class SearchView(LiveView):
 
 
 def _line(progress: Progress) -> str:
-    parts = [f"{progress.phase} {progress.step}/{progress.num_steps}"]
+    parts = [progress.phase + (f" {progress.step}/{progress.num_steps}" if progress.num_steps else "")]
     if progress.is_step:
         parts += [f"{name} {figure}" for name, figure in _figures(progress).items() if figure]
         parts += [] if progress.remaining_s is None else [f"{duration(progress.remaining_s)} left"]

@@ -11,6 +11,7 @@ from ciess_ray import metric_keys
 from ciess_ray.candidate import Candidate
 from ciess_ray.config.run import RunConfig
 from ciess_ray.result import ResultFolder
+from ciess_ray.searches.clock import Clock
 from ciess_ray.tracking.runs import NullTracker, Tracker
 from envs.data import Interactions
 
@@ -22,13 +23,13 @@ class Progress:
     Attributes:
         phase: Its name.
         step: Steps done; batches while a recommender is trained.
-        num_steps: Steps in all; of a training to convergence the most that it may take.
+        num_steps: Steps in all; of a training to convergence the most that it may take; 0 of what takes none.
         note: What the step was, e.g. ``warm-up``.
         kept_ratio: Executed parameters as a share of the full table's.
         quality_share: Validation quality as a share of the full table's.
         memory_weight: λ.
         elapsed_s: Seconds that the phase has taken, before a resumption too.
-        remaining_s: Seconds that the phase will still take, as far as can be told.
+        remaining_s: Seconds that all the search will still take, as far as can be told.
         is_step: False for news from within a step.
     """
 
@@ -60,6 +61,7 @@ class Journal:
         folder: Gets a line of ``progress.jsonl`` a step.
         watcher: Called with every piece of news; None for nobody.
         seconds: What the phases of a search that is resumed took before.
+        clock: Is told of phases, and tells what is left of the search; None for one of its own.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Journal:
         folder: ResultFolder,
         watcher: Watcher | None,
         seconds: Mapping[str, float] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._folder = folder
         self._tracker: Tracker = NullTracker()
         self._num_tracked_steps = 0
         self._tell = watcher or (lambda progress: None)
+        self._clock = clock or Clock()
         self.summary: dict[str, Any] = {"phase": "start", "seconds": dict(seconds or {})}
         self.num_steps = 0
         self.full_quality: float | None = None
@@ -80,21 +84,27 @@ class Journal:
         """From now on a tracker gets the search's metrics, which knows so many of its steps from before."""
         self._tracker, self._num_tracked_steps = tracker, num_steps
 
+    def say(self, name: str, note: str) -> None:
+        """A line that is news of no phase."""
+        self._tell(Progress(name, 0, 0, note, is_step=False))
+
     @contextlib.contextmanager
     def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
         """Time a phase of so many steps, of which the first ones may have been taken before."""
         # A search that is killed leaves the name of the phase it was in.
-        self.summary["phase"] = name
+        self.summary |= {"phase": name, "clock": self._clock.told()}
         self._folder.write_result(self.summary)
         self.num_steps = num_steps
         self._started: float = time.perf_counter() - self.summary["seconds"].get(name, 0.0)
         self._round_started = self._started
         self._latest = Progress(name, first_step, num_steps, note, is_step=False)
-        self._tell(self._latest)
+        self.tell(note)
         try:
-            yield
+            with self._clock.phase(name):
+                yield
         finally:
             self.summary["seconds"][name] = self.elapsed_s
+            self.summary["clock"] = self._clock.told()
 
     def begin_round(self, num_steps: int) -> None:
         """The phase takes so many steps, counted anew, before it is known whether more follow."""
@@ -136,15 +146,26 @@ class Journal:
             quality / self.full_quality if quality is not None and self.full_quality else None,
             finite.get(metric_keys.MEMORY_WEIGHT),
             elapsed_s,
-            (time.perf_counter() - self._round_started) / step * (self.num_steps - step),
+            self._remaining_s(step),
         )
         self._tell(self._latest)
+
+    def _remaining_s(self, step: int) -> float | None:
+        """Seconds that the search will still take, so many steps of the round done."""
+        each_s = (time.perf_counter() - self._round_started) / step if step else None
+        round_s = None if each_s is None else each_s * (self.num_steps - step)
+        return self._clock.remaining_s(self._latest.phase, self.elapsed_s, round_s)
 
     def tell(self, note: str) -> None:
         """News from within a step, beside what the last step came to."""
         self._tell(
             replace(
-                self._latest, num_steps=self.num_steps, note=note, elapsed_s=self.elapsed_s, is_step=False
+                self._latest,
+                num_steps=self.num_steps,
+                note=note,
+                elapsed_s=self.elapsed_s,
+                remaining_s=self._remaining_s(self._latest.step),
+                is_step=False,
             )
         )
 

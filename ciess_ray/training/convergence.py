@@ -39,6 +39,13 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has ever held."""
+    # Bytes on macOS, kilobytes elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 @dataclass(frozen=True)
 class Cost:
     """What something took.
@@ -78,10 +85,7 @@ class Meter:
 
     def cost(self, num_trainings: int) -> Cost:
         """Of all phases together, after so many trainings."""
-        # Bytes on macOS, kilobytes elsewhere.
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return Cost(sum(self.cpu_s.values()), sum(self.wall_s.values()), peak_bytes, num_trainings)
+        return Cost(sum(self.cpu_s.values()), sum(self.wall_s.values()), peak_bytes(), num_trainings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ best on average, and what comes of it is trained with each table's own, too.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ _PINNED = {
     "agent": {"hiddens", "updates_per_step"},
 }
 #: Parts of a training that the rounds take; and recipes that the second one has of all tables, and of each.
-_ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
+ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
 #: Trainings that a supernet takes as many batches as.
 _SUPERNET = 2
 #: Mean size below which users in communities are tried, and into how many they are parted.
@@ -59,7 +60,7 @@ _TIGHT_SIZE, _COMMUNITIES = 8, (16, 32)
 #: Held-out interactions of a middling user from which on the state shows an entity's quality.
 _TELLING = 10
 #: Users at most whose held-out interactions recipes are compared on.
-_MOST_USERS = 3_000
+MOST_USERS = 3_000
 
 #: Is told how many trainings of a round are done, and how many there are; quality and name of the last one.
 Tell = Callable[[int, int, float, str], None]
@@ -159,7 +160,7 @@ def find_recipe(
     tried: list[Tried] = []
     quality: Qualities = {}
     pairs = [(arm, table) for arm in arms for table in tables]
-    for share in _ROUNDS:
+    for share in ROUNDS:
         if quality:
             all_round = sorted(arms, key=lambda arm: -_relative(quality, arm))[:_NUM_LEFT]
             firsts = {(arm, table) for table in tables for arm in _ranked(quality, table)[:_NUM_LEFT]}
@@ -264,6 +265,17 @@ def _recipe_of(
     return fields | options_of(arm, config, FACTORS_OF_L2)
 
 
+def first_round(config: RunConfig, interactions: Interactions) -> dict[tuple[Arm, str], Path]:
+    """What the first round tries, recipes and tables, and where each training is kept once it is over."""
+    ruled = with_rules(config, interactions)
+    return {
+        (arm, name): ruled.kept_folder / f"recipe-{_key(each, interactions, sizes)}.npz"
+        for arm in arms_of(config)
+        for each in [_with_arm(config, ruled, interactions, arm, ROUNDS[0])]
+        for name, sizes in _tables(ruled, interactions).items()
+    }
+
+
 def _key(config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes) -> str:
     return key_of_run(config, interactions, RECIPE, digest_of(sizes), ignores=NOT_TRAINING)
 
@@ -290,7 +302,7 @@ def _of_some_users(held_out: csr_array, rng: np.random.Generator) -> csr_array:
     counts = np.diff(held_out.indptr)
     judged = np.flatnonzero(counts)
     is_judged = np.zeros(len(counts), bool)
-    is_judged[rng.permutation(judged)[:_MOST_USERS]] = True
+    is_judged[rng.permutation(judged)[:MOST_USERS]] = True
     kept = np.repeat(is_judged, counts)
     ends = np.concatenate([[0], np.cumsum(np.where(is_judged, counts, 0))])
     return csr_array((held_out.data[kept], held_out.indices[kept], ends), shape=held_out.shape)
