@@ -289,6 +289,10 @@ def say_result(result: "SearchResult") -> None:
         )
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
     console.say(f"time: {seconds}")
+    # One from before had none.
+    if clock := summary.get("clock"):
+        taken = clock["taken"]
+        console.say(f"took: {taken['cpu_s']:,.0f} CPU s, and {taken['peak_bytes'] / 1e9:.1f} GB of memory")
     console.say(f"look at it: {command('ciess-ray', 'report', result.path)}")
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:

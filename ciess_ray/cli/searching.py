@@ -16,7 +16,7 @@ from ciess_ray.terminal import TextTable, console
 from envs.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ciess_ray.searches.beginning import Outlook
+    from ciess_ray.searches.beginning import DryRun
 
 
 def search(
@@ -40,6 +40,9 @@ def search(
     output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="What the search is given: 90s, 10m, 1h.", metavar="TIME")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what the search would be, and take; nothing is written.")
     ] = False,
@@ -65,6 +68,8 @@ def search(
 
       ciess-ray search configs/quickstart.yaml --dry-run
 
+      ciess-ray search purchases.csv --user customer --item sku --time 10m
+
       ciess-ray search --resume runs/small
 
       ciess-ray search --resume runs/small --more-episodes 10
@@ -86,7 +91,7 @@ def search(
     options = options_of(
         {"budget": budget or None}
         | columns_of(user=user, item=item, rating=rating, timestamp=timestamp)
-        | {"output": output, "seed": seed, "recommender.device": device}
+        | {"output": output, "seed": seed, "recommender.device": device, "time": time}
     )
     changes = changed_fields(
         "search",
@@ -112,7 +117,7 @@ def search(
     from ciess_ray.searches.live import SearchView
 
     if run is not None and dry_run:
-        _say_outlook(look_ahead(run, overwrite=overwrite))
+        _say_dry_run(look_ahead(run, overwrite=overwrite))
         return
 
     with SearchView(console) as view:
@@ -123,19 +128,19 @@ def search(
     say_result(result)
 
 
-def _say_outlook(outlook: "Outlook") -> None:
+def _say_dry_run(dry_run: "DryRun") -> None:
     """What a search would be, and take, phase by phase."""
-    data, forecast = outlook.interactions, outlook.forecast
+    data, forecast = dry_run.interactions, dry_run.outlook.forecast
     console.say(
         f"{data.source}: {data.num_users:,} users, {data.num_items:,} items, "
         f"{data.num_interactions:,} interactions"
     )
-    for budget in outlook.budgets:
+    for budget in dry_run.budgets:
         console.say(
-            f"budget {budget.asked}: at most {budget.cap_params:,} of {outlook.full_params:,} parameters, "
+            f"budget {budget.asked}: at most {budget.cap_params:,} of {dry_run.full_params:,} parameters, "
             f"{4 * budget.cap_params:,} bytes"
         )
-    console.say(forecast.line)
+    console.say(dry_run.outlook.line)
     rows = [
         (phase.name, f"{phase.num_trainings:.0f}", f"{phase.cpu_s:,.0f}", f"{forecast.wall_s_of(phase):,.0f}")
         for phase in forecast.phases

@@ -28,6 +28,7 @@ _NEVER = {
     "cache",
     "resources",
     "tracking",
+    "time",
     "search.refit",
     "search.checkpoint_interval_s",
     "search.num_checkpoints",

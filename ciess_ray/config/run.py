@@ -21,12 +21,14 @@ from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.config.section import (
     CpuClaim,
     DataPlace,
+    Duration,
     GpuClaim,
     Place,
     Section,
     Uri,
     one_of,
     refuse_equal_budgets,
+    seconds_of,
 )
 from ciess_ray.config.yaml_values import read_yaml
 from envs.budget import MemoryBudget
@@ -186,6 +188,11 @@ class RunConfig(Section):
         le=MAX_SEED,
         description="every draw of the run comes from it, the split of the data included",
     )
+    time: Duration | None = Field(
+        None,
+        description="what a search is given: 90s, 10m, 1h. What does not fit is left out: other ways to "
+        "train what is chosen, communities, recipes, then batches and episodes; null: it takes what it takes",
+    )
     output: Place = Field(Path("runs/search"), description="folder of the result")
     cache: Place | None = Field(
         Path(".ciess-ray/cache"),
@@ -248,6 +255,11 @@ class RunConfig(Section):
                 RecommenderConfig.model_validate(dict(tried.recommender))
                 check_temperature(tried.training, find_recommender(name), name)
         return self
+
+    @property
+    def time_s(self) -> float | None:
+        """Seconds that a search is given."""
+        return None if self.time is None else seconds_of(self.time)
 
     @property
     def finds_recipe(self) -> bool:

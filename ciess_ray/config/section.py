@@ -123,3 +123,30 @@ Names = Annotated[
 #: Amounts that are claimed of a Ray cluster.
 CpuClaim = Annotated[float, Field(ge=_LEAST_CLAIM)]
 GpuClaim = Annotated[float, Field(ge=0), AfterValidator(_check_gpus)]
+
+
+#: Seconds of the units of a duration.
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)")
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of a duration such as ``10m``.
+
+    Raises:
+        PydanticCustomError: It is none, or 0.
+    """
+    match = _DURATION.fullmatch(duration.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not seconds:
+        raise PydanticCustomError("duration", "no duration; write 90s, 10m or 1h")
+    return seconds
+
+
+def _check_duration(duration: str) -> str:
+    seconds_of(duration)
+    return duration
+
+
+#: A duration, with its unit.
+Duration = Annotated[str, AfterValidator(_check_duration)]

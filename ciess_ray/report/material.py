@@ -96,6 +96,11 @@ class _Recipe(BaseModel):
     tried: list[_Tried]
 
 
+class _Clock(BaseModel):
+    predicted: dict[str, _Number] | None
+    taken: dict[str, _Number]
+
+
 class _Summary(BaseModel):
     """What a page tells of a ``result.json``."""
 
@@ -118,6 +123,7 @@ class _Summary(BaseModel):
     methods: list[_Method] = []
     refit: _Refit | None = None
     recipe: _Recipe | None = None
+    clock: _Clock | None = None
     retrained: list[_Retrained] = []
     versions: dict[str, str] = {}
 

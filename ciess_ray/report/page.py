@@ -18,6 +18,7 @@ from ciess_ray.figures import to_png, to_svg
 from ciess_ray.files.whole import write_whole
 from ciess_ray.metric_keys import RANKING_TERMS
 from ciess_ray.names import EQUAL_SIZES, YARDSTICKS
+from ciess_ray.report.clock import clock_table
 from ciess_ray.report.drawings import Drawing, chosen_searches, draw_all
 from ciess_ray.report.material import Search, kind_of, read_material
 from ciess_ray.report.measurements import seed_means, verdicts, whole_percent
@@ -185,7 +186,7 @@ def _of_searches(folders: Sequence[Path]) -> _Content:
         "tables": [*([means_table(means)] if has_seeds else []), cells_table(material.cells)],
         "sizes": [largest_table([search for search in chosen if search.entities])],
         "retrained": [retrained_table(chosen), recipes_table(chosen)],
-        "took": [files_table(searches)],
+        "took": [clock_table(chosen), files_table(searches)],
         "about": [
             budget_table(searches),
             data_table(searches),

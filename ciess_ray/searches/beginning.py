@@ -15,10 +15,9 @@ from ciess_ray.files.whole import check_writable
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.searches.checkpoints import Checkpoints
-from ciess_ray.searches.clock import foretell
+from ciess_ray.searches.clock import Outlook, foretell
 from ciess_ray.searches.run import Budget
 from ciess_ray.training.convergence import full_sizes
-from ciess_ray.training.forecast import Forecast
 from ciess_ray.training.recipes import FOUND_FIELDS, with_rules
 from ciess_ray.training.usage import Usage
 from envs.data import Interactions
@@ -50,23 +49,23 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Outlook:
+class DryRun:
     """What a search would be.
 
     Attributes:
         interactions: The splits.
         budgets: What it would serve.
         full_params: Parameters of the full table.
-        forecast: What it would take.
+        outlook: What it would do and take.
     """
 
     interactions: Interactions
     budgets: list[Budget]
     full_params: int
-    forecast: Forecast
+    outlook: Outlook
 
 
-def look_ahead(config: RunConfig, *, overwrite: bool = False) -> Outlook:
+def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     """See what a search would be, and take; nothing is written, and nothing recorded.
 
     Args:
@@ -85,8 +84,8 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> Outlook:
     with ray_session():
         check_resources(ruled)
         with Usage() as usage:
-            forecast = foretell(config, ruled, interactions, ray.put(interactions), usage)
-    return Outlook(interactions, budgets, full_sizes(ruled, interactions).num_params, forecast)
+            outlook = foretell(config, interactions, ray.put(interactions), usage)
+    return DryRun(interactions, budgets, full_sizes(ruled, interactions).num_params, outlook)
 
 
 def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:

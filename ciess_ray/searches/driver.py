@@ -223,7 +223,8 @@ def _search(
         folder = ResultFolder(config.output / work, resume=bool(before))
         num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
         # What a finished search took is its own; that of an extension is told anew.
-        clock = Clock(before.get("clock") if before.get("status") != "finished" else None)
+        begun = before.get("clock") if before.get("status") != "finished" else None
+        clock = Clock(begun, None if work else config.time_s)
         journal = Journal(folder, on_progress, before.get("seconds"), clock)
         run = Run(config, interactions, ray.put(interactions), budgets, journal)
         if resumed:
@@ -240,12 +241,14 @@ def _search(
         }
         with clock.usage, _told(run, folder):
             # What others share they look at together.
-            if not clock.has_forecast and shared is None:
-                forecast = foretell(
-                    asked, config, interactions, run.interactions_ref, clock.usage, run.num_steps
-                )
-                clock.foretell(forecast)
-                journal.say("clock", forecast.line)
+            if not clock.has_forecast and (shared is None or config.time) and not work:
+                outlook = foretell(asked, interactions, run.interactions_ref, clock.usage, run.num_steps)
+                clock.foretell(outlook)
+                journal.say("clock", outlook.line)
+                run = replace(run, config=outlook.config)
+                journal.summary["config"] = recorded(asked, run.config)
+                config = run.config
+                checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
             if asked.finds_recipe:
                 run = _with_recipe(run, asked)
                 config = run.config
@@ -295,12 +298,23 @@ def _with_recipe(run: Run, asked: RunConfig) -> Run:
         journal.advance(num_done, {metric_keys.QUALITY: quality}, f"{name}: quality {quality:.4f}")
 
     with journal.phase(RECIPE, 1):
-        config, tried = find_recipe(asked, run.interactions, run.interactions_ref, tell)
+        config, tried = find_recipe(asked, run.interactions, run.interactions_ref, tell, journal.clock.effort)
     journal.summary |= {
         "config": config.model_dump(mode="json"),
         "recipe": {"pinned": pinned(config), "tried": [asdict(recipe) for recipe in tried]},
     }
     return replace(run, config=config)
+
+
+def _in_time(run: Run) -> Run:
+    """The run with as many episodes as time is left for."""
+    search = run.config.search
+    number = run.journal.clock.num_episodes(search.num_episodes)
+    if number == search.num_episodes:
+        return run
+    run.journal.summary["config"]["search"]["num_episodes"] = number
+    search = search.model_copy(update={"num_episodes": number})
+    return replace(run, config=run.config.model_copy(update={"search": search}))
 
 
 def _run_phases(
@@ -336,6 +350,8 @@ def _run_phases(
                 tell=lambda batch, loss: journal.advance(batch, {}, f"loss {loss:.4f}"),
                 shared=shared,
             ).state
+    run = _in_time(run)
+    settings = run.config.search
     skipped = [*resumed.skipped] if resumed else []
     note = "; ".join([f"goes on after step {run.num_steps}", *skipped]) if resumed else ""
     with journal.phase("search", settings.num_steps + settings.num_greedy_steps, run.num_steps, note):

@@ -91,6 +91,7 @@ def retrain(run: Run, full: Trained, pretrained: State | None) -> tuple[Allocati
         train,
         config.search.tried_communities,
         config.ways,
+        run.journal.clock.has_time_for,
     )
     finalists = []
     for (best_equal, (equal,)), (packed, searched) in zip(

@@ -56,6 +56,7 @@ class Journal:
         summary: What ``result.json`` says of the search, which its folder is given as each phase begins.
         num_steps: Steps of the phase, or of the round of it, that is under way.
         full_quality: Validation quality of the full table, once it is known.
+        clock: What is left of the search, and of the time that it is given.
 
     Args:
         folder: Gets a line of ``progress.jsonl`` a step.
@@ -75,7 +76,7 @@ class Journal:
         self._tracker: Tracker = NullTracker()
         self._num_tracked_steps = 0
         self._tell = watcher or (lambda progress: None)
-        self._clock = clock or Clock()
+        self.clock = clock or Clock()
         self.summary: dict[str, Any] = {"phase": "start", "seconds": dict(seconds or {})}
         self.num_steps = 0
         self.full_quality: float | None = None
@@ -92,7 +93,7 @@ class Journal:
     def phase(self, name: str, num_steps: int, first_step: int = 0, note: str = "") -> Iterator[None]:
         """Time a phase of so many steps, of which the first ones may have been taken before."""
         # A search that is killed leaves the name of the phase it was in.
-        self.summary |= {"phase": name, "clock": self._clock.told()}
+        self.summary |= {"phase": name, "clock": self.clock.told()}
         self._folder.write_result(self.summary)
         self.num_steps = num_steps
         self._started: float = time.perf_counter() - self.summary["seconds"].get(name, 0.0)
@@ -100,11 +101,11 @@ class Journal:
         self._latest = Progress(name, first_step, num_steps, note, is_step=False)
         self.tell(note)
         try:
-            with self._clock.phase(name):
+            with self.clock.phase(name):
                 yield
         finally:
             self.summary["seconds"][name] = self.elapsed_s
-            self.summary["clock"] = self._clock.told()
+            self.summary["clock"] = self.clock.told()
 
     def begin_round(self, num_steps: int) -> None:
         """The phase takes so many steps, counted anew, before it is known whether more follow."""
@@ -154,7 +155,7 @@ class Journal:
         """Seconds that the search will still take, so many steps of the round done."""
         each_s = (time.perf_counter() - self._round_started) / step if step else None
         round_s = None if each_s is None else each_s * (self.num_steps - step)
-        return self._clock.remaining_s(self._latest.phase, self.elapsed_s, round_s)
+        return self.clock.remaining_s(self._latest.phase, self.elapsed_s, round_s)
 
     def tell(self, note: str) -> None:
         """News from within a step, beside what the last step came to."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ciess_ray.config.run import RunConfig
+from ciess_ray.training.effort import WHOLE, Effort
 from envs.data import Interactions
 from envs.recommenders import DotProductRecommender, find_recommender
 
@@ -96,8 +97,8 @@ def arms_of(config: RunConfig) -> list[Arm]:
     return list(dict.fromkeys(replace(arm, **settled) for arm in arms))
 
 
-def fields_of(arm: Arm, interactions: Interactions) -> dict[str, Any]:
-    """A recipe as fields of training."""
+def fields_of(arm: Arm, interactions: Interactions, effort: Effort = WHOLE) -> dict[str, Any]:
+    """A recipe as fields of training, of as many batches as an effort has."""
     num_interactions = interactions.train.nnz
     exponent = round(math.log2(max(num_interactions / _BATCHES_PER_EPOCH, 1)))
     batch_size = min(max(2**exponent, _LEAST_BATCH), _MOST_BATCH)
@@ -111,7 +112,7 @@ def fields_of(arm: Arm, interactions: Interactions) -> dict[str, Any]:
         "learning_rate": arm.learning_rate,
         "min_learning_rate": 0.0,
         "batch_size": batch_size,
-        **schedule(num_batches),
+        **schedule(effort.batches_of(num_batches)),
         "patience": None,
     }
 

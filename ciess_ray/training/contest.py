@@ -253,6 +253,7 @@ def choose(
     train: Train,
     tried_communities: Sequence[int],
     ways: Sequence[Way],
+    has_time_for: Callable[[str], bool] = lambda stage: True,
 ) -> list[tuple[Allocation, list[Allocation]]]:
     """Train and compare, stage after stage, all contests in step.
 
@@ -263,6 +264,7 @@ def choose(
             been by then.
         ways: All ways to train, of which the first is what is proposed in; in the best of them, the other
             values of one option after another, each at the best of those before.
+        has_time_for: Whether what a stage tries, communities, other ways, an option, is tried.
 
     Returns:
         For each contest the allocation that is best on validation, and those that were proposed, trained.
@@ -275,6 +277,8 @@ def choose(
         for contest, allocations in zip(contests, converged, strict=True)
     ]
     for num_communities in tried_communities:
+        if not any(tried) or not has_time_for(f"{num_communities} communities"):
+            break
         placed = [
             [_placed(contest, first, num_communities) for first, _ in forms]
             for contest, forms in zip(contests, tried, strict=True)
@@ -290,12 +294,14 @@ def choose(
         for allocations, forms in zip(best, tried, strict=True):
             allocations += [form for _, form in forms]
     lanes = [_firsts(allocations) for allocations in best]
-    other_ways = [way.options for way in ways[1:]]
+    other_ways = [way.options for way in ways[1:]] if len(ways) > 1 and has_time_for("other ways") else []
     lanes = _best_forms([[(one, other_ways) for one in its] for its in lanes], train)
     others = [
         [next(way.others for way in ways if way.options == one.options) for one in its] for its in lanes
     ]
     for name in {name: None for its in others for each in its for name in each}:
+        if not has_time_for(name):
+            break
         asked = [
             [(one, [{name: value} for value in each.get(name, ())]) for one, each in zip(*both, strict=True)]
             for both in zip(lanes, others, strict=True)

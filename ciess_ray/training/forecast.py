@@ -5,6 +5,7 @@ known only when it is over: those stand here by their usual numbers.
 """
 
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ciess_ray.td3 import defaults
 from ciess_ray.training.arms import arms_of, fields_of, options_of
 from ciess_ray.training.contest import NUM_RESHAPED
 from ciess_ray.training.convergence import equal_sizes, full_sizes, recipe_of, users_first
+from ciess_ray.training.effort import WHOLE, Effort
 from ciess_ray.training.pace import Pace, Probe, measure_paces
 from ciess_ray.training.preparing import (
     FULL_SIZE_FIT,
@@ -31,6 +33,7 @@ from ciess_ray.training.preparing import (
 from ciess_ray.training.recipes import MOST_USERS, RECIPE, ROUNDS, first_round
 from ciess_ray.training.usage import Amounts
 from envs.data import Interactions
+from envs.recommenders.evaluation import SCORES_PER_BLOCK, USERS_PER_BLOCK
 from envs.recommenders.training import TrainingSettings
 from envs.step_modes import batches_of_step
 
@@ -50,8 +53,9 @@ _AGENT_S, _UPDATE_S, _STEP_S, _FILES_S, _RAY_S = 5.0, 0.005, 0.01, 3.0, 0.06
 _PASSES, _WALK = 8, 2
 #: Bytes beside those of trainings: what RLlib and drawing take in the driver by the end; of a transition.
 _DRIVER_BYTES, _TRANSITION_BYTES = 350_000_000, 60
-#: What a training comes to hold beyond its first batches, as what is taken and freed leaves gaps.
-_GAPS_BYTES = 600_000_000
+#: What a training comes to hold beyond its first batches, as what is taken and freed leaves gaps: so many
+#: blocks of scores, and bytes at most.
+_GAPS, _MOST_GAPS = 32, 600_000_000
 #: Of a table that is trained: its copy at the best validation and the one that is handed over.
 _COPIES, _FLOAT_BYTES = 2, 4
 
@@ -102,6 +106,7 @@ class Forecast:
         num_threads: Threads of each.
         peak_bytes: The most memory at a time.
         spent: What it had taken before this was known.
+        slowness: Seconds that a CPU second took, on a machine that others may work on too.
     """
 
     phases: tuple[Phase, ...]
@@ -109,10 +114,11 @@ class Forecast:
     num_threads: int
     peak_bytes: int
     spent: Amounts
+    slowness: float = 1.0
 
     def wall_s_of(self, phase: Phase) -> float:
         """Seconds of a phase."""
-        return phase.wall_s(self.at_once, self.num_threads)
+        return self.slowness * phase.wall_s(self.at_once, self.num_threads)
 
     @property
     def amounts(self) -> Amounts:
@@ -197,6 +203,11 @@ class Paces:
         paces = measure_paces(list(probes.values()), interactions_ref)
         return cls(dict(zip(probes, paces, strict=True)), _seconds_of_pass(config.agent.hiddens))
 
+    @property
+    def slowness(self) -> float:
+        """Seconds that a CPU second took while they were measured."""
+        return statistics.median(pace.slowness for pace in self.of_trainings.values())
+
     def of(self, table: str, training: TrainingSettings) -> Pace:
         """Of a table that is trained so; a loss that was not measured is taken for another one."""
         key = table, _loss_of(training)
@@ -240,6 +251,7 @@ def add_up(
     *,
     at_once: int,
     num_taken: int = 0,
+    effort: Effort = WHOLE,
 ) -> Forecast:
     """Add up what every phase of a search will take.
 
@@ -251,22 +263,30 @@ def add_up(
         spent: What it has taken by now.
         at_once: Trainings that the cluster has room for side by side.
         num_taken: Steps that were taken before.
+        effort: What of it is done.
     """
-    phases = phases_of(asked, config, interactions, paces, num_taken)
+    phases = phases_of(asked, config, interactions, paces, num_taken, effort)
     most_at_once = min(at_once, max((math.ceil(p.num_trainings) for p in phases), default=1))
     num_entities = interactions.num_entities
     table_bytes = full_sizes(config, interactions).num_params * _FLOAT_BYTES
+    block = min(USERS_PER_BLOCK, SCORES_PER_BLOCK // interactions.num_items) * interactions.num_items
+    gaps_bytes = 0 if config.recommender.is_closed_form else min(_GAPS * block * _FLOAT_BYTES, _MOST_GAPS)
     peak_bytes = (
         spent.peak_bytes
         + _DRIVER_BYTES
-        + most_at_once * (_GAPS_BYTES + _COPIES * table_bytes)
+        + most_at_once * (gaps_bytes + _COPIES * table_bytes)
         + min(2 * defaults.CAPACITY, config.search.num_steps * num_entities) * _TRANSITION_BYTES
     )
-    return Forecast(tuple(phases), at_once, num_threads(config), peak_bytes, spent)
+    return Forecast(tuple(phases), at_once, num_threads(config), peak_bytes, spent, paces.slowness)
 
 
 def phases_of(
-    asked: RunConfig, config: RunConfig, interactions: Interactions, paces: Paces, num_taken: int = 0
+    asked: RunConfig,
+    config: RunConfig,
+    interactions: Interactions,
+    paces: Paces,
+    num_taken: int = 0,
+    effort: Effort = WHOLE,
 ) -> list[Phase]:
     """Each phase with its trainings; what lies in the cache takes nothing."""
     recommender, training, search = config.recommender, config.training, config.search
@@ -274,13 +294,13 @@ def phases_of(
     phases: list[Phase] = []
     other_ways: float = len(config.ways) - 1
     values: list[float] = [len(tried) for tried in config.ways[0].others.values()]
-    arms = arms_of(asked) if asked.finds_recipe else []
-    if arms:
-        phases.append(_recipe_phase(asked, config, interactions, paces))
-        if not search.tried_recipes:
+    arms = arms_of(asked)[: effort.num_arms] if asked.finds_recipe else []
+    if len(arms) > 1:
+        phases.append(_recipe_phase(asked, interactions, paces, effort))
+        if not search.tried_recipes and effort.has_ways:
             other_ways = min(_OTHER_RECIPES, len(arms) - 1)
         known = "l2" not in recommender.options or "l2" not in asked.recommender.options
-        values = values or ([2.0] if known else [])
+        values = values or ([2.0] if known and effort.has_values else [])
 
     def usual(table: str) -> float:
         return paces.of(table, training).convergence_s(training, is_closed_form=is_closed)
@@ -324,9 +344,9 @@ def _growths(interactions: Interactions) -> tuple[float, float]:
     return (train + validation) / train, (train + validation + test) / train
 
 
-def _recipe_phase(asked: RunConfig, config: RunConfig, interactions: Interactions, paces: Paces) -> Phase:
+def _recipe_phase(asked: RunConfig, interactions: Interactions, paces: Paces, effort: Effort) -> Phase:
     """The rounds of trainings by which a recipe is found."""
-    files = first_round(asked, interactions)
+    files = first_round(asked, interactions, effort)
     if all(file.exists() for file in files.values()):
         return Phase(RECIPE)
     share, _ = ROUNDS
@@ -335,7 +355,7 @@ def _recipe_phase(asked: RunConfig, config: RunConfig, interactions: Interaction
     first: list[tuple[float, float]] = []
     whole: dict[str, list[float]] = {}
     for (arm, table), file in files.items():
-        settings = TrainingSettings.model_validate(fields_of(arm, interactions))
+        settings = TrainingSettings.model_validate(fields_of(arm, interactions, effort))
         pace = paces.of(table, settings)
         num_batches, validation_s = settings.max_batches, of_users * pace.validation_s
         first.append((not file.exists(), pace.training_s(share * num_batches, 0) + validation_s))

@@ -1,6 +1,7 @@
 """What trainings take on the machines that they will run on, measured in a few seconds before they begin."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +35,14 @@ class Pace:
         batch_s: A batch.
         validation_s: Ranking for all users that have held-out interactions.
         peak_bytes: The most memory that the process has held.
+        slowness: Seconds that a CPU second of a thread took, on a machine that others may work on too.
     """
 
     start_s: float
     batch_s: float
     validation_s: float
     peak_bytes: int
+    slowness: float = 1.0
 
     def training_s(self, num_batches: float, num_validations: float) -> float:
         """A training of so many batches and validations."""
@@ -103,6 +106,7 @@ def _measure(probe: Probe, interactions: Interactions, num_threads: int) -> Pace
 def measure_pace(probe: Probe, interactions: Interactions) -> Pace:
     """Measure a training in this process."""
     sizes, began = probe.sizes, cpu_seconds()
+    all_began = began, time.perf_counter()
     recipe = recipe_of(probe.config, interactions)
     draw_sizes = None
     if probe.kept_ratios is not None:
@@ -127,9 +131,11 @@ def measure_pace(probe: Probe, interactions: Interactions) -> Pace:
     began = cpu_seconds()
     evaluate(trainer.recommender, interactions.train, interactions.validation)
     validation_s = cpu_seconds() - began
+    taken_s, seconds = cpu_seconds() - all_began[0], time.perf_counter() - all_began[1]
     return Pace(
         start_s,
         0.0 if recipe.is_closed_form else batch_s,
         validation_s,
         peak_bytes(),
+        max(1.0, seconds * num_threads(probe.config) / max(taken_s, 1e-9)),
     )

@@ -27,6 +27,7 @@ from ciess_ray.serving.files import PROPAGATING
 from ciess_ray.streams import Stream, key_of, rng_of
 from ciess_ray.training.arms import FACTORS_OF_L2, Arm, arms_of, fields_of, options_of, schedule
 from ciess_ray.training.convergence import Trained, equal_sizes, fit_to_convergence, full_sizes, users_first
+from ciess_ray.training.effort import WHOLE, Effort
 from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
 from envs.data import Interactions
 from envs.errors import TrainingError
@@ -68,15 +69,16 @@ Tell = Callable[[int, int, float, str], None]
 Qualities = dict[tuple[Arm, str], float]
 
 
-def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
+def with_rules(config: RunConfig, interactions: Interactions, effort: Effort = WHOLE) -> RunConfig:
     """The run with what its data tell by rule in fields that are left alone; of its recipes the likeliest.
 
     Args:
         config: What a user asked for; one that says how to train is left as it is.
         interactions: The splits.
+        effort: What of it is done.
     """
     if not config.finds_recipe:
-        return config
+        return effort.reduced(effort.scaled(config))
     arms = arms_of(config)
     num_rows = sum(config.recommender.row_counts(interactions))
     mean_size = min(caps_params_of(config, interactions)) / num_rows / config.recommender.num_tables
@@ -84,8 +86,8 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
     held_out = held_out[held_out > 0]
     told: dict[str, dict[str, Any]] = {
         "search": {
-            "num_episodes": 20,
-            "num_warmup_steps": 120,
+            "num_episodes": effort.num_of(20),
+            "num_warmup_steps": round(effort.part * 120),
             "evaluation_interval": 5,
             "num_candidates": 3,
             "shows_quality": bool(len(held_out) and np.median(held_out) >= _TELLING),
@@ -93,7 +95,7 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
         "agent": {"hiddens": (64, 64), "updates_per_step": 5},
     }
     if arms:
-        training = fields_of(arms[0], interactions)
+        training = fields_of(arms[0], interactions, effort)
         told["training"] = training
         told["search"]["supernet_batches"] = _SUPERNET * training["max_batches"]
         told["search"]["tries_users_first"] = config.recommender.name in PROPAGATING
@@ -103,7 +105,8 @@ def with_rules(config: RunConfig, interactions: Interactions) -> RunConfig:
             ]
     sections = {name: _filled(getattr(config, name), fields) for name, fields in told.items()}
     options = options_of(arms[0], config) if arms else {}
-    return config.model_copy(update={**sections, "recommender": _with_options(config, options)})
+    filled = config.model_copy(update={**sections, "recommender": _with_options(config, options)})
+    return effort.reduced(filled)
 
 
 def _filled(section: Any, fields: Mapping[str, Any]) -> Any:
@@ -135,7 +138,7 @@ class Tried:
 
 
 def find_recipe(
-    config: RunConfig, interactions: Interactions, interactions_ref: Any, tell: Tell
+    config: RunConfig, interactions: Interactions, interactions_ref: Any, tell: Tell, effort: Effort = WHOLE
 ) -> tuple[RunConfig, list[Tried]]:
     """The run with all that is left alone: what its data tell by rule, and the recipe that validation likes.
 
@@ -146,6 +149,7 @@ def find_recipe(
         interactions: The splits; test is not looked at.
         interactions_ref: Reference to them.
         tell: Is told how far it is.
+        effort: What of it is done; of a single recipe nothing is tried.
 
     Returns:
         The run, and what was tried.
@@ -153,8 +157,8 @@ def find_recipe(
     Raises:
         TrainingError: No recipe gives numbers, or the process of a training died again and again.
     """
-    ruled, arms = with_rules(config, interactions), arms_of(config)
-    if not config.finds_recipe or not arms:
+    ruled, arms = with_rules(config, interactions, effort), arms_of(config)[: effort.num_arms]
+    if not config.finds_recipe or not arms or effort.num_arms == 1:
         return ruled, []
     tables = _tables(ruled, interactions)
     tried: list[Tried] = []
@@ -165,7 +169,7 @@ def find_recipe(
             all_round = sorted(arms, key=lambda arm: -_relative(quality, arm))[:_NUM_LEFT]
             firsts = {(arm, table) for table in tables for arm in _ranked(quality, table)[:_NUM_LEFT]}
             pairs = [pair for pair in pairs if pair[0] in all_round or pair in firsts]
-        configs = [_with_arm(config, ruled, interactions, arm, share) for arm, _ in pairs]
+        configs = [_with_arm(config, ruled, interactions, arm, share, effort) for arm, _ in pairs]
         trainings = [
             Training(
                 f"{table}, {arm}",
@@ -187,13 +191,15 @@ def find_recipe(
             f"none of the recipes that are tried for {config.recommender.name} gives numbers on these "
             "interactions; set training.learning_rate, and the rest of training, by hand."
         )
-    found = _with_arm(config, ruled, interactions, best)
+    found = _with_arm(config, ruled, interactions, best, effort=effort)
     if "tried_recipes" not in config.search.model_fields_set:
         others = dict.fromkeys(_ranked(quality, table)[0] for table in tables)
-        recipes = [_recipe_of(arm, config, found.training, interactions) for arm in others if arm is not best]
+        recipes = [
+            _recipe_of(arm, config, found.training, interactions, effort) for arm in others if arm is not best
+        ]
         search = found.search.model_copy(update={"tried_recipes": tuple(recipes)})
         found = found.model_copy(update={"search": search})
-    return found, tried
+    return effort.reduced(found), tried
 
 
 def _ranked(quality: Qualities, table: str) -> list[Arm]:
@@ -238,10 +244,15 @@ def pinned(config: RunConfig) -> dict[str, Any]:
 
 
 def _with_arm(
-    config: RunConfig, ruled: RunConfig, interactions: Interactions, arm: Arm, share: float = 1.0
+    config: RunConfig,
+    ruled: RunConfig,
+    interactions: Interactions,
+    arm: Arm,
+    share: float = 1.0,
+    effort: Effort = WHOLE,
 ) -> RunConfig:
     """The run with a recipe; for a part of a training it is validated at its end alone."""
-    fields = fields_of(arm, interactions)
+    fields = fields_of(arm, interactions, effort)
     options = options_of(arm, config, FACTORS_OF_L2)
     if share < 1:
         num_batches = max(1, round(share * fields["max_batches"]))
@@ -254,24 +265,26 @@ def _with_arm(
 
 
 def _recipe_of(
-    arm: Arm, config: RunConfig, training: TrainingSettings, interactions: Interactions
+    arm: Arm, config: RunConfig, training: TrainingSettings, interactions: Interactions, effort: Effort
 ) -> dict[str, Any]:
     """A recipe as one of ``search.tried_recipes``: what differs from the training that was found."""
     fields = {
         OF_TRAINING + name: value
-        for name, value in fields_of(arm, interactions).items()
+        for name, value in fields_of(arm, interactions, effort).items()
         if value != getattr(training, name)
     }
     return fields | options_of(arm, config, FACTORS_OF_L2)
 
 
-def first_round(config: RunConfig, interactions: Interactions) -> dict[tuple[Arm, str], Path]:
+def first_round(
+    config: RunConfig, interactions: Interactions, effort: Effort = WHOLE
+) -> dict[tuple[Arm, str], Path]:
     """What the first round tries, recipes and tables, and where each training is kept once it is over."""
-    ruled = with_rules(config, interactions)
+    ruled = with_rules(config, interactions, effort)
     return {
         (arm, name): ruled.kept_folder / f"recipe-{_key(each, interactions, sizes)}.npz"
-        for arm in arms_of(config)
-        for each in [_with_arm(config, ruled, interactions, arm, ROUNDS[0])]
+        for arm in arms_of(config)[: effort.num_arms]
+        for each in [_with_arm(config, ruled, interactions, arm, ROUNDS[0], effort)]
         for name, sizes in _tables(ruled, interactions).items()
     }
 

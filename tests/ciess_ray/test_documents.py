@@ -53,6 +53,7 @@ NOT_RUN = {
 OUTPUTS = ("kept    R@20",)
 #: What begins the work of a command, and takes minutes.
 WORK = {
+    "ciess_ray.searches.beginning": ("look_ahead",),
     "ciess_ray.searches.driver": ("search", "resume"),
     "ciess_ray.sweeps.driver": ("sweep", "resume_sweep", "check"),
     "ciess_ray.comparisons.driver": ("compare", "read_plan"),

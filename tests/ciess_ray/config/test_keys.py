@@ -21,7 +21,7 @@ from ciess_ray.training.preparing import Preparation
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
-NEVER = ("output", "cache", "resources", "tracking", "search.refit", "search.checkpoint_interval_s")
+NEVER = ("output", "cache", "resources", "tracking", "time", "search.refit", "search.checkpoint_interval_s")
 BUDGETS = ("budget",)
 STEPS = ("search.step_mode", "search.batches_per_step", "search.step_learning_rate")
 SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
@@ -70,6 +70,7 @@ COUNTED = {
 }
 #: Another value where its type does not say one.
 OTHERS = {
+    "time": "5m",
     "budget": "30%",
     "recommender.name": "mf",
     "recommender.max_embedding_size": 17,

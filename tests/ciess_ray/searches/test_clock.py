@@ -1,13 +1,20 @@
 """What a search says that it takes, and what it takes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from ciess_ray.searches.clock import Clock
+from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.report.clock import clock_table
+from ciess_ray.searches.clock import Clock, Outlook, fit
+from ciess_ray.searches.driver import resume, search
+from ciess_ray.training.effort import EFFORTS, WHOLE, Effort
 from ciess_ray.training.forecast import Forecast, Phase
+from ciess_ray.training.recipes import with_rules
 from ciess_ray.training.usage import Amounts
+from envs.errors import ConfigError
 
 
 @pytest.fixture
@@ -71,16 +78,35 @@ def test_a_search_begins_with_what_it_takes_and_ends_with_what_it_took(finished)
     assert 0 < of_phases <= taken["cpu_s"] + 1
 
 
+LATE = {"cpu_s": 1.0, "peak_bytes": 1}
+
+
+def outlook_of(*phases, effort=WHOLE):
+    return Outlook(None, effort, Forecast(phases, 2, 1, 10**9, Amounts(1.0, 1.0, 1)))
+
+
+PHASES = (
+    Phase("recipe", (((4, 20.0),),)),
+    Phase("search", own_s=10.0),
+    Phase("retraining", (((2, 20.0),), ((2, 10.0),))),
+)
+
+
+def test_a_report_has_what_was_said_beside_what_was_taken(finished):
+    _, result, _ = finished
+    table = clock_table([SimpleNamespace(label="one", summary=result.summary)])
+    cells = [[value.text for value in row] for row in table.rows]
+    assert [row[0] for row in cells] == ["CPU s", "s", "memory, MB"]
+    assert cells[2][2] == f"{result.summary['clock']['taken']['peak_bytes'] / 1e6:,.0f}"
+    # A search from before knew no clock.
+    assert not clock_table([SimpleNamespace(label="old", summary={})]).rows
+
+
 class TestClock:
     @pytest.fixture
     def clock(self):
-        phases = (
-            Phase("recipe", (((4, 20.0),),)),
-            Phase("search", own_s=10.0),
-            Phase("retraining", (((2, 30.0),),)),
-        )
         clock = Clock()
-        clock.foretell(Forecast(phases, 2, 1, 10**9, Amounts(1.0, 1.0, 1)))
+        clock.foretell(outlook_of(*PHASES))
         return clock
 
     def test_what_is_left_is_that_of_all_phases(self, clock):
@@ -106,3 +132,93 @@ class TestClock:
         later = again.told()
         assert later["predicted"] == told["predicted"]
         assert later["taken"]["cpu_s"] >= told["taken"]["cpu_s"]
+
+
+class TestTime:
+    @pytest.mark.parametrize("time", ["10", "0m", "soon", "-1s", "1 day"])
+    def test_what_is_no_duration_is_refused(self, run_cli, config_file, time):
+        status, out, err = run_cli("search", config_file, "--time", time)
+        assert status == 2 and "time" in err and "90s, 10m or 1h" in err
+
+    @pytest.mark.parametrize(("time", "seconds"), [("90s", 90), ("1.5 m", 90), ("2min", 120), ("1h", 3600)])
+    def test_durations_have_units(self, time, seconds):
+        assert parse_config({"dataset": {"path": "log.csv"}, "time": time}).time_s == seconds
+
+    @pytest.mark.parametrize(
+        ("time_s", "effort"),
+        [(1_000, WHOLE), (80, EFFORTS[2]), (30, EFFORTS[6]), (21, EFFORTS[7])],
+    )
+    def test_as_little_is_left_out_as_can_be(self, time_s, effort):
+        takes = dict(zip(EFFORTS, (90, 85, 75, 60, 50, 40, 30, 20), strict=True))
+        found = fit(lambda each: outlook_of(Phase("search", own_s=takes[each] - 1), effort=each), time_s)
+        assert found.effort == effort
+
+    def test_batches_and_episodes_come_last_and_what_cannot_be_is_refused(self):
+        def takes(effort):
+            return outlook_of(Phase("search", own_s=100 * effort.part), effort=effort)
+
+        found = fit(takes, 50.0)
+        assert found.effort.num_arms == 1 and 45 < found.forecast.amounts.wall_s <= 50
+        assert "batches and episodes" in found.line and "without other values of options" in found.line
+        with pytest.raises(ConfigError, match="about 6 s here, and it is given 5 s: give it 6s"):
+            fit(takes, 5.0)
+
+    def test_an_effort_cuts_down_what_a_user_says_and_what_follows_from_data(
+        self, make_config, make_interactions, tmp_path
+    ):
+        search = {"num_episodes": 10, "tried_communities": [2], "tried_recipes": [{"l2": 0.3}]}
+        options = {"options": {"l2": [0.1, 0.2]}}
+        said = make_config(tmp_path, recommender=options, search=search)
+        less = with_rules(said, make_interactions(), Effort(False, False, False, 1, 0.5))
+        assert less.training.max_batches == 30 and less.search.num_episodes == 5
+        assert not less.search.tried_communities and len(less.ways) == 1 and not less.ways[0].others
+        bare = parse_config({"dataset": {"path": "log.csv"}, "budget": "5%"})
+        less = with_rules(bare, make_interactions(), Effort(has_communities=False, part=0.1))
+        assert less.training.max_batches == 60 and less.search.supernet_batches == 120
+        assert less.search.num_episodes == 2 and not less.search.tried_communities
+        closed = parse_config({"dataset": {"path": "log.csv"}, "recommender": {"name": "spectral"}})
+        assert closed.ways[0].others and not Effort(has_values=False).reduced(closed).ways[0].others
+
+    def test_what_time_is_left_for_is_decided_once(self):
+        clock = Clock(time_s=40.0)
+        clock.foretell(outlook_of(*PHASES))
+        # A round of retraining takes 15 s, and episodes have the rest of it.
+        assert clock.has_time_for("l2") and clock.num_episodes(20) == 20
+        late = Clock(json.loads(json.dumps(clock.told())) | {"taken": {**LATE, "wall_s": 39.0}}, 40.0)
+        assert late.has_time_for("l2") and late.num_episodes(20) == 20
+        assert not late.has_time_for("other ways")
+        assert not Clock(json.loads(json.dumps(late.told())), 1e9).has_time_for("other ways")
+
+    def test_episodes_that_time_is_not_left_for_are_not_taken(self):
+        clock = Clock({"taken": {**LATE, "wall_s": 20.0}}, 40.0)
+        clock.foretell(outlook_of(*PHASES))
+        # 20 s are left, of which a round of retraining takes 15.
+        assert clock.num_episodes(20) == 10
+
+    def test_a_search_in_time_leaves_out_what_does_not_fit_and_goes_on_alike(
+        self, make_config, tmp_path, monkeypatch
+    ):
+        options = {"options": {"l2": [0.1, 0.2, 0.3]}}
+        search_section = {"num_episodes": 3, "tried_recipes": [{"l2": 0.4}]}
+        config = make_config(
+            tmp_path / "out", cache=None, seed=5, recommender=options, search=search_section, time="1h"
+        )
+        # An hour is enough; that it is over by retraining is what is tried here.
+        late = []
+
+        def on_progress(news):
+            if news.phase == "retraining" and not late:
+                late.append(news)
+                monkeypatch.setattr(Clock, "_left_s", lambda clock: -1.0)
+            if news.phase == "test":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search(config, on_progress=on_progress)
+        monkeypatch.undo()
+        summary = resume(tmp_path / "out").summary
+        assert summary["clock"]["decided"]["other ways"] is False
+        assert summary["clock"]["decided"]["l2"] is False
+        names = [path.name for path in (tmp_path / "out" / "checkpoints").glob("training-*.npz")]
+        # Equal sizes and candidates, and three tables for test: in one way alone.
+        assert len(names) <= 3 + 3

@@ -1,6 +1,7 @@
 """What a search will take, added up from what its trainings take."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,16 @@ class TestPhases:
         assert found.amounts.cpu_s >= 11 + sum(phase.cpu_s for phase in found.phases)
         assert found.amounts.wall_s == 3 + sum(phase.wall_s(2) for phase in found.phases)
         assert found.peak_bytes > 10**9 and "on 2 CPUs" in found.line
+
+
+def test_a_busy_machine_takes_longer_and_no_more_cpu_seconds(make_interactions):
+    config, interactions, idle = run_of(), make_interactions(), paces_of()
+    busy = Paces({key: replace(pace, slowness=3.0) for key, pace in idle.of_trainings.items()}, idle.pass_s)
+    phases = [
+        add_up(config, config, interactions, paces, Amounts(0.0, 0.0, 0), at_once=2) for paces in (idle, busy)
+    ]
+    first, second = (forecast.phases[0] for forecast in phases)
+    assert first == second and phases[1].wall_s_of(second) == 3 * phases[0].wall_s_of(first)
 
 
 @pytest.mark.parametrize(
