@@ -1,0 +1,198 @@
+r"""A search without a setting beside the configurations that were made by hand: quality, CPU seconds, memory.
+
+    OMP_NUM_THREADS=1 python benchmarks/without_setting.py DATA_FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/without_setting.py DATA_FOLDER --data ml-1m --recommenders mf \
+        --budgets 10% --splits 0 --ways found
+    python benchmarks/without_setting.py DATA_FOLDER --finished
+
+A row is a search as a user starts it, by the command ``ciess-ray search``, in a process of its own: *found*
+is told file, budget and recommender alone, *hand* has the configuration in ``configs/`` that was made for the
+data, where there is one. CPU seconds and memory are those of all its processes, Ray's own with them,
+looked at every half second. A row is appended when its search is through, so that the command may be
+broken off, and run again for what is missing; ``.md`` sets both beside each other, and beside equal sizes by
+hand (``recommender_table.py``).
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from measurements import Measurements
+from provenance import provenance
+from recommender_table_plan import BUILDING, DATA_SETS, HELD_OUT
+from without_setting_page import write_page
+
+from ciess_ray.config.yaml_file import put_overrides
+from ciess_ray.config.yaml_values import as_yaml
+from ciess_ray.files.whole import write_whole
+from ciess_ray.result import RESULT_FILE, read_summary
+
+FOUND, HAND = WAYS = "found", "hand"
+RECOMMENDERS, BUDGETS = ("lightgcn", "mf"), ("10%", "5%")
+#: Configurations that were made by hand, by data and recommender.
+BY_HAND = {
+    ("latest-small", "lightgcn"): "quickstart",
+    ("ml-1m", "lightgcn"): "ml-1m-lightgcn",
+    ("ml-1m", "mf"): "ml-1m-mf",
+    ("gowalla", "lightgcn"): "gowalla-lightgcn",
+}
+#: Where a search leaves what it takes up when the command was broken off.
+FOLDER = Path("runs/without-setting")
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def main() -> None:
+    """Make the rows that are not there yet, and the page of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the data")
+    parser.add_argument("--data", nargs="+", default=list(DATA_SETS), choices=DATA_SETS)
+    parser.add_argument("--recommenders", nargs="+", default=RECOMMENDERS)
+    parser.add_argument("--budgets", nargs="+", default=BUDGETS)
+    parser.add_argument("--splits", type=int, nargs="+", default=BUILDING)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument(
+        "--held-out", action="store_true", help="splits that are read once, in files of their own"
+    )
+    parser.add_argument("--finished", action="store_true", help="write the page alone")
+    parser.add_argument("--output", type=Path, default=Path("results/without-setting"))
+    arguments = parser.parse_args()
+    output, splits = arguments.output, arguments.splits
+    if arguments.held_out:
+        output, splits = output.with_name(f"{output.name}-held-out"), HELD_OUT
+    rows = Measurements(output.with_name(f"{output.name}.jsonl"))
+    for key in () if arguments.finished else _keys(arguments, splits):
+        if not rows.has(**key):
+            rows.add(provenance() | key | measure(key, arguments.folder))
+    write_page(output, rows.rows)
+
+
+def _keys(arguments: argparse.Namespace, splits: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """What rows begin with, data that are soon done first."""
+    for data in arguments.data:
+        for split in splits:
+            for recommender in arguments.recommenders:
+                for budget in arguments.budgets:
+                    for way in arguments.ways:
+                        if way == FOUND or (data, recommender) in BY_HAND:
+                            yield {
+                                "data": data,
+                                "recommender": recommender,
+                                "budget": budget,
+                                "split": split,
+                                "way": way,
+                            }
+
+
+def measure(key: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Search, and say what came of it; where a search was broken off it is gone on with.
+
+    Args:
+        key: What the row begins with.
+        folder: Of the data.
+
+    Raises:
+        SystemExit: The search failed.
+    """
+    output = FOLDER / "-".join(str(value).strip("%") for value in key.values())
+    program = [Path(sys.executable).with_name("ciess-ray"), "search"]
+    if (output / RESULT_FILE).exists():
+        command = [*program, "--resume", output]
+    else:
+        shutil.rmtree(output, ignore_errors=True)
+        command = [*program, *_asked(key, folder), "--output", output, "--seed", key["split"]]
+        # What another row has trained would cost this one nothing.
+        command += ["--budget", key["budget"], "cache=null", "tracking.mlflow=false", "search.refit=false"]
+    cost = _run([str(part) for part in command], output)
+    summary = read_summary(output)
+    row = {
+        "methods": {
+            method["name"]: {
+                "ndcg@20": method["test"]["ndcg@20"],
+                "validation": method["validation"]["quality"],
+                **{
+                    name: method[name]
+                    for name in ("num_params", "options", "mean_user_size", "mean_item_size")
+                },
+            }
+            for method in summary["methods"]
+        },
+        "cap_params": summary["budget"]["cap_params"],
+        "seconds": summary["seconds"],
+        "predicted": summary.get("clock"),
+        "training": summary["config"]["training"],
+        **cost,
+    }
+    shutil.rmtree(output)
+    _cost_file(output).unlink()
+    return row
+
+
+def _asked(key: Mapping[str, Any], folder: Path) -> list[str]:
+    """What a search is told beside its budget."""
+    places = DATA_SETS[key["data"]].overrides(folder)
+    if key["way"] == HAND:
+        return [f"configs/{BY_HAND[key['data'], key['recommender']]}.yaml", *places]
+    # Of the data nothing but where they lie.
+    bare = [place for place in places if "validation_share" not in place]
+    config = FOLDER / f"{key['data']}.yaml"
+    write_whole(config, as_yaml(put_overrides({}, bare)))
+    return [str(config), f"recommender.name={key['recommender']}"]
+
+
+def _cost_file(output: Path) -> Path:
+    """What a search has taken so far, for when it is broken off."""
+    return output.with_suffix(".json")
+
+
+def _run(command: Sequence[str], output: Path) -> dict[str, float]:
+    """Run a command; what all its processes took, with what the search took before it was broken off."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = _cost_file(output)
+    before = {"cpu_s": 0.0, "wall_s": 0.0, "peak_bytes": 0.0}
+    if "--resume" in command and file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+    started = time.monotonic()
+    with output.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    root = psutil.Process(process.pid)
+    cpu_s: dict[tuple[int, float], float] = {}
+    peak_bytes, cost = before["peak_bytes"], before
+    while process.poll() is None:
+        num_bytes = 0
+        for each in _processes(root):
+            # One that has just ended keeps what was seen of it last.
+            with contextlib.suppress(psutil.Error), each.oneshot():
+                times, memory = each.cpu_times(), each.memory_info()
+                cpu_s[each.pid, each.create_time()] = times.user + times.system
+                # What is shared, Ray's object store above all, would count in each.
+                num_bytes += memory.rss - memory.shared
+        peak_bytes = max(peak_bytes, num_bytes)
+        cost = {
+            "cpu_s": before["cpu_s"] + sum(cpu_s.values()),
+            "wall_s": before["wall_s"] + time.monotonic() - started,
+            "peak_bytes": peak_bytes,
+        }
+        write_whole(file, json.dumps(cost))
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}; see {log.name}")
+    return cost
+
+
+def _processes(root: psutil.Process) -> list[psutil.Process]:
+    """A process and all that it started, and they."""
+    with contextlib.suppress(psutil.Error):
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+if __name__ == "__main__":
+    main()
