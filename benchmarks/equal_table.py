@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ciess_ray.config.run import RunConfig
-from ciess_ray.searches.finalists import training_key
 from ciess_ray.streams import Stream, key_of
 from ciess_ray.training.contest import Allocation, Contest, choose
 from ciess_ray.training.convergence import Meter, Trained, equal_sizes, fit_to_convergence, train_for_test
+from ciess_ray.training.preparing import training_file
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import FitReport
@@ -60,7 +60,7 @@ def best_equal_table(
         nonlocal num_trainings, found_cpu_s
         num_trainings += 1
         asked = config.with_options(table.options)
-        file = kept and kept / f"training-{training_key(interactions, asked, table.sizes, seed, None)}.npz"
+        file = kept and kept / training_file(interactions, asked, table.sizes, seed, None)
         if file and (found := Trained.read(file)) and found.cost:
             found_cpu_s += found.cost.cpu_s
             return found

@@ -35,7 +35,7 @@ from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.files.whole import write_whole
 from ciess_ray.result import RESULT_FILE, read_summary
 
-FOUND, HAND = WAYS = "found", "hand"
+HAND, FOUND = WAYS = "hand", "found"
 RECOMMENDERS, BUDGETS = ("lightgcn", "mf"), ("10%", "5%")
 #: Configurations that were made by hand, by data and recommender.
 BY_HAND = {
@@ -44,6 +44,8 @@ BY_HAND = {
     ("ml-1m", "mf"): "ml-1m-mf",
     ("gowalla", "lightgcn"): "gowalla-lightgcn",
 }
+#: Of the full table where by hand it has others than by default: what a budget is a share of is one for both.
+NUM_COLUMNS = {("latest-small", "lightgcn"): ["recommender.max_embedding_size=64"]}
 #: Where a search leaves what it takes up when the command was broken off.
 FOLDER = Path("runs/without-setting")
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -144,7 +146,8 @@ def _asked(key: Mapping[str, Any], folder: Path) -> list[str]:
     bare = [place for place in places if "validation_share" not in place]
     config = FOLDER / f"{key['data']}.yaml"
     write_whole(config, as_yaml(put_overrides({}, bare)))
-    return [str(config), f"recommender.name={key['recommender']}"]
+    columns = NUM_COLUMNS.get((key["data"], key["recommender"]), [])
+    return [str(config), f"recommender.name={key['recommender']}", *columns]
 
 
 def _cost_file(output: Path) -> Path:

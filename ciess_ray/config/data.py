@@ -40,6 +40,8 @@ from envs.sizes.embedding_sizes import column_params
 logger = logging.getLogger(__name__)
 
 _FLOAT_BYTES, _ID_BYTES = 4, 8
+#: Interactions that validation has where data are many enough, and its least and its most share, CIESS's.
+_HELD_OUT, _LEAST_SHARE, _MOST_SHARE = 50_000, 0.1, 0.25
 #: Of every parameter: its value, its gradient, Adam's two moments, and the copy that a NaN is undone with.
 _NUM_COPIES = 5
 
@@ -75,7 +77,10 @@ def load_interactions(config: RunConfig) -> Interactions:
         interactions = split_by_time(log)
     else:
         interactions = split_interactions(
-            log, seed=config.split_seed, validation_share=dataset.validation_share, test_share=TEST_SHARE
+            log,
+            seed=config.split_seed,
+            validation_share=_validation_share(config, log.num_rows),
+            test_share=TEST_SHARE,
         )
     if interactions.num_untrained_items:
         logger.warning(
@@ -98,6 +103,19 @@ def load_interactions(config: RunConfig) -> Interactions:
         )
     _tell_of_zeros(config, interactions)
     return interactions
+
+
+def _validation_share(config: RunConfig, num_interactions: int) -> float:
+    """What share of each user's interactions validates, of so many in all.
+
+    Where nothing is said of it as little as tells tables apart: they are then chosen for nearly as much
+    training data as the last one has.
+    """
+    if config.dataset.validation_share is not None:
+        return config.dataset.validation_share
+    if config.search.mode != "projected":
+        return _MOST_SHARE
+    return min(max(_HELD_OUT / num_interactions, _LEAST_SHARE), _MOST_SHARE)
 
 
 def _tell_of_zeros(config: RunConfig, interactions: Interactions) -> None:
@@ -239,10 +257,11 @@ def check_training_memory(config: RunConfig, interactions: Interactions) -> None
 
 
 def dataset_key(config: RunConfig) -> str:
-    """What two runs on the same data have in common."""
-    return json.dumps(
-        config.dataset.model_dump(mode="json") | {"split_seed": config.split_seed}, sort_keys=True
-    )
+    """What two runs on the same data, split alike, have in common."""
+    dataset = config.dataset
+    is_by_rule = dataset.validation_share is None and config.search.mode == "projected"
+    told = {"split_seed": config.split_seed, "is_by_rule": is_by_rule}
+    return json.dumps(dataset.model_dump(mode="json") | told, sort_keys=True)
 
 
 def read_recorded(

@@ -9,10 +9,10 @@ nothing that ran before or beside it. So are those that are measured on test, an
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ciess_ray import metric_keys
-from ciess_ray.config.keys import NOT_TRAINING, key_of_run
 from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH, USERS_FIRST
 from ciess_ray.resources import num_threads
@@ -38,7 +38,7 @@ from ciess_ray.training.convergence import (
     train_for_use,
     users_first,
 )
-from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
+from ciess_ray.training.preparing import Training, train_side_by_side, training_file
 from envs.budget import MemoryBudget
 from envs.data import Interactions
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -182,7 +182,7 @@ def train_all(
     tasks = [
         Training(
             table.name,
-            config.checkpoint_folder / f"training-{training_key(run.interactions, *training)}.npz",
+            _file(config, training_file(run.interactions, *training)),
             partial(_train, stage, *training),
         )
         for table, training in zip(allocations, trainings, strict=True)
@@ -203,6 +203,11 @@ def train_all(
     return [trained[position] for position in range(len(allocations))]
 
 
+def _file(config: RunConfig, name: str) -> Path:
+    """Where a training is kept: in the cache where a recipe was found by it."""
+    return found if (found := config.kept_folder / name).exists() else config.checkpoint_folder / name
+
+
 def _train(
     stage: Stream,
     config: RunConfig,
@@ -221,14 +226,3 @@ def _train(
         return Trained({}, float("nan"), num_batches, state_of(recommender))
     recommender, report = train_for_test(config, interactions, sizes, best_batch, seed, tell)
     return Trained(report.best.summary(), float("nan"), report.best_batch, state_of(recommender))
-
-
-def training_key(
-    interactions: Interactions,
-    config: RunConfig,
-    sizes: EmbeddingSizes,
-    seed: tuple[int, ...],
-    best_batch: int | None,
-) -> str:
-    """By which a training that is over is found again."""
-    return key_of_run(config, interactions, digest_of(sizes), list(seed), best_batch, ignores=NOT_TRAINING)

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +11,7 @@ from envs.data import Interactions
 from envs.recommenders import DotProductRecommender, find_recommender
 
 #: Options of a recommender in which recipes differ.
-_OPTIONS = "l2", "init_std"
-#: Factors of the weight of L2 that are tried on what is chosen.
-FACTORS_OF_L2 = (3.0, 1 / 3)
+_OPTIONS = "init_std", "l2"
 #: Positives of a batch: a part of the interactions, rounded to a power of 2 between these.
 _BATCHES_PER_EPOCH, _LEAST_BATCH, _MOST_BATCH = 32, 2**12, 2**15
 #: Batches of a training at least, of a softmax, and of BPR, whose batches take half as long; and how often it
@@ -38,6 +35,7 @@ class Arm:
         positives: What counts the same.
         temperature: Of cosines.
         init_std: Standard deviation of initial values.
+        share: Part of a training of usual length that it takes, in which the learning rate goes to its end.
     """
 
     loss: str
@@ -46,11 +44,14 @@ class Arm:
     positives: str = "interaction"
     temperature: float | None = None
     init_std: float = 0.01
+    share: float = 1.0
 
     def __str__(self) -> str:
         cosine = "" if self.temperature is None else f", temperature {self.temperature:g}"
+        short = "" if self.share == 1 else f", {self.share:g} of the batches"
         return (
-            f"{self.loss} by {self.positives}{cosine}, learning rate {self.learning_rate:g}, L2 {self.l2:g}"
+            f"{self.loss} by {self.positives}{cosine}, learning rate {self.learning_rate:g}, "
+            f"L2 {self.l2:g}{short}"
         )
 
 
@@ -103,7 +104,8 @@ def fields_of(arm: Arm, interactions: Interactions, effort: Effort = WHOLE) -> d
     exponent = round(math.log2(max(num_interactions / _BATCHES_PER_EPOCH, 1)))
     batch_size = min(max(2**exponent, _LEAST_BATCH), _MOST_BATCH)
     least = _BPR_BATCHES if arm.loss == "bpr" else _SOFTMAX_BATCHES
-    num_batches = max(least, math.ceil(_EPOCHS * num_interactions / batch_size))
+    whole = max(least, math.ceil(_EPOCHS * num_interactions / batch_size))
+    num_batches = effort.batches_of(max(1, round(arm.share * whole)))
     is_full = arm.loss == "softmax" and interactions.num_items <= _MOST_ITEMS_OF_FULL_SOFTMAX
     return {
         "loss": "full_softmax" if is_full else arm.loss,
@@ -112,34 +114,23 @@ def fields_of(arm: Arm, interactions: Interactions, effort: Effort = WHOLE) -> d
         "learning_rate": arm.learning_rate,
         "min_learning_rate": 0.0,
         "batch_size": batch_size,
-        **schedule(effort.batches_of(num_batches)),
+        "max_batches": num_batches,
+        "decay_every": max(1, round(num_batches / _DECAYS)),
+        "evaluate_every": max(1, round(num_batches / _VALIDATIONS)),
         "patience": None,
     }
 
 
-def schedule(num_batches: int) -> dict[str, int]:
-    """A training of so many batches."""
-    return {
-        "max_batches": num_batches,
-        "decay_every": max(1, round(num_batches / _DECAYS)),
-        "evaluate_every": max(1, round(num_batches / _VALIDATIONS)),
-    }
-
-
-def options_of(arm: Arm, config: RunConfig, factors: Sequence[float] = ()) -> dict[str, Any]:
+def options_of(arm: Arm, config: RunConfig) -> dict[str, Any]:
     """A recipe's options of the recommender, but for those that its user names, or it has not.
 
     Args:
         arm: The recipe.
         config: What its user asked for.
-        factors: Of its weight of L2, for those that are tried beside it.
     """
     known = inspect.signature(find_recommender(config.recommender.name)).parameters
-    # As people would write them.
-    weights = [arm.l2, *(float(f"{arm.l2 * factor:.3g}") for factor in factors)]
-    options = {"init_std": arm.init_std, "l2": weights if factors else arm.l2}
     return {
-        name: value
-        for name, value in options.items()
+        name: getattr(arm, name)
+        for name in _OPTIONS
         if name in known and name not in config.recommender.options
     }

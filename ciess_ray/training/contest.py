@@ -41,8 +41,7 @@ from envs.step_modes import State, StepRecommenders, batches_of_step
 FINALIST_DISTANCE = 0.02
 #: Of a recipe, what follows from the rest of it.
 _SCHEDULE = {
-    OF_TRAINING + name
-    for name in ("batch_size", "min_learning_rate", "decay_every", "evaluate_every", "max_batches")
+    OF_TRAINING + name for name in ("batch_size", "min_learning_rate", "decay_every", "evaluate_every")
 }
 #: Candidates, best first, that are shaped anew and judged for a looser budget.
 NUM_RESHAPED = 32

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, USERS_FIRST
 from ciess_ray.resources import num_threads
 from ciess_ray.td3 import defaults
-from ciess_ray.training.arms import arms_of, fields_of, options_of
+from ciess_ray.training.arms import Arm, arms_of, fields_of, options_of
 from ciess_ray.training.contest import NUM_RESHAPED
 from ciess_ray.training.convergence import equal_sizes, full_sizes, recipe_of, users_first
 from ciess_ray.training.effort import WHOLE, Effort
@@ -42,7 +42,7 @@ SEARCH_PHASE, RETRAINING, TEST, REFIT = "search", "retraining", "test", "refit"
 #: Trainings that come of what went before, by their usual number: recipes that the second round has of each
 #: table; recipes that are best for some table and not on average; tables of a budget that are tried further,
 #: the best and the best plain split; of these, what is tried in the next number of communities.
-_SECOND_ROUND, _OTHER_RECIPES, _LANES, _STILL_BETTER = 3.0, 1.5, 1.7, 0.4
+_SECOND_ROUND, _OTHER_RECIPES, _LANES, _STILL_BETTER = 2.0, 1.5, 1.7, 0.4
 #: Where a training to convergence is best, as a part of its batches.
 _BEST_PART = 0.85
 #: CPU seconds of the agent's making, of an update and a step beside their arithmetic, and of the files that
@@ -299,8 +299,6 @@ def phases_of(
         phases.append(_recipe_phase(asked, interactions, paces, effort))
         if not search.tried_recipes and effort.has_ways:
             other_ways = min(_OTHER_RECIPES, len(arms) - 1)
-        known = "l2" not in recommender.options or "l2" not in asked.recommender.options
-        values = values or ([2.0] if known and effort.has_values else [])
 
     def usual(table: str) -> float:
         return paces.of(table, training).convergence_s(training, is_closed_form=is_closed)
@@ -315,14 +313,16 @@ def phases_of(
         phases.append(Phase(preparation.kind, () if is_kept else (((1, each),),)))
     phases.append(_search_phase(config, interactions, paces, num_taken))
     num_budgets = len(config.memory_budgets)
+    # Finding a recipe has trained full size and equal sizes of the tightest budget as they like it.
+    num_equal = num_budgets - bool(arms)
     rounds: list[tuple[tuple[float, float], ...]] = [
-        ((num_budgets, equal), (num_budgets * search.num_candidates, wide))
+        ((num_equal, equal), (num_budgets * search.num_candidates, wide))
     ]
     lanes = num_budgets * (_LANES if search.num_candidates > 1 else 1.0)
     for position, _ in enumerate(search.tried_communities):
         rounds.append(((lanes * _STILL_BETTER**position, wide),))
     for number in [other_ways, *values]:
-        rounds.append(((number, full), (number * num_budgets, equal), (number * lanes, wide)))
+        rounds.append(((number * (not arms), full), (number * num_equal, equal), (number * lanes, wide)))
     judged = 2 * NUM_RESHAPED * (num_budgets - 1) * (not config.steps.trains)
     judged_s = judged * paces.of(FULL_SIZE, training).validation_s
     phases.append(Phase(RETRAINING, tuple(its for its in rounds if sum(n for n, _ in its)), judged_s))
@@ -349,21 +349,21 @@ def _recipe_phase(asked: RunConfig, interactions: Interactions, paces: Paces, ef
     files = first_round(asked, interactions, effort)
     if all(file.exists() for file in files.values()):
         return Phase(RECIPE)
-    share, _ = ROUNDS
     num_judged = int((interactions.validation.indptr[1:] > interactions.validation.indptr[:-1]).sum())
     of_users = min(1.0, MOST_USERS / max(num_judged, 1))
-    first: list[tuple[float, float]] = []
-    whole: dict[str, list[float]] = {}
-    for (arm, table), file in files.items():
+
+    def cost(arm: Arm, table: str) -> float:
         settings = TrainingSettings.model_validate(fields_of(arm, interactions, effort))
         pace = paces.of(table, settings)
-        num_batches, validation_s = settings.max_batches, of_users * pace.validation_s
-        first.append((not file.exists(), pace.training_s(share * num_batches, 0) + validation_s))
-        num_validations = math.ceil(num_batches / settings.evaluate_every)
-        each = pace.training_s(num_batches, 0) + num_validations * validation_s
-        whole.setdefault(table, []).append(each)
+        num_validations = math.ceil(settings.max_batches / settings.evaluate_every)
+        return pace.training_s(settings.max_batches, 0) + num_validations * of_users * pace.validation_s
+
+    first = tuple((float(not file.exists()), cost(arm, table)) for (arm, table), file in files.items())
+    whole: dict[str, list[float]] = {}
+    for arm, table in files:
+        whole.setdefault(table, []).append(cost(replace(arm, share=ROUNDS[-1]), table))
     second = tuple((min(_SECOND_ROUND, len(each)), sum(each) / len(each)) for each in whole.values())
-    return Phase(RECIPE, (tuple(first), second))
+    return Phase(RECIPE, (first, second))
 
 
 def _search_phase(config: RunConfig, interactions: Interactions, paces: Paces, num_taken: int) -> Phase:

@@ -285,6 +285,18 @@ def digest_of(sizes: EmbeddingSizes) -> list[str]:
     return [str(sizes.user.dtype), hashlib.sha256(kept).hexdigest()]
 
 
+def training_file(
+    interactions: Interactions,
+    config: RunConfig,
+    sizes: EmbeddingSizes,
+    seed: tuple[int, ...],
+    best_batch: int | None,
+) -> str:
+    """The name of the file in which a training that is over is found again."""
+    key = key_of_run(config, interactions, digest_of(sizes), list(seed), best_batch, ignores=NOT_TRAINING)
+    return f"training-{key}.npz"
+
+
 def claiming(function: Any, config: RunConfig, num_claims: int) -> Any:
     """The function of Ray with what a training claims, where so many share the GPUs."""
     return function.options(

@@ -3,12 +3,13 @@
 What the numbers of data tell is set by rule: the length of a search, the size of a batch. What they do not
 tell, the loss, the learning rate, the weight of L2, is found in two rounds of successive halving (Jamieson
 & Talwalkar, AISTATS 2016): a few recipes train the full table, equal sizes at the tightest budget and, where
-rows are propagated, the split there that leaves items the least; for a quarter of a training, and the best
-for a whole one. Tables of different shapes do not like the same recipe. So the search has the one that is
-best on average, and what comes of it is trained with each table's own, too.
+rows are propagated, the split there that leaves items the least; for a quarter of a training, and the best of
+each loss for a whole one, which is not always better. Tables of different shapes do not like the same recipe.
+So the search has that of the split, or of equal sizes where there is none, and what comes of it is trained
+with each table's own, too. Whole trainings are those that retraining finds again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,10 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, USERS_FIRST
 from ciess_ray.resources import num_threads
 from ciess_ray.serving.files import PROPAGATING
 from ciess_ray.streams import Stream, key_of, rng_of
-from ciess_ray.training.arms import FACTORS_OF_L2, Arm, arms_of, fields_of, options_of, schedule
+from ciess_ray.training.arms import Arm, arms_of, fields_of, options_of
 from ciess_ray.training.convergence import Trained, equal_sizes, fit_to_convergence, full_sizes, users_first
 from ciess_ray.training.effort import WHOLE, Effort
-from ciess_ray.training.preparing import Training, digest_of, train_side_by_side
+from ciess_ray.training.preparing import Training, digest_of, train_side_by_side, training_file
 from envs.data import Interactions
 from envs.errors import TrainingError
 from envs.recommenders.training import TrainingSettings
@@ -52,15 +53,15 @@ _PINNED = {
     },
     "agent": {"hiddens", "updates_per_step"},
 }
-#: Parts of a training that the rounds take; and recipes that the second one has of all tables, and of each.
-ROUNDS, _NUM_LEFT = (1 / 4, 1.0), 2
+#: Parts of a training that the rounds take.
+ROUNDS = 1 / 4, 1.0
 #: Trainings that a supernet takes as many batches as.
 _SUPERNET = 2
 #: Mean size below which users in communities are tried, and into how many they are parted.
 _TIGHT_SIZE, _COMMUNITIES = 8, (16, 32)
 #: Held-out interactions of a middling user from which on the state shows an entity's quality.
 _TELLING = 10
-#: Users at most whose held-out interactions recipes are compared on.
+#: Users at most whose held-out interactions recipes are compared on at first.
 MOST_USERS = 3_000
 
 #: Is told how many trainings of a round are done, and how many there are; quality and name of the last one.
@@ -163,55 +164,67 @@ def find_recipe(
     tables = _tables(ruled, interactions)
     tried: list[Tried] = []
     quality: Qualities = {}
-    pairs = [(arm, table) for arm in arms for table in tables]
     for share in ROUNDS:
-        if quality:
-            all_round = sorted(arms, key=lambda arm: -_relative(quality, arm))[:_NUM_LEFT]
-            firsts = {(arm, table) for table in tables for arm in _ranked(quality, table)[:_NUM_LEFT]}
-            pairs = [pair for pair in pairs if pair[0] in all_round or pair in firsts]
-        configs = [_with_arm(config, ruled, interactions, arm, share, effort) for arm, _ in pairs]
+        pairs = _promising(quality, arms, list(tables), share)
         trainings = [
             Training(
                 f"{table}, {arm}",
-                ruled.kept_folder / f"recipe-{_key(each, interactions, tables[table])}.npz",
-                partial(_try, each, tables[table]),
+                _file(each, interactions, tables[table], share),
+                partial(_try, each, tables[table], share),
             )
-            for (arm, table), each in zip(pairs, configs, strict=True)
+            for arm, table in pairs
+            for each in [_with_arm(config, ruled, interactions, arm, effort)]
         ]
         done: dict[int, float] = {}
         for position, news in train_side_by_side(ruled, trainings, interactions_ref, num_threads(ruled)):
             if isinstance(news, Trained):
                 done[position] = news.quality
                 tell(len(done), len(pairs), news.quality, trainings[position].name)
-        quality = {pair: done[position] for position, pair in enumerate(pairs)}
-        tried += [Tried(str(arm), table, share, value) for (arm, table), value in quality.items()]
-    best = max(all_round, key=lambda arm: _relative(quality, arm))
-    if quality[best, EQUAL_SIZES] < 0:
+        if _num_judged(interactions.validation) > MOST_USERS:
+            # Of other users a quality cannot be compared.
+            quality.clear()
+        quality |= {pair: done[position] for position, pair in enumerate(pairs)}
+        tried += [
+            Tried(str(arm), table, share, done[position]) for position, (arm, table) in enumerate(pairs)
+        ]
+    firsts = {table: _ranked(quality, table)[0] for table in tables}
+    searched = USERS_FIRST if USERS_FIRST in tables else EQUAL_SIZES
+    best = firsts[searched]
+    if quality[best, searched] < 0:
         raise TrainingError(
             f"none of the recipes that are tried for {config.recommender.name} gives numbers on these "
             "interactions; set training.learning_rate, and the rest of training, by hand."
         )
-    found = _with_arm(config, ruled, interactions, best, effort=effort)
+    found = _with_arm(config, ruled, interactions, best, effort)
     if "tried_recipes" not in config.search.model_fields_set:
-        others = dict.fromkeys(_ranked(quality, table)[0] for table in tables)
-        recipes = [
-            _recipe_of(arm, config, found.training, interactions, effort) for arm in others if arm is not best
-        ]
-        search = found.search.model_copy(update={"tried_recipes": tuple(recipes)})
-        found = found.model_copy(update={"search": search})
+        others = [arm for arm in dict.fromkeys(firsts.values()) if arm != best]
+        recipes = tuple(_recipe_of(arm, config, found.training, interactions, effort) for arm in others)
+        found = found.model_copy(
+            update={"search": found.search.model_copy(update={"tried_recipes": recipes})}
+        )
     return effort.reduced(found), tried
+
+
+def _promising(
+    quality: Qualities, arms: Sequence[Arm], tables: Sequence[str], share: float
+) -> list[tuple[Arm, str]]:
+    """Recipes of one length and the tables that they train.
+
+    All at first; then of each table the best of each loss, since one that learns slowly is behind at first.
+    """
+    if not quality:
+        return [(replace(arm, share=share), table) for arm in arms for table in tables]
+    firsts: dict[tuple[str, str], Arm] = {}
+    for table in tables:
+        for arm in _ranked(quality, table):
+            firsts.setdefault((table, arm.loss), arm)
+    return [(replace(arm, share=share), table) for (table, _), arm in firsts.items()]
 
 
 def _ranked(quality: Qualities, table: str) -> list[Arm]:
     """Recipes that a table was trained with, best first."""
     arms = [arm for arm, trained in quality if trained == table]
     return sorted(arms, key=lambda arm: -quality[arm, table])
-
-
-def _relative(quality: Qualities, arm: Arm) -> float:
-    """How near a recipe comes to the best of each table, in the mean of all."""
-    best = {table: quality[_ranked(quality, table)[0], table] for _, table in quality}
-    return float(np.mean([quality[arm, table] / max(abs(best[table]), 1e-12) for table in best]))
 
 
 def _tables(config: RunConfig, interactions: Interactions) -> dict[str, EmbeddingSizes]:
@@ -244,21 +257,14 @@ def pinned(config: RunConfig) -> dict[str, Any]:
 
 
 def _with_arm(
-    config: RunConfig,
-    ruled: RunConfig,
-    interactions: Interactions,
-    arm: Arm,
-    share: float = 1.0,
-    effort: Effort = WHOLE,
+    config: RunConfig, ruled: RunConfig, interactions: Interactions, arm: Arm, effort: Effort = WHOLE
 ) -> RunConfig:
-    """The run with a recipe; for a part of a training it is validated at its end alone."""
-    fields = fields_of(arm, interactions, effort)
-    options = options_of(arm, config, FACTORS_OF_L2)
-    if share < 1:
-        num_batches = max(1, round(share * fields["max_batches"]))
-        fields |= schedule(num_batches) | {"evaluate_every": num_batches}
-    training = TrainingSettings.model_validate(fields)
-    supernet = {"supernet_batches": _SUPERNET * training.max_batches}
+    """The run with a recipe."""
+    options = options_of(arm, config)
+    training = TrainingSettings.model_validate(fields_of(arm, interactions, effort))
+    # However soon a table of given sizes is at its best: this one has to learn all sizes.
+    whole = fields_of(replace(arm, share=1.0), interactions, effort)
+    supernet = {"supernet_batches": _SUPERNET * whole["max_batches"]}
     search = _filled(config.search, ruled.search.model_dump() | supernet)
     recommender = _with_options(config, options)
     return ruled.model_copy(update={"training": training, "search": search, "recommender": recommender})
@@ -273,7 +279,7 @@ def _recipe_of(
         for name, value in fields_of(arm, interactions, effort).items()
         if value != getattr(training, name)
     }
-    return fields | options_of(arm, config, FACTORS_OF_L2)
+    return fields | options_of(arm, config)
 
 
 def first_round(
@@ -281,33 +287,46 @@ def first_round(
 ) -> dict[tuple[Arm, str], Path]:
     """What the first round tries, recipes and tables, and where each training is kept once it is over."""
     ruled = with_rules(config, interactions, effort)
+    tables = _tables(ruled, interactions)
     return {
-        (arm, name): ruled.kept_folder / f"recipe-{_key(each, interactions, sizes)}.npz"
-        for arm in arms_of(config)[: effort.num_arms]
-        for each in [_with_arm(config, ruled, interactions, arm, ROUNDS[0], effort)]
-        for name, sizes in _tables(ruled, interactions).items()
+        (arm, table): _file(each, interactions, tables[table], ROUNDS[0])
+        for arm, table in _promising({}, arms_of(config)[: effort.num_arms], list(tables), ROUNDS[0])
+        for each in [_with_arm(config, ruled, interactions, arm, effort)]
     }
 
 
-def _key(config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes) -> str:
-    return key_of_run(config, interactions, RECIPE, digest_of(sizes), ignores=NOT_TRAINING)
+def _file(config: RunConfig, interactions: Interactions, sizes: EmbeddingSizes, share: float) -> Path:
+    """Where a training is kept."""
+    if share == 1:
+        return config.kept_folder / training_file(interactions, config, sizes, _seed(config), None)
+    key = key_of_run(config, interactions, RECIPE, digest_of(sizes), ignores=NOT_TRAINING)
+    return config.kept_folder / f"recipe-{key}.npz"
+
+
+def _seed(config: RunConfig) -> tuple[int, ...]:
+    return key_of(config.seed, Stream.RETRAINING)
 
 
 def _try(
     config: RunConfig,
     sizes: EmbeddingSizes,
+    share: float,
     interactions: Interactions,
     tell: Callable[..., None] | None = None,
 ) -> Trained:
     """Train a table in this process; one that gives no numbers has a quality below 0."""
-    judging = replace(
-        interactions, validation=_of_some_users(interactions.validation, rng_of(config.seed, Stream.RECIPE))
-    )
+    if share < 1:
+        rng = rng_of(config.seed, Stream.RECIPE)
+        interactions = replace(interactions, validation=_of_some_users(interactions.validation, rng))
     try:
-        _, report = fit_to_convergence(config, judging, sizes, key_of(config.seed, Stream.RECIPE))
+        _, report = fit_to_convergence(config, interactions, sizes, _seed(config), tell)
     except TrainingError:
         return Trained({}, -1.0, 0)
     return Trained.of(report)
+
+
+def _num_judged(held_out: csr_array) -> int:
+    return int(np.count_nonzero(np.diff(held_out.indptr)))
 
 
 def _of_some_users(held_out: csr_array, rng: np.random.Generator) -> csr_array:

@@ -1,6 +1,7 @@
 """Columns of ids, ratings and timestamps: how they are named, and turned into a log."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,8 @@ def pick_columns(
 
     Args:
         names: The names that the data has, in order.
-        columns: The names asked for; None for the defaults, of which rating and timestamp may be missing.
+        columns: The names asked for; None for the defaults, of which rating and timestamp may be missing, and
+            each may be written otherwise, ``userId`` or ``user`` for ``user_id``, where one column alone is.
         defaults: The format's usual names.
         source: Where the data is, for messages.
         remedy: What else can be done about a column that is missing.
@@ -49,7 +51,9 @@ def pick_columns(
     Raises:
         DataError: A column is missing, two have its name, or it is asked for twice.
     """
-    wanted = defaults if columns is None else columns
+    wanted = columns
+    if wanted is None:
+        wanted = Columns(**{role: name and _as_written(name, names) for role, name in vars(defaults).items()})
     optional = ("rating", "timestamp") if columns is None else ()
     asked: dict[str, str] = {
         role: name
@@ -76,6 +80,16 @@ def pick_columns(
         if other != role:
             raise DataError(f"{source}: {name!r} cannot be both the {other} and the {role}; name two columns")
     return asked
+
+
+def _as_written(name: str, names: Sequence[str]) -> str:
+    """The only name that differs but in case, signs between words and ``id`` at its end; or itself."""
+    alike = [other for other in names if _plain(other) == _plain(name)]
+    return alike[0] if len(alike) == 1 and name not in names else name
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower().removesuffix("id")
 
 
 class LogBuilder:

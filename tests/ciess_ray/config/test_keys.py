@@ -16,8 +16,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.names import flatten
 from ciess_ray.searches.beginning import checkpoints_of
-from ciess_ray.searches.finalists import training_key
-from ciess_ray.training.preparing import Preparation
+from ciess_ray.training.preparing import Preparation, training_file
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
@@ -143,14 +142,19 @@ def keys(make_config, tmp_path_factory):
     sizes = EmbeddingSizes(*rows, 1, 16)
 
     def in_cell(cell):
-        return lambda config: board.key(replace(cell, config=config))
+        def key(config):
+            # Other modes may split otherwise; here a key is of the same data.
+            board.data.setdefault(dataset_key(config), board.data[dataset_key(cell.config)])
+            return board.key(replace(cell, config=config))
+
+        return key
 
     made = {
         "full size": lambda config: Preparation.full_size(config, interactions, keeps_state=False).key,
         "supernet": lambda config: (
             Preparation.supernet(config, interactions, caps_params_of(config, interactions)).key
         ),
-        "training": lambda config: training_key(interactions, config.with_options({}), sizes, (0, 9), None),
+        "training": lambda config: training_file(interactions, config.with_options({}), sizes, (0, 9), None),
         "checkpoint": lambda config: checkpoints_of(config, interactions).identity,
     }
     return config, made | {f"cell {cell.method}": in_cell(cell) for cell in plan.cells}
@@ -197,6 +201,24 @@ def test_of_several_values_of_an_option_the_first_counts_where_one_is_trained(ke
     # A list of one is that one, and what is tried of another option is not what is tried of this.
     assert key([4]) == key(4) != key(1)
     assert (key([4, 1], another=5) == key(4, another=[5, 1])) == (not is_cell)
+
+
+def test_validation_has_as_little_of_many_interactions_as_tells_tables_apart(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def share(num_users, **sections):
+        pairs = np.arange(1000 * num_users)
+        pq.write_table(pa.table({"user_id": pairs // 1000, "item_id": pairs % 1000}), tmp_path / "a.parquet")
+        config = RunConfig.model_validate({"dataset": {"path": tmp_path / "a.parquet"}, **sections})
+        interactions = load_interactions(config)
+        return interactions.validation.nnz / interactions.num_interactions, dataset_key(config)
+
+    shares, keys = zip(share(100), share(300), share(600), strict=True)
+    assert shares == (0.25, pytest.approx(1 / 6, abs=1e-3), 0.1)
+    # In one sweep they are on other splits.
+    paper, of_paper = share(300, search={"mode": "paper"})
+    assert paper == 0.25 and of_paper != keys[1]
 
 
 @pytest.mark.parametrize(

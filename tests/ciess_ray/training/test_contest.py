@@ -126,6 +126,6 @@ def test_other_ways_to_train_are_tried_on_the_best_and_options_in_the_best_of_th
     assert best.options == {loss: "softmax", "l2": 0.03}
     assert options_text(best.options) == "loss softmax, L2 0.03"
     assert (
-        options_text({loss: "softmax", "training.temperature": None, "training.max_batches": 9})
+        options_text({loss: "softmax", "training.temperature": None, "training.decay_every": 9})
         == "loss softmax"
     )

@@ -192,34 +192,48 @@ class TestChoosing:
         assert len(told) == len(tried) == sum(map(len, asked))
         return config, tried, asked
 
-    def test_the_best_in_the_mean_is_searched_with_and_the_best_of_each_table_is_tried(
+    def test_the_best_of_the_split_is_searched_with_and_the_best_of_each_table_is_tried(
         self, run_of, make_interactions, monkeypatch
     ):
         def quality(table, arm):
-            if arm.startswith("bpr by user, learning rate 0.5"):
-                return 0.3 if table == "users first" else 0.1
+            if arm.startswith("bpr by user, learning rate 0.5") and table == "users first":
+                # It learns slowly.
+                return 0.16 if arm.endswith("of the batches") else 0.3
             return 0.2 if "0.15, L2 0.003" in arm else 0.15
 
         config, tried, asked = self.found(run_of(), make_interactions(), monkeypatch, quality)
         num_arms = len(arms_of(run_of()))
         assert len(asked[0]) == 3 * num_arms
-        # Two recipes on all tables, and BPR where it is best.
-        assert len(asked[1]) == 7
-        assert config.training.loss == "full_softmax" and config.training.learning_rate == 0.15
-        assert config.recommender.options["l2"] == [0.003, 0.009, 0.001]
+        # Of each table the best of each loss.
+        assert len(asked[1]) == 6
+        assert config.training.loss == "bpr" and config.training.learning_rate == 0.5
+        assert config.recommender.options["l2"] == 0.0005
         (other,) = config.search.tried_recipes
-        assert other["training.loss"] == "bpr" and other["l2"][0] == 0.0005
-        assert config.with_options(other).training.learning_rate == 0.5
+        assert other["training.loss"] == "full_softmax" and other["l2"] == 0.003
+        assert config.with_options(other).training.learning_rate == 0.15
         # Each is named, in the order in which they were tried.
         assert [(row.table, row.share) for row in tried[:2]] == [("equal sizes", 0.25), ("full size", 0.25)]
         again = parse_config(json.loads(config.model_dump_json()))
         assert not again.finds_recipe and pinned(again) == pinned(config)
 
+    @pytest.mark.parametrize("most_users", [3_000, 2])
+    def test_a_short_training_that_is_better_than_a_whole_one_is_what_is_found(
+        self, run_of, make_interactions, monkeypatch, most_users
+    ):
+        """As long as both are judged by the same users."""
+        monkeypatch.setattr(recipes, "MOST_USERS", most_users)
+        config, *_ = self.found(
+            run_of("mf"), make_interactions(), monkeypatch, lambda _, arm: 0.1 + ("of the batches" in arm)
+        )
+        whole = fields_of(arms_of(run_of("mf"))[0], make_interactions())["max_batches"]
+        share = 0.25 if most_users == 3_000 else 1
+        assert config.training.max_batches == share * whole
+
     def test_where_one_is_the_best_of_all_no_other_is_tried(self, run_of, make_interactions, monkeypatch):
         config, *_ = self.found(
             run_of("mf"), make_interactions(), monkeypatch, lambda table, arm: 0.1 + ("L2 0.1" in arm)
         )
-        assert config.recommender.options["l2"][0] == 0.1 and config.search.tried_recipes == ()
+        assert config.recommender.options["l2"] == 0.1 and config.search.tried_recipes == ()
 
     def test_a_budget_with_room_for_everything_has_one_table(self, run_of, make_interactions, monkeypatch):
         *_, asked = self.found(run_of(budget="100%"), make_interactions(), monkeypatch, lambda *_: 0.0)
@@ -257,6 +271,11 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
     # The split that leaves items the least is trained whatever steps make of it.
     assert [row["step"] is None for row in result.summary["retrained"]].count(True) == 2
     assert [row["is_packed"] for row in result.summary["retrained"]].count(True) == 1
+    # Retraining finds equal sizes again, as they were trained here.
+    equal = next(row for row in result.summary["retrained"] if row["name"] == "equal sizes")
+    assert equal["quality"] in [
+        row["quality"] for row in result.summary["recipe"]["tried"] if row["table"] == "equal sizes"
+    ]
     # What was found is what it was searched with.
     found = parse_config(json.loads(json.dumps(result.summary["config"])))
     assert not found.finds_recipe and found.training.max_batches in (8, 12)

@@ -225,6 +225,21 @@ def test_parquet_ids_of_every_usable_type(type_: pa.DataType, tmp_path: Path) ->
     assert read_interactions(path).user.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    "names", [("userId", "itemId"), ("user", "item"), ("User ID", "Item-Id"), ("UID", "item")]
+)
+def test_usual_names_may_be_written_otherwise(names: tuple[str, str], tmp_path: Path) -> None:
+    user, item = names
+    (tmp_path / "a.csv").write_text(f"{item},Rating,{user}\n7,5,a\n8,4,a\n")
+    if user == "UID":
+        with pytest.raises(DataError, match="no column 'user_id'"):
+            read_interactions(tmp_path / "a.csv")
+        return
+    log = read_interactions(tmp_path / "a.csv")
+    assert list(log.user_ids) == ["a"] and list(log.item_ids) == [7, 8]
+    assert log.rating is not None
+
+
 def test_named_columns_are_read_and_no_others(tmp_path: Path) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text("rating,who,what,stars\nbad,1,2,4.5\n")
