@@ -52,10 +52,10 @@ _AGENT_S, _UPDATE_S, _STEP_S, _FILES_S, _RAY_S = 5.0, 0.005, 0.01, 3.0, 0.06
 #: entities.
 _PASSES, _WALK = 8, 2
 #: Bytes beside those of trainings: what RLlib and drawing take in the driver by the end; of a transition.
-_DRIVER_BYTES, _TRANSITION_BYTES = 350_000_000, 60
+_DRIVER_BYTES, _TRANSITION_BYTES = 300_000_000, 60
 #: What a training comes to hold beyond its first batches, as what is taken and freed leaves gaps: so many
 #: blocks of scores, and bytes at most.
-_GAPS, _MOST_GAPS = 32, 600_000_000
+_GAPS, _MOST_GAPS = 16, 300_000_000
 #: Of a table that is trained: its copy at the best validation and the one that is handed over.
 _COPIES, _FLOAT_BYTES = 2, 4
 
