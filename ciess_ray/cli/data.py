@@ -127,7 +127,7 @@ dataset:
 output: {output}  # folder of the result
 seed: 0  # of every draw
 recommender:
-  name: lightgcn  # or {others}, or package.module:ClassName of your own
+  name: {recommender}  # or {others}, or package.module:ClassName of your own
   max_embedding_size: 128  # width of the full table: {full_mb} MB
 # How to train is found from the data; what was found is printed, and pins it here as 'training'.
 # MLflow's store; 'mlflow: false' does without.
@@ -142,6 +142,13 @@ def init(
     budget: Annotated[str, typer.Option(help="0.1, 10%, '62000 params', or 64MB of packed file.")] = "10%",
     user: Annotated[str | None, typer.Option(help="Name of the column of users.")] = None,
     item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
+    recommender: Annotated[
+        str,
+        typer.Option(
+            help="lightgcn, mf, spectral, neighbours, ...; or auto: whichever validation likes best.",
+            metavar="NAME",
+        ),
+    ] = "lightgcn",
     output: Annotated[
         Path | None, typer.Option(help="The configuration; the data's name with .yaml, if not given.")
     ] = None,
@@ -162,6 +169,7 @@ def init(
             f"{written}: is there already; name another by --output, or replace it by --overwrite."
         )
     # PyTorch takes seconds to import.
+    from ciess_ray.config.recommender import AUTO
     from ciess_ray.config.yaml_file import parse_config
     from ciess_ray.files.whole import write_whole
     from envs.data import Columns, read_column_names, read_interactions
@@ -180,7 +188,8 @@ def init(
         columns=_section(columns, others),
         budget=as_yaml(budget),
         output=as_yaml(f"runs/{name}"),
-        others=", ".join(name for name in RECOMMENDERS if name != "lightgcn"),
+        recommender=as_yaml(recommender) if ":" in recommender else recommender,
+        others=", ".join(name for name in (*RECOMMENDERS, AUTO) if name != recommender),
         full_mb=f"{(log.num_users + log.num_items) * 128 * 4 / 1e6:,.1f}",
     )
     parse_config(read_yaml(text), str(written))

@@ -281,6 +281,10 @@ def say_result(result: "SearchResult") -> None:
             console.say(f"options that validation chose: {chosen}")
         _say_files(shown.path, shown.summary)
     summary = result.summary
+    if (recipe := summary.get("recipe")) and recipe.get("recommenders"):
+        console.show(_recommenders(recipe["recommenders"]))
+        asked = ", ".join(f"{budget}: {served:,}" for budget, served in recipe["served_bytes"].items())
+        console.say(f"recommenders: by quality on validation; bytes are those at most, to serve {asked}")
     # What is computed has none.
     if (recipe := summary.get("recipe")) and recipe["tried"]:
         console.say(
@@ -297,6 +301,26 @@ def say_result(result: "SearchResult") -> None:
     tracking = summary["config"]["tracking"]
     if tracking["mlflow"]:
         say_store(tracking["uri"])
+
+
+def _recommenders(rated: Sequence[dict[str, Any]]) -> TextTable:
+    """What each recommender came to that was chosen among."""
+    figures = (
+        ("quality", ".4f"),
+        ("num_params", ","),
+        ("file_bytes", ","),
+        ("served_bytes", ","),
+        ("cpu_s", ".1f"),
+    )
+    rows = [
+        (
+            *(row[name] or "" for name in ("recommender", "why", "table")),
+            *("" if row[name] is None else format(row[name], style) for name, style in figures),
+        )
+        for row in rated
+    ]
+    headings = ("", "", "table", "quality", "parameters", "packed bytes", "served bytes", "CPU s")
+    return TextTable(*headings, rows=rows, first_number=3)
 
 
 def say_store(uri: str) -> None:

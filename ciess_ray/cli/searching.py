@@ -37,6 +37,10 @@ def search(
     item: Annotated[str | None, typer.Option(help="Name of the column of items.")] = None,
     rating: Annotated[str | None, typer.Option(help="Name of the column of ratings.")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Name of the column of times.")] = None,
+    recommender: Annotated[
+        str | None,
+        typer.Option(help="lightgcn, mf, ...; auto: validation chooses.", metavar="NAME"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None,
@@ -91,7 +95,8 @@ def search(
     options = options_of(
         {"budget": budget or None}
         | columns_of(user=user, item=item, rating=rating, timestamp=timestamp)
-        | {"output": output, "seed": seed, "recommender.device": device, "time": time}
+        | {"recommender.name": recommender, "output": output, "seed": seed}
+        | {"recommender.device": device, "time": time}
     )
     changes = changed_fields(
         "search",

@@ -29,6 +29,7 @@ from ciess_ray.files.whole import read_arrays, write_arrays
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, SEARCH
 from ciess_ray.serving.served_bytes import served_bytes
 from ciess_ray.streams import Stream, key_of
+from ciess_ray.training.auto import check_rivals, find_run
 from ciess_ray.training.contest import Allocation, Contest, choose, options_text, place
 from ciess_ray.training.convergence import (
     Cost,
@@ -40,7 +41,7 @@ from ciess_ray.training.convergence import (
     train_for_test,
 )
 from ciess_ray.training.preparing import Preparation, kept_ratios_of
-from ciess_ray.training.recipes import find_recipe, with_sections
+from ciess_ray.training.rules import with_sections
 from envs.data import Interactions
 from envs.errors import BudgetError, ConfigError
 from envs.metrics import RankingMetrics
@@ -116,10 +117,8 @@ class Board:
         methods = [METHODS[name] for name in plan.config.methods]
         trains_full = FULL_SIZE in plan.config.methods or any(m.needs_full or m.is_judging for m in methods)
         self.data = read_data(plan.trials, plan.source, trains_full=trains_full)
-        self._caps: defaultdict[str, set[int]] = defaultdict(set)
-        for cell in plan.cells:
-            if not cell.is_yardstick:
-                self._caps[cell.group].update(self._budget_caps(cell))
+        check_rivals(plan.trials, self.data, plan.source)
+        self._caps = self._all_caps()
 
     @property
     def finds_recipes(self) -> bool:
@@ -144,15 +143,35 @@ class Board:
         def told(num_done: int, num_trainings: int, quality: float, name: str) -> None:
             tell(f"recipe {num_done} of {num_trainings}: {name}, quality {quality:.4f}")
 
-        found: dict[str, RunConfig] = {}
+        found: dict[str, dict[str, RunConfig]] = {}
         for group, cell in {cell.group: cell for cell in cells}.items():
             asked = cell.config.model_copy(update={"budget": tuple(budgets[group]), "cache": folder})
             interactions = self.interactions(cell).without_test()
-            found[group], _ = find_recipe(asked, interactions, ray.put(interactions), told)
+            run = find_run(asked, interactions, ray.put(interactions), told).config
+            its = run.budget if isinstance(run.budget, tuple) else (run.budget,)
+            found[group] = {
+                budget: run.model_copy(update={"budget": left})
+                for budget, left in zip(budgets[group], its, strict=True)
+            }
         self.plan.cells = [
-            replace(cell, config=with_sections(cell.config, found[cell.group])) if cell in cells else cell
+            replace(
+                cell,
+                config=with_sections(cell.config, found[cell.group][str(cell.config.memory_budgets[0])]),
+                asked=cell.config,
+            )
+            if cell in cells
+            else cell
             for cell in self.plan.cells
         ]
+        self._caps = self._all_caps()
+
+    def _all_caps(self) -> dict[str, set[int]]:
+        """Parameters that the budgets of each group allow, where its recommender is known."""
+        caps: defaultdict[str, set[int]] = defaultdict(set)
+        for cell in self.plan.cells:
+            if not cell.is_yardstick and not cell.config.recommender.is_auto:
+                caps[cell.group].update(self._budget_caps(cell))
+        return caps
 
     def interactions(self, cell: Cell) -> Interactions:
         """The splits of a cell, test included."""

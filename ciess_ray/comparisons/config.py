@@ -90,6 +90,8 @@ class Cell:
             a yardstick the data alone.
         config: The whole configuration of its run; of a yardstick the first run's on its data.
         group: What the cells have in common that share their full-size fit: all fields but the budget.
+        asked: The same before it was found how it trains, and with which recommender; None where that was
+            said.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Cell:
     fields: dict[str, Any]
     config: RunConfig
     group: str
+    asked: RunConfig | None = None
 
     @property
     def split(self) -> tuple[str, int]:
@@ -142,10 +145,12 @@ class ComparisonPlan(Grid):
                     "search.num_env_runners=0; cells run side by side."
                 )
             learning = [method for method in self.config.methods if method in _OF_GRADIENTS]
-            if learning and trial.config.recommender.is_closed_form:
+            recommender = trial.config.recommender
+            if learning and (recommender.is_closed_form or recommender.is_auto):
+                may_be = "may choose one that is" if recommender.is_auto else "is"
                 raise ConfigError(
                     f"{self.source}: methods: {' and '.join(learning)} learn what to keep by gradients, and "
-                    f"{trial.config.recommender.name} is computed, not trained: leave them out there."
+                    f"{recommender.name} {may_be} computed, not trained: leave them out there."
                 )
         self._cells: dict[str, Cell] = {}
         groups: set[str] = set()

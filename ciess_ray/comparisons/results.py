@@ -287,7 +287,7 @@ def budget_of(cell: Cell) -> str:
     """As it was asked for; a full table has all of it, and a yardstick none."""
     if cell.is_yardstick:
         return NO_BUDGET
-    return "100%" if cell.method == FULL_SIZE else str(cell.config.memory_budgets[0])
+    return "100%" if cell.method == FULL_SIZE else str((cell.asked or cell.config).memory_budgets[0])
 
 
 def recommender_of(cell: Cell) -> str:

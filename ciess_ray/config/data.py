@@ -327,7 +327,7 @@ def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True)
         trains_full: Whether full tables are trained, for which there must be memory.
 
     Returns:
-        Interactions by :func:`dataset_key`.
+        Interactions by :func:`dataset_key`. Budgets are not seen to where a recommender is yet to be chosen.
 
     Raises:
         CiessError: Data cannot be read, or a budget not be met.
@@ -342,6 +342,7 @@ def read_data(trials: Iterable[Trial], source: str, *, trains_full: bool = True)
         elif table not in told:
             _tell_of_zeros(trial.config, read[key])
         told.add(table)
-        with within(f"{source}: the trial {trial.name}"):
-            check_budgets(trial.config, read[key], trains_full=trains_full)
+        if not recommender.is_auto:
+            with within(f"{source}: the trial {trial.name}"):
+                check_budgets(trial.config, read[key], trains_full=trains_full)
     return read

@@ -10,7 +10,19 @@ from ciess_ray.config.section import Section, one_of, refuse_twice
 from envs.budget import check_bounds
 from envs.data import Interactions
 from envs.errors import ConfigError
-from envs.recommenders import DEVICES, RECOMMENDERS, ClosedForm, check_recommender, find_recommender
+from envs.recommenders import (
+    DEVICES,
+    RECOMMENDERS,
+    BaseRecommender,
+    ClosedForm,
+    check_recommender,
+    find_recommender,
+)
+
+#: The name of none: validation chooses one of several.
+AUTO = "auto"
+#: Whose table is as an ordinary one: a row for every user and every item.
+_ORDINARY = "mf"
 
 
 def default_l2(recommender: str) -> Any:
@@ -27,7 +39,9 @@ class RecommenderConfig(Section):
 
     name: str = Field(
         "lightgcn",
-        description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for a class of your own",
+        description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for one of your own, "
+        f"or {AUTO}: of lightgcn, mf, spectral and neighbours whichever validation likes best in as many "
+        "served bytes",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -44,8 +58,22 @@ class RecommenderConfig(Section):
         "auto", description="cpu, cuda, or auto: a GPU where there is one"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_name(cls, values: Any) -> Any:
+        """A recommender that is named and nothing else."""
+        return {"name": values} if isinstance(values, str) else values
+
     @model_validator(mode="after")
     def _check(self) -> "RecommenderConfig":
+        check_bounds(self.min_embedding_size, self.max_embedding_size)
+        if self.is_auto:
+            if self.options:
+                raise ConfigError(
+                    f"recommender.options: they are of one recommender, and {AUTO} chooses among several: "
+                    "leave them out, or name one in recommender.name."
+                )
+            return self
         lists = {name: value for name, value in self.options.items() if isinstance(value, list | tuple)}
         for name, values in lists.items():
             if not values:
@@ -55,8 +83,16 @@ class RecommenderConfig(Section):
         for name, values in lists.items():
             for value in values[1:]:
                 check_recommender(self.name, self.options_with({name: value}))
-        check_bounds(self.min_embedding_size, self.max_embedding_size)
         return self
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether validation is yet to choose one; its table is then told as an ordinary one."""
+        return self.name == AUTO
+
+    @property
+    def _class(self) -> type[BaseRecommender]:
+        return find_recommender(_ORDINARY if self.is_auto else self.name)
 
     @property
     def weights_of_l2(self) -> list[Any]:
@@ -70,7 +106,7 @@ class RecommenderConfig(Section):
         named = {
             name: tuple(value[1:]) for name, value in self.options.items() if isinstance(value, list | tuple)
         }
-        by_default = find_recommender(self.name).tried
+        by_default = self._class.tried
         return {name: values for name, values in by_default.items() if name not in self.options} | named
 
     def options_with(self, chosen: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -84,21 +120,21 @@ class RecommenderConfig(Section):
     @property
     def num_tables(self) -> int:
         """Tables of the recommender in which every row has its size; the budget caps them together."""
-        return find_recommender(self.name).num_tables
+        return self._class.num_tables
 
     @property
     def is_closed_form(self) -> bool:
         """Whether its table is computed, not trained."""
-        return issubclass(find_recommender(self.name), ClosedForm)
+        return issubclass(self._class, ClosedForm)
 
     def row_counts(self, interactions: Interactions) -> tuple[int, int]:
         """Rows of its table that are users', of which there may be none, and rows that are items'."""
-        return find_recommender(self.name).row_counts(interactions.num_users, interactions.num_items)
+        return self._class.row_counts(interactions.num_users, interactions.num_items)
 
     def most_numbers(self, interactions: Interactions) -> int | None:
         """Numbers of a row that can say something of these data; None where all can."""
-        return find_recommender(self.name).most_numbers(interactions.num_users, interactions.num_items)
+        return self._class.most_numbers(interactions.num_users, interactions.num_items)
 
     def id_bytes(self, interactions: Interactions) -> int:
         """Bytes that a parameter of its table has beside it in the packed file."""
-        return find_recommender(self.name).id_bytes(interactions.num_items)
+        return self._class.id_bytes(interactions.num_items)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from ciess_ray.config.agent import AgentConfig, SearchConfig
-from ciess_ray.config.recommender import RecommenderConfig
+from ciess_ray.config.recommender import AUTO, RecommenderConfig
 from ciess_ray.config.section import (
     CpuClaim,
     DataPlace,
@@ -217,6 +217,8 @@ class RunConfig(Section):
             name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
             for name, value in values.items()
         }
+        if isinstance(filled.get("recommender"), str):
+            filled["recommender"] = {"name": filled["recommender"]}
         search = filled.get("search")
         mode = search.get("mode") if isinstance(search, Mapping) else None
         preset = {
@@ -240,6 +242,9 @@ class RunConfig(Section):
     def _check_recommender(self) -> "RunConfig":
         """Refuse ways of a search that its recommender cannot go."""
         name, search = self.recommender.name, self.search
+        if self.recommender.is_auto:
+            self._check_auto()
+            return self
         check_temperature(self.training, find_recommender(name), name)
         if self.recommender.is_closed_form and search.step_mode not in ("auto", _MASKED):
             raise ConfigError(
@@ -257,6 +262,31 @@ class RunConfig(Section):
                 RecommenderConfig.model_validate(dict(tried.recommender))
                 check_temperature(tried.training, find_recommender(name), name)
         return self
+
+    def _check_auto(self) -> None:
+        """Refuse what is said of one recommender where it is not known yet which one it is."""
+        search = self.search
+        if search.mode != "projected":
+            raise ConfigError(
+                f"recommender.name={AUTO}: search.mode={search.mode} trains one recommender as the paper "
+                "does; name it."
+            )
+        if self.time is not None:
+            raise ConfigError(
+                f"time: what fits into it is known of one recommender, and recommender.name={AUTO} rates "
+                "several: leave it out, or name one."
+            )
+        said = [
+            *(OF_TRAINING + name for name in sorted(self.training.model_fields_set)),
+            *(["search.tried_recipes"] if search.tried_recipes else []),
+            *(["search.tried_communities"] if search.tried_communities else []),
+            *([f"search.step_mode={search.step_mode}"] if search.step_mode != "auto" else []),
+        ]
+        if said:
+            raise ConfigError(
+                f"{', '.join(said)}: that is of one recommender, and recommender.name={AUTO} chooses among "
+                "several, each trained as is found for it: leave it out, or name one."
+            )
 
     @property
     def time_s(self) -> float | None:

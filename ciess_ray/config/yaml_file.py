@@ -99,6 +99,9 @@ def put_field(values: dict[str, Any], name: str, value: Any) -> None:
     while "." in rest and rest not in values:
         section, _, rest = rest.partition(".")
         inner = values.setdefault(section, {})
+        if section == "recommender" and isinstance(inner, str):
+            # One that is named and nothing else.
+            inner = values[section] = {"name": inner}
         if not isinstance(inner, dict):
             raise ConfigError(f"the field {name!r} goes into {section!r}, which is no section.")
         values = inner

@@ -22,7 +22,7 @@ from ciess_ray.report.clock import clock_table
 from ciess_ray.report.drawings import Drawing, chosen_searches, draw_all
 from ciess_ray.report.material import Search, kind_of, read_material
 from ciess_ray.report.measurements import seed_means, verdicts, whole_percent
-from ciess_ray.report.recipes import recipes_table
+from ciess_ray.report.recipes import recipes_table, recommenders_table
 from ciess_ray.report.stream import places, read_stream, verdict
 from ciess_ray.report.stream_drawings import draw_stream
 from ciess_ray.report.stream_tables import stream_tables
@@ -185,7 +185,7 @@ def _of_searches(folders: Sequence[Path]) -> _Content:
     tables = {
         "tables": [*([means_table(means)] if has_seeds else []), cells_table(material.cells)],
         "sizes": [largest_table([search for search in chosen if search.entities])],
-        "retrained": [retrained_table(chosen), recipes_table(chosen)],
+        "retrained": [retrained_table(chosen), recommenders_table(chosen), recipes_table(chosen)],
         "took": [clock_table(chosen), files_table(searches)],
         "about": [
             budget_table(searches),

@@ -17,8 +17,9 @@ from ciess_ray.result import check_output
 from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.clock import Outlook, foretell
 from ciess_ray.searches.run import Budget
+from ciess_ray.training.auto import stand_in
 from ciess_ray.training.convergence import full_sizes
-from ciess_ray.training.recipes import FOUND_FIELDS, with_rules
+from ciess_ray.training.rules import FOUND_FIELDS, OF_RECOMMENDER, with_rules
 from ciess_ray.training.usage import Usage
 from envs.data import Interactions
 from envs.errors import ConfigError, within
@@ -35,10 +36,12 @@ def budgets_of(config: RunConfig, interactions: Interactions, *, overwrite: bool
         ResultError: A result would be overwritten.
     """
     caps_params = check_budgets(config, interactions)
+    full_params = full_sizes(config, interactions).num_params
     budgets: list[Budget] = []
     for asked, cap_params in zip(config.memory_budgets, caps_params, strict=True):
         name = f"at-{asked}".replace("%", "-percent").replace(" ", "-") if budgets else ""
-        if budgets and cap_params <= caps_params[0]:
+        # Of a recommender that was chosen the tightest may have room for all.
+        if budgets and cap_params <= caps_params[0] < full_params:
             raise ConfigError(
                 f"budget: {asked} ({cap_params:,} parameters) is not looser than {budgets[0].asked} "
                 f"({caps_params[0]:,}): name the tightest one first."
@@ -77,15 +80,24 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     """
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
-    ruled = with_rules(config, interactions)
+    named = stand_in(config, interactions)
+    ruled = with_rules(named, interactions)
     budgets = budgets_of(ruled, interactions, overwrite=overwrite)
     with within("cache"):
         check_writable(ruled.kept_folder)
     with ray_session():
         check_resources(ruled)
         with Usage() as usage:
-            outlook = foretell(config, interactions, ray.put(interactions), usage)
+            outlook = foretell(named, interactions, ray.put(interactions), usage)
     return DryRun(interactions, budgets, full_sizes(ruled, interactions).num_params, outlook)
+
+
+def told_budgets(budgets: list[Budget]) -> dict[str, Any]:
+    """What a folder says of its budgets."""
+    return {
+        "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
+        "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
+    }
 
 
 def checkpoints_of(config: RunConfig, interactions: Interactions, *, is_trial: bool = False) -> Checkpoints:
@@ -134,7 +146,8 @@ def recorded(asked: RunConfig, config: RunConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     if asked.finds_recipe:
         del values["training"]
-        values["recommender"] = asked.recommender.model_dump(mode="json")
-        for name in FOUND_FIELDS - asked.search.model_fields_set:
+        values |= asked.model_dump(mode="json", include={"recommender", "budget"})
+        found = FOUND_FIELDS | (OF_RECOMMENDER if asked.recommender.is_auto else set())
+        for name in found - asked.search.model_fields_set:
             del values["search"][name]
     return values

@@ -11,7 +11,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import claim_of, cluster_nodes, gpus_of_each, num_at_once
 from ciess_ray.training.effort import EFFORTS, LEAST_PART, WHOLE, Effort
 from ciess_ray.training.forecast import REFIT, RETRAINING, SEARCH_PHASE, TEST, Forecast, Paces, add_up, spelt
-from ciess_ray.training.recipes import with_rules
+from ciess_ray.training.rules import with_rules
 from ciess_ray.training.usage import Usage
 from envs.data import Interactions
 from envs.errors import ConfigError

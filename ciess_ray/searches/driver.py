@@ -9,7 +9,7 @@ import copy
 import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ciess_ray.result import (
     read_summary,
     search_lines,
 )
-from ciess_ray.searches.beginning import budgets_of, checkpoints_of, describe, recorded
+from ciess_ray.searches.beginning import budgets_of, checkpoints_of, describe, recorded, told_budgets
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.clock import Clock, foretell
@@ -41,8 +41,10 @@ from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
 from ciess_ray.searches.run import Journal, Run, Watcher
 from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
+from ciess_ray.training.auto import find_run, stand_in
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
-from ciess_ray.training.recipes import RECIPE, find_recipe, pinned, with_rules, with_sections
+from ciess_ray.training.recipes import RECIPE
+from ciess_ray.training.rules import with_rules, with_sections
 from envs.errors import ConfigError, ResultError, TrainingError, within
 from envs.recommenders import resolve_device
 
@@ -200,7 +202,8 @@ def _search(
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     # What a user leaves alone is found.
-    asked, config = config, with_rules(config, interactions)
+    asked, named = config, stand_in(config, interactions)
+    config = with_rules(named, interactions)
     if before and before["dataset"]["fingerprint"] != interactions.fingerprint:
         raise ResultError(
             f"{config.output}: {interactions.source} holds other interactions than when this search began; "
@@ -234,15 +237,14 @@ def _search(
             "status": "running",
             "config": recorded(asked, config),
             "dataset": describe(config, interactions),
-            "budget": {"asked": budgets[0].asked, "cap_params": budgets[0].cap_params},
-            "looser_budgets": {budget.asked: budget.name for budget in budgets[1:]},
+            **told_budgets(budgets),
             "mlflow_run_id": before.get("mlflow_run_id"),
             "recipe": before.get("recipe"),
         }
         with clock.usage, _told(run, folder):
             # What others share they look at together.
             if not clock.has_forecast and (shared is None or config.time) and not work:
-                outlook = foretell(asked, interactions, run.interactions_ref, clock.usage, run.num_steps)
+                outlook = foretell(named, interactions, run.interactions_ref, clock.usage, run.num_steps)
                 clock.foretell(outlook)
                 journal.say("clock", outlook.line)
                 run = replace(run, config=outlook.config)
@@ -298,12 +300,14 @@ def _with_recipe(run: Run, asked: RunConfig) -> Run:
         journal.advance(num_done, {metric_keys.QUALITY: quality}, f"{name}: quality {quality:.4f}")
 
     with journal.phase(RECIPE, 1):
-        config, tried = find_recipe(asked, run.interactions, run.interactions_ref, tell, journal.clock.effort)
-    journal.summary |= {
-        "config": config.model_dump(mode="json"),
-        "recipe": {"pinned": pinned(config), "tried": [asdict(recipe) for recipe in tried]},
-    }
-    return replace(run, config=config)
+        found = find_run(asked, run.interactions, run.interactions_ref, tell, journal.clock.effort)
+        for row in found.rated:
+            journal.advance(journal.num_steps, {}, str(row))
+    journal.summary |= {"config": found.config.model_dump(mode="json"), "recipe": found.told(asked)}
+    # Of a recommender that was chosen the budget is that of its table.
+    budgets = budgets_of(found.config, run.interactions, overwrite=True) if found.rated else run.budgets
+    journal.summary |= told_budgets(budgets)
+    return replace(run, config=found.config, budgets=budgets)
 
 
 def _in_time(run: Run) -> Run:

@@ -25,10 +25,12 @@ from ciess_ray.serving.files import (
     write_interactions,
 )
 from envs.data import Interactions
-from envs.recommenders import RECOMMENDERS, BaseRecommender, options_of
-from envs.sizes.embedding_sizes import ScatteredSizes
+from envs.recommenders import RECOMMENDERS, BaseRecommender, build_recommender, find_recommender, options_of
+from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes
 
 TABLE, GRAPH, ROWS = "table", "table and graph", "propagated rows"
+#: Bytes that other values of options may take in the header of the scorer's file.
+_OPTIONS_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,7 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
             (folder / file).stat().st_size for file in (SCORER_FILE, INTERACTIONS_FILE, IDS_FILE)
         )
         with_histories = packed + scorer + histories
-        # A recommender of one's own is made of its training graph, whatever it does with it.
-        needs_graph = name in PROPAGATING or name not in RECOMMENDERS
-        forms = {GRAPH: with_histories} if needs_graph else {TABLE: packed + scorer}
+        forms = {GRAPH: with_histories} if _needs_graph(name) else {TABLE: packed + scorer}
         if name in PROPAGATING:
             with torch.no_grad():
                 rows = torch.cat(recommender.eval().encode()).cpu().numpy()
@@ -85,6 +85,51 @@ def served_bytes(recommender: BaseRecommender, interactions: Interactions, name:
             with_histories = min(with_histories, forms[ROWS] + histories)
     served_as = min(forms, key=lambda form: forms[form])
     return ServedBytes(packed, forms[served_as], served_as, with_histories, ids)
+
+
+def _needs_graph(name: str) -> bool:
+    """Whether everybody's interactions answer requests beside the table."""
+    # A recommender of one's own is made of its training graph, whatever it does with it.
+    return name in PROPAGATING or name not in RECOMMENDERS
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes of what answers requests beside a table, at most.
+
+    Attributes:
+        scorer_bytes: Of the recommender's other weights.
+        graph_bytes: Of everybody's interactions, where it needs them; otherwise 0.
+    """
+
+    scorer_bytes: int
+    graph_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Of both: what a budget of served bytes has less for the table's file."""
+        return self.scorer_bytes + self.graph_bytes
+
+
+def beside_the_table(name: str, max_embedding_size: int, interactions: Interactions) -> Beside:
+    """What a recommender is served with beside its packed table, before there is one.
+
+    Rows that have been propagated, which may take less, are no table that a search could size.
+
+    Args:
+        name: What the configuration calls it.
+        max_embedding_size: The width of its full table.
+        interactions: All that will be in ``interactions.train`` where it serves.
+    """
+    its_class = find_recommender(name)
+    rows = its_class.row_counts(interactions.num_users, interactions.num_items)
+    sizes = EmbeddingSizes.full(*rows, max_embedding_size, 1, its_class.num_tables)
+    recommender = build_recommender(name, interactions.train, sizes, generator=torch.Generator())
+    with tempfile.TemporaryDirectory(prefix="ciess-ray-bytes-") as temporary:
+        scorer_file(recommender, name).write(Path(temporary))
+        scorer = (Path(temporary) / SCORER_FILE).stat().st_size
+    graph = beside_a_table(interactions)[0] if _needs_graph(name) else 0
+    return Beside(scorer + _OPTIONS_BYTES, graph)
 
 
 def beside_a_table(interactions: Interactions) -> tuple[int, int]:

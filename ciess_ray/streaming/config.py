@@ -166,6 +166,11 @@ class StreamConfig(Section):
 
     @model_validator(mode="after")
     def _check_recommender(self) -> "StreamConfig":
+        if self.recommender.is_auto:
+            raise ConfigError(
+                f"recommender.name: {self.recommender.name} is decided on validation before a search, and a "
+                "stream has none before it begins: name one."
+            )
         for name in self.recommender.options.keys() & self.recommender.other_options.keys():
             raise ConfigError(f"recommender.options.{name}: a stream trains with one value; keep one.")
         if self.recommender.is_closed_form:

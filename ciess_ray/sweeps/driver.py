@@ -57,6 +57,7 @@ from ciess_ray.sweeps.trial import (
 )
 from ciess_ray.tracking.mlflow_store import MlflowStore
 from ciess_ray.tracking.runs import Watcher
+from ciess_ray.training.auto import check_rivals
 from ciess_ray.training.preparing import as_ready, file_of, keep, preparations_of, start_all
 from envs.data import Interactions
 from envs.errors import ResultError
@@ -213,7 +214,11 @@ def _read(plan: SweepPlan) -> Mapping[str, Any]:
     Raises:
         CiessError: Some cannot be read, or a budget not be met.
     """
-    return (read_logs if plan.is_of_streams else read_data)(plan.trials, plan.source)
+    if plan.is_of_streams:
+        return read_logs(plan.trials, plan.source)
+    data = read_data(plan.trials, plan.source)
+    check_rivals(plan.trials, data, plan.source)
+    return data
 
 
 def _monitor_of(plan: SweepPlan) -> type[SweepMonitor]:

@@ -9,7 +9,7 @@ recipe. So the search has that of the split, or of equal sizes where there is no
 trained with each table's own, too. Whole trainings are those that retraining finds again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from ciess_ray.config.data import caps_params_of, has_room_for_communities
+from ciess_ray.config.data import caps_params_of
 from ciess_ray.config.keys import NOT_TRAINING, key_of_run
-from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.config.run import OF_TRAINING, RunConfig
 from ciess_ray.names import EQUAL_SIZES, FULL_SIZE, USERS_FIRST
 from ciess_ray.resources import num_threads
@@ -30,6 +29,7 @@ from ciess_ray.training.arms import Arm, arms_of, fields_of, options_of
 from ciess_ray.training.convergence import Trained, equal_sizes, fit_to_convergence, full_sizes, users_first
 from ciess_ray.training.effort import WHOLE, Effort
 from ciess_ray.training.preparing import Training, digest_of, train_side_by_side, training_file
+from ciess_ray.training.rules import SUPERNET, filled, with_options, with_rules
 from envs.data import Interactions
 from envs.errors import TrainingError
 from envs.recommenders.training import TrainingSettings
@@ -37,30 +37,8 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: The phase of a search in which one is found.
 RECIPE = "recipe"
-#: Fields of the search that follow from it.
-FOUND_FIELDS = frozenset({"supernet_batches", "tried_recipes"})
-#: What a search that finds one has by rule, or finds, by section, beside its training and options.
-_PINNED = {
-    "search": {
-        *FOUND_FIELDS,
-        "num_episodes",
-        "num_warmup_steps",
-        "evaluation_interval",
-        "num_candidates",
-        "shows_quality",
-        "tries_users_first",
-        "tried_communities",
-    },
-    "agent": {"hiddens", "updates_per_step"},
-}
 #: Parts of a training that the rounds take.
 ROUNDS = 1 / 4, 1.0
-#: Trainings that a supernet takes as many batches as.
-_SUPERNET = 2
-#: Mean size below which users in communities are tried, and into how many they are parted.
-_TIGHT_SIZE, _COMMUNITIES = 8, (16, 32)
-#: Held-out interactions of a middling user from which on the state shows an entity's quality.
-_TELLING = 10
 #: Users at most whose held-out interactions recipes are compared on at first.
 MOST_USERS = 3_000
 
@@ -68,57 +46,6 @@ MOST_USERS = 3_000
 Tell = Callable[[int, int, float, str], None]
 #: Quality on validation by recipe and table.
 Qualities = dict[tuple[Arm, str], float]
-
-
-def with_rules(config: RunConfig, interactions: Interactions, effort: Effort = WHOLE) -> RunConfig:
-    """The run with what its data tell by rule in fields that are left alone; of its recipes the likeliest.
-
-    Args:
-        config: What a user asked for; one that says how to train is left as it is.
-        interactions: The splits.
-        effort: What of it is done.
-    """
-    if not config.finds_recipe:
-        return effort.reduced(effort.scaled(config))
-    arms = arms_of(config)
-    num_rows = sum(config.recommender.row_counts(interactions))
-    mean_size = min(caps_params_of(config, interactions)) / num_rows / config.recommender.num_tables
-    held_out = np.diff(interactions.validation.indptr)
-    held_out = held_out[held_out > 0]
-    told: dict[str, dict[str, Any]] = {
-        "search": {
-            "num_episodes": effort.num_of(20),
-            "num_warmup_steps": round(effort.part * 120),
-            "evaluation_interval": 5,
-            "num_candidates": 3,
-            "shows_quality": bool(len(held_out) and np.median(held_out) >= _TELLING),
-        },
-        "agent": {"hiddens": (64, 64), "updates_per_step": 5},
-    }
-    if arms:
-        training = fields_of(arms[0], interactions, effort)
-        told["training"] = training
-        told["search"]["supernet_batches"] = _SUPERNET * training["max_batches"]
-        told["search"]["tries_users_first"] = config.recommender.name in PROPAGATING
-        if config.recommender.name in PROPAGATING and mean_size < _TIGHT_SIZE:
-            told["search"]["tried_communities"] = [
-                number for number in _COMMUNITIES if has_room_for_communities(config, interactions, number)
-            ]
-    sections = {name: _filled(getattr(config, name), fields) for name, fields in told.items()}
-    options = options_of(arms[0], config) if arms else {}
-    filled = config.model_copy(update={**sections, "recommender": _with_options(config, options)})
-    return effort.reduced(filled)
-
-
-def _filled(section: Any, fields: Mapping[str, Any]) -> Any:
-    """A section with these fields where its user says nothing."""
-    return type(section).model_validate({**fields, **section.model_dump(exclude_unset=True)})
-
-
-def _with_options(config: RunConfig, options: Mapping[str, Any]) -> RecommenderConfig:
-    """A user's recommender with options that they do not name."""
-    recommender = config.recommender
-    return recommender.model_copy(update={"options": {**options, **recommender.options}})
 
 
 @dataclass(frozen=True)
@@ -130,12 +57,14 @@ class Tried:
         table: Which it trained.
         share: Part of a training that it was tried for.
         quality: On validation, of some users; below 0 where it gave no numbers.
+        recommender: Whose it is, where several were tried; otherwise empty.
     """
 
     recipe: str
     table: str
     share: float
     quality: float
+    recommender: str = ""
 
 
 def find_recipe(
@@ -158,51 +87,120 @@ def find_recipe(
     Raises:
         TrainingError: No recipe gives numbers, or the process of a training died again and again.
     """
-    ruled, arms = with_rules(config, interactions, effort), arms_of(config)[: effort.num_arms]
-    if not config.finds_recipe or not arms or effort.num_arms == 1:
-        return ruled, []
-    tables = _tables(ruled, interactions)
-    tried: list[Tried] = []
-    quality: Qualities = {}
+    if not config.finds_recipe or not arms_of(config) or effort.num_arms == 1:
+        return with_rules(config, interactions, effort), []
+    recipes = Recipes(config, interactions, interactions_ref, tell, effort)
     for share in ROUNDS:
-        pairs = _promising(quality, arms, list(tables), share)
-        trainings = [
-            Training(
-                f"{table}, {arm}",
-                _file(each, interactions, tables[table], share),
-                partial(_try, each, tables[table], share),
-            )
-            for arm, table in pairs
-            for each in [_with_arm(config, ruled, interactions, arm, effort)]
-        ]
-        done: dict[int, float] = {}
-        for position, news in train_side_by_side(ruled, trainings, interactions_ref, num_threads(ruled)):
-            if isinstance(news, Trained):
-                done[position] = news.quality
-                tell(len(done), len(pairs), news.quality, trainings[position].name)
-        if _num_judged(interactions.validation) > MOST_USERS:
+        recipes.try_for(share)
+    return recipes.found(), recipes.tried
+
+
+class Recipes:
+    """The recipes of one recommender, tried round after round.
+
+    Args:
+        config: What a user asked for, which says nothing of training.
+        interactions: The splits; test is not looked at.
+        interactions_ref: Reference to them.
+        tell: Is told how far each round is.
+        effort: What of it is done.
+
+    Attributes:
+        tried: All that was tried.
+        cpu_s: CPU seconds of it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        interactions: Interactions,
+        interactions_ref: Any,
+        tell: Tell,
+        effort: Effort = WHOLE,
+    ) -> None:
+        self._config, self._ruled, self._effort = config, with_rules(config, interactions, effort), effort
+        self._interactions, self._interactions_ref, self._tell = interactions, interactions_ref, tell
+        self._tables, self._quality = _tables(self._ruled, interactions), Qualities()
+        self.tried: list[Tried] = []
+        self.cpu_s = 0.0
+
+    def try_for(self, share: float) -> None:
+        """Try what the last round left for a part of a training; in the first round all there is."""
+        arms = arms_of(self._config)[: self._effort.num_arms]
+        pairs = _promising(self._quality, arms, list(self._tables), share)
+        asked = [(f"{table}, {arm}", self._with(arm), self._tables[table]) for arm, table in pairs]
+        trained = try_all(asked, share, self._interactions, self._interactions_ref, self._tell)
+        if _num_judged(self._interactions.validation) > MOST_USERS:
             # Of other users a quality cannot be compared.
-            quality.clear()
-        quality |= {pair: done[position] for position, pair in enumerate(pairs)}
-        tried += [
-            Tried(str(arm), table, share, done[position]) for position, (arm, table) in enumerate(pairs)
+            self._quality.clear()
+        self._quality |= {pair: each.quality for pair, each in zip(pairs, trained, strict=True)}
+        self.tried += [
+            Tried(str(arm), table, share, each.quality)
+            for (arm, table), each in zip(pairs, trained, strict=True)
         ]
-    firsts = {table: _ranked(quality, table)[0] for table in tables}
-    searched = USERS_FIRST if USERS_FIRST in tables else EQUAL_SIZES
-    best = firsts[searched]
-    if quality[best, searched] < 0:
-        raise TrainingError(
-            f"none of the recipes that are tried for {config.recommender.name} gives numbers on these "
-            "interactions; set training.learning_rate, and the rest of training, by hand."
-        )
-    found = _with_arm(config, ruled, interactions, best, effort)
-    if "tried_recipes" not in config.search.model_fields_set:
-        others = [arm for arm in dict.fromkeys(firsts.values()) if arm != best]
-        recipes = tuple(_recipe_of(arm, config, found.training, interactions, effort) for arm in others)
-        found = found.model_copy(
-            update={"search": found.search.model_copy(update={"tried_recipes": recipes})}
-        )
-    return effort.reduced(found), tried
+        self.cpu_s += sum(each.cost.cpu_s for each in trained if each.cost)
+
+    @property
+    def best(self) -> tuple[Tried, EmbeddingSizes]:
+        """What is best by now within the budget."""
+        within = [pair for pair in self._quality if pair[1] != FULL_SIZE]
+        arm, table = max(within, key=lambda pair: self._quality[pair])
+        return Tried(str(arm), table, arm.share, self._quality[arm, table]), self._tables[table]
+
+    def found(self) -> RunConfig:
+        """The run with the recipe that is searched with, and those that are best of other tables.
+
+        Raises:
+            TrainingError: No recipe gives numbers.
+        """
+        config, interactions, effort = self._config, self._interactions, self._effort
+        firsts = {table: _ranked(self._quality, table)[0] for table in self._tables}
+        searched = USERS_FIRST if USERS_FIRST in self._tables else EQUAL_SIZES
+        best = firsts[searched]
+        if self._quality[best, searched] < 0:
+            raise TrainingError(
+                f"none of the recipes that are tried for {config.recommender.name} gives numbers on these "
+                "interactions; set training.learning_rate, and the rest of training, by hand."
+            )
+        found = self._with(best)
+        if "tried_recipes" not in config.search.model_fields_set:
+            others = [arm for arm in dict.fromkeys(firsts.values()) if arm != best]
+            recipes = tuple(_recipe_of(arm, config, found.training, interactions, effort) for arm in others)
+            found = found.model_copy(
+                update={"search": found.search.model_copy(update={"tried_recipes": recipes})}
+            )
+        return effort.reduced(found)
+
+    def _with(self, arm: Arm) -> RunConfig:
+        return _with_arm(self._config, self._ruled, self._interactions, arm, self._effort)
+
+
+def try_all(
+    asked: Sequence[tuple[str, RunConfig, EmbeddingSizes]],
+    share: float,
+    interactions: Interactions,
+    interactions_ref: Any,
+    tell: Tell,
+) -> list[Trained]:
+    """Train tables, each as a Ray task that is kept, and measure them on validation.
+
+    Args:
+        asked: Of each its name, the run that it is trained as, and sizes; at least one.
+        share: Part of a whole training that it is; what is less is measured on some users.
+        interactions: The splits.
+        interactions_ref: Reference to them.
+        tell: Is told how far it is.
+    """
+    trainings = [
+        Training(name, _file(each, interactions, sizes, share), partial(_try, each, sizes, share))
+        for name, each, sizes in asked
+    ]
+    config, done = asked[0][1], dict[int, Trained]()
+    for position, news in train_side_by_side(config, trainings, interactions_ref, num_threads(config)):
+        if isinstance(news, Trained):
+            done[position] = news
+            tell(len(done), len(asked), news.quality, trainings[position].name)
+    return [done[position] for position in range(len(asked))]
 
 
 def _promising(
@@ -242,23 +240,6 @@ def _tables(config: RunConfig, interactions: Interactions) -> dict[str, Embeddin
     return tables
 
 
-def with_sections(config: RunConfig, found: RunConfig) -> RunConfig:
-    """The run with what was found for another of the same data."""
-    names = "training", "recommender", "search", "agent"
-    return config.model_copy(update={name: getattr(found, name) for name in names})
-
-
-def pinned(config: RunConfig) -> dict[str, Any]:
-    """What was found of a run, as a configuration says it."""
-    return {
-        "training": config.training.model_dump(mode="json"),
-        "recommender": {"options": config.recommender.options},
-    } | {
-        section: getattr(config, section).model_dump(mode="json", include=fields)
-        for section, fields in _PINNED.items()
-    }
-
-
 def _with_arm(
     config: RunConfig, ruled: RunConfig, interactions: Interactions, arm: Arm, effort: Effort = WHOLE
 ) -> RunConfig:
@@ -267,9 +248,9 @@ def _with_arm(
     training = TrainingSettings.model_validate(fields_of(arm, interactions, effort))
     # However soon a table of given sizes is at its best: this one has to learn all sizes.
     whole = fields_of(replace(arm, share=1.0), interactions, effort)
-    supernet = {"supernet_batches": _SUPERNET * whole["max_batches"]}
-    search = _filled(config.search, ruled.search.model_dump() | supernet)
-    recommender = _with_options(config, options)
+    supernet = {"supernet_batches": SUPERNET * whole["max_batches"]}
+    search = filled(config.search, ruled.search.model_dump() | supernet)
+    recommender = with_options(config, options)
     return ruled.model_copy(update={"training": training, "search": search, "recommender": recommender})
 
 

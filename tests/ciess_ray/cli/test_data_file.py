@@ -93,6 +93,13 @@ def test_the_version(run_cli):
     assert run_cli("--version") == (0, f"ciess-ray {ciess_ray.__version__}\n", "")
 
 
+def test_a_recommender_is_named_beside_them(configured):
+    config = configured(
+        "search", "purchases.csv", "--recommender", "auto", "--user", "customer", "--item", "sku"
+    )
+    assert config.recommender.is_auto and config.finds_recipe
+
+
 class TestInit:
     @pytest.fixture
     def purchases(self, tmp_path, monkeypatch):

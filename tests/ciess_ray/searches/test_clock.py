@@ -12,7 +12,7 @@ from ciess_ray.searches.clock import Clock, Outlook, fit
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.training.effort import EFFORTS, WHOLE, Effort
 from ciess_ray.training.forecast import Forecast, Phase
-from ciess_ray.training.recipes import with_rules
+from ciess_ray.training.rules import with_rules
 from ciess_ray.training.usage import Amounts
 from envs.errors import ConfigError
 

@@ -11,7 +11,8 @@ from ciess_ray.training.convergence import full_sizes
 from ciess_ray.training.forecast import Paces, Phase, add_up, phases_of, spelt
 from ciess_ray.training.pace import Pace, Probe, measure_pace, usual_batches
 from ciess_ray.training.preparing import SUPERNET, file_of, preparations_of
-from ciess_ray.training.recipes import first_round, with_rules
+from ciess_ray.training.recipes import first_round
+from ciess_ray.training.rules import with_rules
 from ciess_ray.training.usage import Amounts, Usage
 from envs.recommenders.training import TrainingSettings
 

@@ -16,7 +16,8 @@ from ciess_ray.searches.driver import resume, search
 from ciess_ray.training import arms, recipes
 from ciess_ray.training.arms import arms_of, fields_of
 from ciess_ray.training.convergence import Trained
-from ciess_ray.training.recipes import find_recipe, pinned, with_rules
+from ciess_ray.training.recipes import find_recipe
+from ciess_ray.training.rules import pinned, with_rules
 from envs.errors import ConfigError
 from envs.recommenders import MF
 from envs.recommenders.training import TrainingSettings
@@ -143,7 +144,7 @@ class TestRules:
     def test_what_is_pinned_is_all_that_was_found(self, make_interactions):
         values = {"dataset": {"path": "log.csv"}, "budget": "5%"}
         found = with_rules(parse_config(values), make_interactions())
-        again = parse_config(values | json.loads(json.dumps(pinned(found))))
+        again = parse_config(values | json.loads(json.dumps(pinned(found, found))))
         assert not again.finds_recipe and again.model_dump() == found.model_dump()
 
     def test_a_closed_form_is_not_trained(self, make_interactions):
@@ -214,7 +215,7 @@ class TestChoosing:
         # Each is named, in the order in which they were tried.
         assert [(row.table, row.share) for row in tried[:2]] == [("equal sizes", 0.25), ("full size", 0.25)]
         again = parse_config(json.loads(config.model_dump_json()))
-        assert not again.finds_recipe and pinned(again) == pinned(config)
+        assert not again.finds_recipe and pinned(again, again) == pinned(config, config)
 
     @pytest.mark.parametrize("most_users", [3_000, 2])
     def test_a_short_training_that_is_better_than_a_whole_one_is_what_is_found(
@@ -294,7 +295,7 @@ def test_a_search_that_is_told_its_configuration_anew_goes_on_with_what_it_found
         "status": "interrupted",
         "config": recorded(config, found),
         "dataset": describe(config, make_interactions()),
-        "recipe": {"pinned": pinned(found), "tried": []} if is_found else None,
+        "recipe": {"pinned": pinned(found, asked), "tried": []} if is_found else None,
     }
     monkeypatch.setattr(driver, "read_summary", lambda folder: summary)
     monkeypatch.setattr(driver, "_search", lambda config, *others, **rest: begun.append(config))
