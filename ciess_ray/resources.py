@@ -32,7 +32,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: CPUs of a Ray that is started here; None for those of the machine.
 
     Raises:
-        ConfigError: Workers would find another package ``envs`` than ours, or Ray has nowhere to write.
+        ConfigError: Workers would find another package ``envs`` than ours, or Ray does not start.
     """
     try:
         # It comes before all others where Ray's workers look.
@@ -76,6 +76,12 @@ def _start_here(num_cpus: int | None) -> None:
         raise ConfigError(
             f"Ray cannot start ({error}): it writes its token below HOME, or where RAY_AUTH_TOKEN_PATH "
             "says, and its sessions below RAY_TMPDIR or /tmp; name folders that you may write."
+        ) from error
+    # Of a node that is not there in half a minute Ray raises a plain Exception, of settings of its own any.
+    except Exception as error:
+        raise ConfigError(
+            f"Ray cannot start ({type(error).__name__}: {error}): where this machine is busy, "
+            "try again once it is not; else look at the variables of the environment that begin with RAY_."
         ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before

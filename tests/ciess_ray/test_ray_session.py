@@ -58,3 +58,11 @@ def test_a_home_that_cannot_be_written_is_told():
     done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
     assert "ConfigError: Ray cannot start" in done.stderr and "/dev/null/.ray" in done.stderr
     assert "it writes its token below HOME" in done.stderr
+
+
+def test_a_ray_that_does_not_start_is_told():
+    code = "from ciess_ray.resources import ray_session\nwith ray_session(): pass"
+    own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    told = own | {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "1000"}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+    assert "ConfigError: Ray cannot start (ValueError: " in done.stderr and "begin with RAY_" in done.stderr
