@@ -34,8 +34,8 @@ RIVALS = ("neighbours", "spectral", "mf", "lightgcn")
 #: Neighbours of an item's full row, at most: on no data were more of use.
 _MOST_NEIGHBOURS = 128
 #: What a quarter of a training falls short of the best by, as a factor, where the whole of it is spared.
-#: A whole one brought 1.11 times the quality of a quarter at most, MF on MovieLens latest-small at 5 %, and on
-#: MovieLens-100K and with LightGCN 1.01 to 1.03.
+#: A whole one brought 1.11 times the quality of a quarter at most, MF on MovieLens latest-small at 5 %;
+#: on MovieLens-100K, and with LightGCN, 1.01 to 1.03.
 _FAR_BEHIND = 1.25
 
 
