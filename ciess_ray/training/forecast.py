@@ -42,7 +42,7 @@ SEARCH_PHASE, RETRAINING, TEST, REFIT = "search", "retraining", "test", "refit"
 #: Trainings that come of what went before, by their usual number: recipes that the second round has of each
 #: table; recipes that are best for some table and not on average; tables of a budget that are tried further,
 #: the best and the best plain split; of these, what is tried in the next number of communities.
-_SECOND_ROUND, _OTHER_RECIPES, _LANES, _STILL_BETTER = 2.0, 1.5, 1.7, 0.4
+_SECOND_ROUND, _OTHER_RECIPES, _LANES, _STILL_BETTER = 3.3, 1.5, 1.7, 0.4
 #: Where a training to convergence is best, as a part of its batches.
 _BEST_PART = 0.85
 #: CPU seconds of the agent's making, of an update and a step beside their arithmetic, and of the files that

@@ -3,8 +3,8 @@
 What the numbers of data tell is set by rule: the length of a search, the size of a batch. What they do not
 tell, the loss, the learning rate, the weight of L2, is found in two rounds of successive halving (Jamieson
 & Talwalkar, AISTATS 2016): a few recipes train the full table, equal sizes at the tightest budget and, where
-rows are propagated, the split there that leaves items the least; for a quarter of a training, and the best of
-each loss for a whole one, which is not always better. Tables of different shapes do not like the same recipe.
+rows are propagated, the split there that leaves items the least; for a quarter of a training, and the best
+two of each loss for a whole one, which is not always better. Tables of different shapes do not like the same recipe.
 So the search has that of the split, or of equal sizes where there is none, and what comes of it is trained
 with each table's own, too. Whole trainings are those that retraining finds again.
 """
@@ -210,15 +210,18 @@ def _promising(
 ) -> list[tuple[Arm, str]]:
     """Recipes of one length and the tables that they train.
 
-    All at first; then of each table the best of each loss, since one that learns slowly is behind at first.
+    All at first; then of each table the best two of each loss, since those that learn slowly are behind at
+    first; of the full table, which takes the longest, the best one.
     """
     if not quality:
         return [(replace(arm, share=share), table) for arm in arms for table in tables]
-    firsts: dict[tuple[str, str], Arm] = {}
+    left = []
     for table in tables:
-        for arm in _ranked(quality, table):
-            firsts.setdefault((table, arm.loss), arm)
-    return [(replace(arm, share=share), table) for (table, _), arm in firsts.items()]
+        ranked = _ranked(quality, table)
+        for loss in dict.fromkeys(arm.loss for arm in ranked):
+            of_loss = [arm for arm in ranked if arm.loss == loss]
+            left += [(arm, table) for arm in of_loss[: 1 if table == FULL_SIZE else 2]]
+    return [(replace(arm, share=share), table) for arm, table in left]
 
 
 def _ranked(quality: Qualities, table: str) -> list[Arm]:

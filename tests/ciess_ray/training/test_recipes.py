@@ -204,8 +204,8 @@ class TestChoosing:
         config, tried, asked = self.found(run_of(), make_interactions(), monkeypatch, quality)
         num_arms = len(arms_of(run_of()))
         assert len(asked[0]) == 3 * num_arms
-        # Of each table the best of each loss.
-        assert len(asked[1]) == 6
+        # The best two of each loss, of the full table the best.
+        assert len(asked[1]) == 4 + 2 + 4
         assert config.training.loss == "bpr" and config.training.learning_rate == 0.5
         assert config.recommender.options["l2"] == 0.0005
         (other,) = config.search.tried_recipes
