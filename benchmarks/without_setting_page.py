@@ -54,6 +54,7 @@ def _table(found: Sequence[Row], rows: Sequence[Row]) -> str:
     lines = [_line(_HEADS), _line(["---"] * len(_HEADS))]
     for recommender, budget in dict.fromkeys((row["recommender"], row["budget"]) for row in found):
         of_cell = [row for row in found if (row["recommender"], row["budget"]) == (recommender, budget)]
+        of_cell.sort(key=lambda row: row["split"])
         pairs = [(row, _by_hand(row, rows)) for row in of_cell]
         lines.append(
             _line(
