@@ -63,6 +63,8 @@ class Stream(IntEnum):
     PLACEMENT = 26, 1
     #: Who gets the larger of two equal sizes.
     EQUAL_SIZES = 27
+    #: The users that a search is of.
+    USERS = 35
     #: Recipes that are tried, and the users that they are judged on.
     RECIPE = 29
     #: The baselines, each its own.

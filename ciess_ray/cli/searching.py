@@ -140,6 +140,9 @@ def _say_dry_run(dry_run: "DryRun") -> None:
         f"{data.source}: {data.num_users:,} users, {data.num_items:,} items, "
         f"{data.num_interactions:,} interactions"
     )
+    if dry_run.sample is not data:
+        its = dry_run.sample
+        console.say(f"searched with {its.num_users:,} users, {its.num_interactions:,} interactions")
     for budget in dry_run.budgets:
         console.say(
             f"budget {budget.asked}: at most {budget.cap_params:,} of {dry_run.full_params:,} parameters, "

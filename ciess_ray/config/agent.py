@@ -101,6 +101,14 @@ class SearchConfig(Section):
         "many communities beginning at columns of their own, at a byte a row, until one is no better than "
         "the last; for recommenders that propagate and tight budgets; none in CIESS",
     )
+    user_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of users, drawn by seed, that the recipe, the full-size fit, the supernet, the "
+        "steps and the finalists are trained and judged on, with all items; the last tables, those that are "
+        "measured and packed, are trained on everybody",
+    )
     refit: bool = Field(
         True,
         description="whether what is packed is trained once more on all interactions, test included, at the "
@@ -137,6 +145,11 @@ class SearchConfig(Section):
         if {} in self.tried_recipes:
             raise ConfigError(
                 "search.tried_recipes: {} is what is searched with; name a field of training or an option."
+            )
+        if self.user_share < 1 and self.mode != "projected":
+            raise ConfigError(
+                f"search.user_share: search.mode={self.mode} does as CIESS does, which searches with "
+                "everybody: leave it out."
             )
         low, high = self.supernet_kept_ratios or (1.0, 1.0)
         if not 0 < low <= high <= 1:

@@ -137,20 +137,25 @@ def _tell_of_zeros(config: RunConfig, interactions: Interactions) -> None:
 
 
 def caps_params_of(config: RunConfig, interactions: Interactions) -> list[int]:
-    """Parameters that each budget of a run allows.
+    """Parameters that each budget of a run allows; of some users, what leaves a row as much as of all.
 
     Raises:
         BudgetError: One cannot be met.
     """
     recommender = config.recommender
+    num_user_rows, num_item_rows = recommender.row_counts(interactions)
+    num_rows = num_user_rows + num_item_rows
+    num_all_rows = num_item_rows + (interactions.num_all_users if num_user_rows else 0)
     return [
         asked.cap_params(
-            sum(recommender.row_counts(interactions)),
+            num_all_rows,
             recommender.min_embedding_size,
             recommender.max_embedding_size,
             recommender.num_tables,
             id_bytes=recommender.id_bytes(interactions),
         )
+        * num_rows
+        // num_all_rows
         for asked in config.memory_budgets
     ]
 

@@ -199,7 +199,13 @@ class Grid:
         search = values.get("search", {})
         # Many runs are there to be compared, and hardly one of their tables to be used.
         compared = {"search": {"refit": False, **search}} if isinstance(search, Mapping) else {}
-        return parse_config({**values, **compared}, source)
+        run = parse_config({**values, **compared}, source)
+        if run.search.user_share < 1:
+            raise ConfigError(
+                f"{source}: search.user_share: what many runs share is trained on everybody, and so they are "
+                "compared: leave it out."
+            )
+        return run
 
     def parse(self, fields: Mapping[str, Any]) -> Any:
         """The configuration of the point that differs in these fields."""

@@ -32,6 +32,8 @@ _NEVER = {
     "search.refit",
     "search.checkpoint_interval_s",
     "search.num_checkpoints",
+    # Whose interactions they are their fingerprint tells.
+    "search.user_share",
 }
 #: What the steps of a search try, and how many there are.
 SEARCHING = {"agent"} | {

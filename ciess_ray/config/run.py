@@ -271,6 +271,11 @@ class RunConfig(Section):
                 f"recommender.name={AUTO}: search.mode={search.mode} trains one recommender as the paper "
                 "does; name it."
             )
+        if search.user_share < 1:
+            raise ConfigError(
+                f"search.user_share: recommender.name={AUTO} weighs all that is served, of everybody: leave "
+                "it out, or name a recommender."
+            )
         if self.time is not None:
             raise ConfigError(
                 f"time: what fits into it is known of one recommender, and recommender.name={AUTO} rates "

@@ -122,6 +122,7 @@ class _Summary(BaseModel):
     hints: list[str] = []
     methods: list[_Method] = []
     refit: _Refit | None = None
+    num_searched_users: _Count | None = at("sample", "num_users", default=None)
     recipe: _Recipe | None = None
     clock: _Clock | None = None
     retrained: list[_Retrained] = []

@@ -361,20 +361,24 @@ def fields_tables(configs: Iterable[Mapping[str, Any]]) -> list[Table]:
 
 
 def data_table(searches: Iterable[Search]) -> Table:
-    """The data sets, each once."""
-    datasets = {search.summary["dataset"]["fingerprint"]: search.summary["dataset"] for search in searches}
+    """The data sets, each once for every part of its users that was searched with."""
+    datasets = {}
+    for its in (search.summary for search in searches):
+        searched = (its.get("sample") or {}).get("num_users")
+        datasets[its["dataset"]["fingerprint"], searched] = its["dataset"] | {"searched": searched}
     return make_table(
         "data",
         "The interactions.",
         [
             dataset | {"source": text(dataset["source"], "long"), "fingerprint": fingerprint[:12]}
-            for fingerprint, dataset in datasets.items()
+            for (fingerprint, _), dataset in datasets.items()
         ],
         (
             ("source", "source", None),
             ("users", "num_users", WHOLE),
             ("items", "num_items", WHOLE),
             ("interactions", "num_interactions", WHOLE),
+            ("users searched with", "searched", WHOLE),
             ("duplicates merged", "num_duplicates", WHOLE),
             ("users not evaluated", "num_unevaluated_users", WHOLE),
             ("items without training", "num_untrained_items", WHOLE),

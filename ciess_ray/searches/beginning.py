@@ -1,6 +1,10 @@
 """What a search begins with: its budgets, its checkpoints, and what its folder says of it."""
 
+import contextlib
+import errno
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,18 +15,21 @@ import ray
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
-from ciess_ray.files.whole import check_writable
+from ciess_ray.files.whole import check_writable, sole_writer
+from ciess_ray.plain_text import command
 from ciess_ray.resources import check_resources, ray_session
 from ciess_ray.result import check_output
 from ciess_ray.searches.checkpoints import Checkpoints
 from ciess_ray.searches.clock import Outlook, foretell
 from ciess_ray.searches.run import Budget
+from ciess_ray.searches.sample import budgets_in_search, draw_users
+from ciess_ray.tracking.mlflow_connection import connect
 from ciess_ray.training.auto import stand_in
 from ciess_ray.training.convergence import full_sizes
 from ciess_ray.training.rules import FOUND_FIELDS, OF_RECOMMENDER, with_rules
 from ciess_ray.training.usage import Usage
 from envs.data import Interactions
-from envs.errors import ConfigError, within
+from envs.errors import ConfigError, ResultError, within
 from envs.recommenders import own_source, resolve_device
 
 
@@ -57,12 +64,14 @@ class DryRun:
 
     Attributes:
         interactions: The splits.
+        sample: Those of the users that it would be of.
         budgets: What it would serve.
         full_params: Parameters of the full table.
         outlook: What it would do and take.
     """
 
     interactions: Interactions
+    sample: Interactions
     budgets: list[Budget]
     full_params: int
     outlook: Outlook
@@ -80,16 +89,41 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     """
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
+    sample = draw_users(config, interactions)
     named = stand_in(config, interactions)
-    ruled = with_rules(named, interactions)
+    ruled = with_rules(named, sample)
     budgets = budgets_of(ruled, interactions, overwrite=overwrite)
+    budgets_in_search(ruled, sample, budgets)
     with within("cache"):
         check_writable(ruled.kept_folder)
     with ray_session():
         check_resources(ruled)
         with Usage() as usage:
-            outlook = foretell(named, interactions, ray.put(interactions), usage)
-    return DryRun(interactions, budgets, full_sizes(ruled, interactions).num_params, outlook)
+            outlook = foretell(named, sample, ray.put(sample), usage, everybody=interactions)
+    return DryRun(interactions, sample, budgets, full_sizes(ruled, interactions).num_params, outlook)
+
+
+@contextlib.contextmanager
+def prepared(config: RunConfig) -> Iterator[None]:
+    """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
+    with within("cache"):
+        check_writable(config.kept_folder)
+    if config.tracking.mlflow:
+        connect(config.tracking)
+    try:
+        # Ray takes seconds.
+        with sole_writer(config.checkpoint_folder), ray_session():
+            check_resources(config)
+            yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(config.output).free
+        raise ResultError(
+            f"{config.output}: no space is left ({error}; {free / 1e6:,.0f} MB free on its disk). What was "
+            "kept before is whole: make room, then "
+            f"{command('ciess-ray', 'search', '--resume', config.output)}"
+        ) from error
 
 
 def told_budgets(budgets: list[Budget]) -> dict[str, Any]:

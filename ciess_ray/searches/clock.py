@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import ray
+
 from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import claim_of, cluster_nodes, gpus_of_each, num_at_once
 from ciess_ray.training.effort import EFFORTS, LEAST_PART, WHOLE, Effort
@@ -171,7 +173,13 @@ class Outlook:
 
 
 def foretell(
-    asked: RunConfig, interactions: Interactions, interactions_ref: Any, usage: Usage, num_taken: int = 0
+    asked: RunConfig,
+    interactions: Interactions,
+    interactions_ref: Any,
+    usage: Usage,
+    num_taken: int = 0,
+    *,
+    everybody: Interactions,
 ) -> Outlook:
     """Measure what trainings take, in some seconds, and add up what the search will; fit it into its time.
 
@@ -181,12 +189,17 @@ def foretell(
         interactions_ref: Reference to them.
         usage: Tells what has been taken by then.
         num_taken: Steps that were taken before.
+        everybody: The splits that the last tables are trained on; where these are not of all users.
 
     Raises:
         ConfigError: Not even the least that a search does fits into the time that it is given.
         TrainingError: The process of a training died again and again.
     """
-    paces = Paces.measured(asked, with_rules(asked, interactions), interactions, interactions_ref)
+    ruled = with_rules(asked, interactions)
+    paces = Paces.measured(asked, ruled, interactions, interactions_ref)
+    last = interactions, paces
+    if everybody is not interactions:
+        last = everybody, Paces.measured(ruled, ruled, everybody, ray.put(everybody))
     resources, device = asked.resources, asked.recommender.device
     num_gpus = gpus_of_each(device, resources.num_gpus_per_training, 2)
     claim = claim_of(resources.num_cpus_per_training, num_gpus)
@@ -201,6 +214,7 @@ def foretell(
             interactions,
             paces,
             spent,
+            last=last,
             at_once=at_once,
             num_taken=num_taken,
             effort=effort,

@@ -6,7 +6,6 @@ validation once trained to convergence, next to the full-size table and to equal
 
 import contextlib
 import copy
-import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,9 +20,7 @@ from ciess_ray.config.data import check_places, load_interactions
 from ciess_ray.config.keys import without_former
 from ciess_ray.config.run import RunConfig
 from ciess_ray.config.yaml_file import parse_config, put_overrides
-from ciess_ray.files.whole import check_writable, copy_whole, replaced_files, sole_writer
-from ciess_ray.plain_text import command
-from ciess_ray.resources import check_resources, ray_session
+from ciess_ray.files.whole import copy_whole, replaced_files
 from ciess_ray.result import (
     PROGRESS_FILE,
     RESULT_FILE,
@@ -32,20 +29,28 @@ from ciess_ray.result import (
     read_summary,
     search_lines,
 )
-from ciess_ray.searches.beginning import budgets_of, checkpoints_of, describe, recorded, told_budgets
+from ciess_ray.searches.beginning import (
+    budgets_of,
+    checkpoints_of,
+    describe,
+    prepared,
+    recorded,
+    told_budgets,
+)
 from ciess_ray.searches.candidates import find_candidates
 from ciess_ray.searches.checkpoints import Checkpoint, Checkpoints
 from ciess_ray.searches.clock import Clock, foretell
 from ciess_ray.searches.finalists import retrain
 from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
 from ciess_ray.searches.run import Journal, Run, Watcher
-from ciess_ray.tracking.mlflow_connection import connect
+from ciess_ray.searches.sample import budgets_in_search, draw_users, for_everybody, told_sample
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.auto import find_run, stand_in
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
 from ciess_ray.training.recipes import RECIPE
 from ciess_ray.training.rules import with_rules, with_sections
-from envs.errors import ConfigError, ResultError, TrainingError, within
+from envs.data import Interactions
+from envs.errors import ConfigError, ResultError, TrainingError
 from envs.recommenders import resolve_device
 
 #: In a search's folder, how far it has come where it is finished and takes more episodes; its result stays
@@ -154,29 +159,6 @@ def _config_of(
     return config
 
 
-@contextlib.contextmanager
-def _prepared(config: RunConfig) -> Iterator[None]:
-    """Everything that can be known to be wrong is, Ray is there, and a full disk is called by its name."""
-    with within("cache"):
-        check_writable(config.kept_folder)
-    if config.tracking.mlflow:
-        connect(config.tracking)
-    try:
-        # Ray takes seconds.
-        with sole_writer(config.checkpoint_folder), ray_session():
-            check_resources(config)
-            yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(config.output).free
-        raise ResultError(
-            f"{config.output}: no space is left ({error}; {free / 1e6:,.0f} MB free on its disk). What was "
-            "kept before is whole: make room, then "
-            f"{command('ciess-ray', 'search', '--resume', config.output)}"
-        ) from error
-
-
 def _search(
     config: RunConfig,
     before: Mapping[str, Any],
@@ -200,22 +182,24 @@ def _search(
     """
     # This process takes the steps.
     resolve_device(config.recommender.device)
-    interactions = load_interactions(config)
+    everybody = load_interactions(config)
+    interactions = draw_users(config, everybody)
     # What a user leaves alone is found.
-    asked, named = config, stand_in(config, interactions)
+    asked, named = config, stand_in(config, everybody)
     config = with_rules(named, interactions)
-    if before and before["dataset"]["fingerprint"] != interactions.fingerprint:
+    if before and before["dataset"]["fingerprint"] != everybody.fingerprint:
         raise ResultError(
-            f"{config.output}: {interactions.source} holds other interactions than when this search began; "
+            f"{config.output}: {everybody.source} holds other interactions than when this search began; "
             "bring those back to go on, name their file by dataset.path=FILE, or search anew with "
             "--overwrite."
         )
-    budgets = budgets_of(config, interactions, overwrite=overwrite)
+    budgets = budgets_of(config, everybody, overwrite=overwrite)
+    in_search = budgets_in_search(config, interactions, budgets)
     checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
     resumed = checkpoints.latest() if before and not asked.finds_recipe else None
     if work and resumed is None:
         raise ResultError(f"{checkpoints.folder}: no checkpoint, without which a search cannot be extended.")
-    with _prepared(config):
+    with prepared(config):
         if not before:
             checkpoints.clear()
         if before.get("status", "finished") == "finished":
@@ -229,14 +213,15 @@ def _search(
         begun = before.get("clock") if before.get("status") != "finished" else None
         clock = Clock(begun, None if work else config.time_s)
         journal = Journal(folder, on_progress, before.get("seconds"), clock)
-        run = Run(config, interactions, ray.put(interactions), budgets, journal)
+        run = Run(config, interactions, ray.put(interactions), in_search, journal)
         if resumed:
             journal.summary["seconds"]["search"] = resumed.state["elapsed_s"]
             run.candidates.extend(resumed.state["candidates"])
         journal.summary |= {
             "status": "running",
             "config": recorded(asked, config),
-            "dataset": describe(config, interactions),
+            "dataset": describe(config, everybody),
+            "sample": told_sample(config, interactions),
             **told_budgets(budgets),
             "mlflow_run_id": before.get("mlflow_run_id"),
             "recipe": before.get("recipe"),
@@ -244,7 +229,8 @@ def _search(
         with clock.usage, _told(run, folder):
             # What others share they look at together.
             if not clock.has_forecast and (shared is None or config.time) and not work:
-                outlook = foretell(named, interactions, run.interactions_ref, clock.usage, run.num_steps)
+                splits = interactions, run.interactions_ref
+                outlook = foretell(named, *splits, clock.usage, run.num_steps, everybody=everybody)
                 clock.foretell(outlook)
                 journal.say("clock", outlook.line)
                 run = replace(run, config=outlook.config)
@@ -255,7 +241,7 @@ def _search(
                 run = _with_recipe(run, asked)
                 config = run.config
                 checkpoints = checkpoints_of(config, interactions, is_trial=shared is not None)
-            tags = {"dataset.fingerprint": interactions.fingerprint}
+            tags = {"dataset.fingerprint": everybody.fingerprint}
             with (
                 track(config, config.output.name, before.get("mlflow_run_id"), tags)
                 if tracker is None
@@ -263,7 +249,7 @@ def _search(
             ) as tracker:
                 journal.record_with(tracker, num_tracked)
                 journal.summary["mlflow_run_id"] = tracker.run_id
-                _run_phases(run, folder, tracker, checkpoints, resumed, shared)
+                _run_phases(run, everybody, folder, tracker, checkpoints, resumed, shared)
                 tracker.log_folder(config.output)
                 tracker.log_model(config.output)
     return SearchResult.load(config.output)
@@ -304,9 +290,11 @@ def _with_recipe(run: Run, asked: RunConfig) -> Run:
         for row in found.rated:
             journal.advance(journal.num_steps, {}, str(row))
     journal.summary |= {"config": found.config.model_dump(mode="json"), "recipe": found.told(asked)}
-    # Of a recommender that was chosen the budget is that of its table.
-    budgets = budgets_of(found.config, run.interactions, overwrite=True) if found.rated else run.budgets
-    journal.summary |= told_budgets(budgets)
+    budgets = run.budgets
+    if found.rated:
+        # Of a recommender that was chosen the budget is that of its table.
+        budgets = budgets_of(found.config, run.interactions, overwrite=True)
+        journal.summary |= told_budgets(budgets)
     return replace(run, config=found.config, budgets=budgets)
 
 
@@ -323,6 +311,7 @@ def _in_time(run: Run) -> Run:
 
 def _run_phases(
     run: Run,
+    everybody: Interactions,
     folder: ResultFolder,
     tracker: Tracker,
     checkpoints: Checkpoints,
@@ -363,6 +352,7 @@ def _run_phases(
     folder.write_candidates(run.candidates)
     with journal.phase("retraining", len(run.budgets) * (settings.num_candidates + 1)):
         whole, finalists = retrain(run, full, pretrained)
+    run, whole, finalists = for_everybody(run, everybody, whole, finalists)
     with journal.phase("test", 1 + 2 * len(finalists)):
         measured = measure(run, whole, finalists)
     refits: Sequence[Refitted | None] = [None] * len(finalists)

@@ -34,6 +34,7 @@ from ciess_ray.training.convergence import (
     equal_sizes,
     fit_to_convergence,
     full_sizes,
+    stretched,
     train_for_test,
     train_for_use,
     users_first,
@@ -172,10 +173,10 @@ def train_all(
     seed, is_stretched = key_of(config.seed, stage), stage is not Stream.RETRAINING
     trainings = [
         (
-            config.with_options(table.options),
+            stretched(config.with_options(table.options), run.growth),
             table.sizes,
             seed,
-            table.outcome.num_batches if is_stretched else None,
+            round(run.growth * table.outcome.num_batches) if is_stretched else None,
         )
         for table in allocations
     ]

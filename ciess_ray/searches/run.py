@@ -197,6 +197,7 @@ class Run:
         budgets: The one that is searched, then the looser ones.
         journal: Is told of every step.
         candidates: The tables that it has tried.
+        growth: How many times as many training interactions these are as those that sizes were chosen on.
     """
 
     config: RunConfig
@@ -205,6 +206,7 @@ class Run:
     budgets: list[Budget]
     journal: Journal
     candidates: list[Candidate] = field(default_factory=list)
+    growth: float = 1.0
 
     @property
     def num_steps(self) -> int:

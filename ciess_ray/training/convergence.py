@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -239,16 +239,25 @@ def _train_stretched(
     """Train on merged interactions for as many batches more as they are than those for training."""
     growth = merged.train.nnz / interactions.train.nnz
     num_batches = round(best_batch * growth)
-    recipe = recipe_of(config, merged)
-    # More batches of a decay that is as fast as before would be batches at its lowest learning rate.
-    decay_every = round(recipe.settings.decay_every * growth)
-    stretched = replace(recipe, settings=recipe.settings.model_copy(update={"decay_every": decay_every}))
-    trainer = stretched.trainer(sizes, np.random.default_rng(seed), state=initial)
+    recipe = recipe_of(stretched(config, growth), merged)
+    trainer = recipe.trainer(sizes, np.random.default_rng(seed), state=initial)
     while trainer.num_batches < num_batches:
         trainer.train(min(config.training.evaluate_every, num_batches - trainer.num_batches))
         if progress is not None:
             progress(trainer.num_batches, num_batches)
     return trainer.recommender, num_batches
+
+
+def stretched(config: RunConfig, growth: float) -> RunConfig:
+    """A run whose trainings are so many times as long.
+
+    More batches of a decay that is as fast as before would be batches at its lowest learning rate.
+    """
+    update = {
+        name: round(growth * getattr(config.training, name))
+        for name in ("max_batches", "decay_every", "evaluate_every")
+    }
+    return config.model_copy(update={"training": config.training.model_copy(update=update)})
 
 
 def recipe_of(config: RunConfig, interactions: Interactions) -> Recipe:

@@ -242,6 +242,10 @@ def _seconds_of_pass(hiddens: Sequence[int]) -> float:
     return (time.process_time() - began) / num_passes
 
 
+#: Interactions, and what trainings on them take.
+Last = tuple[Interactions, Paces]
+
+
 def add_up(
     asked: RunConfig,
     config: RunConfig,
@@ -250,6 +254,7 @@ def add_up(
     spent: Amounts,
     *,
     at_once: int,
+    last: Last | None = None,
     num_taken: int = 0,
     effort: Effort = WHOLE,
 ) -> Forecast:
@@ -262,13 +267,15 @@ def add_up(
         paces: What trainings take.
         spent: What it has taken by now.
         at_once: Trainings that the cluster has room for side by side.
+        last: What the last tables are trained on and what that takes, where that is something else.
         num_taken: Steps that were taken before.
         effort: What of it is done.
     """
-    phases = phases_of(asked, config, interactions, paces, num_taken, effort)
+    last = last or (interactions, paces)
+    phases = phases_of(asked, config, interactions, paces, num_taken, effort, last)
     most_at_once = min(at_once, max((math.ceil(p.num_trainings) for p in phases), default=1))
     num_entities = interactions.num_entities
-    table_bytes = full_sizes(config, interactions).num_params * _FLOAT_BYTES
+    table_bytes = full_sizes(config, last[0]).num_params * _FLOAT_BYTES
     block = min(USERS_PER_BLOCK, SCORES_PER_BLOCK // interactions.num_items) * interactions.num_items
     gaps_bytes = 0 if config.recommender.is_closed_form else min(_GAPS * block * _FLOAT_BYTES, _MOST_GAPS)
     peak_bytes = (
@@ -287,6 +294,7 @@ def phases_of(
     paces: Paces,
     num_taken: int = 0,
     effort: Effort = WHOLE,
+    last: Last | None = None,
 ) -> list[Phase]:
     """Each phase with its trainings; what lies in the cache takes nothing."""
     recommender, training, search = config.recommender, config.training, config.search
@@ -300,7 +308,7 @@ def phases_of(
         if not search.tried_recipes and effort.has_ways:
             other_ways = min(_OTHER_RECIPES, len(arms) - 1)
 
-    def usual(table: str) -> float:
+    def usual(table: str, paces: Paces = paces) -> float:
         return paces.of(table, training).convergence_s(training, is_closed_form=is_closed)
 
     full, equal, wide = (usual(table) for table in (FULL_SIZE, EQUAL_SIZES, USERS_FIRST))
@@ -326,7 +334,9 @@ def phases_of(
     judged = 2 * NUM_RESHAPED * (num_budgets - 1) * (not config.steps.trains)
     judged_s = judged * paces.of(FULL_SIZE, training).validation_s
     phases.append(Phase(RETRAINING, tuple(its for its in rounds if sum(n for n, _ in its)), judged_s))
-    grown, most_grown = _growths(interactions)
+    everybody, its_paces = last or (interactions, paces)
+    full, equal, wide = (usual(table, its_paces) for table in (FULL_SIZE, EQUAL_SIZES, USERS_FIRST))
+    grown, most_grown = _growths(interactions, everybody)
     stretched = 1.0 if is_closed else _BEST_PART
     tested = grown * stretched
     rivals = (1, full * tested), (num_budgets, equal * tested), (num_budgets, wide * tested)
@@ -336,12 +346,10 @@ def phases_of(
     return phases
 
 
-def _growths(interactions: Interactions) -> tuple[float, float]:
-    """How many times as many interactions training has with those for validation, and with all."""
-    train, validation, test = (
-        split.nnz for split in (interactions.train, interactions.validation, interactions.test)
-    )
-    return (train + validation) / train, (train + validation + test) / train
+def _growths(interactions: Interactions, everybody: Interactions) -> tuple[float, float]:
+    """How many times as many interactions everybody has for training and validation, and in all."""
+    chosen_on, num_all = interactions.train.nnz, everybody.num_interactions
+    return (num_all - everybody.test.nnz) / chosen_on, num_all / chosen_on
 
 
 def _recipe_phase(asked: RunConfig, interactions: Interactions, paces: Paces, effort: Effort) -> Phase:

@@ -168,6 +168,7 @@ class Interactions(_HasIds):
         num_duplicates: Rows left out because their pair was there again.
         source: Where the interactions came from, for messages.
         num_cold_rows: Rows left out because training does not know their user or item.
+        num_drawn_from: Users that these were drawn from; None where they are all there are.
 
     Raises:
         DataError: The splits and the ids differ in shape.
@@ -182,6 +183,7 @@ class Interactions(_HasIds):
     num_duplicates: int
     source: str
     num_cold_rows: int = 0
+    num_drawn_from: int | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.user_ids), len(self.item_ids))
@@ -210,6 +212,11 @@ class Interactions(_HasIds):
     def num_entities(self) -> int:
         """Users and items together: the rows of the embedding table."""
         return self.num_users + self.num_items
+
+    @property
+    def num_all_users(self) -> int:
+        """Users, those that were not drawn included."""
+        return self.num_users if self.num_drawn_from is None else self.num_drawn_from
 
     @property
     def num_interactions(self) -> int:
@@ -259,6 +266,25 @@ class Interactions(_HasIds):
         other = replace(self, test=test)
         other.__dict__["fingerprint"] = self.fingerprint
         return other
+
+    def of_users(self, is_drawn: NDArray[np.bool_]) -> "Interactions":
+        """Those of some users, with all items, which keep their codes.
+
+        Args:
+            is_drawn: Which users, shape (num_users,).
+        """
+        train, validation, test = (
+            sparse.csr_array(split[is_drawn]) for split in (self.train, self.validation, self.test)
+        )
+        return replace(
+            self,
+            train=train,
+            validation=validation,
+            test=test,
+            user_ids=self.user_ids[is_drawn],
+            num_unevaluated_users=int(np.sum(np.diff(validation.indptr) + np.diff(test.indptr) == 0)),
+            num_drawn_from=self.num_all_users,
+        )
 
     def merge_validation_into_training(self) -> "Interactions":
         """Train on training and validation together; validation is then empty and test the same.
