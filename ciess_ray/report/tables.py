@@ -82,7 +82,6 @@ def metric_text(value: float | Spread) -> str:
 
 
 WHOLE, TENTHS = "{:,.0f}".format, "{:.1f}".format
-
 #: What the files of a search's folder are, those first that score.
 _ROLES = {
     "table.safetensors": "the packed table: what the budget caps",

@@ -148,6 +148,7 @@ class TestFormerFields:
         # What has come since is as it was before it.
         since = {"dataset.split": "random", "training.temperature": None}
         since |= {"search.refit": True, "search.tried_recipes": [], "search.tries_users_first": False}
+        since |= {"search.user_share": 1.0, "time": None}
         assert now == of_then | since
         assert flatten(recorded).keys() >= FORMER.keys()
         recorded["agent"]["tau"] = 0.01

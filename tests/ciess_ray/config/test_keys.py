@@ -21,6 +21,8 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: How it is done, and where.
 NEVER = ("output", "cache", "resources", "tracking", "time", "search.refit", "search.checkpoint_interval_s")
+#: It decides whose interactions there are, and these count.
+NEVER += ("search.user_share",)
 BUDGETS = ("budget",)
 STEPS = ("search.step_mode", "search.batches_per_step", "search.step_learning_rate")
 SUPERNET = ("search.supernet_batches", "search.supernet_kept_ratios")
