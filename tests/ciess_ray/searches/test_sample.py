@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ciess_ray.comparisons.config import ComparisonPlan
 from ciess_ray.config.data import caps_params_of, load_interactions
 from ciess_ray.config.keys import digest, values_of_key
 from ciess_ray.config.yaml_file import parse_config
@@ -14,6 +15,7 @@ from ciess_ray.searches.driver import resume, search
 from ciess_ray.searches.finalists import Finalists
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.searches.sample import LEAST_JUDGED, draw_users, for_everybody, widened
+from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.training.contest import Allocation, place
 from ciess_ray.training.convergence import Trained, equal_sizes, full_sizes
 from envs.budget import MemoryBudget
@@ -264,3 +266,12 @@ class TestSearch:
         assert summary["recipe"]["tried"]
         assert summary["budget"]["num_params"] == summary["budget"]["cap_params"]
         assert summary["budget"]["cap_params"] == int(0.2 * 320 * 16)
+
+
+@pytest.mark.parametrize("plan", [ComparisonPlan, SweepPlan])
+def test_many_runs_that_share_what_is_trained_refuse_it(plan, tmp_path):
+    base = {"dataset": {"path": "log.csv"}}
+    values = {"base": base, "space": {"seed": [0, 1]}}
+    plan.of(values, "many.yaml", tmp_path)
+    with pytest.raises(ConfigError, match="many.yaml: .*search.user_share: .* leave it out"):
+        plan.of(values | {"base": base | {"search": HALF}}, "many.yaml", tmp_path)
