@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ciess_ray.cli.options import changed_fields, columns_of, options_of
 from ciess_ray.cli.results import say_store
-from ciess_ray.cli.searching import changed_fields, columns_of, options_of
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.metric_keys import RANKING_NOTE
 from ciess_ray.names import REPORT_FILE
