@@ -15,8 +15,9 @@ from ciess_ray.resources import num_threads
 from ciess_ray.training.convergence import cpu_seconds, peak_bytes, recipe_of
 from ciess_ray.training.preparing import claiming, value_of
 from envs.data import Interactions
+from envs.errors import TrainingError
 from envs.recommenders.evaluation import evaluate
-from envs.recommenders.training import TrainingSettings
+from envs.recommenders.training import Solved, Trainer, TrainingSettings
 from envs.sizes.by_popularity import allocation_sampler
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
@@ -103,6 +104,15 @@ def _measure(probe: Probe, interactions: Interactions, num_threads: int) -> Pace
         torch.set_num_threads(before)
 
 
+def _train(trainer: Trainer | Solved, num_batches: int) -> bool:
+    """Train so many batches; whether they gave numbers, which is told where a training needs them."""
+    try:
+        trainer.train(num_batches)
+    except TrainingError:
+        return False
+    return True
+
+
 def measure_pace(probe: Probe, interactions: Interactions) -> Pace:
     """Measure a training in this process."""
     sizes, began = probe.sizes, cpu_seconds()
@@ -120,11 +130,12 @@ def measure_pace(probe: Probe, interactions: Interactions) -> Pace:
         )
     trainer = recipe.trainer(sizes, np.random.default_rng(0), draw_sizes)
     # The first one finds memory and code for all others.
-    trainer.train(1)
+    has_numbers = _train(trainer, 1)
     start_s, num_batches, batches_s = cpu_seconds() - began, 1, 0.0
-    while batches_s < _LEAST_S and not recipe.is_closed_form:
+    batch_s = 0.0 if recipe.is_closed_form else start_s
+    while batches_s < _LEAST_S and has_numbers and not recipe.is_closed_form:
         began = cpu_seconds()
-        trainer.train(num_batches)
+        has_numbers = _train(trainer, num_batches)
         batches_s = cpu_seconds() - began
         batch_s = batches_s / num_batches
         num_batches *= 2
@@ -134,7 +145,7 @@ def measure_pace(probe: Probe, interactions: Interactions) -> Pace:
     taken_s, seconds = cpu_seconds() - all_began[0], time.perf_counter() - all_began[1]
     return Pace(
         start_s,
-        0.0 if recipe.is_closed_form else batch_s,
+        batch_s,
         validation_s,
         peak_bytes(),
         max(1.0, seconds * num_threads(probe.config) / max(taken_s, 1e-9)),

@@ -260,7 +260,8 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     assert status == 0, err
     assert "\x1b" not in out
     lines = out.splitlines()
-    assert lines[0] == "full-size fit 0/20" and lines[1].startswith("full-size fit 10/20")
+    assert lines[0].startswith("clock  takes about ") and lines[0].endswith(" GB of memory")
+    assert lines[1] == "full-size fit 0/20" and lines[2].startswith("full-size fit 10/20")
     assert any(line.startswith("search 1/4  kept 25.00%  quality ") for line in lines)
     (equal,) = (line for line in lines if line.strip("│ ").startswith("equal sizes"))
     assert "25.00%" in equal and " 200 " in equal
