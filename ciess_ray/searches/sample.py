@@ -19,7 +19,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.searches.finalists import Finalists
 from ciess_ray.searches.run import Budget, Run
 from ciess_ray.streams import Stream, rng_of
-from ciess_ray.training.contest import Allocation, place
+from ciess_ray.training.contest import Allocation, place, project
 from ciess_ray.training.convergence import equal_sizes, full_sizes
 from envs.budget import MemoryBudget
 from envs.data import Interactions
@@ -170,16 +170,7 @@ def widened(
     user = sizes.user
     if len(user):
         user = user[_same_rank(drawn.user_popularity, everybody.user_popularity)]
-    return EmbeddingSizes.from_proposal(
-        user,
-        sizes.item,
-        cap_params,
-        sizes.min_embedding_size,
-        sizes.max_embedding_size,
-        rng,
-        fill=True,
-        num_tables=sizes.num_tables,
-    )
+    return project(replace(sizes, user=user, first_columns=None), cap_params, rng)
 
 
 def _same_rank(drawn: NDArray[np.int64], everybody: NDArray[np.int64]) -> NDArray[np.int64]:

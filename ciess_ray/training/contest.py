@@ -93,7 +93,7 @@ def select_finalists(candidates: Sequence[Candidate], cap_params: int, num_best:
 def project_smallest(candidates: Sequence[Candidate], cap_params: int, rng: np.random.Generator) -> Candidate:
     """The smallest table seen, projected onto a cap that none has met."""
     smallest = min(candidates, key=lambda c: c.sizes.num_params)
-    return replace(smallest, sizes=_project(smallest.sizes, cap_params, rng))
+    return replace(smallest, sizes=project(smallest.sizes, cap_params, rng))
 
 
 def reshape_candidates(
@@ -116,9 +116,9 @@ def reshape_candidates(
     """
     reshaped = []
     for candidate in select_candidates(candidates, cap_params, NUM_RESHAPED):
-        shapes = [_project(candidate.proposed, cap_params, rng)]
+        shapes = [project(candidate.proposed, cap_params, rng)]
         if judge is not None:
-            shapes.append(_project(candidate.sizes, cap_params, rng, cap_params / candidate.sizes.num_params))
+            shapes.append(project(candidate.sizes, cap_params, rng, cap_params / candidate.sizes.num_params))
         reshaped += [
             replace(candidate, sizes=sizes, quality=judge(sizes) if judge else candidate.quality)
             for sizes in shapes
@@ -126,10 +126,10 @@ def reshape_candidates(
     return reshaped
 
 
-def _project(
+def project(
     sizes: EmbeddingSizes, cap_params: int, rng: np.random.Generator, factor: float = 1.0
 ) -> EmbeddingSizes:
-    """The sizes, enlarged by a factor, in the nearest shape that uses up a cap."""
+    """Sizes of all entities, enlarged by a factor, in the nearest shape that uses up a cap, in parameters."""
     return EmbeddingSizes.from_proposal(
         factor * sizes.user,
         factor * sizes.item,
@@ -394,5 +394,5 @@ def place(
     first_columns = np.zeros(sizes.num_rows, COLUMN_TYPE)
     first_columns[: interactions.num_users] = 1 + find_communities(interactions.train, num_communities, rng)
     if budget.unit == "bytes":
-        sizes = _project(sizes, sizes.num_params - column_params(sizes.num_rows), rng)
+        sizes = project(sizes, sizes.num_params - column_params(sizes.num_rows), rng)
     return replace(sizes, first_columns=first_columns)
