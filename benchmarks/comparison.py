@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from markdown_table import table
 from provenance import provenance, without_places
 
 from ciess_ray.comparisons.method_figures import HEADINGS, NO_BUDGET
@@ -86,14 +87,8 @@ def as_markdown(comparison: dict[str, Any]) -> list[str]:
         own = [one for one in methods if (one["dataset"], one["recommender"]) == (dataset, recommender)]
         own += [one for one in beside if one["dataset"] == dataset]
         full = next((one for one in own if one["method"] == "full size" and one["seeds"]), None)
-        lines = [
-            f"### {recommender} on {Path(dataset).stem}",
-            "",
-            _line(_HEADINGS),
-            _line(["---"] * len(_HEADINGS)),
-        ]
-        lines += [_line(_row(one, full)) for one in own]
-        sections.append("\n".join([*lines, ""]))
+        title = f"### {recommender} on {Path(dataset).stem}"
+        sections.append(f"{title}\n\n{table(_HEADINGS, [_row(one, full) for one in own])}\n")
     return sections
 
 
@@ -150,10 +145,6 @@ def _interval(difference: dict[str, Any]) -> str:
 
 def _pair(published: tuple[float, float] | None) -> str:
     return "" if published is None else f"{published[0]:.4f} / {published[1]:.4f}"
-
-
-def _line(parts: Any) -> str:
-    return f"| {' | '.join(parts)} |"
 
 
 if __name__ == "__main__":

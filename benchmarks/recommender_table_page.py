@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from recommender_table_plan import BUDGETS, DATA_SETS, FULL, NAMES, UNCUT, Cell
@@ -100,7 +101,7 @@ def _table(rows: Rows) -> list[str]:
     if measured:
         one = measured[0]
         parts.append(f"{one['users']:,} users, {one['items']:,} items, {one['interactions']:,} interactions.")
-    lines = [_line(_HEADS), _line(["---"] * len(_HEADS))]
+    lines = []
     for recommender, budget in _groups(measured):
         own = _of(measured, recommender, budget)
         full = {row["split"]: row for row in _of(measured, recommender, FULL)}
@@ -123,8 +124,8 @@ def _table(rows: Rows) -> list[str]:
             ", ".join(dict.fromkeys(row["served_as"] for row in own)),
             _mean(own, lambda row: row["cpu_s_in_all"]),
         ]
-        lines.append(_line(cells))
-    parts.append("\n".join(lines))
+        lines.append(cells)
+    parts.append(table(_HEADS, lines))
     refused: dict[str, list[str]] = {}
     for row in rows:
         if "refused" in row:
@@ -156,10 +157,6 @@ def _mean_of(rows: Rows, split: str, metric: str) -> str:
 def _mean(rows: Rows, value: Callable[..., float]) -> str:
     mean = statistics.mean(map(value, rows))
     return f"{mean:.1f}" if mean < 100 else f"{mean:,.0f}"
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 @styled

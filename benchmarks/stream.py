@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table
 from provenance import provenance
 from scipy import stats
 
@@ -175,7 +176,7 @@ def page_of(rows: Rows) -> str:
         "of the cap",
         "CPU s",
     ]
-    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
+    lines = []
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         ndcg = by_seed(rows, method, NDCG)
@@ -191,7 +192,7 @@ def page_of(rows: Rows) -> str:
             f"{min(used):.1%} to {max(used):.1%}" if used else "",
             f"{sum(row['cpu_s'] for row in own) / num_seeds:.0f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     made = "\n".join(f"{name}: {text}  " for name, text in provenance().items())
     return f"""# Streams: every method in one budget
 
@@ -200,7 +201,7 @@ known users on all known items, cold rows apart. Of equal sizes: N@20 as a share
 by seed, with Student's 95 % interval over seeds. Bytes are those of the packed table, or of what gives the
 lists; of the cap: the least and the most that any segment uses. CPU seconds are of all segments of one seed.
 
-{chr(10).join(lines)}
+{table(heads, lines)}
 
 {made}
 """

@@ -14,17 +14,11 @@ hand (``recommender_table.py``).
 """
 
 import argparse
-import contextlib
-import json
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
+from measured_search import forget, methods_of, run_search
 from measurements import Measurements
 from provenance import provenance
 from recommender_table_plan import BUILDING, DATA_SETS, HELD_OUT
@@ -33,7 +27,6 @@ from without_setting_page import write_page
 from ciess_ray.config.yaml_file import put_overrides
 from ciess_ray.config.yaml_values import as_yaml
 from ciess_ray.files.whole import write_whole
-from ciess_ray.result import RESULT_FILE, read_summary
 
 HAND, FOUND = WAYS = "hand", "found"
 RECOMMENDERS, BUDGETS = ("lightgcn", "mf"), ("10%", "5%")
@@ -48,7 +41,6 @@ BY_HAND = {
 NUM_COLUMNS = {("latest-small", "lightgcn"): ["recommender.max_embedding_size=64"]}
 #: Where a search leaves what it takes up when the command was broken off.
 FOLDER = Path("runs/without-setting")
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def main() -> None:
@@ -104,36 +96,18 @@ def measure(key: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         SystemExit: The search failed.
     """
     output = FOLDER / "-".join(str(value).strip("%") for value in key.values())
-    program = [Path(sys.executable).with_name("ciess-ray"), "search"]
-    if (output / RESULT_FILE).exists():
-        command = [*program, "--resume", output]
-    else:
-        shutil.rmtree(output, ignore_errors=True)
-        command = [*program, *_asked(key, folder), "--output", output, "--seed", key["split"]]
-        # What another row has trained would cost this one nothing.
-        command += ["--budget", key["budget"], "cache=null", "tracking.mlflow=false", "search.refit=false"]
-    cost = _run([str(part) for part in command], output)
-    summary = read_summary(output)
+    # What another row has trained would cost this one nothing.
+    asked = ["--budget", key["budget"], "cache=null", "tracking.mlflow=false", "search.refit=false"]
+    summary, cost = run_search([*_asked(key, folder), "--seed", key["split"], *asked], output)
     row = {
-        "methods": {
-            method["name"]: {
-                "ndcg@20": method["test"]["ndcg@20"],
-                "validation": method["validation"]["quality"],
-                **{
-                    name: method[name]
-                    for name in ("num_params", "options", "mean_user_size", "mean_item_size")
-                },
-            }
-            for method in summary["methods"]
-        },
+        "methods": methods_of(summary),
         "cap_params": summary["budget"]["cap_params"],
         "seconds": summary["seconds"],
         "predicted": summary.get("clock"),
         "training": summary["config"]["training"],
         **cost,
     }
-    shutil.rmtree(output)
-    _cost_file(output).unlink()
+    forget(output)
     return row
 
 
@@ -148,53 +122,6 @@ def _asked(key: Mapping[str, Any], folder: Path) -> list[str]:
     write_whole(config, as_yaml(put_overrides({}, bare)))
     columns = NUM_COLUMNS.get((key["data"], key["recommender"]), [])
     return [str(config), f"recommender.name={key['recommender']}", *columns]
-
-
-def _cost_file(output: Path) -> Path:
-    """What a search has taken so far, for when it is broken off."""
-    return output.with_suffix(".json")
-
-
-def _run(command: Sequence[str], output: Path) -> dict[str, float]:
-    """Run a command; what all its processes took, with what the search took before it was broken off."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    file = _cost_file(output)
-    before = {"cpu_s": 0.0, "wall_s": 0.0, "peak_bytes": 0.0}
-    if "--resume" in command and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-    started = time.monotonic()
-    with output.with_suffix(".log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    root = psutil.Process(process.pid)
-    cpu_s: dict[tuple[int, float], float] = {}
-    peak_bytes, cost = before["peak_bytes"], before
-    while process.poll() is None:
-        num_bytes = 0
-        for each in _processes(root):
-            # One that has just ended keeps what was seen of it last.
-            with contextlib.suppress(psutil.Error), each.oneshot():
-                times, memory = each.cpu_times(), each.memory_info()
-                cpu_s[each.pid, each.create_time()] = times.user + times.system
-                # What is shared, Ray's object store above all, would count in each.
-                num_bytes += memory.rss - memory.shared
-        peak_bytes = max(peak_bytes, num_bytes)
-        cost = {
-            "cpu_s": before["cpu_s"] + sum(cpu_s.values()),
-            "wall_s": before["wall_s"] + time.monotonic() - started,
-            "peak_bytes": peak_bytes,
-        }
-        write_whole(file, json.dumps(cost))
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}; see {log.name}")
-    return cost
-
-
-def _processes(root: psutil.Process) -> list[psutil.Process]:
-    """A process and all that it started, and they."""
-    with contextlib.suppress(psutil.Error):
-        return [root, *root.children(recursive=True)]
-    return []
 
 
 if __name__ == "__main__":

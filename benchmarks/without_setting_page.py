@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from markdown_table import table
 from recommender_table_plan import DATA_SETS
 
 from ciess_ray.files.whole import write_whole
@@ -51,29 +52,27 @@ def write_page(output: Path, rows: Sequence[Row]) -> None:
 
 
 def _table(found: Sequence[Row], rows: Sequence[Row]) -> str:
-    lines = [_line(_HEADS), _line(["---"] * len(_HEADS))]
+    lines = []
     for recommender, budget in dict.fromkeys((row["recommender"], row["budget"]) for row in found):
         of_cell = [row for row in found if (row["recommender"], row["budget"]) == (recommender, budget)]
         of_cell.sort(key=lambda row: row["split"])
         pairs = [(row, _by_hand(row, rows)) for row in of_cell]
         lines.append(
-            _line(
-                [
-                    recommender,
-                    budget,
-                    ", ".join(str(row["split"]) for row in of_cell),
-                    _mean(_quality(FULL_SIZE)(row) for row in of_cell),
-                    _share(pairs, _quality(FULL_SIZE)),
-                    _mean(_quality(EQUAL_SIZES)(row) for row in of_cell),
-                    _mean(_quality(SEARCH)(row) for row in of_cell),
-                    _share(pairs, _quality(SEARCH)),
-                    f"{median(row['cpu_s'] for row in of_cell):,.0f}",
-                    _share(pairs, lambda row: float(row["cpu_s"])),
-                    f"{median(row['peak_bytes'] for row in of_cell) / 1e6:,.0f}",
-                ]
-            )
+            [
+                recommender,
+                budget,
+                ", ".join(str(row["split"]) for row in of_cell),
+                _mean(_quality(FULL_SIZE)(row) for row in of_cell),
+                _share(pairs, _quality(FULL_SIZE)),
+                _mean(_quality(EQUAL_SIZES)(row) for row in of_cell),
+                _mean(_quality(SEARCH)(row) for row in of_cell),
+                _share(pairs, _quality(SEARCH)),
+                f"{median(row['cpu_s'] for row in of_cell):,.0f}",
+                _share(pairs, lambda row: float(row["cpu_s"])),
+                f"{median(row['peak_bytes'] for row in of_cell) / 1e6:,.0f}",
+            ]
         )
-    return "\n".join(lines)
+    return table(_HEADS, lines)
 
 
 def _by_hand(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -93,7 +92,3 @@ def _share(pairs: Sequence[tuple[Row, Row | None]], figure: Callable[[Row], floa
 
 def _mean(values: Iterable[float]) -> str:
     return str(Spread.of(values)).replace("±", " ± ")
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -123,7 +123,7 @@ _TEXT = """\
 # What stands here can also be said there, as section.field=value; 'ciess-ray fields' lists every other field.
 dataset:
   path: {path}  # relative to where the command is started
-{columns}budget: {budget}  # of the full table's parameters; or '62000 params', or 64MB of packed file
+{columns}budget: {budget}  # of the full table; or '62000 params', or 64MB{of_bytes}
 output: {output}  # folder of the result
 seed: 0  # of every draw
 recommender:
@@ -148,7 +148,7 @@ def init(
             help="lightgcn, mf, spectral, neighbours, ...; or auto: whichever validation likes best.",
             metavar="NAME",
         ),
-    ] = "lightgcn",
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option(help="The configuration; the data's name with .yaml, if not given.")
     ] = None,
@@ -187,6 +187,7 @@ def init(
         path=as_yaml(file),
         columns=_section(columns, others),
         budget=as_yaml(budget),
+        of_bytes=" of all that answers requests" if recommender == AUTO else " of packed file",
         output=as_yaml(f"runs/{name}"),
         recommender=as_yaml(recommender) if ":" in recommender else recommender,
         others=", ".join(name for name in (*RECOMMENDERS, AUTO) if name != recommender),

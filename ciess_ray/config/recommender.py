@@ -41,7 +41,7 @@ class RecommenderConfig(Section):
         "lightgcn",
         description=f"{', '.join(sorted(RECOMMENDERS))}, or package.module:ClassName for one of your own, "
         f"or {AUTO}: of lightgcn, mf, spectral and neighbours whichever validation likes best in as many "
-        "served bytes",
+        "served bytes, which a search has that says nothing of one",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,

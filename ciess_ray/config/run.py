@@ -276,11 +276,6 @@ class RunConfig(Section):
                 f"search.user_share: recommender.name={AUTO} weighs all that is served, of everybody: leave "
                 "it out, or name a recommender."
             )
-        if self.time is not None:
-            raise ConfigError(
-                f"time: what fits into it is known of one recommender, and recommender.name={AUTO} rates "
-                "several: leave it out, or name one."
-            )
         said = [
             *(OF_TRAINING + name for name in sorted(self.training.model_fields_set)),
             *(["search.tried_recipes"] if search.tried_recipes else []),

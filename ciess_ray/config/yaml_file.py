@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ciess_ray.config.credentials import without_secrets
 from ciess_ray.config.keys import FORMER
+from ciess_ray.config.recommender import AUTO
 from ciess_ray.config.run import PRESETS, RunConfig
 from ciess_ray.config.yaml_values import MAX_BYTES, read_yaml
 from envs.data import guess_format
@@ -22,6 +23,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 #: Fields whose values are of several kinds, which pydantic names where it says where a mistake is.
 _OF_SEVERAL_KINDS = (("base",), ("budget",), ("dataset", "path"), ("search", "memory_weight"))
+
+#: How fields begin that are of one recommender, which is lightgcn where it has no name.
+_OF_ONE_RECOMMENDER = (
+    "recommender.name",
+    "recommender.options",
+    "training",
+    "search.mode",
+    "search.step_mode",
+    "search.tried_",
+    "search.user_share",
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -35,7 +47,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: The file is missing or no YAML mapping, an override is unreadable, or a field is wrong.
     """
     values = {"dataset": {"path": str(path)}} if is_data(path) else read_values(path)
-    return parse_config(put_overrides(values, overrides), str(path))
+    return parse_config(choosing(put_overrides(values, overrides)), str(path))
+
+
+def choosing(values: dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a search that leave its recommender to validation where they say nothing of one."""
+    names = dotted_fields(values)
+    if "recommender" not in names and not any(name.startswith(_OF_ONE_RECOMMENDER) for name in names):
+        put_field(values, "recommender.name", AUTO)
+    return values
 
 
 def is_data(path: str | Path) -> bool:

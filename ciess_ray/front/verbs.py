@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ciess_ray.config.yaml_file import parse_config, section_names
+from ciess_ray.config.yaml_file import choosing, parse_config, section_names
 from ciess_ray.front.settings import Ratings, settings_of
 from ciess_ray.names import COMPARISON_FILE, STREAM_FILE, SWEEP_FILE
 from ciess_ray.result import RESULT_FILE, SearchResult, check_output
@@ -95,7 +95,7 @@ def search(
         values["budget"] = budget if isinstance(budget, str | float | int) else list(budget)
     # The command line keeps one in the folder that one stands in.
     values.setdefault("cache", None)
-    config = parse_config(values, settings.source)
+    config = parse_config(choosing(values), settings.source)
     check_output(config.output, overwrite=overwrite)
     settings.keep_ratings(overwrite=overwrite)
 

@@ -24,7 +24,7 @@ from ciess_ray.searches.clock import Outlook, foretell
 from ciess_ray.searches.run import Budget
 from ciess_ray.searches.sample import budgets_in_search, draw_users
 from ciess_ray.tracking.mlflow_connection import connect
-from ciess_ray.training.auto import stand_in
+from ciess_ray.training.auto import stand_ins
 from ciess_ray.training.convergence import full_sizes
 from ciess_ray.training.rules import FOUND_FIELDS, OF_RECOMMENDER, with_rules
 from ciess_ray.training.usage import Usage
@@ -90,7 +90,7 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     sample = draw_users(config, interactions)
-    named = stand_in(config, interactions)
+    *others, named = stand_ins(config, interactions)
     ruled = with_rules(named, sample)
     budgets = budgets_of(ruled, interactions, overwrite=overwrite)
     budgets_in_search(ruled, sample, budgets)
@@ -99,7 +99,7 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     with ray_session():
         check_resources(ruled)
         with Usage() as usage:
-            outlook = foretell(named, sample, ray.put(sample), usage, everybody=interactions)
+            outlook = foretell(named, sample, ray.put(sample), usage, everybody=interactions, rivals=others)
     return DryRun(interactions, sample, budgets, full_sizes(ruled, interactions).num_params, outlook)
 
 

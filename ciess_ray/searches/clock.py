@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +12,19 @@ import ray
 from ciess_ray.config.run import RunConfig
 from ciess_ray.resources import claim_of, cluster_nodes, gpus_of_each, num_at_once
 from ciess_ray.training.effort import EFFORTS, LEAST_PART, WHOLE, Effort
-from ciess_ray.training.forecast import REFIT, RETRAINING, SEARCH_PHASE, TEST, Forecast, Paces, add_up, spelt
+from ciess_ray.training.forecast import (
+    REFIT,
+    RETRAINING,
+    SEARCH_PHASE,
+    TEST,
+    Forecast,
+    Paces,
+    Phase,
+    add_up,
+    recipe_phase,
+    spelt,
+)
+from ciess_ray.training.recipes import RECIPE
 from ciess_ray.training.rules import with_rules
 from ciess_ray.training.usage import Usage
 from envs.data import Interactions
@@ -180,6 +192,7 @@ def foretell(
     num_taken: int = 0,
     *,
     everybody: Interactions,
+    rivals: Sequence[RunConfig] = (),
 ) -> Outlook:
     """Measure what trainings take, in some seconds, and add up what the search will; fit it into its time.
 
@@ -190,6 +203,8 @@ def foretell(
         usage: Tells what has been taken by then.
         num_taken: Steps that were taken before.
         everybody: The splits that the last tables are trained on; where these are not of all users.
+        rivals: Runs of the other recommenders that it is to be chosen among. What is computed is no more than
+            what is measured here, and is not counted.
 
     Raises:
         ConfigError: Not even the least that a search does fits into the time that it is given.
@@ -197,6 +212,13 @@ def foretell(
     """
     ruled = with_rules(asked, interactions)
     paces = Paces.measured(asked, ruled, interactions, interactions_ref)
+    rated = [
+        (rival, Paces.measured(rival, with_rules(rival, interactions), interactions, interactions_ref))
+        for rival in rivals
+        if not rival.recommender.is_closed_form
+    ]
+    if rivals and not asked.recommender.is_closed_form:
+        rated.append((asked, paces))
     last = interactions, paces
     if everybody is not interactions:
         last = everybody, Paces.measured(ruled, ruled, everybody, ray.put(everybody))
@@ -219,6 +241,11 @@ def foretell(
             num_taken=num_taken,
             effort=effort,
         )
+        if rated:
+            rating = [recipe_phase(rival, interactions, its, effort) for rival, its in rated]
+            recipe = Phase(RECIPE, tuple(its for phase in rating for its in phase.rounds))
+            others = (phase for phase in forecast.phases if phase.name != RECIPE)
+            forecast = replace(forecast, phases=(recipe, *others))
         return Outlook(config, effort, forecast)
 
     return outlook(WHOLE) if asked.time_s is None else fit(outlook, asked.time_s)

@@ -45,7 +45,7 @@ from ciess_ray.searches.outcome import Refitted, measure, refit, write_result
 from ciess_ray.searches.run import Journal, Run, Watcher
 from ciess_ray.searches.sample import budgets_in_search, draw_users, for_everybody, told_sample
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
-from ciess_ray.training.auto import find_run, stand_in
+from ciess_ray.training.auto import find_run, stand_ins
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
 from ciess_ray.training.recipes import RECIPE
 from ciess_ray.training.rules import with_rules, with_sections
@@ -185,7 +185,7 @@ def _search(
     everybody = load_interactions(config)
     interactions = draw_users(config, everybody)
     # What a user leaves alone is found.
-    asked, named = config, stand_in(config, everybody)
+    asked, (*others, named) = config, stand_ins(config, everybody)
     config = with_rules(named, interactions)
     if before and before["dataset"]["fingerprint"] != everybody.fingerprint:
         raise ResultError(
@@ -230,7 +230,9 @@ def _search(
             # What others share they look at together.
             if not clock.has_forecast and (shared is None or config.time) and not work:
                 splits = interactions, run.interactions_ref
-                outlook = foretell(named, *splits, clock.usage, run.num_steps, everybody=everybody)
+                outlook = foretell(
+                    named, *splits, clock.usage, run.num_steps, everybody=everybody, rivals=others
+                )
                 clock.foretell(outlook)
                 journal.say("clock", outlook.line)
                 run = replace(run, config=outlook.config)

@@ -211,19 +211,23 @@ def _no_room(beside: Beside, smallest: int, num_bytes: int) -> str:
     return graph if beside.num_bytes > num_bytes else f"{graph}, and {table}"
 
 
-def stand_in(config: RunConfig, interactions: Interactions) -> RunConfig:
-    """A run of a recommender that is named: of one that is yet to be chosen the largest that has room.
+def stand_ins(config: RunConfig, interactions: Interactions) -> list[RunConfig]:
+    """Runs of recommenders that are named: of one that is yet to be chosen all that have room.
 
     Args:
         config: What a user asked for.
         interactions: The splits.
 
+    Returns:
+        At least one; the last one, which is the largest, may stand for a search whose recommender is not
+        known yet.
+
     Raises:
         BudgetError: There is room for none.
     """
-    if config.recommender.is_auto:
-        *_, config = (rival.config for rival in rivals_of(config, interactions) if rival.config)
-    return config
+    if not config.recommender.is_auto:
+        return [config]
+    return [rival.config for rival in rivals_of(config, interactions) if rival.config]
 
 
 def find_run(
@@ -238,7 +242,7 @@ def find_run(
         interactions: The splits; test is not looked at.
         interactions_ref: Reference to them.
         tell: Is told how far it is.
-        effort: What of it is done for a recommender that is named.
+        effort: What of it is done.
 
     Raises:
         BudgetError: No recommender has room in the budget.
@@ -263,7 +267,9 @@ def find_run(
 
         what = rival, rival.config, interactions, interactions_ref, its
         run, row, its_tried = (
-            _compute(*what) if rival.config.recommender.is_closed_form else _train(*what, best)
+            _compute(*what, effort)
+            if rival.config.recommender.is_closed_form
+            else _train(*what, best, effort)
         )
         rated.append(row)
         tried += [replace(each, recommender=rival.name) for each in its_tried]
@@ -281,10 +287,16 @@ def find_run(
 
 
 def _compute(
-    rival: Rival, config: RunConfig, interactions: Interactions, interactions_ref: Any, tell: Tell
+    rival: Rival,
+    config: RunConfig,
+    interactions: Interactions,
+    interactions_ref: Any,
+    tell: Tell,
+    effort: Effort,
 ) -> tuple[RunConfig, Rated, list[Tried]]:
     """A recommender in closed form: equal sizes at the budget, options tried one after another."""
-    ruled = with_rules(config, interactions)
+    # Its options are cheap beside what others are trained for, and worth more than the episodes.
+    ruled = with_rules(config, interactions, replace(effort, has_values=True))
     sizes = equal_sizes(ruled, interactions, min(caps_params_of(ruled, interactions)))
     tried: list[Tried] = []
     cpu_s = 0.0
@@ -320,9 +332,10 @@ def _train(
     interactions_ref: Any,
     tell: Tell,
     best: float,
+    effort: Effort,
 ) -> tuple[RunConfig | None, Rated, list[Tried]]:
     """A recommender that is trained: its recipes, to their end unless it is far behind after a part."""
-    recipes = Recipes(config, interactions, interactions_ref, tell)
+    recipes = Recipes(config, interactions, interactions_ref, tell, effort)
     for share in ROUNDS:
         recipes.try_for(share)
         told, sizes = recipes.best

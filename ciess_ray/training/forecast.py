@@ -304,7 +304,7 @@ def phases_of(
     values: list[float] = [len(tried) for tried in config.ways[0].others.values()]
     arms = arms_of(asked)[: effort.num_arms] if asked.finds_recipe else []
     if len(arms) > 1:
-        phases.append(_recipe_phase(asked, interactions, paces, effort))
+        phases.append(recipe_phase(asked, interactions, paces, effort))
         if not search.tried_recipes and effort.has_ways:
             other_ways = min(_OTHER_RECIPES, len(arms) - 1)
 
@@ -352,7 +352,7 @@ def _growths(interactions: Interactions, everybody: Interactions) -> tuple[float
     return (num_all - everybody.test.nnz) / chosen_on, num_all / chosen_on
 
 
-def _recipe_phase(asked: RunConfig, interactions: Interactions, paces: Paces, effort: Effort) -> Phase:
+def recipe_phase(asked: RunConfig, interactions: Interactions, paces: Paces, effort: Effort) -> Phase:
     """The rounds of trainings by which a recipe is found."""
     files = first_round(asked, interactions, effort)
     if all(file.exists() for file in files.values()):

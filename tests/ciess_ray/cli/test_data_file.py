@@ -8,6 +8,7 @@ import ciess_ray
 from ciess_ray.config.data import load_interactions
 from ciess_ray.config.grid import absolute_paths, slug
 from ciess_ray.config.yaml_file import load_config
+from ciess_ray.config.yaml_values import read_yaml
 from ciess_ray.result import dataset_name
 from envs.errors import DataError
 
@@ -32,6 +33,7 @@ def configured(run_cli, tmp_path, monkeypatch):
             run_cli(*arguments)
         return asked[-1]
 
+    configured.asked = asked
     return configured
 
 
@@ -41,6 +43,33 @@ def test_a_file_of_data_and_a_budget_are_enough(configured):
     assert config.dataset.columns == {"user": "customer", "item": "sku"}
     config = configured("search", "a.tsv.gz", "--timestamp", "when", "dataset.k_core=3", "--budget", "5%")
     assert config.dataset.columns == {"timestamp": "when"} and config.dataset.k_core == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ([], "auto"),
+        (["--time", "10m", "--device", "cpu", "recommender.max_embedding_size=32"], "auto"),
+        (["search.num_episodes=3", "agent.updates_per_step=2"], "auto"),
+        (["--recommender", "mf"], "mf"),
+        (["recommender=spectral"], "spectral"),
+        (["recommender.options.l2=0.1"], "lightgcn"),
+        (["training.max_batches=100"], "lightgcn"),
+        (["search.mode=paper"], "lightgcn"),
+        (["search.tried_communities=[16]"], "lightgcn"),
+        (["search.user_share=0.5"], "lightgcn"),
+    ],
+)
+def test_where_nothing_is_said_of_one_recommender_validation_chooses(configured, tmp_path, said, name):
+    (tmp_path / "run.yaml").write_text("dataset: {path: a.csv}\n")
+    for source in ("purchases.csv", "run.yaml"):
+        assert configured("search", source, *said).recommender.name == name
+    fields = dict(each.split("=") for each in said if "=" in each)
+    if len(fields) == len(said):
+        fields = {field: read_yaml(value) for field, value in fields.items()}
+        with pytest.raises(BaseException, match="^$"):
+            ciess_ray.search("purchases.csv", progress=False, **fields)
+        assert configured.asked[-1].recommender.name == name
 
 
 def test_so_is_a_uri_which_keeps_both_of_its_strokes(configured, tmp_path):

@@ -74,8 +74,12 @@ def test_the_last_of_two_overrides_counts(file):
 
 
 def test_a_configuration_survives_a_round_trip(file):
-    config = load_config(file)
+    config = load_config(file, ["recommender.name=mf"])
     assert parse_config(config.model_dump(mode="json")) == config
+    # Of one whose recommender is yet to be chosen what its user said.
+    config = load_config(file)
+    assert config.recommender.is_auto
+    assert parse_config(config.model_dump(mode="json", exclude_unset=True)) == config
 
 
 class TestPresets:
@@ -176,7 +180,7 @@ class TestFormerFields:
         assert with_former(one)["recommender"]["options"] == {"l2": 0.0001}
 
     def test_budgets_that_a_folder_recorded_apart_are_one_list(self, file):
-        config = load_config(file, ["budget=[10%, 20%, 0.5]"])
+        config = load_config(file, ["budget=[10%, 20%, 0.5]", "recommender.name=mf"])
         values = config.model_dump(mode="json")
         apart = values | {"budget": "10%", "looser_budgets": ["20%", 0.5]}
         assert parse_config(without_former(apart)) == config

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -19,15 +21,18 @@ from ciess_ray.config.yaml_file import parse_config, put_overrides
 from ciess_ray.report.recipes import recommenders_table
 from ciess_ray.result import read_summary
 from ciess_ray.searches.beginning import recorded
+from ciess_ray.searches.clock import foretell
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.streaming.config import StreamConfig
 from ciess_ray.sweeps.config import SweepPlan
 from ciess_ray.sweeps.driver import _read
 from ciess_ray.training import arms, recipes
-from ciess_ray.training.auto import RIVALS, find_run, rivals_of, served_budgets, stand_in
+from ciess_ray.training.auto import RIVALS, find_run, rivals_of, served_budgets, stand_ins
 from ciess_ray.training.convergence import Cost, Trained
-from ciess_ray.training.recipes import find_recipe
+from ciess_ray.training.effort import EFFORTS
+from ciess_ray.training.recipes import find_recipe, first_round
 from ciess_ray.training.rules import with_rules
+from ciess_ray.training.usage import Usage
 from envs.data import generate_interactions
 from envs.errors import BudgetError, ConfigError, TrainingError
 from envs.recommenders.training import TrainingSettings
@@ -99,7 +104,6 @@ class TestSaying:
             ({"search": {"mode": "paper"}}, "search.mode=paper"),
             ({"search": {"tried_recipes": [{"l2": 0.1}]}}, "search.tried_recipes"),
             ({"search": {"tried_communities": [16]}}, "search.tried_communities"),
-            ({"time": "10 min"}, "time: what fits into it"),
             ({"search": {"step_mode": "supernet"}}, "search.step_mode=supernet"),
         ],
     )
@@ -145,7 +149,7 @@ class TestBudgets:
             graph,
         )
         assert of_rows(found)["lightgcn"].quality is None and found.rated[-1].quality is None
-        assert stand_in(run_of("1800B"), interactions).recommender.name == "mf"
+        assert [run.recommender.name for run in stand_ins(run_of("1800B"), interactions)] == [*RIVALS[:3]]
 
     def test_where_none_has_room_the_least_that_works_is_said(self, run_of, make_interactions):
         with pytest.raises(BudgetError, match="no recommender has room") as caught:
@@ -214,9 +218,38 @@ class TestChoosing:
         with pytest.raises(TrainingError, match="no recommender finds anything"):
             find_run(run_of("20kB"), make_interactions(), None, lambda *news: None)
 
+    def test_where_time_is_short_fewer_recipes_of_each_are_tried(self, run_of, qualities, make_interactions):
+        asked = qualities(lambda name, *_: 0.2 if name == "neighbours" else 0.19)
+        what = run_of("20kB"), make_interactions(), None, lambda *news: None
+        find_run(*what)
+        num_whole = len(asked)
+        asked.clear()
+        found = find_run(*what, replace(EFFORTS[-1], part=0.1))
+        counts = Counter(asked)
+        # The budget has room for full tables, and each has its likeliest recipe.
+        assert counts["mf", 0.25] == counts["mf", 1] == counts["lightgcn", 0.25] == 1
+        assert len(asked) < num_whole / 2 and found.config.recommender.name == "neighbours"
+
+    def test_what_trainings_of_all_that_are_rated_take_is_foretold(
+        self, run_of, make_interactions, ray_cluster
+    ):
+        interactions, asked = make_interactions(), run_of("20kB")
+        *others, named = stand_ins(asked, interactions)
+        reference = ray.put(interactions)
+        alone, all_of_them = (
+            foretell(named, interactions, reference, Usage(), everybody=interactions, rivals=rivals)
+            for rivals in ((), others)
+        )
+        counts = [
+            {phase.name: phase.num_trainings for phase in outlook.forecast.phases}
+            for outlook in (alone, all_of_them)
+        ]
+        its = len(first_round(others[-1], interactions))
+        assert counts[1].pop("recipe") >= counts[0].pop("recipe") + its and counts[0] == counts[1]
+
     def test_a_folder_says_nothing_of_what_is_yet_to_be_found(self, run_of, make_interactions):
         asked = run_of("20kB")
-        values = recorded(asked, with_rules(stand_in(asked, make_interactions()), make_interactions()))
+        values = recorded(asked, with_rules(stand_ins(asked, make_interactions())[-1], make_interactions()))
         assert values["recommender"]["name"] == "auto" and values["budget"] == "20kB"
         assert not {"tries_users_first", "tried_communities", "tried_recipes"} & values["search"].keys()
         again = parse_config(values)
