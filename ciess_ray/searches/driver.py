@@ -47,7 +47,7 @@ from ciess_ray.searches.sample import budgets_in_search, draw_users, for_everybo
 from ciess_ray.tracking.runs import Tracker, result_metrics, track
 from ciess_ray.training.auto import find_run, stand_ins
 from ciess_ray.training.preparing import FULL_SIZE_FIT, preparations_of, prepare
-from ciess_ray.training.recipes import RECIPE
+from ciess_ray.training.recipes import RECIPE, full_size_quality
 from ciess_ray.training.rules import with_rules, with_sections
 from envs.data import Interactions
 from envs.errors import ConfigError, ResultError, TrainingError
@@ -334,7 +334,9 @@ def _run_phases(
             ),
             shared=shared,
         )
-    journal.full_quality = full.quality
+    # What is searched may be trained as the full table would not be.
+    tried = (journal.summary["recipe"] or {}).get("tried", [])
+    journal.full_quality = max(full.quality, full_size_quality(tried, config.recommender.name))
     journal.summary["full_size_fit"] = {"is_cached": full.is_cached, "best_batch": full.num_batches}
     pretrained = full.state or None
     for supernet in supernets:
@@ -382,7 +384,7 @@ def _run_phases(
                 # Matplotlib is imported where something is drawn.
                 from ciess_ray.figures import Course, draw_course, save_png
 
-                course = Course(config.output.name, search_lines(new), full.quality)
+                course = Course(config.output.name, search_lines(new), journal.full_quality)
                 save_png(draw_course([course]), new / "search.png")
             its_folder.write_result(its)
             tracker.log_metrics(result_metrics(rows, budget.name), run.num_steps)

@@ -9,7 +9,7 @@ recipe. So the search has that of the split, or of equal sizes where there is no
 trained with each table's own, too. Whole trainings are those that retraining finds again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,21 @@ def find_recipe(
     for share in ROUNDS:
         recipes.try_for(share)
     return recipes.found(), recipes.tried
+
+
+def full_size_quality(tried: Sequence[Mapping[str, Any]], recommender: str) -> float:
+    """The best that a full table had on validation in a whole training; 0 where none was tried.
+
+    Args:
+        tried: What ``result.json`` says was tried.
+        recommender: Whose.
+    """
+    whole = [
+        row["quality"]
+        for row in tried
+        if row["table"] == FULL_SIZE and row["share"] == 1 and row["recommender"] in ("", recommender)
+    ]
+    return max(whole, default=0.0)
 
 
 class Recipes:

@@ -6,17 +6,18 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from ciess_ray import metric_keys
 from ciess_ray.config.data import check_budgets, load_interactions
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.report.recipes import recipes_table
-from ciess_ray.result import read_summary
+from ciess_ray.result import read_summary, search_lines
 from ciess_ray.searches import driver
 from ciess_ray.searches.beginning import describe, recorded
 from ciess_ray.searches.driver import resume, search
 from ciess_ray.training import arms, recipes
 from ciess_ray.training.arms import arms_of, fields_of
 from ciess_ray.training.convergence import Trained
-from ciess_ray.training.recipes import find_recipe
+from ciess_ray.training.recipes import find_recipe, full_size_quality
 from ciess_ray.training.rules import pinned, with_rules
 from envs.errors import ConfigError
 from envs.recommenders import MF
@@ -258,14 +259,14 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
     summary = read_summary(config.output)
     assert (summary["status"], summary["phase"]) == ("interrupted", "recipe")
     assert "training" not in summary["config"]
-    phases = []
-    result = resume(config.output, on_progress=lambda news: phases.append(news.phase))
+    told = []
+    result = resume(config.output, on_progress=told.append)
     other = search(config.model_copy(update={"output": tmp_path / "other"}))
     for name in ("sizes.parquet", "candidates.parquet"):
         assert pq.read_table(result.path / name).equals(pq.read_table(other.path / name))
     assert result.summary["recipe"] == other.summary["recipe"]
     assert result.summary["config"]["training"]["loss"] == "full_softmax" or result.summary["recipe"]
-    assert phases[0] == "recipe" and len(result.summary["recipe"]["tried"]) >= 27 + 6
+    assert told[0].phase == "recipe" and len(result.summary["recipe"]["tried"]) >= 27 + 6
     shown = recipes_table([SimpleNamespace(label="mine", summary=result.summary)])
     assert len(shown.rows) == len(result.summary["recipe"]["tried"])
     assert {row[0].text for row in shown.rows} == {"equal sizes", "full size", "users first"}
@@ -277,6 +278,15 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
     assert equal["quality"] in [
         row["quality"] for row in result.summary["recipe"]["tried"] if row["table"] == "equal sizes"
     ]
+    # Qualities are told as shares of the full table's in the recipe that it is best with.
+    tried = result.summary["recipe"]["tried"]
+    full = [row["quality"] for row in tried if row["table"] == "full size" and row["share"] == 1]
+    assert full_size_quality(tried, "lightgcn") == max(full) and full_size_quality([], "mf") == 0
+    shares = {news.step: news.quality_share for news in told if news.phase == "search" and news.is_step}
+    lines = {line["step"]: line[metric_keys.QUALITY] for line in search_lines(result.path) if line["step"]}
+    # The full-size fit, of another seed, may be better still.
+    wholes = [lines[step] / share for step, share in shares.items()]
+    assert wholes == pytest.approx([wholes[0]] * len(shares)) and wholes[0] >= max(full) - 1e-9
     # What was found is what it was searched with.
     found = parse_config(json.loads(json.dumps(result.summary["config"])))
     assert not found.finds_recipe and found.training.max_batches in (8, 12)
