@@ -26,8 +26,8 @@ from provenance import provenance
 from torch import nn
 
 from ciess_ray.config.yaml_file import parse_config
+from ciess_ray.packed.codes import PRECISIONS
 from ciess_ray.packed.embedding import PackedEmbedding
-from ciess_ray.packed.file import VALUE_TYPES
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.result import ResultFolder
 from ciess_ray.serving.export import export
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=Path("results/packed.json"))
     arguments = parser.parse_args()
-    tables = {dtype: large_table(dtype) for dtype in VALUE_TYPES}
+    tables = {dtype: large_table(dtype) for dtype in PRECISIONS}
     result: dict[str, Any] = {
         **provenance(),
         "data": "synthetic" if arguments.ml_1m is None else "MovieLens-1M",

@@ -22,7 +22,7 @@ from packed import MAX_SIZE, MEAN_SIZE, NUM_ROWS, large_table
 from provenance import provenance
 
 from ciess_ray.files.whole import write_whole
-from ciess_ray.packed.file import VALUE_TYPES
+from ciess_ray.packed.codes import FLOATS
 from ciess_ray.packed.resize import resize
 from ciess_ray.packed.table import PackedTable
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     with TemporaryDirectory() as folder:
-        for dtype in VALUE_TYPES:
+        for dtype in FLOATS:
             file = Path(folder) / f"{dtype}.safetensors"
             large_table(dtype).save(file)
             table = PackedTable.open(file)

@@ -114,7 +114,10 @@ def export(
     destination: Annotated[Path, typer.Argument(help="Folder or file to write.")],
     format: Annotated[str, typer.Option(help="packed, parquet, torchrec or onnx.")] = "packed",
     dtype: Annotated[
-        str, typer.Option(help="float32, float16, bfloat16, or int8 with a scale a row.")
+        str,
+        typer.Option(
+            help="float32, float16, bfloat16, int8, int7, ... int2, or int8/int4 for users and items."
+        ),
     ] = "float32",
     propagated: Annotated[
         bool,
@@ -126,7 +129,7 @@ def export(
 
     A smaller type of value, with N@20 on test before and after:
 
-      ciess-ray export runs/quickstart served --dtype int8
+      ciess-ray export runs/quickstart served --dtype int4
 
     Rows as LightGCN or NGCF propagate them, so that scoring is an inner product:
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from ciess_ray.packed.codes import MOST_BITS
 from ciess_ray.packed.file import DAMAGED
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
@@ -22,6 +23,8 @@ _TYPES = {
     "bfloat16": (torch.bfloat16, torch.int16),
     "int8": (torch.int8, torch.int8),
 }
+_CODES = torch.uint8, torch.uint8
+_WORD_BYTES = 8
 #: Up to this width the bits that each size keeps stand in a table, which is square.
 _MAX_PREFIX = 512
 #: Where a row begins in its block is kept as a signed number of 16 bits.
@@ -48,14 +51,14 @@ class PackedEmbedding(nn.Module):
         self.width = table.width if width is None else width
         if self.width < 1:
             raise ValueError(f"a width of {self.width}: ask for at least one column")
-        dtype, self.bits = _TYPES[table.dtype]
+        dtype, self.bits = _TYPES[table.dtype] if table.row_bits is None else _CODES
         self.num_tables, self.block_bits = table.num_tables, table.layout.block_bits
         self.num_embeddings, self.embedding_dim = table.num_rows, table.num_tables * self.width
         #: Numbers that are copied of a row.
         self.num_copied = self.width if table.first_columns is None else table.largest_size
         self.num_scattered = max(self.width, table.width + self.num_copied)
         values = _tensor(table.values).view(dtype)
-        if len(values) < self.num_copied:
+        if table.row_bits is None and len(values) < self.num_copied:
             values = torch.cat([values, values.new_zeros(self.num_copied)])
         # PyTorch indexes with no unsigned numbers of more than 8 bits.
         sizes = table.row_sizes if table.row_sizes.itemsize == 1 else table.row_sizes.astype(np.int32)
@@ -69,6 +72,11 @@ class PackedEmbedding(nn.Module):
         shared = table.layout.shared_rows
         self.shared_rows = None if shared is None else nn.Buffer(_tensor(shared), persistent=False)
         self.scales = None if table.scales is None else nn.Buffer(_tensor(table.scales), persistent=False)
+        bits = np.zeros(1, np.uint8) if table.row_bits is None else table.row_bits
+        self.is_coded, self.most_bits = table.row_bits is not None, int(bits.max())
+        is_one = int(bits.min()) == self.most_bits
+        self.row_bits = None if is_one else nn.Buffer(_tensor(bits), persistent=False)
+        self.num_params, self.is_signed = table.num_params, table.is_signed
         num_prefixes = self.num_copied + 1 if self.num_copied <= _MAX_PREFIX else 0
         is_kept = torch.arange(self.num_copied) < torch.arange(num_prefixes)[:, None]
         self.prefix = nn.Buffer(-is_kept.to(self.bits), persistent=False)
@@ -95,6 +103,22 @@ class PackedEmbedding(nn.Module):
             sizes = sizes.clamp(min=self.min_embedding_size)
         starts = self.block_starts.index_select(0, flat >> self.block_bits)
         starts += self.in_block.index_select(0, flat)
+        numbers = (self._decoded if self.is_coded else self._copied)(flat, sizes, starts)
+        # Elsewhere than on the CPU a look at the numbers would wait for the device.
+        if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
+            if not torch.isfinite(numbers).all():
+                raise ResultError(f"a row holds what is no finite number: {DAMAGED}.")
+        if self.first_columns is not None:
+            first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
+            columns = first[:, None] + torch.arange(num_copied, device=first.device)
+            # What a row keeps lies within the table's columns; the zeros after it need not.
+            placed = numbers.new_zeros(len(numbers), self.num_scattered)
+            numbers = placed.scatter_(1, columns, numbers)[:, : self.width].contiguous()
+        return numbers.view(*rows.shape, self.embedding_dim)
+
+    def _copied(self, flat: Tensor, sizes: Tensor, starts: Tensor) -> Tensor:
+        """What rows keep whose values begin there, shape (n * num_tables, num_copied)."""
+        num_copied = self.num_copied
         if self.num_tables > 1:
             each = torch.arange(self.num_tables, device=starts.device)
             starts = (starts[:, None] + each * sizes[:, None]).reshape(-1)
@@ -116,21 +140,54 @@ class PackedEmbedding(nn.Module):
         if self.scales is not None:
             scales = self.scales.index_select(0, flat).float()
             numbers.mul_(scales.repeat_interleave(self.num_tables)[:, None])
-        # Elsewhere than on the CPU a look at the numbers would wait for the device.
-        if numbers.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not torch.isfinite(numbers).all():
-                raise ResultError(f"a row holds what is no finite number: {DAMAGED}.")
-        if self.first_columns is not None:
-            first = self.first_columns.index_select(0, flat).long().repeat_interleave(self.num_tables)
-            columns = first[:, None] + torch.arange(num_copied, device=first.device)
-            # What a row keeps lies within the table's columns; the zeros after it need not.
-            placed = numbers.new_zeros(len(numbers), self.num_scattered)
-            numbers = placed.scatter_(1, columns, numbers)[:, : self.width].contiguous()
-        return numbers.view(*rows.shape, self.embedding_dim)
+        return numbers
+
+    def _decoded(self, flat: Tensor, sizes: Tensor, starts: Tensor) -> Tensor:
+        """The same of codes, which begin at these bits."""
+        assert self.scales is not None
+        scales = self.scales.index_select(0, flat).float()
+        # Bits of all rows, or of each.
+        bits = self.most_bits if self.row_bits is None else self.row_bits.index_select(0, flat).long()
+        if self.num_tables > 1:
+            each = torch.arange(self.num_tables, device=starts.device)
+            starts = (starts[:, None] + each * (sizes * bits)[:, None]).reshape(-1)
+            sizes, scales = (one.repeat_interleave(self.num_tables) for one in (sizes, scales))
+            if isinstance(bits, Tensor):
+                bits = bits.repeat_interleave(self.num_tables)
+        values: Tensor = self.values
+        if len(values) < _WORD_BYTES:
+            values = torch.cat([values, values.new_zeros(_WORD_BYTES)])
+        # Many neighbouring codes are taken from one word.
+        last, num_each = len(values) - _WORD_BYTES, (8 * _WORD_BYTES - 7) // self.most_bits
+        words = values.as_strided((last + 1, _WORD_BYTES), (1, 1))
+        shifts = bits[:, None] if isinstance(bits, Tensor) else bits
+        parts = []
+        for first in range(0, self.num_copied, num_each):
+            places = starts + first * bits
+            at = (places >> 3).clamp(max=last)
+            taken = words.index_select(0, at).view(torch.int64)
+            taken = taken >> (places - 8 * at).clamp(max=8 * _WORD_BYTES - 1)[:, None]
+            columns = torch.arange(min(num_each, self.num_copied - first), device=at.device)
+            parts.append((taken >> columns * shifts).to(torch.uint8))
+        codes = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        unused = MOST_BITS - shifts
+        # Shifted back, signed numbers take their first bit along.
+        if isinstance(unused, Tensor):
+            codes <<= unused.to(torch.uint8)
+            codes = codes.view(torch.int8) >> unused.to(torch.int8) if self.is_signed else codes >> unused
+        else:
+            codes <<= unused
+            codes = codes.view(torch.int8) >> unused if self.is_signed else codes >> unused
+        numbers = codes.float()
+        if self.is_signed:
+            numbers += 0.5 * (shifts < MOST_BITS)
+        numbers *= scales[:, None]
+        is_beyond = torch.arange(self.num_copied, device=sizes.device) >= sizes[:, None]
+        return numbers.masked_fill_(is_beyond, 0.0)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
-        return f"{self.num_embeddings}, {self.embedding_dim}, num_params={len(self.values)}"
+        return f"{self.num_embeddings}, {self.embedding_dim}, num_params={self.num_params}"
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

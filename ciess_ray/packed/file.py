@@ -18,13 +18,16 @@ FORMAT = "ciess-ray packed table 2"
 SHARED_FORMAT = "ciess-ray packed table 3"
 #: Of a table whose values have ids beside them, which versions before it cannot read.
 NEIGHBOUR_FORMAT = "ciess-ray packed table 4"
-FORMATS = FORMAT, SHARED_FORMAT, NEIGHBOUR_FORMAT
+#: Of a table whose values are codes of 2 to 8 bits, which versions before it cannot read.
+CODED_FORMAT = "ciess-ray packed table 5"
+FORMATS = FORMAT, SHARED_FORMAT, NEIGHBOUR_FORMAT, CODED_FORMAT
 #: What is told of a number that is none.
 DAMAGED = "the table is damaged, or its training went wrong; write it again"
 #: Values that are looked at in one go.
 _CHUNK = 2**17
 
-#: Name in the file and in memory of each type that values may have; bfloat16 is kept as its 16 bits.
+#: Name in the file and in memory of each type that values may have, but for codes, which are bytes; bfloat16
+#: is kept as its 16 bits. int8 is that of tables from before codes, with a scale of its own for every row.
 VALUE_TYPES: dict[str, tuple[str, Any]] = {
     "float32": ("F32", np.float32),
     "float16": ("F16", np.float16),
@@ -70,38 +73,19 @@ def header_end(content: memoryview) -> int:
     return end
 
 
-def read_parts(content: memoryview, end: int) -> tuple[dict[str, str], str, dict[str, Any]]:
-    """What a header says: metadata, the type of the values, and the parts by name, without a copy.
-
-    Whatever is wrong with it is raised as it comes, of json or NumPy.
+def check_numbers(values: NDArray[Any] | None, dtype: str, scales: NDArray[np.float16] | None) -> None:
+    """Read every value once and see that it is a number.
 
     Args:
-        content: Of the file.
-        end: Where its header ends.
-
-    Raises:
-        ResultError: It is of another format.
-    """
-    data = np.frombuffer(content[end:], np.uint8)
-    header = json.loads(bytes(content[8:end]))
-    metadata = {name: str(value) for name, value in header.pop("__metadata__", {}).items()}
-    if metadata.get("format") not in FORMATS:
-        *others, last = map(repr, FORMATS)
-        raise ResultError(f"its format is {metadata.get('format')!r}, not {', '.join(others)} or {last}")
-    arrays = {
-        name: data[slice(*part["data_offsets"])].view(TYPES[part["dtype"]]) for name, part in header.items()
-    }
-    dtypes = {stored: dtype for dtype, (stored, _) in VALUE_TYPES.items()}
-    return metadata, dtypes[header["values"]["dtype"]], arrays
-
-
-def check_numbers(values: NDArray[Any], dtype: str, scales: NDArray[np.float16] | None) -> None:
-    """Read every value once and see that it is a number.
+        values: As they are stored; None of codes, which are always numbers.
+        dtype: Their type.
+        scales: Of the rows.
 
     Raises:
         ResultError: A value or a scale is NaN or infinite, or a scale is negative.
     """
-    for first in range(0, len(values), _CHUNK):
+    for first in range(0, 0 if values is None else len(values), _CHUNK):
+        assert values is not None
         is_finite = np.isfinite(decode(values[first : first + _CHUNK], dtype))
         if not is_finite.all():
             at = first + int(np.argmin(is_finite))
@@ -110,48 +94,27 @@ def check_numbers(values: NDArray[Any], dtype: str, scales: NDArray[np.float16] 
         raise ResultError("a scale of the table is negative or no finite number: it is damaged.")
 
 
-def encode(
-    values: NDArray[np.float32], row_sizes: NDArray[Any], num_tables: int, dtype: str
-) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
-    """Values in another type, and for int8 the scale of each row.
+def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Values in another type of floating-point numbers.
 
     Args:
         values: Row after row, shape (num_params,).
-        row_sizes: Numbers that stand at each row, shape (num_rows,); 0 where it shows another.
-        num_tables: Tables in which every row has its size.
-        dtype: A key of :data:`VALUE_TYPES`.
+        dtype: float32, float16 or bfloat16.
 
     Raises:
-        ResultError: A number is not finite in this type, or there is no such type.
+        ResultError: A number is not finite in this type.
     """
-    if dtype not in VALUE_TYPES:
-        raise ResultError(f"unknown type of value {dtype!r}; known: {', '.join(VALUE_TYPES)}.")
-    scales: NDArray[np.float16] | None = None
     encoded: NDArray[Any]
     with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "int8":
-            num_values = row_sizes.astype(np.int64) * num_tables
-            first = np.cumsum(num_values) - num_values
-            holds = np.flatnonzero(num_values)
-            exact = np.zeros(len(num_values), np.float32)
-            if len(holds):
-                exact[holds] = np.maximum.reduceat(np.abs(values), first[holds]) / 127.0
-            scales = exact.astype(np.float16)
-            # Rounded up, so that the largest value still fits.
-            scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
-            steps = np.repeat(scales.astype(np.float32), num_values)
-            scaled = np.divide(values, steps, out=np.zeros_like(values), where=steps > 0)
-            encoded = np.rint(scaled).astype(np.int8)
-        elif dtype == "bfloat16":
+        if dtype == "bfloat16":
             bits = values.view(np.uint32)
             # To the nearest, halves to even.
             encoded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
         else:
             encoded = values.astype(VALUE_TYPES[dtype][1], copy=False)
-    held = (values, decode(encoded, dtype), *(() if scales is None else (scales,)))
-    if not all(np.isfinite(numbers).all() for numbers in held):
+    if not (np.isfinite(values).all() and np.isfinite(decode(encoded, dtype)).all()):
         raise ResultError(f"the table holds numbers that are not finite in {dtype}: float32 or retrain it.")
-    return encoded, scales
+    return encoded
 
 
 def decode(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:

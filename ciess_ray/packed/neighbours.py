@@ -22,13 +22,16 @@ def id_type(num_items: int) -> tuple[str, Any]:
 
 
 def check_items(
-    ids: NDArray[np.unsignedinteger], values: NDArray[Any], dtype: str, row_sizes: NDArray[np.unsignedinteger]
+    ids: NDArray[np.unsignedinteger],
+    values: NDArray[Any] | None,
+    dtype: str,
+    row_sizes: NDArray[np.unsignedinteger],
 ) -> None:
     """Read every id once and see that it can stand where it does.
 
     Args:
         ids: Of each value the item whose weight it is, shape (num_params,).
-        values: As the table stores them.
+        values: As the table stores them; None of codes, of which those of the item itself count for nothing.
         dtype: Their type, a key of :data:`ciess_ray.packed.file.VALUE_TYPES`.
         row_sizes: Numbers of each item's row, shape (num_items,).
 
@@ -51,7 +54,10 @@ def check_items(
         is_twice[order[1:]] = (pairs[order[1:]] == pairs[order[:-1]]) & ~is_own[order[1:]]
         for wrong, fault in (
             (is_none, "is no item"),
-            (is_own & (decode(values[part], dtype) != 0), "is the item itself"),
+            (
+                is_own & (values is not None and decode(values[part], dtype) != 0),
+                "is the item itself",
+            ),
             (is_twice, "stands twice"),
         ):
             if wrong.any():

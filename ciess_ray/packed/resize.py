@@ -15,7 +15,6 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Rows that are copied in one go.
 _ROWS_AT_ONCE = 2**12
-_MOST_INT8 = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +37,20 @@ class Resized:
 
 
 def unshared(table: PackedTable) -> PackedTable:
-    """The same table with a row for everybody: those that share one have each a copy of it."""
-    layout = table.layout
-    if layout.shared_rows is None:
+    """The same table with a row for everybody: those that share one have each a copy of it.
+
+    Where values have scales, these come to float32.
+    """
+    if table.layout.shared_rows is None:
         return table
+    if table.scales is not None:
+        table = table.astype("float32")
+    layout = table.layout
     rows, sizes = layout.shown(np.arange(table.num_rows))
     starts, lengths = np.cumsum(layout.lengths) - layout.lengths, sizes * table.num_tables
     first = np.cumsum(lengths) - lengths
     values = table.values[np.repeat(starts[rows] - first, lengths) + np.arange(int(lengths.sum()))]
-    scales = None if table.scales is None else table.scales[rows]
-    return replace(table, values=values, row_sizes=sizes.astype(table.row_sizes.dtype), scales=scales)
+    return replace(table, values=values, row_sizes=sizes.astype(table.row_sizes.dtype))
 
 
 def resize(
@@ -55,7 +58,7 @@ def resize(
 ) -> Resized:
     """Keep of each row as many of its first numbers as its new size has, and draw what is missing.
 
-    What is kept is kept bit for bit, int8 values under their row's scale too. The rows of new users follow
+    What is kept is kept bit for bit. The rows of new users follow
     those of the known ones, as do the rows of new items.
 
     Whoever leaves a shared row begins with a copy of it. A row that is shared from now on is the one that was
@@ -70,8 +73,8 @@ def resize(
             as in the released code of SCALL (arXiv 2407.15411), and so are new rows.
 
     Raises:
-        ResultError: Users or items have gone, the number of tables is another, or rows have columns of their
-            own, which a prefix has not, or ids of neighbours, which are computed.
+        ResultError: Users or items have gone, the number of tables is another, values have scales, or rows
+            have columns of their own, which a prefix has not, or ids of neighbours, which are computed.
     """
     former_items = table.num_rows - table.num_users
     if len(sizes.user) < table.num_users or len(sizes.item) < former_items:
@@ -85,6 +88,8 @@ def resize(
         raise ResultError("rows that begin at columns of their communities cannot be resized.")
     if table.neighbours is not None:
         raise ResultError("a neighbour table is computed anew for other sizes; it cannot be resized.")
+    if table.scales is not None:
+        raise ResultError(f"{table.dtype} values are of given sizes: resize the table as float32, by astype.")
     everybody = sizes if sizes.is_shared is None else replace(sizes, is_shared=None)
     resized = _resized(unshared(table), everybody, rng, std)
     if sizes.is_shared is None:
@@ -97,17 +102,13 @@ def _resized(table: PackedTable, sizes: EmbeddingSizes, rng: np.random.Generator
     size_type = SIZE_TYPES[index_bytes_per_row(sizes.max_embedding_size)][1]
     row_sizes = np.concatenate([sizes.user, sizes.item], dtype=size_type, casting="unsafe")
     values = np.empty(sizes.num_params, VALUE_TYPES[table.dtype][1])
-    scales = None if table.scales is None else np.empty(len(row_sizes), np.float16)
     num_grown = num_shrunk = num_moved = num_read = num_written = 0
     for new, former in _parts(table, len(sizes.user), len(row_sizes)):
         new_sizes, former_sizes = row_sizes[new].astype(np.int64), table.row_sizes[former].astype(np.int64)
         num_held = int(former_sizes.sum()) * table.num_tables
         held = table.values[num_read : num_read + num_held]
-        former_scales = None if table.scales is None else table.scales[former]
-        block, block_scales = _block(table, held, former_sizes, former_scales, new_sizes, rng, std)
+        block = _block(table, held, former_sizes, new_sizes, rng, std)
         values[num_written : num_written + len(block)] = block
-        if scales is not None:
-            scales[new] = block_scales
         num_read, num_written = num_read + num_held, num_written + len(block)
         change = new_sizes[: len(former_sizes)] - former_sizes
         num_grown += int((change > 0).sum())
@@ -121,8 +122,7 @@ def _resized(table: PackedTable, sizes: EmbeddingSizes, rng: np.random.Generator
         sizes.max_embedding_size,
         table.num_tables,
         table.dtype,
-        scales,
-        table.recommender,
+        recommender=table.recommender,
     )
     return Resized(resized, resized.num_rows - table.num_rows, num_grown, num_shrunk, num_moved)
 
@@ -139,7 +139,7 @@ def _shared(table: PackedTable, sizes: EmbeddingSizes, former: PackedTable) -> P
     size, num_users = sizes.min_embedding_size, len(sizes.user)
     lengths = table.row_sizes.astype(np.int64)
     starts = np.cumsum(lengths) * table.num_tables - lengths * table.num_tables
-    values, scales = table.values.copy(), None if table.scales is None else table.scales.copy()
+    values = table.values.copy()
 
     def places(row: int) -> NDArray[np.int64]:
         """Of the first d_min numbers of a row in each table."""
@@ -160,22 +160,14 @@ def _shared(table: PackedTable, sizes: EmbeddingSizes, former: PackedTable) -> P
         if before >= 0:
             source = before - former_first + first
             values[places(row)] = table.values[places(source)]
-            if table.scales is not None and scales is not None:
-                scales[row] = table.scales[source]
         elif len(known):
-            mean = table.kept(known, size).mean(axis=0)
-            stored, scale = encode(mean, np.array([size]), table.num_tables, table.dtype)
-            values[places(row)] = stored
-            if scales is not None and scale is not None:
-                scales[row] = scale[0]
+            values[places(row)] = encode(table.kept(known, size).mean(axis=0), table.dtype)
     held = sizes.held.astype(np.int64)
     row_sizes = table.row_sizes.copy()
     row_sizes[sizes.is_shared] = 0
-    if scales is not None:
-        scales[held == 0] = 0
     # A row that is left has all of its numbers.
     values = values[np.repeat(held > 0, lengths * table.num_tables)]
-    return replace(table, values=values, row_sizes=row_sizes, scales=scales)
+    return replace(table, values=values, row_sizes=row_sizes)
 
 
 def _parts(table: PackedTable, num_users: int, num_rows: int) -> Iterator[tuple[slice, slice]]:
@@ -194,13 +186,12 @@ def _block(
     table: PackedTable,
     held: NDArray[Any],
     former_sizes: NDArray[np.int64],
-    former_scales: NDArray[np.float16] | None,
     new_sizes: NDArray[np.int64],
     rng: np.random.Generator,
     std: float,
-) -> tuple[NDArray[Any], NDArray[np.float16] | None]:
-    """Stored values of neighbouring rows at their new sizes, and their scales; the known rows come first."""
-    num_known, num_added = len(former_sizes), len(new_sizes) - len(former_sizes)
+) -> NDArray[Any]:
+    """Stored values of neighbouring rows at their new sizes; the known rows come first."""
+    num_added = len(new_sizes) - len(former_sizes)
     # A row has its size in each table, one after the other.
     former = np.repeat(np.concatenate([former_sizes, np.zeros(num_added, np.int64)]), table.num_tables)
     new = np.repeat(new_sizes, table.num_tables)
@@ -208,14 +199,9 @@ def _block(
     drawn = np.zeros(len(is_kept), np.float32)
     is_drawn = ~is_kept
     drawn[is_drawn] = rng.standard_normal(int(is_drawn.sum()), np.float32) * np.float32(std)
-    block, scales = encode(drawn, new_sizes, table.num_tables, table.dtype)
-    if scales is not None and former_scales is not None:
-        scales[:num_known] = former_scales
-        steps = np.repeat(scales.astype(np.float32), new_sizes * table.num_tables)
-        scaled = np.divide(drawn, steps, out=np.zeros_like(drawn), where=steps > 0)
-        block = np.rint(scaled).clip(-_MOST_INT8, _MOST_INT8).astype(np.int8)
+    block = encode(drawn, table.dtype)
     block[is_kept] = held[_columns(former) < np.repeat(new, former)]
-    return block, scales
+    return block
 
 
 def _columns(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
-from ciess_ray.packed.file import VALUE_TYPES
+from ciess_ray.packed.codes import PRECISIONS, bits_of
 from ciess_ray.packed.resize import unshared
 from ciess_ray.serving.files import (
     IDS_FILE,
@@ -116,7 +116,7 @@ def export(
         folder: Of the search, or of an earlier export of the format ``packed``.
         destination: A folder for ``packed`` and ``torchrec``, a file for ``parquet`` and ``onnx``.
         format: A key of :data:`FORMATS`.
-        dtype: Type of the values of ``packed``.
+        dtype: Type of the values of ``packed``, see :meth:`ciess_ray.packed.table.PackedTable.of`.
         propagated: Whether to store rows as the graph propagates them, so that scoring is a product; for the
             recommenders in :data:`PROPAGATING`.
         overwrite: Whether what an earlier export wrote there may be replaced, all of it at once; a folder
@@ -129,7 +129,8 @@ def export(
     """
     folder, destination = Path(folder), Path(destination)
     check_name("format", format, FORMATS)
-    check_name("type of value", dtype, VALUE_TYPES)
+    if bits_of(dtype) is None:
+        check_name("type of value", dtype, PRECISIONS)
     if format != "packed" and (dtype != "float32" or propagated):
         raise ConfigError(f"dtype and propagated are of the format packed, not of {format}: leave them out.")
     if destination.resolve() == folder.resolve():

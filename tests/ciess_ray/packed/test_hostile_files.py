@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ import safetensors
 import safetensors.numpy
 from table_bytes import bytes_of
 
-from ciess_ray.packed.file import FORMAT, SHARED_FORMAT, VALUE_TYPES
+from ciess_ray.packed.codes import FLOATS
+from ciess_ray.packed.file import FORMAT, SHARED_FORMAT
 from ciess_ray.packed.table import PackedTable
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
 FORMATS = FORMAT, SHARED_FORMAT
+#: Files that former versions wrote.
+FORMER = Path(__file__).parent / "former"
 
 
 def header_and_data(content):
@@ -31,11 +35,13 @@ def with_header(header, data):
 
 
 class TestHostileFiles:
-    @pytest.fixture(params=["float32", "int8"])
+    @pytest.fixture(params=["float32", "former int8"])
     def content(self, request):
+        if request.param != "float32":
+            return (FORMER / "format-2-of-four-rows.safetensors").read_bytes()
         sizes = EmbeddingSizes(np.array([1, 3]), np.array([2, 4]), 1, 4)
         values = np.arange(1, 11, dtype=np.float32)
-        return bytes_of(PackedTable.of(values, sizes, dtype=request.param))
+        return bytes_of(PackedTable.of(values, sizes))
 
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(ResultError, match="nowhere: no such file"):
@@ -164,15 +170,16 @@ class TestHostileFiles:
 
     def test_any_bytes_are_refused_or_read_within_their_bounds(self):
         """Bytes flipped, cut out, put in, copied: what opens has all of its rows, or verify refuses it."""
-        rng = random.Random(0)
-        seeds = []
-        for dtype in VALUE_TYPES:
+        rng, rng_of_bits = random.Random(0), np.random.default_rng(0)
+        seeds = [file.read_bytes() for file in FORMER.glob("*.safetensors")]
+        for dtype in (*FLOATS, "int8", "int5", "int3/int4", "mixed"):
             for num_tables, d_max in ((1, 4), (2, 300)):
                 user = 1 + np.arange(90) % 4
                 is_shared = np.append(user == 1, [False] * 2) if d_max == 300 else None
                 sizes = EmbeddingSizes(user, np.array([2, 4]), 1, d_max, num_tables, is_shared=is_shared)
                 values = np.arange(1, 1 + sizes.num_params, dtype=np.float32)
-                table = PackedTable.of(values, sizes, dtype=dtype, recommender="mf")
+                bits = rng_of_bits.integers(2, 9, sizes.num_rows) if dtype == "mixed" else dtype
+                table = PackedTable.of(values, sizes, dtype=bits, recommender="mf")
                 seeds.append(bytes_of(table))
         num_opened = 0
         for _ in range(20_000):
