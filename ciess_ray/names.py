@@ -7,6 +7,8 @@ from typing import Any
 FULL_SIZE, EQUAL_SIZES, SEARCH = "full size", "equal sizes", "search"
 #: The plain split that leaves items the least.
 USERS_FIRST = "users first"
+#: Items in proportion to a power of their popularity.
+BY_POPULARITY = "by popularity"
 
 #: What stands beside the methods of a comparison and keeps to no budget.
 YARDSTICKS = ("ease", "item cosine", "most popular")

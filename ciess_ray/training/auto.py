@@ -16,10 +16,10 @@ from ciess_ray.config.data import caps_params_of, dataset_key
 from ciess_ray.config.grid import Trial
 from ciess_ray.config.recommender import RecommenderConfig
 from ciess_ray.config.run import RunConfig
-from ciess_ray.names import EQUAL_SIZES
+from ciess_ray.names import BY_POPULARITY, EQUAL_SIZES
 from ciess_ray.serving.served_bytes import Beside, beside_the_table
 from ciess_ray.training.contest import Allocation, Contest, choose, options_text
-from ciess_ray.training.convergence import Trained, equal_sizes
+from ciess_ray.training.convergence import Trained, by_popularity, equal_sizes
 from ciess_ray.training.effort import WHOLE, Effort
 from ciess_ray.training.recipes import ROUNDS, Recipes, Tell, Tried, find_recipe, try_all
 from ciess_ray.training.rules import pinned, with_rules
@@ -294,10 +294,11 @@ def _compute(
     tell: Tell,
     effort: Effort,
 ) -> tuple[RunConfig, Rated, list[Tried]]:
-    """A recommender in closed form: equal sizes at the budget, options tried one after another."""
+    """A recommender in closed form: two tables at the budget, of each its options tried one after another."""
     # Its options are cheap beside what others are trained for, and worth more than the episodes.
     ruled = with_rules(config, interactions, replace(effort, has_values=True))
-    sizes = equal_sizes(ruled, interactions, min(caps_params_of(ruled, interactions)))
+    what = ruled, interactions, min(caps_params_of(ruled, interactions))
+    tables = {EQUAL_SIZES: equal_sizes(*what), BY_POPULARITY: by_popularity(*what)}
     tried: list[Tried] = []
     cpu_s = 0.0
 
@@ -317,12 +318,14 @@ def _compute(
         )
         return trained
 
-    ((table, _),) = choose([Contest([Allocation(EQUAL_SIZES, sizes)])], train, (), ruled.ways)
+    contests = [Contest([Allocation(name, sizes)]) for name, sizes in tables.items()]
+    chosen = [table for table, _ in choose(contests, train, (), ruled.ways)]
+    table = max(chosen, key=lambda table: table.quality)
     recommender = ruled.recommender.model_copy(update={"options": _best_first(ruled, table)})
     found = ruled.model_copy(update={"recommender": recommender})
     recipe = options_text(table.options) or "defaults"
-    told = Tried(recipe, EQUAL_SIZES, 1.0, table.quality)
-    return found, _rated(rival, config, interactions, told, sizes, cpu_s), tried
+    told = Tried(recipe, table.name, 1.0, table.quality)
+    return found, _rated(rival, config, interactions, told, table.sizes, cpu_s), tried
 
 
 def _train(

@@ -27,10 +27,14 @@ from envs.mdp import KINDS
 from envs.recommenders import BaseRecommender, resolve_device
 from envs.recommenders.evaluation import evaluate
 from envs.recommenders.training import FitReport, Recipe
+from envs.sizes.by_popularity import powers, proportional
 from envs.sizes.embedding_sizes import EmbeddingSizes
 from envs.step_modes import State
 
 _STATE, _COST = "state/", "cost/"
+#: Of spectral and neighbour tables with sizes in proportion to powers of popularity from 1/4 to 3/2, on
+#: MovieLens latest-small and 100K, this one was within 5 % of the best, equal sizes within 20 %.
+_POPULARITY_POWER = 0.75
 
 
 def cpu_seconds() -> float:
@@ -304,6 +308,23 @@ def users_first(config: RunConfig, interactions: Interactions, cap_params: int) 
         cap_params,
         recommender.min_embedding_size,
         recommender.max_embedding_size,
+        rng_of(config.seed, Stream.EQUAL_SIZES),
+        fill=True,
+        num_tables=recommender.num_tables,
+    )
+
+
+def by_popularity(config: RunConfig, interactions: Interactions, cap_params: int) -> EmbeddingSizes:
+    """The table at a cap in which users are alike, and items have what their popularity deserves, roughly."""
+    recommender = config.recommender
+    num_users, num_items = recommender.row_counts(interactions)
+    bounds = recommender.min_embedding_size, recommender.max_embedding_size
+    mean_size = cap_params / recommender.num_tables / (num_users + num_items)
+    return EmbeddingSizes.from_proposal(
+        np.full(num_users, mean_size),
+        proportional(powers(interactions.item_popularity, _POPULARITY_POWER), mean_size, *bounds),
+        cap_params,
+        *bounds,
         rng_of(config.seed, Stream.EQUAL_SIZES),
         fill=True,
         num_tables=recommender.num_tables,

@@ -1,5 +1,6 @@
 """Sizes that look at popularity alone: what a search starts from, and what a supernet is trained on."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ from envs.sizes.embedding_sizes import EmbeddingSizes
 
 #: Of what a supernet is trained on: neighbours in popularity are not to share one prefix for good.
 _NOISE_STD = 0.1
+_NUM_BISECTIONS = 60
 
 
 def draw_policy(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -70,6 +72,38 @@ def table_sizes(
     sizes = level * (1.0 + slope / extreme * shape)
     sizes = sizes * np.exp(rng.normal(0.0, noise_std, popularity.shape[0]))
     return np.asarray(np.clip(sizes, min_embedding_size, max_embedding_size))
+
+
+def proportional(
+    weights: NDArray[np.float64], mean_size: float, min_embedding_size: int, max_embedding_size: int
+) -> NDArray[np.float64]:
+    """Sizes in proportion to weights, within the bounds, of a mean.
+
+    Args:
+        weights: Above 0, shape (n,).
+        mean_size: Within the bounds.
+        min_embedding_size: What a smaller share is raised to.
+        max_embedding_size: What a larger one is cut to.
+
+    Returns:
+        Shape (n,), of that mean to within rounding.
+    """
+    if not len(weights):
+        return np.zeros(0)
+    low, high = min_embedding_size / weights.max(), max_embedding_size / weights.min()
+    for _ in range(_NUM_BISECTIONS):
+        factor = math.sqrt(low * high)
+        if np.clip(factor * weights, min_embedding_size, max_embedding_size).mean() < mean_size:
+            low = factor
+        else:
+            high = factor
+    sizes: NDArray[np.float64] = np.clip(high * weights, min_embedding_size, max_embedding_size)
+    return sizes
+
+
+def powers(counts: NDArray[np.integer], power: float) -> NDArray[np.float64]:
+    """Popularity to a power, an entity without any interaction as one that has one; shape (n,)."""
+    return np.asarray(np.maximum(counts, 1).astype(np.float64) ** power)
 
 
 def allocation_sampler(

@@ -12,9 +12,9 @@ from ciess_ray.names import EQUAL_SIZES, FULL_SIZE
 from ciess_ray.streams import Stream
 from ciess_ray.training.contest import Allocation
 from ciess_ray.training.convergence import equal_sizes
+from envs.sizes.by_popularity import powers, proportional
 from envs.sizes.embedding_sizes import EmbeddingSizes
 
-_NUM_BISECTIONS = 60
 _SPLITS = [position / 8 for position in range(9)]
 _POWERS = [-0.6, -0.3, 0.0, 0.3, 0.6]
 #: Decimal logarithms of the share of the items, 2 to 50 %, and of how much larger they are.
@@ -127,38 +127,6 @@ def mean_sizes(problem: Problem, split: float) -> tuple[float, float]:
     ratio = math.exp(first + split * (last - first))
     item = total / (num_users * ratio + num_items)
     return ratio * item, item
-
-
-def proportional(
-    weights: NDArray[np.float64], mean_size: float, min_embedding_size: int, max_embedding_size: int
-) -> NDArray[np.float64]:
-    """Sizes in proportion to weights, within the bounds, of a mean.
-
-    Args:
-        weights: Above 0, shape (n,).
-        mean_size: Within the bounds.
-        min_embedding_size: What a smaller share is raised to.
-        max_embedding_size: What a larger one is cut to.
-
-    Returns:
-        Shape (n,), of that mean to within rounding.
-    """
-    if not len(weights):
-        return np.zeros(0)
-    low, high = min_embedding_size / weights.max(), max_embedding_size / weights.min()
-    for _ in range(_NUM_BISECTIONS):
-        factor = math.sqrt(low * high)
-        if np.clip(factor * weights, min_embedding_size, max_embedding_size).mean() < mean_size:
-            low = factor
-        else:
-            high = factor
-    sizes: NDArray[np.float64] = np.clip(high * weights, min_embedding_size, max_embedding_size)
-    return sizes
-
-
-def powers(counts: NDArray[np.integer], power: float) -> NDArray[np.float64]:
-    """Popularity to a power, an entity without any interaction as one that has one; shape (n,)."""
-    return np.asarray(np.maximum(counts, 1).astype(np.float64) ** power)
 
 
 def head(counts: NDArray[np.integer], share: float, ratio: float) -> NDArray[np.float64]:

@@ -222,13 +222,14 @@ class TestChoosing:
         asked = qualities(lambda name, *_: 0.2 if name == "neighbours" else 0.19)
         what = run_of("20kB"), make_interactions(), None, lambda *news: None
         find_run(*what)
-        num_whole = len(asked)
+        num_trained = sum(name in ("mf", "lightgcn") for name, _ in asked)
         asked.clear()
         found = find_run(*what, replace(EFFORTS[-1], part=0.1))
         counts = Counter(asked)
         # The budget has room for full tables, and each has its likeliest recipe.
         assert counts["mf", 0.25] == counts["mf", 1] == counts["lightgcn", 0.25] == 1
-        assert len(asked) < num_whole / 2 and found.config.recommender.name == "neighbours"
+        assert sum(name in ("mf", "lightgcn") for name, _ in asked) == 4 < num_trained / 4
+        assert found.config.recommender.name == "neighbours"
 
     def test_what_trainings_of_all_that_are_rated_take_is_foretold(
         self, run_of, make_interactions, ray_cluster
