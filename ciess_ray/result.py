@@ -54,10 +54,9 @@ from ciess_ray.serving.files import (
     check_finished,
     entity_columns,
     read_ids,
-    read_interactions_file,
     shape_of,
-    write_interactions,
 )
+from ciess_ray.serving.interactions_file import read_interactions_file, write_interactions
 from ciess_ray.serving.recommender import ServedRecommender
 from ciess_ray.serving.served_bytes import scorer_file, write_companions
 from envs.data import Interactions

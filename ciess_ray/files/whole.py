@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from envs.errors import ResultError
 
 #: A byte of what is deflated stands for no more.
-_DEFLATED = 1032
+DEFLATED = 1032
 #: Under this name a file of arrays has its own.
 _NAME = "name of this file"
 #: Of renameat2: names are of this process's folder; two change places.
@@ -122,7 +122,7 @@ def arrays_of(path: Path) -> dict[str, NDArray[Any]]:
     with open_regular(path) as stream, np.load(stream, allow_pickle=False) as archive:
         # An array that claims more than its entry has fails as that comes to its end.
         num_bytes = sum(entry.file_size for entry in archive.zip.infolist())
-        if num_bytes > _DEFLATED * size_of(path):
+        if num_bytes > DEFLATED * size_of(path):
             raise ValueError(f"it claims {num_bytes:,} bytes")
         return dict(archive)
 

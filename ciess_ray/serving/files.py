@@ -20,9 +20,10 @@ from scipy.sparse import csr_array
 from ciess_ray import names
 from ciess_ray.files.formats import read_json, read_parquet, write_parquet
 from ciess_ray.files.manifest import Manifest
-from ciess_ray.files.whole import arrays_of, whole_file, write_whole
+from ciess_ray.files.whole import write_whole
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.plain_text import command
+from ciess_ray.serving.interactions_file import read_interactions_file
 from ciess_ray.serving.stream_tables import tables_below, tables_of
 from envs.errors import ResultError
 from envs.sizes.embedding_sizes import EmbeddingSizes
@@ -295,45 +296,6 @@ def safetensors_of(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) ->
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def write_interactions(file: Path, interactions: csr_array) -> None:
-    """Write interactions, shape (num_users, num_items), in a compressed file."""
-    shape = np.array(interactions.shape)
-    with whole_file(file) as stream:
-        np.savez_compressed(stream, indptr=interactions.indptr, indices=interactions.indices, shape=shape)
-
-
-def read_interactions_file(file: Path, shape: tuple[int | None, int]) -> csr_array:
-    """What :func:`write_interactions` wrote: ones, shape (num_users, num_items), float32.
-
-    Args:
-        file: In a folder whose manifest, if it has one, tells what it was.
-        shape: What it has to have; None where that is not known.
-
-    Raises:
-        ResultError: There is no such file, it is damaged, contradicts itself, or is of another shape.
-    """
-    Manifest.read(file.parent).verify(file.name)
-    try:
-        parts = arrays_of(file)
-        indptr, indices = parts["indptr"], parts["indices"]
-        its_shape = tuple(parts["shape"].tolist())
-        if its_shape != (its_shape[0] if shape[0] is None else shape[0], shape[1]):
-            users = "no rows of users" if shape[0] is None else f"{shape[0]} users"
-            raise ValueError(
-                f"the table has {users} and {shape[1]} items, the interactions "
-                f"{' and '.join(map(str, its_shape))}: they come from different searches"
-            )
-        if indptr.dtype.kind != "i" or indices.dtype.kind != "i":
-            raise ValueError("its parts are no whole numbers")
-        graph = csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=its_shape)
-        graph.check_format(full_check=True)
-        if not graph.has_canonical_format:
-            raise ValueError("its items are out of order, or stand twice")
-        return graph
-    except Exception as error:  # Of zipfile, zlib, NumPy or SciPy, by where the damage is.
-        raise ResultError(f"{file}: damaged ({error}); run the search again with --overwrite.") from error
 
 
 def write_ids(file: Path, user_ids: NDArray[Any], item_ids: NDArray[Any]) -> None:

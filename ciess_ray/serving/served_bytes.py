@@ -22,8 +22,8 @@ from ciess_ray.serving.files import (
     ScorerFile,
     propagated_form,
     write_ids,
-    write_interactions,
 )
+from ciess_ray.serving.interactions_file import write_interactions
 from envs.data import Interactions
 from envs.recommenders import RECOMMENDERS, BaseRecommender, build_recommender, find_recommender, options_of
 from envs.sizes.embedding_sizes import EmbeddingSizes, ScatteredSizes

@@ -21,14 +21,8 @@ from ciess_ray.files.whole import whole_folder
 from ciess_ray.packed.resize import resize
 from ciess_ray.packed.table import PackedTable
 from ciess_ray.serving.export import PACKED_FILES, check_destination
-from ciess_ray.serving.files import (
-    IDS_FILE,
-    INTERACTIONS_FILE,
-    TABLE_FILE,
-    TableFolder,
-    write_ids,
-    write_interactions,
-)
+from ciess_ray.serving.files import IDS_FILE, INTERACTIONS_FILE, TABLE_FILE, TableFolder, write_ids
+from ciess_ray.serving.interactions_file import write_interactions
 from ciess_ray.serving.stream_tables import current_segment
 from ciess_ray.streaming.config import APPENDABLE, TABLE_METHODS, StreamConfig, recorded_config
 from ciess_ray.streaming.driver import check_followed

@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 import torch
 from report_folders import write_search
+from scipy.sparse import csr_array
 
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
 from ciess_ray.packed.embedding import PackedEmbedding
@@ -29,6 +30,7 @@ from ciess_ray.serving.files import (
     TEST_FILE,
     ScorerFile,
 )
+from ciess_ray.serving.interactions_file import read_interactions_file, write_interactions
 from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import CiessError, ConfigError, ResultError
 from envs.recommenders.propagation import MAX_LAYERS, check_num_layers
@@ -214,8 +216,48 @@ class TestScorer:
 class TestInteractions:
     @pytest.fixture
     def parts(self, folder):
+        """As former versions wrote them."""
+        train = read_interactions_file(folder / INTERACTIONS_FILE, (60, 40))
+        return {"indptr": train.indptr, "indices": train.indices, "shape": np.array(train.shape)}
+
+    @pytest.fixture
+    def packed(self, folder, parts):
+        """As they are written now."""
+        ones = np.ones(len(parts["indices"]))
+        train = csr_array((ones, parts["indices"], parts["indptr"]), shape=(60, 40))
+        write_interactions(folder / INTERACTIONS_FILE, train)
         with np.load(folder / INTERACTIONS_FILE) as arrays:
             return dict(arrays)
+
+    def test_what_former_versions_wrote_is_read(self, folder, parts):
+        before = read_interactions_file(folder / INTERACTIONS_FILE, (60, 40))
+        np.savez_compressed(folder / INTERACTIONS_FILE, **parts)
+        after = read_interactions_file(folder / INTERACTIONS_FILE, (60, 40))
+        assert (before != after).nnz == 0 and after.dtype == np.float32
+
+    @pytest.mark.parametrize(
+        ("name", "change", "match"),
+        [
+            ("numbers", lambda part: part + [0, 0, 1, 0, 0], "its bytes are not the|its users have"),
+            (
+                "numbers",
+                lambda part: part * [1, 1, 1, 3, 1],
+                "its bytes are not the|its numbers have 3 bytes",
+            ),
+            ("numbers", lambda part: part * [1, 1, 1, 1, -1], "its parts are none"),
+            ("numbers", lambda part: part[:4], "its parts are none"),
+            ("numbers", lambda part: part * [1, 1, 10**9, 1, 1], "it claims"),
+            ("numbers", lambda part: part + [1, 0, 0, 0, 0], "come from different searches"),
+            ("packed", lambda part: part[:-3], "damaged"),
+            ("packed", lambda part: np.append(part, np.uint8(0)), "its bytes are not the"),
+            ("packed", lambda part: part.astype(np.int64), "its parts are none"),
+            ("packed", lambda part: part[::-1].copy(), "damaged"),
+        ],
+    )
+    def test_what_does_not_unpack(self, folder, packed, name, change, match):
+        packed[name] = change(packed[name])
+        np.savez(folder / INTERACTIONS_FILE, **packed)
+        refused(folder, match)
 
     @pytest.mark.parametrize(
         ("name", "change", "match"),
@@ -239,12 +281,12 @@ class TestInteractions:
     def test_a_small_file_that_claims_much_takes_no_memory(self, folder):
         """Two parts say 8 GB each; a limit of half a gigabyte is never met."""
         code = (
-            "import resource, sys; from ciess_ray.serving.files import read_interactions_file as read\n"
+            "import resource, sys; from ciess_ray.serving import interactions_file\n"
             "from pathlib import Path; from envs.errors import ResultError\n"
             "pages = int(open('/proc/self/statm').read().split()[0])\n"
             "limit = pages * resource.getpagesize() + 2**29\n"
             "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-            "try: read(Path(sys.argv[1]), (10**9 - 1, 40))\n"
+            "try: interactions_file.read_interactions_file(Path(sys.argv[1]), (10**9 - 1, 40))\n"
             "except ResultError as error: print(error)\n"
         )
         described = {"descr": "<i8", "fortran_order": False, "shape": (10**9,)}

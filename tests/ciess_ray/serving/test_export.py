@@ -22,8 +22,8 @@ from ciess_ray.serving.files import (
     TABLE_FILE,
     TEST_FILE,
     ScorerFile,
-    write_interactions,
 )
+from ciess_ray.serving.interactions_file import write_interactions
 from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.metrics import ranking_metrics

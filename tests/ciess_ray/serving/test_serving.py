@@ -17,10 +17,9 @@ from ciess_ray.serving.files import (
     SCORER_FILE,
     TABLE_FILE,
     ScorerFile,
-    read_interactions_file,
     write_ids,
-    write_interactions,
 )
+from ciess_ray.serving.interactions_file import read_interactions_file, write_interactions
 from ciess_ray.serving.recommender import ServedRecommender
 from envs.errors import ConfigError, DataError, ResultError, UnknownNameError
 from envs.recommenders import RECOMMENDERS

@@ -11,7 +11,8 @@ import torch
 
 from ciess_ray.config.yaml_file import parse_config
 from ciess_ray.result import SearchResult
-from ciess_ray.serving.files import TEST_FILE, read_interactions_file
+from ciess_ray.serving.files import TEST_FILE
+from ciess_ray.serving.interactions_file import read_interactions_file
 from ciess_ray.tracking.mlflow_model import can_model, save_model
 from ciess_ray.tracking.mlflow_store import MlflowStore
 
