@@ -116,7 +116,8 @@ def export(
     dtype: Annotated[
         str,
         typer.Option(
-            help="float32, float16, bfloat16, int8, int7, ... int2, or int8/int4 for users and items."
+            help="float32, float16, bfloat16, int8, ... int2, or int8/int4 for users and items; of torchrec "
+            "float32, int8, int4, int2."
         ),
     ] = "float32",
     propagated: Annotated[

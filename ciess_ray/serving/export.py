@@ -3,7 +3,6 @@
 Every export reads the packed table once and refuses one with values that are no numbers.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from ciess_ray.files.formats import write_parquet
 from ciess_ray.files.manifest import MANIFEST_FILE, Manifest, write_manifest
-from ciess_ray.files.whole import copy_whole, whole_file, whole_folder, write_whole
+from ciess_ray.files.whole import copy_whole, whole_file, whole_folder
 from ciess_ray.packed.codes import PRECISIONS, bits_of
 from ciess_ray.packed.resize import unshared
 from ciess_ray.serving.files import (
@@ -27,20 +24,16 @@ from ciess_ray.serving.files import (
     TABLE_FILE,
     TEST_FILE,
     TableFolder,
-    entity_columns,
+    described_rows,
     propagated_form,
-    safetensors_of,
 )
 from ciess_ray.serving.forms import ndcg_of_forms
 from ciess_ray.serving.neighbour_scorer import NeighbourScorer
 from ciess_ray.serving.scorers import DotProductScorer, NCFScorer, build_scorer
+from ciess_ray.serving.torchrec_tables import TORCHREC_FILES, TORCHREC_TYPES, rounded, write_torchrec
 from envs.errors import ConfigError, ResultError, check_name, within
 
-TORCHREC_FILES = ("tables.json", "rows.parquet", "embeddings.safetensors")
 PACKED_FILES = (TABLE_FILE, SCORER_FILE, INTERACTIONS_FILE, IDS_FILE, TEST_FILE, MANIFEST_FILE)
-_TORCHREC_FORMAT = "ciess-ray torchrec tables 1"
-#: TorchRec's kernels want rows of a multiple of four.
-_SMALLEST_BUCKET = 4
 _ROWS_AT_ONCE = 2**16
 _OPSET, _IR_VERSION = 17, 8
 #: Formats that a neighbour table does not fit.
@@ -89,13 +82,13 @@ class Format:
     """What an export can be.
 
     Attributes:
-        write: Writes a table into a new folder, or into the stream of a file.
+        write: Writes a table into a new folder, or into the stream of a file, in a type of value.
         files: Of the folder; none for a file.
         held: Files of what is exported whose content it holds.
         reason: Why it may be larger than these; empty where that needs none.
     """
 
-    write: Callable[[TableFolder, Any], object]
+    write: Callable[[TableFolder, Any, str], object]
     files: tuple[str, ...]
     held: tuple[str, ...]
     reason: str = ""
@@ -116,7 +109,8 @@ def export(
         folder: Of the search, or of an earlier export of the format ``packed``.
         destination: A folder for ``packed`` and ``torchrec``, a file for ``parquet`` and ``onnx``.
         format: A key of :data:`FORMATS`.
-        dtype: Type of the values of ``packed``, see :meth:`ciess_ray.packed.table.PackedTable.of`.
+        dtype: Type of the values of ``packed``, see :meth:`ciess_ray.packed.table.PackedTable.of`; of
+            ``torchrec`` a key of :data:`TORCHREC_TYPES`.
         propagated: Whether to store rows as the graph propagates them, so that scoring is a product; for the
             recommenders in :data:`PROPAGATING`.
         overwrite: Whether what an earlier export wrote there may be replaced, all of it at once; a folder
@@ -131,8 +125,12 @@ def export(
     check_name("format", format, FORMATS)
     if bits_of(dtype) is None:
         check_name("type of value", dtype, PRECISIONS)
-    if format != "packed" and (dtype != "float32" or propagated):
-        raise ConfigError(f"dtype and propagated are of the format packed, not of {format}: leave them out.")
+    if format == "torchrec" and dtype not in TORCHREC_TYPES:
+        raise ConfigError(f"dtype: tables of TorchRec are {', '.join(TORCHREC_TYPES)}, not {dtype}.")
+    if (format not in ("packed", "torchrec") and dtype != "float32") or (format != "packed" and propagated):
+        raise ConfigError(
+            f"dtype is of packed and torchrec and propagated of packed, not of the format {format}."
+        )
     if destination.resolve() == folder.resolve():
         raise ConfigError(f"{destination}: is what is exported; name another place.")
     form = FORMATS[format]
@@ -148,12 +146,16 @@ def export(
     Manifest.read(folder).verify(TABLE_FILE)
     made = _made(source, format, dtype, propagated)
     with (whole_folder if form.files else whole_file)(destination) as new:
-        form.write(made, new)
+        form.write(made, new, dtype)
     before = Form(source.table.dtype, _bytes_of(folder / name for name in form.held))
     after = Form(format, _bytes_of([destination / name for name in form.files] or [destination]))
-    if format == "packed":
-        after = replace(after, name=f"{dtype}, propagated" if propagated else dtype)
-        found = ndcg_of_forms(source, made, lambda judged: _made(judged, format, dtype, propagated))
+    if format == "packed" or dtype != "float32":
+        name = f"{dtype}, propagated" if propagated else dtype
+        after = replace(after, name=name if format == "packed" else f"{format}, {name}")
+        what = format, dtype, propagated
+        found = ndcg_of_forms(
+            source, _judged(made, *what[:2]), lambda judged: _judged(_made(judged, *what), *what[:2])
+        )
         if isinstance(found, str):
             return Exported(destination, before, after, [f"N@20 was not measured: {found}"])
         before, after = (replace(of, ndcg=ndcg) for of, ndcg in zip((before, after), found, strict=True))
@@ -201,7 +203,14 @@ def _made(source: TableFolder, format: str, dtype: str, propagated: bool) -> Tab
     if format != "packed":
         # No other form has rows that are shared.
         made = replace(made, table=unshared(made.table))
-    return made if dtype == made.table.dtype else replace(made, table=made.table.astype(dtype))
+    if format != "packed" or dtype == made.table.dtype:
+        return made
+    return replace(made, table=made.table.astype(dtype))
+
+
+def _judged(made: TableFolder, format: str, dtype: str) -> TableFolder:
+    """With the numbers that a format makes of the table's."""
+    return rounded(made, dtype) if format == "torchrec" else made
 
 
 def _propagated(source: TableFolder) -> TableFolder:
@@ -220,7 +229,7 @@ def _propagated(source: TableFolder) -> TableFolder:
     return replace(source, table=table, scorer=scorer)
 
 
-def _write_packed(made: TableFolder, new: Path) -> None:
+def _write_packed(made: TableFolder, new: Path, _: str) -> None:
     for name in (INTERACTIONS_FILE, IDS_FILE, *([] if made.test is None else [TEST_FILE])):
         copy_whole(made.path / name, new / name)
     made.scorer.write(new)
@@ -228,12 +237,12 @@ def _write_packed(made: TableFolder, new: Path) -> None:
     write_manifest(new, PACKED_FILES)
 
 
-def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
+def _write_parquet(source: TableFolder, stream: IO[bytes], _: str) -> None:
     """One row an entity: kind, id, embedding size, where it begins if not at the first column, its values.
 
     Of a neighbour table ``neighbours`` has the ids of the items whose weights the values are.
     """
-    table, columns = source.table, _described(source)
+    table, columns = source.table, described_rows(source)
     lists = {"vector": pa.array(table.decoded())}
     if table.neighbours is not None:
         lists["neighbours"] = columns["id"].take(pa.array(table.neighbours))
@@ -256,67 +265,7 @@ def _write_parquet(source: TableFolder, stream: IO[bytes]) -> None:
             writer.write_table(pa.table(rows, schema=schema))
 
 
-def _described(source: TableFolder) -> dict[str, pa.Array]:
-    """Of every row whose it is, how long, and where it begins if not at the first column."""
-    table = source.table
-    # Of those who have a row.
-    columns = entity_columns(source.user_ids[: table.num_users], source.item_ids) | {
-        "embedding_size": pa.array(table.row_sizes.astype(np.int32))
-    }
-    if table.first_columns is not None:
-        columns["first_column"] = pa.array(table.first_columns)
-    return columns
-
-
-def _write_torchrec(source: TableFolder, new: Path) -> None:
-    """Rows of like size as dense tables, with the configuration that TorchRec's collections take.
-
-    A row goes into the table of the next power of two, at least four; a recommender of several tables has
-    so many sets of them. ``rows.parquet`` says where every entity is, and, where rows do not all begin at the
-    first column, in which column its first number belongs.
-    """
-    table = source.table
-    buckets = np.maximum(2 ** np.ceil(np.log2(table.row_sizes)).astype(np.int64), _SMALLEST_BUCKET)
-    is_item = np.arange(table.num_rows) >= table.num_users
-    places = np.empty(table.num_rows, np.int64)
-    names = np.empty(table.num_rows, object)
-    weights: dict[str, NDArray[np.float32]] = {}
-    for kind, of_kind in (("user", ~is_item), ("item", is_item)):
-        for bucket in np.unique(buckets[of_kind]).tolist():
-            rows = np.flatnonzero(of_kind & (buckets == bucket))
-            names[rows], places[rows] = f"{kind}_{bucket}", np.arange(len(rows))
-            values = table.kept(rows, bucket).reshape(len(rows), table.num_tables, bucket)
-            for number in range(table.num_tables):
-                suffix = f"_{number}" if table.num_tables > 1 else ""
-                weights[f"{kind}{suffix}_{bucket}"] = np.ascontiguousarray(values[:, number])
-    described = {
-        "format": _TORCHREC_FORMAT,
-        "recommender": source.scorer.origin or source.scorer.recommender,
-        "num_tables": table.num_tables,
-        "tables": [
-            {
-                "name": name,
-                "num_embeddings": len(weight),
-                "embedding_dim": weight.shape[1],
-                "feature_names": [name],
-                "data_type": "FP32",
-            }
-            for name, weight in weights.items()
-        ],
-    }
-    columns = _described(source) | {
-        "table": pa.array(names.tolist()).dictionary_encode(),
-        "row": pa.array(places),
-    }
-    described_file, rows_file, weights_file = TORCHREC_FILES
-    write_whole(new / described_file, json.dumps(described, indent=2) + "\n")
-    write_parquet(new / rows_file, pa.table(columns))
-    named = {f"embedding_bags.{name}.weight": weight for name, weight in weights.items()}
-    write_whole(new / weights_file, safetensors_of(named, {"format": _TORCHREC_FORMAT}))
-    write_manifest(new, TORCHREC_FILES)
-
-
-def _write_onnx(source: TableFolder, stream: IO[bytes]) -> None:
+def _write_onnx(source: TableFolder, stream: IO[bytes], _: str) -> None:
     """A graph with input ``user`` (n,), int64, and output ``score`` (n, num_items), float32.
 
     Representations are stored as they are scored, without packing: ONNX has no rows of different sizes.
@@ -370,10 +319,10 @@ FORMATS = {
         "its values are plain float32 numbers, and it says of every row whose it is and how long",
     ),
     "torchrec": Format(
-        _write_torchrec,
+        write_torchrec,
         (*TORCHREC_FILES, MANIFEST_FILE),
         (TABLE_FILE, IDS_FILE),
-        "its rows are float32 numbers, with zeros up to the next power of two, and it says where each is",
+        "its rows are filled with zeros up to the next power of two, and it says where each is",
     ),
     "onnx": Format(
         _write_onnx,

@@ -315,6 +315,18 @@ def entity_columns(user_ids: NDArray[Any], item_ids: NDArray[Any]) -> dict[str, 
     return {"kind": pa.DictionaryArray.from_arrays(numbers, ["user", "item"]), "id": ids}
 
 
+def described_rows(source: TableFolder) -> dict[str, pa.Array]:
+    """Of every row whose it is, how long, and where it begins if not at the first column."""
+    table = source.table
+    # Of those who have a row.
+    columns = entity_columns(source.user_ids[: table.num_users], source.item_ids) | {
+        "embedding_size": pa.array(table.row_sizes.astype(np.int32))
+    }
+    if table.first_columns is not None:
+        columns["first_column"] = pa.array(table.first_columns)
+    return columns
+
+
 def read_ids(folder: Path, num_users: int, num_items: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Ids of users and of items, by row: int64, or Python strings in an object array.
 

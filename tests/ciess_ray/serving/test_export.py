@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from scipy.sparse import csr_array
 
@@ -25,6 +26,7 @@ from ciess_ray.serving.files import (
 )
 from ciess_ray.serving.interactions_file import write_interactions
 from ciess_ray.serving.recommender import ServedRecommender
+from ciess_ray.serving.torchrec_tables import dequantize_rows
 from envs.errors import ConfigError, ResultError, UnknownNameError
 from envs.metrics import ranking_metrics
 from envs.recommenders import RECOMMENDERS
@@ -170,6 +172,39 @@ def test_torchrec_tables_hold_rows_of_like_size(folder, tmp_path):
             name = f"{kind}_{number}_{dim}" if table.num_tables > 1 else row["table"]
             expected = whole[position, number, : int(dim)]
             np.testing.assert_array_equal(weights[name][row["row"]].numpy(), expected)
+
+
+@pytest.mark.parametrize(("bits", "name"), [(8, "byte"), (4, "4bit"), (2, "2bit")])
+def test_quantised_torchrec_tables_are_read_by_the_kernels_that_serve_them(folder, tmp_path, bits, name):
+    skip_neighbours(folder)
+    plain = export(folder, tmp_path / "plain", format="torchrec")
+    written = export(folder, tmp_path / "tables", format="torchrec", dtype=f"int{bits}")
+    described = json.loads((tmp_path / "tables" / "tables.json").read_text())
+    weights, exact = (
+        safetensors.torch.load_file(tmp_path / place / "embeddings.safetensors")
+        for place in ("tables", "plain")
+    )
+    kernels = torch.ops.quantized
+    unpack, prepack = (getattr(kernels, f"embedding_bag_{name}_{what}") for what in ("unpack", "prepack"))
+    look_up = getattr(kernels, f"embedding_bag_{name}_rowwise_offsets")
+    for config in described["tables"]:
+        assert config["data_type"] == f"INT{bits}"
+        weight = f"embedding_bags.{config['name']}.weight"
+        held, rows = weights[weight], exact[weight]
+        assert held.dtype == torch.uint8 and held.shape == prepack(rows).shape
+        found, theirs = unpack(held), unpack(prepack(rows))
+        # As near as what the library makes of the same rows.
+        assert (found - rows).abs().max() <= 1.01 * (theirs - rows).abs().max() + 1e-6
+        of_one = torch.arange(len(rows) + 1)[:-1]
+        torch.testing.assert_close(look_up(held, of_one, of_one), found)
+        np.testing.assert_allclose(
+            dequantize_rows(held.numpy(), bits, rows.shape[1]), found.numpy(), rtol=1e-6, atol=1e-7
+        )
+    assert written.after.num_bytes < plain.after.num_bytes
+    assert written.after.name == f"torchrec, int{bits}"
+    assert written.before.ndcg is not None and written.after.ndcg is not None
+    if bits == 8:
+        assert written.after.ndcg == pytest.approx(written.before.ndcg, rel=0.05)
 
 
 def test_rows_that_share_one_are_written_out_where_a_form_has_none(folder, tmp_path):
@@ -322,8 +357,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"propagated": True}])
     def test_options_of_another_format(self, lightgcn, tmp_path, options):
-        with pytest.raises(ConfigError, match="are of the format packed, not of parquet"):
+        with pytest.raises(ConfigError, match="propagated of packed, not of the format parquet"):
             export(lightgcn, tmp_path / "x", format="parquet", **options)
+
+    def test_a_type_that_torchrec_has_not(self, lightgcn, tmp_path):
+        with pytest.raises(ConfigError, match="tables of TorchRec are float32, int8, int4, int2, not int3"):
+            export(lightgcn, tmp_path / "x", format="torchrec", dtype="int3")
 
     def test_a_table_of_no_numbers(self, lightgcn, tmp_path):
         shutil.copytree(lightgcn, tmp_path / "copy")
