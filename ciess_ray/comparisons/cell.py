@@ -140,8 +140,9 @@ class Board:
         for cell in cells:
             budgets[cell.group] += map(str, cell.config.memory_budgets)
 
-        def told(num_done: int, num_trainings: int, quality: float, name: str) -> None:
-            tell(f"recipe {num_done} of {num_trainings}: {name}, quality {quality:.4f}")
+        def told(num_done: int, num_trainings: int, quality: float, name: str, batch: int | None) -> None:
+            if name and batch is None:
+                tell(f"recipe {num_done} of {num_trainings}: {name}, quality {quality:.4f}")
 
         found: dict[str, dict[str, RunConfig]] = {}
         for group, cell in {cell.group: cell for cell in cells}.items():

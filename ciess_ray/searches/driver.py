@@ -282,10 +282,13 @@ def _with_recipe(run: Run, asked: RunConfig) -> Run:
     """The run with the recipe that is found, which its folder is told."""
     journal = run.journal
 
-    def tell(num_done: int, num_trainings: int, quality: float, name: str) -> None:
-        if num_done == 1:
+    def tell(num_done: int, num_trainings: int, quality: float, name: str, batch: int | None) -> None:
+        if not name:
             journal.begin_round(num_trainings)
-        journal.advance(num_done, {metric_keys.QUALITY: quality}, f"{name}: quality {quality:.4f}")
+        elif batch is None:
+            journal.advance(num_done, {metric_keys.QUALITY: quality}, f"{name}: quality {quality:.4f}")
+        else:
+            journal.tell(f"{name}: batch {batch}, quality {quality:.4f}")
 
     with journal.phase(RECIPE, 1):
         found = find_run(asked, run.interactions, run.interactions_ref, tell, journal.clock.effort)

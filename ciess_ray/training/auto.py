@@ -261,9 +261,14 @@ def find_run(
             continue
 
         def its(
-            num_done: int, num_trainings: int, quality: float, name: str, rival: str = rival.name
+            num_done: int,
+            num_trainings: int,
+            quality: float,
+            name: str,
+            batch: int | None,
+            rival: str = rival.name,
         ) -> None:
-            tell(num_done, num_trainings, quality, f"{rival}, {name}")
+            tell(num_done, num_trainings, quality, name and f"{rival}, {name}", batch)
 
         what = rival, rival.config, interactions, interactions_ref, its
         run, row, its_tried = (

@@ -42,8 +42,9 @@ ROUNDS = 1 / 4, 1.0
 #: Users at most whose held-out interactions recipes are compared on at first.
 MOST_USERS = 3_000
 
-#: Is told how many trainings of a round are done, and how many there are; quality and name of the last one.
-Tell = Callable[[int, int, float, str], None]
+#: Is told how many trainings of a round are done, and how many there are; quality and name of one, which is
+#: the last that is done, or has come to a batch; and at first, without a name, that a round begins.
+Tell = Callable[[int, int, float, str, int | None], None]
 #: Quality on validation by recipe and table.
 Qualities = dict[tuple[Arm, str], float]
 
@@ -211,10 +212,14 @@ def try_all(
         for name, each, sizes in asked
     ]
     config, done = asked[0][1], dict[int, Trained]()
+    tell(0, len(asked), float("nan"), "", None)
     for position, news in train_side_by_side(config, trainings, interactions_ref, num_threads(config)):
+        name, batch = trainings[position].name, None
         if isinstance(news, Trained):
-            done[position] = news
-            tell(len(done), len(asked), news.quality, trainings[position].name)
+            done[position], quality = news, news.quality
+        else:
+            batch, quality = news
+        tell(len(done), len(asked), quality, name, batch)
     return [done[position] for position in range(len(asked))]
 
 

@@ -1,6 +1,7 @@
 """How trainings are found from the data where a run says nothing of them."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -185,13 +186,17 @@ class TestChoosing:
             # They end in any order.
             for position in reversed(range(len(trainings))):
                 table, arm = trainings[position].name.split(", ", 1)
-                yield position, ("news",)
+                yield position, (5, 0.5)
                 yield position, Trained({}, quality(table, arm), 1)
 
         monkeypatch.setattr(recipes, "train_side_by_side", train)
         told = []
         config, tried = find_recipe(config, interactions, None, lambda *news: told.append(news))
-        assert len(told) == len(tried) == sum(map(len, asked))
+        done = [news for news in told if news[3] and news[4] is None]
+        assert len(done) == len(tried) == sum(map(len, asked))
+        # A round begins without a name, and what is under way says how far it has come.
+        assert [news[1] for news in told if not news[3]] == list(map(len, asked))
+        assert {news[2:5:2] for news in told if news[4]} == {(0.5, 5)}
         return config, tried, asked
 
     def test_the_best_of_the_split_is_searched_with_and_the_best_of_each_table_is_tried(
@@ -266,6 +271,9 @@ def test_a_search_that_is_broken_off_while_it_finds_its_recipe_ends_as_if_it_had
         assert pq.read_table(result.path / name).equals(pq.read_table(other.path / name))
     assert result.summary["recipe"] == other.summary["recipe"]
     assert result.summary["config"]["training"]["loss"] == "full_softmax" or result.summary["recipe"]
+    # Of a training that is under way there is news, which is no step.
+    within = [news.note for news in told if news.phase == "recipe" and not news.is_step]
+    assert any(re.search(r"^\S.*: batch \d+, quality 0\.\d+$", note) for note in within)
     assert told[0].phase == "recipe" and len(result.summary["recipe"]["tried"]) >= 27 + 6
     shown = recipes_table([SimpleNamespace(label="mine", summary=result.summary)])
     assert len(shown.rows) == len(result.summary["recipe"]["tried"])
