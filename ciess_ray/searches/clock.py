@@ -204,7 +204,8 @@ def foretell(
         num_taken: Steps that were taken before.
         everybody: The splits that the last tables are trained on; where these are not of all users.
         rivals: Runs of the other recommenders that it is to be chosen among. What is computed is no more than
-            what is measured here, and is not counted.
+            what is measured here, and is not counted; where it may be chosen, half of what comes after is,
+            unless a time is given, which has to be enough for all.
 
     Raises:
         ConfigError: Not even the least that a search does fits into the time that it is given.
@@ -245,10 +246,19 @@ def foretell(
             rating = [recipe_phase(rival, interactions, its, effort) for rival, its in rated]
             recipe = Phase(RECIPE, tuple(its for phase in rating for its in phase.rounds))
             others = (phase for phase in forecast.phases if phase.name != RECIPE)
+            if asked.time_s is None and len(rated) <= len(rivals):
+                # One that is computed may be chosen, and then next to nothing is left to do.
+                others = (_half(phase) for phase in others)
             forecast = replace(forecast, phases=(recipe, *others))
         return Outlook(config, effort, forecast)
 
     return outlook(WHOLE) if asked.time_s is None else fit(outlook, asked.time_s)
+
+
+def _half(phase: Phase) -> Phase:
+    """A phase that is as likely as not."""
+    rounds = tuple(tuple((number / 2, each) for number, each in its) for its in phase.rounds)
+    return replace(phase, rounds=rounds, own_s=phase.own_s / 2)
 
 
 def fit(outlook: Callable[[Effort], Outlook], time_s: float) -> Outlook:

@@ -248,7 +248,9 @@ class TestChoosing:
             for outlook in (alone, all_of_them)
         ]
         its = len(first_round(others[-1], interactions))
-        assert counts[1].pop("recipe") >= counts[0].pop("recipe") + its and counts[0] == counts[1]
+        assert counts[1].pop("recipe") >= counts[0].pop("recipe") + its
+        # What is computed may be chosen.
+        assert {name: 2 * number for name, number in counts[1].items()} == counts[0]
 
     def test_a_folder_says_nothing_of_what_is_yet_to_be_found(self, run_of, make_interactions):
         asked = run_of("20kB")
