@@ -12,6 +12,7 @@ from ciess_ray.training.preparing import training_file
 from envs.data import Interactions
 from envs.recommenders import BaseRecommender
 from envs.recommenders.training import FitReport
+from envs.sizes.embedding_sizes import EmbeddingSizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,9 @@ def best_equal_table(
     meter: Meter,
     tell: Callable[[str], None] | None = None,
     kept: Path | None = None,
+    sizes: EmbeddingSizes | None = None,
 ) -> EqualTable:
-    """Train equal sizes with each of the options that are tried, and the best of them for test.
+    """Train equal sizes, or others, with each of the options that are tried, and the best of them for test.
 
     Args:
         config: The run.
@@ -48,6 +50,7 @@ def best_equal_table(
         meter: Gets the phases ``choosing`` and ``computing, test``.
         tell: Is told how far a training has come, if it is long.
         kept: Folder where trainings for validation are looked for, and left: of code as it is now.
+        sizes: In place of equal ones.
     """
     seed, num_trainings, found_cpu_s = key_of(config.seed, Stream.RETRAINING), 0, 0.0
 
@@ -74,7 +77,8 @@ def best_equal_table(
         return outcome
 
     with meter.phase("choosing"):
-        equal = Allocation("equal sizes", equal_sizes(config, interactions, cap_params))
+        sizes = sizes or equal_sizes(config, interactions, cap_params)
+        equal = Allocation("equal sizes", sizes)
         ((chosen, _),) = choose(
             [Contest([equal])],
             lambda asked: [trained(table) for _, table in asked],
