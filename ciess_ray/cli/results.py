@@ -292,7 +292,7 @@ def say_result(result: "SearchResult") -> None:
     # What is computed has none.
     if (recipe := summary.get("recipe")) and recipe["tried"]:
         console.say(
-            f"recipe: found on validation with {len(recipe['tried'])} short trainings; as YAML, to pin it: "
+            f"recipe: found on validation, of {len(recipe['tried'])} tables; as YAML, to pin it: "
             f"{as_yaml(recipe['pinned'])}"
         )
     seconds = ", ".join(f"{phase} {value:.0f} s" for phase, value in summary["seconds"].items())
@@ -369,8 +369,9 @@ def _say_files(path: Path, summary: dict[str, Any]) -> None:
     searched = next(row for row in summary["methods"] if row["name"] == SEARCH)
     served = summary.get("refit") or searched
     if "served_bytes" in served:
+        after = ", after the refit" if summary.get("refit") else ""
         console.say(
-            f"served: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
+            f"served{after}: {served['served_bytes']:,} bytes ({served['served_as']}, and the scorer) answer "
             f"whoever brings a history, {served['served_with_histories_bytes']:,} where everybody's is kept"
         )
     note = refit_note(summary.get("refit"))

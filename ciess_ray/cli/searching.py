@@ -142,7 +142,13 @@ def _say_dry_run(dry_run: "DryRun") -> None:
     if dry_run.sample is not data:
         its = dry_run.sample
         console.say(f"searched with {its.num_users:,} users, {its.num_interactions:,} interactions")
-    for budget in dry_run.budgets:
+    for number, (asked, num_bytes) in enumerate(dry_run.served.items()):
+        rooms = ", ".join(f"{name} {caps[number]:,}" for name, caps in dry_run.rooms.items())
+        console.say(
+            f"budget {asked}: {num_bytes:,} bytes to serve, of which validation chooses who makes the most; "
+            f"room for parameters: {rooms}"
+        )
+    for budget in () if dry_run.served else dry_run.budgets:
         console.say(
             f"budget {budget.asked}: at most {budget.cap_params:,} of {dry_run.full_params:,} parameters, "
             f"{4 * budget.cap_params:,} bytes"

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from ciess_ray.config.data import check_budgets, load_interactions
+from ciess_ray.config.data import caps_params_of, check_budgets, load_interactions
 from ciess_ray.config.keys import NOT_CHECKPOINT, digest, values_of_key
 from ciess_ray.config.run import RunConfig
 from ciess_ray.files.whole import check_writable, sole_writer
@@ -24,7 +24,7 @@ from ciess_ray.searches.clock import Outlook, foretell
 from ciess_ray.searches.run import Budget
 from ciess_ray.searches.sample import budgets_in_search, draw_users
 from ciess_ray.tracking.mlflow_connection import connect
-from ciess_ray.training.auto import stand_ins
+from ciess_ray.training.auto import served_budgets, stand_ins
 from ciess_ray.training.convergence import full_sizes
 from ciess_ray.training.rules import FOUND_FIELDS, OF_RECOMMENDER, with_rules
 from ciess_ray.training.usage import Usage
@@ -68,6 +68,8 @@ class DryRun:
         budgets: What it would serve.
         full_params: Parameters of the full table.
         outlook: What it would do and take.
+        rooms: Where validation is to choose a recommender, parameters that each has in each of its budgets.
+        served: And bytes to serve of these budgets, as they were asked for.
     """
 
     interactions: Interactions
@@ -75,6 +77,8 @@ class DryRun:
     budgets: list[Budget]
     full_params: int
     outlook: Outlook
+    rooms: dict[str, list[int]]
+    served: dict[str, int]
 
 
 def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
@@ -87,6 +91,8 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
     Raises:
         CiessError: What the search would be refused for, but for MLflow's store, which is not asked.
     """
+    # Reading counts, as it does in a search.
+    usage = Usage()
     resolve_device(config.recommender.device)
     interactions = load_interactions(config)
     sample = draw_users(config, interactions)
@@ -98,9 +104,15 @@ def look_ahead(config: RunConfig, *, overwrite: bool = False) -> DryRun:
         check_writable(ruled.kept_folder)
     with ray_session():
         check_resources(ruled)
-        with Usage() as usage:
+        with usage:
             outlook = foretell(named, sample, ray.put(sample), usage, everybody=interactions, rivals=others)
-    return DryRun(interactions, sample, budgets, full_sizes(ruled, interactions).num_params, outlook)
+    rooms, served = {}, {}
+    if config.recommender.is_auto:
+        rooms = {run.recommender.name: caps_params_of(run, interactions) for run in (*others, named)}
+        asked = map(str, config.memory_budgets)
+        served = dict(zip(asked, served_budgets(config, interactions), strict=True))
+    full_params = full_sizes(ruled, interactions).num_params
+    return DryRun(interactions, sample, budgets, full_params, outlook, rooms, served)
 
 
 @contextlib.contextmanager

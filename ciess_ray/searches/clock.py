@@ -34,6 +34,8 @@ from envs.errors import ConfigError
 _LEAST_FACTOR, _MOST_FACTOR = 1 / 8, 8.0
 #: Trainings that run side by side, of which no search has more.
 _MOST_AT_ONCE = 100
+#: Part of a phase after which its own pace says what is left of it.
+_TELLING = 0.2
 #: Steps in which the part of batches and episodes is found.
 _HALVINGS = 6
 
@@ -105,7 +107,11 @@ class Clock:
             return round_s
         said, names = self._said, list(self._phases)
         factor = self._factor(name, elapsed_s)
-        left = max(said[name] * factor - elapsed_s, round_s or 0.0, 0.0)
+        left = said[name] * factor - elapsed_s
+        # Of a phase that has hardly begun its first steps say less than what was said of it.
+        if round_s is not None and (left <= 0 or elapsed_s > _TELLING * (elapsed_s + round_s)):
+            left = max(left, round_s)
+        left = max(left, 0.0)
         return left + factor * sum(said[each] for each in names[names.index(name) + 1 :])
 
     @property

@@ -180,6 +180,9 @@ def _search(
         shared: As there.
         overwrite: As there.
     """
+    # What a finished search took is its own; that of an extension is told anew. Reading counts, too.
+    begun = before.get("clock") if before.get("status") != "finished" else None
+    clock = Clock(begun, None if work else config.time_s)
     # This process takes the steps.
     resolve_device(config.recommender.device)
     everybody = load_interactions(config)
@@ -209,9 +212,6 @@ def _search(
             copy_whole(config.output / PROGRESS_FILE, config.output / work / PROGRESS_FILE)
         folder = ResultFolder(config.output / work, resume=bool(before))
         num_tracked = folder.rewind_progress(resumed.step if resumed else 0)
-        # What a finished search took is its own; that of an extension is told anew.
-        begun = before.get("clock") if before.get("status") != "finished" else None
-        clock = Clock(begun, None if work else config.time_s)
         journal = Journal(folder, on_progress, before.get("seconds"), clock)
         run = Run(config, interactions, ray.put(interactions), in_search, journal)
         if resumed:

@@ -8,6 +8,7 @@ from ciess_ray.config.run import RunConfig
 from ciess_ray.serving.files import MEASURED_TABLE_FILE
 
 Row = Mapping[str, Any]
+_NDCG = "ndcg@20"
 
 
 def training_hints(config: RunConfig, rows: Sequence[Row]) -> list[str]:
@@ -70,7 +71,7 @@ def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: 
     Args:
         full: What was measured of full size; None where nothing was.
         equal: Of equal sizes.
-        searched: Of the search.
+        searched: Of the search; a comparison, which has intervals, says nothing of test here.
         is_equal_packed: Whether the search handed over equal sizes.
     """
     if full is not None and not full["validation"]["quality"]:
@@ -85,9 +86,23 @@ def rank_hints(full: Row | None, equal: Row, searched: Row, *, is_equal_packed: 
             "equal sizes were better on validation than all that the search found, and are what was packed: "
             "give it more steps."
         ]
+    hints = []
     if searched["validation"]["quality"] < equal["validation"]["quality"]:
-        return ["equal sizes were better on validation than all that the search found: give it more steps."]
-    return []
+        hints.append(
+            "equal sizes were better on validation than all that the search found: give it more steps."
+        )
+    elif "test" in searched and searched["test"][_NDCG] <= equal["test"][_NDCG]:
+        hints.append(
+            "on test equal sizes are no worse than what the search found: what it is ahead by on validation "
+            "may be chance. Other seeds tell, or a tighter budget, at which sizes matter more."
+        )
+    if full is not None and full["validation"]["quality"] < equal["validation"]["quality"]:
+        hints.append(
+            f"full size is worse on validation than equal sizes of {equal['num_params']:,} parameters, so "
+            "that shares of its quality say little: fewer columns may be better "
+            "(recommender.max_embedding_size)."
+        )
+    return hints
 
 
 def refit_note(told: Mapping[str, Any] | None) -> str | None:

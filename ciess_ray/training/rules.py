@@ -108,12 +108,13 @@ def pinned(config: RunConfig, asked: RunConfig) -> dict[str, Any]:
     if asked.recommender.is_auto:
         recommender |= config.recommender.model_dump(mode="json", include={"name", "max_embedding_size"})
         budget = config.model_dump(mode="json", include={"budget"})
+    training = (
+        {} if config.recommender.is_closed_form else {"training": config.training.model_dump(mode="json")}
+    )
     return (
         budget
-        | {
-            "training": config.training.model_dump(mode="json"),
-            "recommender": recommender,
-        }
+        | training
+        | {"recommender": recommender}
         | {
             section: getattr(config, section).model_dump(mode="json", include=fields)
             for section, fields in _PINNED.items()

@@ -271,7 +271,9 @@ def test_a_search_from_beginning_to_end(run, ray_cluster, tmp_path):
     assert f"result: {output}" in lines and "mlflow" not in out
     assert any(line.startswith("refit: the table is trained on all 900 interactions; ") for line in lines)
     refit = json.loads((output / "result.json").read_text())["refit"]
-    assert any(line.startswith(f"served: {refit['served_bytes']:,} bytes (") for line in lines)
+    assert any(
+        line.startswith(f"served, after the refit: {refit['served_bytes']:,} bytes (") for line in lines
+    )
     assert f"look at it: ciess-ray report {output}" in lines
 
     status, out, err = run("report", output, "--output", tmp_path / "report.html")

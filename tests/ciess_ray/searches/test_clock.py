@@ -119,6 +119,12 @@ class TestClock:
         # What its round tells of itself is known better.
         assert clock.remaining_s("recipe", 80.0, 20.0) == 20 + 2 * (10 + 30)
 
+    def test_the_first_steps_of_a_phase_do_not_say_how_long_it_takes(self, clock):
+        # A second of 201 by its own pace, of ten by what was said.
+        assert clock.remaining_s("search", 1.0, 200.0) == 9 + 30
+        assert clock.remaining_s("search", 3.0, 9.0) == 9 + 30
+        assert clock.remaining_s("search", 11.0, 2.0) == 2 + 1.1 * 30
+
     def test_without_a_forecast_a_round_tells_of_itself_alone(self):
         assert Clock().remaining_s("search", 3.0, 5.0) == 5.0
         assert Clock().remaining_s("search", 3.0, None) is None
@@ -225,3 +231,23 @@ class TestTime:
         names = [path.name for path in (tmp_path / "out" / "checkpoints").glob("training-*.npz")]
         # Equal sizes and candidates, and three tables for test: in one way alone.
         assert len(names) <= 3 + 3
+
+
+def test_a_dry_run_of_a_search_that_chooses_its_recommender_says_what_each_has_room_for(run_cli, config_file):
+    values = yaml.safe_load(config_file.read_text())
+    for section in ("training", "recommender", "search"):
+        values.pop(section)
+    values |= {"recommender": {"max_embedding_size": 16, "device": "cpu"}, "budget": ["20kB", "25kB"]}
+    config_file.write_text(yaml.safe_dump(values))
+    status, out, err = run_cli("search", config_file, "--dry-run")
+    assert status == 0, err
+    first, second = (line for line in out.splitlines() if line.startswith("budget "))
+    assert first.startswith(
+        "budget 20kB: 20,000 bytes to serve, of which validation chooses who makes the most"
+    )
+    rooms = [
+        {part.split()[0]: int(part.split()[1].replace(",", "")) for part in line.split(": ")[2].split(", ")}
+        for line in (first, second)
+    ]
+    assert {"neighbours", "spectral", "mf"} <= rooms[0].keys() == rooms[1].keys()
+    assert all(0 < rooms[0][name] <= rooms[1][name] for name in rooms[0])

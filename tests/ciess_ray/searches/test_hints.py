@@ -11,7 +11,11 @@ def hints_of():
     """Makes the hints of a search whose tables were best at these batches, with these weights of L2."""
 
     def make(
-        best_batches=(200, 200, 200), weights=(None, None, None), qualities=(0.3, 0.2, 0.25), **training
+        best_batches=(200, 200, 200),
+        weights=(None, None, None),
+        qualities=(0.3, 0.2, 0.25),
+        on_test=(0.3, 0.2, 0.25),
+        **training,
     ):
         settings = {"evaluate_every": 20, "patience": 5, "max_batches": 1000} | training
         recommender = {"name": "lightgcn", "options": settings.pop("options", {})}
@@ -23,9 +27,12 @@ def hints_of():
                 "best_batch": batch,
                 "l2": weight,
                 "validation": {"quality": quality},
+                "test": {"ndcg@20": ndcg},
                 "num_params": 900 if name == "full size" else 90,
             }
-            for name, batch, weight, quality in zip(NAMES, best_batches, weights, qualities, strict=True)
+            for name, batch, weight, quality, ndcg in zip(
+                NAMES, best_batches, weights, qualities, on_test, strict=True
+            )
         ]
         return [*rank_hints(*rows, is_equal_packed=False), *training_hints(config, rows)]
 
@@ -54,6 +61,20 @@ def test_a_yardstick_that_was_best_at_its_first_validation_is_named(hints_of):
 def test_a_full_table_that_finds_nothing_is_told(hints_of):
     (hint,) = hints_of(qualities=(0.0, 0.0, 0.01))
     assert hint.startswith("full size finds nothing of what is held out for validation")
+
+
+def test_what_is_won_on_validation_and_not_on_test_is_told(hints_of):
+    for on_test in ((0.3, 0.25, 0.25), (0.3, 0.26, 0.25)):
+        (hint,) = hints_of(on_test=on_test)
+        assert hint.startswith("on test equal sizes are no worse than what the search found")
+    (hint,) = hints_of(qualities=(0.3, 0.26, 0.25), on_test=(0.3, 0.26, 0.25))
+    assert hint.startswith("equal sizes were better on validation")
+
+
+def test_a_full_table_that_is_worse_than_a_small_one_is_told(hints_of):
+    (hint,) = hints_of(qualities=(0.19, 0.2, 0.25))
+    assert hint.startswith("full size is worse on validation than equal sizes of 90 parameters")
+    assert "recommender.max_embedding_size" in hint
 
 
 def test_a_yardstick_that_was_still_rising_is_named(hints_of):
