@@ -34,6 +34,8 @@ def run_search(arguments: Sequence[Any], output: Path) -> tuple[dict[str, Any], 
     """
     program = [Path(sys.executable).with_name("ciess-ray"), "search"]
     if (output / RESULT_FILE).exists():
+        if (summary := read_summary(output))["status"] == "finished":
+            return summary, json.loads(_cost_file(output).read_text(encoding="utf-8"))
         command = [*program, "--resume", output]
     else:
         shutil.rmtree(output, ignore_errors=True)
