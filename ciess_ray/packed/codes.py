@@ -97,7 +97,8 @@ def coded_rows(dtype: str | NDArray[np.integer], num_users: int, num_rows: int) 
 
 def type_of_bits(row_bits: NDArray[np.uint8], num_users: int) -> str:
     """What a table calls codes of so many bits a row."""
-    users, items = (sorted(set(part.tolist())) for part in np.split(row_bits, [num_users]))
+    kinds = np.split(row_bits, [num_users])
+    users, items = (np.flatnonzero(np.bincount(part, minlength=1)).tolist() for part in kinds)
     if len(users) > 1 or len(items) > 1:
         return MIXED
     (of_items,), of_users = items or users, users
@@ -337,12 +338,16 @@ def pack_sizes(sizes: NDArray[np.unsignedinteger]) -> tuple[int, int, NDArray[np
         return 0, 0, np.empty(0, np.uint8)
     least, most = int(sizes.min()), int(sizes.max())
     bits = max((most - least).bit_length(), int(least == 0))
-    beyond = sizes.astype(np.int64) - least
-    spread = (beyond[:, None] >> np.arange(bits)) & 1
-    return least, bits, np.packbits(spread.astype(np.uint8).ravel(), bitorder="little")
+    beyond, spread = sizes - sizes.dtype.type(least), np.empty((len(sizes), bits), np.uint8)
+    for bit in range(bits):
+        spread[:, bit] = (beyond >> sizes.dtype.type(bit)) & 1
+    return least, bits, np.packbits(spread.ravel(), bitorder="little")
 
 
 def unpack_sizes(packed: NDArray[np.uint8], num_rows: int, least: int, bits: int) -> Ints:
     """What :func:`pack_sizes` packed, shape (num_rows,)."""
     spread = np.unpackbits(packed, count=num_rows * bits, bitorder="little").reshape(num_rows, bits)
-    return least + spread.astype(np.int64) @ (1 << np.arange(bits, dtype=np.int64))
+    sizes = np.full(num_rows, least, np.int64)
+    for bit in range(bits):
+        sizes += spread[:, bit].astype(np.int64) << bit
+    return sizes

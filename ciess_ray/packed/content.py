@@ -127,8 +127,8 @@ def _read_coded(
     if not 0 <= min(bits, bits_of_items) <= max(bits, bits_of_items) <= 32:
         raise ResultError(f"its sizes are said to take {metadata['sizes']!r}")
     nbytes = [-(-count * each // 8) for count, (_, each) in zip(counts, kinds, strict=True)]
-    # Rows without a byte of their own have bits of their values.
-    num_told = 8 * (len(arrays["values"]) // LEAST_BITS * LEAST_BITS + len(packed) + LEAST_BITS)
+    # A row has the bits of a number of its own, or, where it shows another, one that says so.
+    num_told = 8 // LEAST_BITS * len(arrays["values"]) + 8 * len(packed)
     if sum(nbytes) != len(packed) or num_users + num_items > num_told:
         raise ResultError(f"{len(packed):,} bytes are not the sizes of {num_users + num_items:,} rows")
     parts = np.split(packed, [nbytes[0]])
